@@ -1,0 +1,2 @@
+//! `cargo xtask`: set-up, tests, peers and reports.
+fn main() {}
