@@ -55,10 +55,11 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {
     /// The nearest value of this type (ties to even).
     fn from_f32(value: f32) -> Self;
 
-    /// `src` as f32: borrowed where it is f32 already, else converted into `buffer`.
-    ///
-    /// `buffer` must be at least as long as `src` unless this type is f32.
-    fn widen<'a>(src: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32];
+    /// `src` itself where this type is f32.
+    fn as_f32(src: &[Self]) -> Option<&[f32]>;
+
+    /// Converts `src` into `dst`, which is as long.
+    fn widen(src: &[Self], dst: &mut [f32]);
 }
 
 impl Element for f32 {
@@ -75,8 +76,12 @@ impl Element for f32 {
     }
 
     #[inline(always)]
-    fn widen<'a>(src: &'a [Self], _buffer: &'a mut [f32]) -> &'a [f32] {
-        src
+    fn as_f32(src: &[Self]) -> Option<&[f32]> {
+        Some(src)
+    }
+
+    fn widen(src: &[Self], dst: &mut [f32]) {
+        dst.copy_from_slice(src);
     }
 }
 
@@ -95,11 +100,13 @@ macro_rules! half_element {
                 $type::from_f32(value)
             }
 
-            #[inline]
-            fn widen<'a>(src: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
-                let buffer = &mut buffer[..src.len()];
-                src.convert_to_f32_slice(buffer);
-                buffer
+            #[inline(always)]
+            fn as_f32(_src: &[Self]) -> Option<&[f32]> {
+                None
+            }
+
+            fn widen(src: &[Self], dst: &mut [f32]) {
+                src.convert_to_f32_slice(dst);
             }
         }
     };
