@@ -68,7 +68,7 @@ fn attend_split<E: Element>(
     problem: &Problem,
     q: Queries<'_, E>,
     kv: SharedKv<'_, E>,
-    mut out: Output<'_, E>,
+    out: Output<'_, E>,
     mut lse: Option<Lse<'_>>,
     splits: impl Fn(usize, usize) -> usize,
 ) -> Result<()> {
