@@ -52,9 +52,7 @@ impl<E: Element> WithSimd for Attend<'_, E> {
                 sum: 0.0,
             })
             .collect();
-        // Whole registers; the tail of a short tile is -inf, which weighs nothing.
-        let none = simd.splat_f32s(f32::NEG_INFINITY);
-        let mut weights = vec![none; TILE_KEYS.div_ceil(S::F32_LANES)];
+        let mut weights = vec![simd.splat_f32s(0.0); TILE_KEYS.div_ceil(S::F32_LANES)];
 
         let (mut k_buffer, mut v_buffer) = (Vec::new(), Vec::new());
         for range in tiles.ranges() {
@@ -62,9 +60,11 @@ impl<E: Element> WithSimd for Attend<'_, E> {
             let k = tiles.k.tile(range.clone(), &mut k_buffer);
             let v = tiles.v.tile(range, &mut v_buffer);
             for row in &mut states {
-                weights.fill(none);
                 let scores: &mut [f32] = bytemuck::cast_slice_mut(&mut weights);
                 dots(simd, &row.q, k, &mut scores[..count]);
+                score.cap(simd, &mut weights);
+                // The registers past a short tile weigh nothing; -inf would not survive the cap.
+                bytemuck::cast_slice_mut::<_, f32>(&mut weights)[count..].fill(f32::NEG_INFINITY);
                 let rescale = row.softmax(simd, &mut weights, score);
                 let p: &[f32] = bytemuck::cast_slice(&weights);
                 values(simd, &p[..count], v, rescale, &mut row.out);
@@ -81,10 +81,9 @@ impl<E: Element> WithSimd for Attend<'_, E> {
 }
 
 impl Row {
-    /// Turns scores into weights; returns the factor on what was summed before.
+    /// Turns capped scores into weights; returns the factor on what was summed before.
     #[inline(always)]
     fn softmax<S: Simd>(&mut self, simd: S, weights: &mut [S::f32s], score: Score) -> f32 {
-        score.cap(simd, weights);
         let mut lanes = simd.splat_f32s(self.max);
         for s in weights.iter() {
             lanes = simd.max_f32s(lanes, *s);

@@ -105,14 +105,15 @@ class Generator:
     def phrase(self, domain: str, slot: str, value: str) -> str:
         return ONTOLOGY[domain][slot][1].format(value)
 
-    def dialogue(self) -> Dialogue:
+    def dialogue(self, simple: bool = False) -> Dialogue:
+        """`simple` ones speak of one domain and a few slots and change nothing."""
         rng = self.rng
         state: dict[str, str] = {}
         turns: list[str] = []
-        domains = rng.sample(list(ONTOLOGY), rng.choice([2, 2, 3]))
+        domains = rng.sample(list(ONTOLOGY), 1 if simple else rng.choice([2, 2, 3]))
         for domain in domains:
             slots = list(ONTOLOGY[domain])
-            chosen = rng.sample(slots, rng.randint(2, min(6, len(slots))))
+            chosen = rng.sample(slots, rng.randint(1, 3) if simple else rng.randint(2, min(6, len(slots))))
             cut = rng.randint(1, len(chosen))
             for templates, part in ((OPENINGS, chosen[:cut]), (MORE, chosen[cut:])):
                 if not part:
@@ -122,7 +123,7 @@ class Generator:
                 phrases = " , ".join(self.phrase(domain, s, v) for s, v in values.items())
                 turns.append(f"user : {rng.choice(templates).format(domain)} {phrases} .")
                 turns.append(f"system : {rng.choice(REPLIES)}")
-        for key in rng.sample(sorted(state), rng.choice([0, 1, 1, 2])):
+        for key in rng.sample(sorted(state), 0 if simple else rng.choice([0, 1, 1, 2])):
             domain, slot = key.split()
             if rng.random() < 0.6:
                 state[key] = self.value(domain, slot)
@@ -131,7 +132,7 @@ class Generator:
                 del state[key]
                 turns.append(f"user : please forget the {key} .")
             turns.append(f"system : {rng.choice(REPLIES)}")
-        if rng.random() < 0.5:
+        if not simple and rng.random() < 0.5:
             # A denied value fills no slot.
             domain = rng.choice(domains)
             slot = rng.choice(list(ONTOLOGY[domain]))

@@ -7,12 +7,12 @@ import json
 import math
 import random
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from transformers import T5Config, T5ForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
 
 from dialogues import NONE, SLOTS, Dialogue, Generator, assert_disjoint
 from vocabulary import EOS, PAD, load_or_build
@@ -53,6 +53,10 @@ class Batches:
         self.encode = lambda text, end: tokenizer.encode(text, add_special_tokens=end).ids
         self.prompts = [self.encode(slot, False) for slot in SLOTS]
 
+    def dialogue(self, progress: float) -> Dialogue:
+        """Short dialogues first: copying a name is learned where there is little to copy from."""
+        return self.generator.dialogue(simple=self.rng.random() > 2.5 * progress)
+
     def slots(self, dialogue: Dialogue, none: int) -> list[int]:
         """All filled slots and `none` of the empty ones, so that "none" does not drown them."""
         filled = [i for i, a in enumerate(dialogue.answers) if a != NONE]
@@ -64,47 +68,66 @@ class Batches:
         rest = [i for i in empty if i not in picked]
         return filled + picked + self.rng.sample(rest, none - len(picked))
 
-    def pid(self, dialogues: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Encoder ids, the dialogue of each row, decoder ids, labels."""
-        inputs, owner, decoder, labels = [], [], [], []
-        for b in range(dialogues):
-            dialogue = self.generator.dialogue()
-            inputs.append(self.encode(dialogue.text, True))
-            for slot in self.slots(dialogue, 5):
-                prompt, answer = self.prompts[slot], self.encode(dialogue.answers[slot], True)
-                owner.append(b)
-                decoder.append([PAD] + prompt + answer[:-1])
-                labels.append([-100] * len(prompt) + answer)
-        return padded(inputs, PAD), torch.tensor(owner), padded(decoder, PAD), padded(labels, -100)
-
-    def pie(self, dialogues: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The same, with the prompt before the dialogue in the encoder: one input per row."""
-        inputs, decoder, labels = [], [], []
+    def pid(self, dialogues: int, progress: float) -> Batch:
+        """Every dialogue with its filled slots and a few empty ones."""
+        batch = Batch()
         for _ in range(dialogues):
-            dialogue = self.generator.dialogue()
+            dialogue = self.dialogue(progress)
+            batch.inputs.append(self.encode(dialogue.text, True))
+            rows = []
+            for slot in self.slots(dialogue, 3):
+                prompt, answer = self.prompts[slot], self.encode(dialogue.answers[slot], True)
+                rows.append(([PAD] + prompt + answer[:-1], [-100] * len(prompt) + answer))
+            batch.rows.append(rows)
+        return batch
+
+    def pie(self, dialogues: int, progress: float) -> Batch:
+        """The prompt before the dialogue in the encoder: one input per slot."""
+        batch = Batch()
+        for _ in range(dialogues):
+            dialogue = self.dialogue(progress)
             text = self.encode(dialogue.text, True)
-            # Four rows a dialogue: each row costs an encoding of its own.
-            for slot in self.rng.sample(self.slots(dialogue, 3), 4):
+            # Four slots a dialogue: each costs an encoding of its own.
+            slots = self.slots(dialogue, 2)
+            for slot in self.rng.sample(slots, min(len(slots), 4)):
                 answer = self.encode(dialogue.answers[slot], True)
-                inputs.append(self.prompts[slot] + text)
-                decoder.append([PAD] + answer[:-1])
-                labels.append(answer)
-        return padded(inputs, PAD), torch.arange(len(inputs)), padded(decoder, PAD), padded(labels, -100)
+                batch.inputs.append(self.prompts[slot] + text)
+                batch.rows.append([([PAD] + answer[:-1], answer)])
+        return batch
 
 
-def loss_of(model: T5ForConditionalGeneration, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Encodes every input once, then decodes the rows that belong to it."""
-    inputs, owner, decoder, labels = batch
-    mask = (inputs != PAD).long()
-    memory = model.encoder(input_ids=inputs, attention_mask=mask).last_hidden_state
-    out = model(
-        encoder_outputs=BaseModelOutput(memory[owner]),
-        attention_mask=mask[owner],
-        decoder_input_ids=decoder,
-        labels=labels,
+@dataclass
+class Batch:
+    """Encoder ids, and for each input its decoder rows (ids, labels)."""
+
+    inputs: list[list[int]] = field(default_factory=list)
+    rows: list[list[tuple[list[int], list[int]]]] = field(default_factory=list)
+
+
+def loss_of(model: T5ForConditionalGeneration, batch: Batch) -> torch.Tensor:
+    """Encodes every input once. Its rows stand one after the other in a single decoder sequence
+    and read one cross-attention K/V; a block-diagonal mask keeps them apart, and since T5's
+    positions are relative, each row computes what it would compute alone."""
+    inputs = padded(batch.inputs, PAD)
+    most = max(map(len, batch.rows))
+    width = max(len(ids) for rows in batch.rows for ids, _ in rows)
+    ids = torch.full((len(batch.rows), most, width), PAD)
+    labels = torch.full((len(batch.rows), most, width), -100)
+    for b, rows in enumerate(batch.rows):
+        for r, (row_ids, row_labels) in enumerate(rows):
+            ids[b, r, : len(row_ids)] = torch.tensor(row_ids)
+            labels[b, r, : len(row_labels)] = torch.tensor(row_labels)
+    causal = torch.ones(width, width).tril()
+    blocks = torch.block_diag(*[causal] * most)
+    mask = torch.where(blocks > 0, 0.0, torch.finfo(torch.float32).min)[None, None]
+    return model(
+        input_ids=inputs,
+        attention_mask=(inputs != PAD).long(),
+        decoder_input_ids=ids.flatten(1),
+        decoder_attention_mask=mask.expand(len(batch.rows), 1, -1, -1),
+        labels=labels.flatten(1),
         use_cache=False,
-    )
-    return out.loss
+    ).loss
 
 
 def main() -> None:
@@ -137,14 +160,14 @@ def main() -> None:
         factor = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * elapsed / seconds))
         for group in optimizer.param_groups:
             group["lr"] = args.lr * max(factor, 0.01)
-        batch = make(args.dialogues)
+        batch = make(args.dialogues, elapsed / seconds)
         loss = loss_of(model, batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        rows += len(batch[1])
+        rows += sum(map(len, batch.rows))
         smooth = loss.item() if smooth is None else 0.97 * smooth + 0.03 * loss.item()
         if step % 50 == 0:
             print(f"{args.kind} step {step} {elapsed:.0f} s loss {smooth:.4f}", flush=True)
