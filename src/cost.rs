@@ -187,10 +187,7 @@ pub fn breakdown(method: Method, model: &ModelShape, work: &Workload) -> Breakdo
         flops: model.decoder_layers * tokens * 2 * model.ffn_weights(),
         bytes: model.decoder_layers * passes * model.ffn_weights() * bytes,
     };
-    let head = Cost {
-        flops: 2 * rows * passes * d * model.vocab,
-        bytes: passes * d * model.vocab * bytes,
-    };
+    let head = Cost { flops: 2 * rows * passes * d * model.vocab, bytes: passes * d * model.vocab * bytes };
     Breakdown { encoder, self_attention, cross_attention, feed_forward, head }
 }
 

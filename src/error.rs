@@ -1,7 +1,5 @@
 //! The one error type of the library.
 
-use crate::dtype::DType;
-
 /// Why a problem, an operand or a merge was refused.
 ///
 /// Every message names the field, the value it had and what is allowed.
@@ -45,7 +43,10 @@ pub enum Error {
     },
 
     /// A list of offsets does not begin with 0.
-    #[error("{field}[0] is {value:?}, allowed: 0 (offsets hold one entry more than there are inputs)")]
+    #[error(
+        "{field}[0] is {}, allowed: 0 (offsets hold one entry more than there are inputs)",
+        value.map_or_else(|| "missing".to_string(), |v| v.to_string())
+    )]
     OffsetsStart {
         /// Which offsets.
         field: &'static str,
@@ -78,7 +79,7 @@ pub enum Error {
     },
 
     /// A padded input is longer than its slot.
-    #[error("lengths[{input}] is {value}, allowed: at most max_keys, which is {max_keys}")]
+    #[error("keys.lengths[{input}] is {value}, allowed: at most keys.max_keys, which is {max_keys}")]
     LengthOverSlot {
         /// Which input.
         input: usize,
@@ -135,15 +136,6 @@ pub enum Error {
     /// A call was made without anything to merge.
     #[error("states is empty, allowed: at least one partial state")]
     NoStates,
-
-    /// A dtype that this operation does not take.
-    #[error("dtype is {value}, allowed: {allowed}")]
-    DType {
-        /// The dtype given.
-        value: DType,
-        /// The dtypes that are taken.
-        allowed: &'static str,
-    },
 }
 
 /// The library's result.

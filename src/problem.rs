@@ -126,9 +126,10 @@ impl Problem {
         }
         let total_rows = row_offsets.last().copied().unwrap_or(0);
         // A later product of counts below this limit cannot overflow.
-        for (field, tokens, heads) in
-            [("rows x heads x head_dim", total_rows, heads), ("keys x kv_heads x head_dim", key_positions, kv_heads)]
-        {
+        for (field, tokens, heads) in [
+            ("rows x heads x head_dim", total_rows, heads),
+            ("keys x kv_heads x head_dim", key_positions, kv_heads),
+        ] {
             tokens
                 .checked_mul(heads)
                 .and_then(|n| n.checked_mul(head_dim))

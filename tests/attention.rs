@@ -126,7 +126,8 @@ fn merge_equals_whole<E: Element>(case: &Case, bounds: &[usize]) {
             .iter()
             .map(|a| PartialState { out: &a.out, out_strides: strides, lse: &a.lse, lse_strides })
             .collect();
-        let mut merged = Answer { out: vec![f32::NAN; rows * heads * dim], lse: vec![f32::NAN; rows * heads] };
+        let mut merged =
+            Answer { out: vec![f32::NAN; rows * heads * dim], lse: vec![f32::NAN; rows * heads] };
         merge_states(
             StateShape { rows, heads, head_dim: dim },
             &states,

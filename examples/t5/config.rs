@@ -50,7 +50,8 @@ impl Config {
     /// Reads `config.json` in `folder`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
     }
 
@@ -148,7 +149,10 @@ impl Fields {
         match value.filter(|v| *v > 0.0 && *v < 1.0) {
             Some(value) => Ok(value as f32),
             None => {
-                bail!("layer_norm_epsilon is {}, allowed: a number between 0 and 1", self.0["layer_norm_epsilon"])
+                bail!(
+                    "layer_norm_epsilon is {}, allowed: a number between 0 and 1",
+                    self.0["layer_norm_epsilon"]
+                )
             }
         }
     }

@@ -120,8 +120,7 @@ pub fn generate<B: Backend>(
         rows.iter().for_each(|row| per_input[row.task] += 1);
         let hidden = model.decode(&mut decoding, &memory, &tokens, &counts, &per_input)?;
         let ids = backend.argmax(&model.logits(&hidden, &last_positions(&counts)));
-        let keep: Vec<bool> =
-            ids.iter().map(|id| !(limits.stop_at_eos && *id == model.config.eos)).collect();
+        let keep: Vec<bool> = ids.iter().map(|id| !(limits.stop_at_eos && *id == model.config.eos)).collect();
         for (row, id) in rows.iter().zip(&ids) {
             outputs[row.task][row.prompt].push(*id);
         }

@@ -36,17 +36,20 @@ pub fn folder<'b, B: Backend>(folder: &Path, backend: &'b B) -> Result<Model<'b,
 /// Shapes for `--random`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shape {
-    T5Small,
-    T5Base,
-    T5Large,
+    #[value(name = "t5-small")]
+    Small,
+    #[value(name = "t5-base")]
+    Base,
+    #[value(name = "t5-large")]
+    Large,
 }
 
 impl Shape {
     fn config(self) -> Config {
         let (d_model, d_ff, heads, layers) = match self {
-            Shape::T5Small => (512, 2048, 8, 6),
-            Shape::T5Base => (768, 3072, 12, 12),
-            Shape::T5Large => (1024, 4096, 16, 24),
+            Shape::Small => (512, 2048, 8, 6),
+            Shape::Base => (768, 3072, 12, 12),
+            Shape::Large => (1024, 4096, 16, 24),
         };
         Config {
             vocab: 32128,

@@ -154,7 +154,8 @@ fn answer(
 
 /// A text file, which must hold something.
 fn read_text(what: &str, path: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {what} {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {what} {}", path.display()))?;
     if text.trim().is_empty() {
         bail!("{what} {} is empty, allowed: at least one word", path.display());
     }
@@ -163,7 +164,8 @@ fn read_text(what: &str, path: &Path) -> Result<String> {
 
 fn run_text(arguments: &Arguments) -> Result<()> {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/t5/assets");
-    let inputs = if arguments.input.is_empty() { vec![assets.join("dialogue.txt")] } else { arguments.input.clone() };
+    let inputs =
+        if arguments.input.is_empty() { vec![assets.join("dialogue.txt")] } else { arguments.input.clone() };
     let texts: Vec<String> =
         inputs.iter().map(|path| Ok(read_text("input", path)?.trim().to_string())).collect::<Result<_>>()?;
     let prompts = arguments.prompts.clone().unwrap_or_else(|| assets.join("prompts.txt"));
@@ -286,7 +288,10 @@ fn write_logits(path: &Path, logits: &[Vec<f32>], vocab: usize) -> Result<()> {
         .enumerate()
         .map(|(i, bytes)| {
             let shape = vec![bytes.len() / 4 / vocab, vocab];
-            Ok((format!("logits.{i}"), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes)?))
+            Ok((
+                format!("logits.{i}"),
+                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes)?,
+            ))
         })
         .collect::<Result<Vec<_>>>()?;
     safetensors::serialize_to_file(tensors, None, path)

@@ -77,7 +77,12 @@ pub struct Decoding<B: Backend> {
 
 impl<'b, B: Backend> Model<'b, B> {
     /// Takes every tensor from `source`; `progress` advances by layer.
-    pub fn load(config: Config, source: &mut dyn Source, backend: &'b B, progress: &ProgressBar) -> Result<Self> {
+    pub fn load(
+        config: Config,
+        source: &mut dyn Source,
+        backend: &'b B,
+        progress: &ProgressBar,
+    ) -> Result<Self> {
         progress.set_length((config.encoder_layers + config.decoder_layers) as u64);
         let mut loader = Loader { config: &config, source, backend };
         let (d, vocab) = (config.d_model, config.vocab);
@@ -85,7 +90,11 @@ impl<'b, B: Backend> Model<'b, B> {
             &["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"],
             &[vocab, d],
         )?;
-        let head = if config.tied { embedding.clone() } else { loader.source.take(&["lm_head.weight"], &[vocab, d])? };
+        let head = if config.tied {
+            embedding.clone()
+        } else {
+            loader.source.take(&["lm_head.weight"], &[vocab, d])?
+        };
         let (encoder_bias, decoder_bias) = (loader.bias("encoder")?, loader.bias("decoder")?);
         let encoder = (0..config.encoder_layers)
             .map(|i| {

@@ -17,7 +17,13 @@ pub struct Figures {
 
 impl Figures {
     /// `tasks` as they were asked, prompts not yet moved into the encoder.
-    pub fn new(method: Method, stats: Stats, model: &ModelShape, tasks: &[Task], max_new_tokens: usize) -> Self {
+    pub fn new(
+        method: Method,
+        stats: Stats,
+        model: &ModelShape,
+        tasks: &[Task],
+        max_new_tokens: usize,
+    ) -> Self {
         let mut figures = Self { method, stats, flops: 0, predicted_kv_bytes: 0 };
         for task in tasks {
             // Prompts of one input differ a little in length: the model takes each by itself and

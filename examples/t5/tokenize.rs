@@ -25,7 +25,10 @@ impl Text {
             if config.vocab == BYT5_VOCAB {
                 return Ok(Self::Bytes { eos: config.eos });
             }
-            bail!("{} does not exist, allowed: a tokenizers file (or --ids, which needs none)", path.display());
+            bail!(
+                "{} does not exist, allowed: a tokenizers file (or --ids, which needs none)",
+                path.display()
+            );
         }
         let tokenizer =
             Tokenizer::from_file(&path).map_err(|e| anyhow!("{} is not a tokenizer: {e}", path.display()))?;

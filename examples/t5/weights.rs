@@ -46,9 +46,10 @@ impl Weights {
         if !index.exists() {
             return Ok(vec![folder.join("model.safetensors")]);
         }
-        let text = std::fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))?;
-        let parsed: Index =
-            serde_json::from_str(&text).with_context(|| format!("{} is not a weight index", index.display()))?;
+        let text =
+            std::fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))?;
+        let parsed: Index = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a weight index", index.display()))?;
         let mut names: Vec<&String> = parsed.weight_map.values().collect();
         names.sort();
         names.dedup();
@@ -78,9 +79,7 @@ impl Weights {
 
 fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
     Ok(match dtype {
-        Dtype::F32 => {
-            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-        }
+        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         Dtype::F16 => {
             let halves: Vec<half::f16> =
                 bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]])).collect();

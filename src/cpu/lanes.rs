@@ -105,7 +105,14 @@ impl<S: Simd, const V: usize> Block<S, V> {
     /// `k` and `v` are vectors and the distance between them; `N` is how many of their elements
     /// are in flight against the `V` registers of rows.
     #[inline(always)]
-    fn step<const N: usize>(&mut self, simd: S, count: usize, k: (&[f32], usize), v: (&[f32], usize), score: Score) {
+    fn step<const N: usize>(
+        &mut self,
+        simd: S,
+        count: usize,
+        k: (&[f32], usize),
+        v: (&[f32], usize),
+        score: Score,
+    ) {
         let dim = self.q.len();
         let mut j = 0;
         while j + N <= count {
@@ -202,8 +209,8 @@ impl<S: Simd, const V: usize> Block<S, V> {
     fn finish(&self, simd: S, score: Score, state: &mut RowState, first: usize) {
         let dim = self.q.len();
         let mut shift = self.max;
-        for r in 0..V {
-            shift[r] = score.shift(simd, self.max[r]);
+        for max in &mut shift {
+            *max = score.shift(simd, *max);
         }
         let shift: &[f32] = bytemuck::cast_slice(&shift);
         let sum: &[f32] = bytemuck::cast_slice(&self.sum);

@@ -67,9 +67,8 @@ pub fn merge_states<P: Element, E: Element>(
     for row in 0..rows {
         for head in 0..heads {
             let at = |s: Strides| row * s.row + head * s.head;
-            let parts = states
-                .iter()
-                .map(|s| (s.lse[at(s.lse_strides)], &s.out[at(s.out_strides)..][..head_dim]));
+            let parts =
+                states.iter().map(|s| (s.lse[at(s.lse_strides)], &s.out[at(s.out_strides)..][..head_dim]));
             let merged = merge_row(parts, &mut sum);
             for (o, &value) in out.data[at(out.strides)..][..head_dim].iter_mut().zip(&sum) {
                 *o = E::from_f32(value);

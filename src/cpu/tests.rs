@@ -68,7 +68,8 @@ fn exp2_is_accurate_and_keeps_nan() {
         let want = f64::from(*x).exp2();
         assert!((f64::from(*y) / want - 1.0).abs() < 2e-7, "2^{x} is {y}");
     }
-    let mut special = [f32::NEG_INFINITY, -127.0, -1e30, 0.0, f32::NAN, f32::from_bits(0x7f80_0001), 0.0, 0.0];
+    let mut special =
+        [f32::NEG_INFINITY, -127.0, -1e30, 0.0, f32::NAN, f32::from_bits(0x7f80_0001), 0.0, 0.0];
     pulp::Arch::new().dispatch(Exp2(&mut special));
     assert_eq!(special[..4], [0.0, 0.0, 0.0, 1.0]);
     assert!(special[4].is_nan() && special[5].is_nan());

@@ -1,7 +1,6 @@
 //! One oracle and one comparison for every backend.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-
 use onekv::{
     DType, Element, Keys, Lse, Output, Problem, ProblemSpec, Queries, Result, SharedKv, Strides, reference,
 };
@@ -258,4 +257,3 @@ macro_rules! for_each_dtype {
         $check::<half::bf16>($($argument),*);
     };
 }
-

@@ -185,9 +185,9 @@ impl Backend for Cpu {
         let tasks: Vec<(usize, usize, usize, usize)> = offsets
             .windows(2)
             .flat_map(|w| {
-                (w[0]..w[1]).step_by(ENCODER_ROWS).flat_map(move |first| {
-                    (0..heads).map(move |head| (w[0], w[1], first, head))
-                })
+                (w[0]..w[1])
+                    .step_by(ENCODER_ROWS)
+                    .flat_map(move |first| (0..heads).map(move |head| (w[0], w[1], first, head)))
             })
             .collect();
         let blocks: Vec<(Vec<f32>, usize, usize)> = tasks

@@ -24,7 +24,7 @@ fn exp(x: f32) -> f32 {
 /// tanh form of GELU, as transformers' `gelu_new`.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     // 0.5 (1 + tanh u) = 1 / (1 + e^(-2u))
     let u = SQRT_2_OVER_PI * (0.044_715 * x * x).mul_add(x, x);
     x / (1.0 + exp(-2.0 * u))

@@ -30,7 +30,8 @@ impl<'a> View<'a> {
     }
 
     fn check(&self) {
-        let last = self.rows.saturating_sub(1) * self.row_stride + self.cols.saturating_sub(1) * self.col_stride;
+        let last =
+            self.rows.saturating_sub(1) * self.row_stride + self.cols.saturating_sub(1) * self.col_stride;
         assert!(self.rows * self.cols == 0 || last < self.data.len(), "a matrix reaches past its memory");
     }
 }
