@@ -50,6 +50,33 @@ pub fn bias_by_offset(config: &Config, table: &[f32], direction: Direction, long
 mod tests {
     use super::*;
 
+    /// Every position of `tests/t5/buckets.json`, as transformers computes it.
+    #[test]
+    fn buckets_equal_transformers() {
+        #[derive(serde::Deserialize)]
+        struct Golden {
+            first: i64,
+            settings: Vec<Setting>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Setting {
+            both: bool,
+            buckets: usize,
+            max_distance: usize,
+            of: Vec<usize>,
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/t5/buckets.json");
+        let golden: Golden = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert!(golden.settings.len() >= 6);
+        for s in &golden.settings {
+            let direction = if s.both { Direction::Both } else { Direction::Back };
+            for (position, want) in (golden.first..).zip(&s.of) {
+                let got = bucket(position, direction, s.buckets, s.max_distance);
+                assert_eq!(got, *want, "{position} {direction:?} {} {}", s.buckets, s.max_distance);
+            }
+        }
+    }
+
     /// The thresholds of the 32-bucket table, at which the next bucket begins.
     #[test]
     fn thresholds_of_the_standard_table() {

@@ -54,13 +54,16 @@ impl Stats {
     }
 }
 
+/// The most tokens to decode per row: over this a request is a mistake.
+const MAX_NEW_TOKENS: usize = 1 << 20;
+
 /// Refuses tasks the model has no embedding for.
-pub fn check<B: Backend>(model: &Model<'_, B>, tasks: &[Task]) -> Result<()> {
+fn check<B: Backend>(model: &Model<'_, B>, tasks: &[Task]) -> Result<()> {
     let vocab = model.config.vocab;
     let over = |ids: &[u32]| ids.iter().position(|&id| id as usize >= vocab);
     for (t, task) in tasks.iter().enumerate() {
         if task.input.is_empty() {
-            bail!("input {t} is empty, allowed: at least one token");
+            bail!("input_ids is empty, allowed: at least one token (input {t})");
         }
         if let Some(at) = over(&task.input) {
             bail!("input_ids[{at}] is {}, allowed: 0 to {}", task.input[at], vocab - 1);
@@ -90,6 +93,9 @@ pub fn generate<B: Backend>(
     progress: &ProgressBar,
 ) -> Result<(Vec<Vec<Vec<u32>>>, Stats)> {
     check(model, tasks)?;
+    if limits.max_new_tokens > MAX_NEW_TOKENS {
+        bail!("max_new_tokens is {}, allowed: at most {MAX_NEW_TOKENS}", limits.max_new_tokens);
+    }
     let mut outputs: Vec<Vec<Vec<u32>>> =
         tasks.iter().map(|task| vec![Vec::new(); task.prompts.len()]).collect();
     let mut rows: Vec<Row> = (0..tasks.len())

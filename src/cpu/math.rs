@@ -9,7 +9,7 @@ use pulp::Simd;
 pub(super) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // 2^f on [-1/2, 1/2]: 1 + f times the Chebyshev interpolation of (2^f - 1) / f, degree 5.
     const POLYNOMIAL: [f32; 6] =
-        [1.545_316_3e-4, 1.339_086_3e-3, 9.618_082e-3, 5.550_357e-2, 2.402_265e-1, 6.931_472e-1];
+        [1.545_316_3e-4, 1.339_086_3e-3, 9.618_083e-3, 5.550_357e-2, 2.402_265e-1, 6.931_472e-1];
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;
 

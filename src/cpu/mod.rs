@@ -17,8 +17,8 @@
 //! ```
 //!
 //! Each K/V tile of 64 keys is read once and serves every query row while it is in the cache
-//! ([`lanes`]). Below a handful of rows the lanes would idle: there `head_dim` goes to the lanes
-//! instead ([`single`]). Work is split over (input, K/V head, row tile), and over keys where that
+//! (`lanes.rs`). Below a handful of rows the lanes would idle: there `head_dim` goes to the lanes
+//! instead (`single.rs`). Work is split over (input, K/V head, row tile), and over keys where that
 //! leaves threads without work; the parts are then joined by their LSE ([`merge_states`]).
 
 mod lanes;
