@@ -16,8 +16,8 @@ def build(dialogues: int = 4000) -> Tokenizer:
     text starts with the word marker, so no piece depends on what stands before it."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        # Names stay words of syllables and times digits: unseen ones are made of seen pieces.
-        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Digits(individual_digits=True)]
+        # Names are made of syllables and times of hours and minutes: unseen ones of seen pieces.
+        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Split(":", "isolated")]
     )
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     generator = Generator(seed=1, held_out=False)
