@@ -118,15 +118,16 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         pool = pool.num_threads(threads);
     }
-    pool.build().context("cannot start threads")?.install(|| {
-        if let Some(shape) = arguments.random {
-            run_random(arguments, shape)
-        } else if let Some(request) = &arguments.ids {
-            run_ids(arguments, request)
-        } else {
-            run_text(arguments)
-        }
-    })
+    // The global pool: the work is driven from the main thread, whose allocator keeps large buffers
+    // for the next layer instead of handing their pages back.
+    pool.build_global().context("cannot start threads")?;
+    if let Some(shape) = arguments.random {
+        run_random(arguments, shape)
+    } else if let Some(request) = &arguments.ids {
+        run_ids(arguments, request)
+    } else {
+        run_text(arguments)
+    }
 }
 
 /// Runs one method over `tasks`; outputs by task and prompt.

@@ -92,11 +92,7 @@ impl Cpu {
 
     /// Applies `f` to the rows of `x` on all threads.
     fn each_row(&self, x: &mut Matrix, f: impl Fn(usize, &mut [f32]) + Sync) {
-        x.data
-            .par_chunks_mut(x.cols)
-            .with_min_len(8)
-            .enumerate()
-            .for_each(|(i, row)| self.arch.dispatch(|| f(i, row)));
+        x.data.par_chunks_mut(x.cols).with_min_len(8).enumerate().for_each(|(i, row)| f(i, row));
     }
 }
 
@@ -159,7 +155,8 @@ impl Backend for Cpu {
     fn rms_norm(&self, x: &Matrix, weight: &Matrix, epsilon: f32) -> Matrix {
         let mut out = Matrix::zeros(x.rows, x.cols);
         self.each_row(&mut out, |i, row| {
-            elementwise::rms_norm(&x.data[i * x.cols..][..x.cols], &weight.data, epsilon, row);
+            let x = &x.data[i * x.cols..][..x.cols];
+            elementwise::rms_norm(self.arch, x, &weight.data, epsilon, row);
         });
         out
     }
@@ -176,14 +173,14 @@ impl Backend for Cpu {
 
     fn activate(&self, mut h: Matrix, activation: Activation, gated: bool) -> Matrix {
         if !gated {
-            self.each_row(&mut h, |_, row| elementwise::activate(row, activation));
+            self.each_row(&mut h, |_, row| elementwise::activate(self.arch, row, activation));
             return h;
         }
         let mut out = Matrix::zeros(h.rows, h.cols / 2);
         self.each_row(&mut out, |i, row| {
             let (gate, linear) = h.data[i * h.cols..][..h.cols].split_at(row.len());
             row.copy_from_slice(gate);
-            elementwise::activate(row, activation);
+            elementwise::activate(self.arch, row, activation);
             row.iter_mut().zip(linear).for_each(|(g, x)| *g *= x);
         });
         out
@@ -226,7 +223,7 @@ impl Backend for Cpu {
                 for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
                     // Offsets of key against query run from -(position of the query) up.
                     let bias = &bias.values[head][bias.zero - (first - start + i)..][..keys];
-                    self.arch.dispatch(|| elementwise::softmax(scores, bias));
+                    elementwise::softmax(self.arch, scores, bias);
                 }
                 let mut out = vec![0.0; rows * dim];
                 let scores = View::rows(&scores, rows, keys, keys);
@@ -270,17 +267,9 @@ impl Backend for Cpu {
                     for (head, out) in out.chunks_exact_mut(dim).enumerate() {
                         let at = head * dim;
                         let q = &token[at..][..dim];
-                        self.arch.dispatch(|| {
-                            let k = row.k.chunks_exact(inner).map(|k| &k[at..][..dim]);
-                            scores.clear();
-                            scores.extend(k.map(|k| elementwise::dot(q, k)));
-                            // The newest key is at offset 0, the oldest lies furthest back.
-                            let bias = &bias.values[head][bias.zero + 1 - keys..][..keys];
-                            elementwise::softmax(&mut scores, bias);
-                            for (p, v) in scores.iter().zip(row.v.chunks_exact(inner)) {
-                                out.iter_mut().zip(&v[at..]).for_each(|(o, v)| *o += p * v);
-                            }
-                        });
+                        // The newest key is at offset 0, the oldest lies furthest back.
+                        let bias = &bias.values[head][bias.zero + 1 - keys..][..keys];
+                        elementwise::attend(self.arch, q, &row.k, &row.v, inner, at, bias, &mut scores, out);
                     }
                 }
                 out
@@ -317,11 +306,7 @@ impl Backend for Cpu {
     }
 
     fn argmax(&self, logits: &Matrix) -> Vec<u32> {
-        logits
-            .data
-            .par_chunks(logits.cols)
-            .map(|row| self.arch.dispatch(|| elementwise::argmax(row)) as u32)
-            .collect()
+        logits.data.par_chunks(logits.cols).map(|row| elementwise::argmax(self.arch, row) as u32).collect()
     }
 
     fn to_host(&self, x: &Matrix) -> Vec<f32> {

@@ -1,7 +1,57 @@
-//! Elementwise mathematics, written so that it vectorises: each function runs under
-//! [`pulp::Arch::dispatch`], which compiles it for the widest registers of the machine.
+//! Elementwise mathematics on rows, written so that the compiler vectorises it.
+//!
+//! Each public function dispatches once, by [`pulp::Arch`], to its body compiled for the widest
+//! registers of the machine. The bodies are `inline(always)`: compiled on their own they would be
+//! for the oldest machine, with a library call per fused multiply-add.
+
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::config::Activation;
+
+/// `pub fn name(arch, arguments)`, whose body is compiled for every width of registers.
+macro_rules! vectorised {
+    ($(#[$doc:meta])* $name:ident<$life:lifetime>($($argument:ident: $type:ty),*) -> $output:ty = $body:path) => {
+        $(#[$doc])*
+        pub fn $name<$life>(arch: Arch, $($argument: $type),*) -> $output {
+            struct Call<$life>($($type),*, std::marker::PhantomData<&$life ()>);
+            impl<$life> WithSimd for Call<$life> {
+                type Output = $output;
+
+                #[inline(always)]
+                fn with_simd<S: Simd>(self, _simd: S) -> Self::Output {
+                    let Self($($argument),*, _) = self;
+                    $body($($argument),*)
+                }
+            }
+            arch.dispatch(Call($($argument),*, std::marker::PhantomData))
+        }
+    };
+}
+
+vectorised!(
+    /// `act(h)` in place.
+    activate<'a>(h: &'a mut [f32], activation: Activation) -> () = activate_row
+);
+vectorised!(
+    /// `out = x / rms(x) * weight`.
+    rms_norm<'a>(x: &'a [f32], weight: &'a [f32], epsilon: f32, out: &'a mut [f32]) -> () = rms_norm_row
+);
+vectorised!(
+    /// `softmax(scores + bias)` in place.
+    softmax<'a>(scores: &'a mut [f32], bias: &'a [f32]) -> () = softmax_row
+);
+vectorised!(
+    /// Position of the largest element, the first of equals.
+    argmax<'a>(x: &'a [f32]) -> usize = argmax_row
+);
+vectorised!(
+    /// Attention of one query over the keys `k` and `v`, `[keys, stride]`, from column `at` on:
+    /// `out = softmax(q k^T + bias) v`. `scores` has room for the keys.
+    attend<'a>(
+        q: &'a [f32], k: &'a [f32], v: &'a [f32], stride: usize, at: usize,
+        bias: &'a [f32], scores: &'a mut Vec<f32>, out: &'a mut [f32]
+    ) -> () = attend_row
+);
 
 /// `e^x`, relative error below 3e-7; 0 far below, infinity far above.
 #[inline(always)]
@@ -30,18 +80,16 @@ fn gelu_tanh(x: f32) -> f32 {
     x / (1.0 + exp(-2.0 * u))
 }
 
-/// `act(h)` in place.
 #[inline(always)]
-pub fn activate(h: &mut [f32], activation: Activation) {
+fn activate_row(h: &mut [f32], activation: Activation) {
     match activation {
         Activation::Relu => h.iter_mut().for_each(|x| *x = x.max(0.0)),
         Activation::GeluTanh => h.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
     }
 }
 
-/// `softmax(scores + bias)` in place.
 #[inline(always)]
-pub fn softmax(scores: &mut [f32], bias: &[f32]) {
+fn softmax_row(scores: &mut [f32], bias: &[f32]) {
     // Sixteen partial results: a single one would be a chain that cannot be vectorised.
     const LANES: usize = 16;
     let mut max = [f32::NEG_INFINITY; LANES];
@@ -65,7 +113,7 @@ pub fn softmax(scores: &mut [f32], bias: &[f32]) {
 
 /// Dot product.
 #[inline(always)]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0.0f32; LANES];
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -78,9 +126,8 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + tail
 }
 
-/// `out = x / rms(x) * weight`.
 #[inline(always)]
-pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+fn rms_norm_row(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     let mean = dot(x, x) / x.len() as f32;
     let factor = 1.0 / (mean + epsilon).sqrt();
     for ((o, x), w) in out.iter_mut().zip(x).zip(weight) {
@@ -88,9 +135,8 @@ pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     }
 }
 
-/// Position of the largest element, the first of equals.
 #[inline(always)]
-pub fn argmax(x: &[f32]) -> usize {
+fn argmax_row(x: &[f32]) -> usize {
     let mut best = 0;
     for (i, value) in x.iter().enumerate() {
         if *value > x[best] {
@@ -98,6 +144,29 @@ pub fn argmax(x: &[f32]) -> usize {
         }
     }
     best
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one row of an attention has as many parts")]
+fn attend_row(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    stride: usize,
+    at: usize,
+    bias: &[f32],
+    scores: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    scores.clear();
+    for k in k.chunks_exact(stride) {
+        scores.push(dot(q, &k[at..][..q.len()]));
+    }
+    softmax_row(scores, bias);
+    out.fill(0.0);
+    for (p, v) in scores.iter().zip(v.chunks_exact(stride)) {
+        out.iter_mut().zip(&v[at..]).for_each(|(o, v)| *o += p * v);
+    }
 }
 
 #[cfg(test)]
