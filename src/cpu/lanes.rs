@@ -1,25 +1,29 @@
 //! Many rows: query rows in the lanes of the registers (picture in the parent module).
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::math::Score;
 use super::state::RowState;
-use super::{KeyTiles, TILE_KEYS};
+use super::{KeyTiles, TILE_KEYS, key_ranges};
 use crate::dtype::Element;
 
 /// Attention of `rows` (each `[dim]`) over the keys of one task.
 pub(super) fn attend<E: Element>(
     rows: &[&[E]],
     tiles: &KeyTiles<'_, E>,
+    keys: Range<usize>,
     score: Score,
     dim: usize,
 ) -> RowState {
-    pulp::Arch::new().dispatch(Attend { rows, tiles, score, dim })
+    pulp::Arch::new().dispatch(Attend { rows, tiles, keys, score, dim })
 }
 
 struct Attend<'a, E> {
     rows: &'a [&'a [E]],
     tiles: &'a KeyTiles<'a, E>,
+    keys: Range<usize>,
     score: Score,
     dim: usize,
 }
@@ -29,7 +33,7 @@ impl<E: Element> WithSimd for Attend<'_, E> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> RowState {
-        let Self { rows, tiles, score, dim } = self;
+        let Self { rows, tiles, keys, score, dim } = self;
         // Two registers of rows per block: 2 x 4 accumulators hide the latency of the FMAs. A
         // last block of up to one register takes 1 x 8.
         let wide = 2 * S::F32_LANES;
@@ -41,10 +45,10 @@ impl<E: Element> WithSimd for Attend<'_, E> {
         let mut tail: Option<Block<S, 1>> = narrow_tail.then(|| Block::new(simd, tail_rows, dim));
 
         let (mut k_buffer, mut v_buffer) = (Vec::new(), Vec::new());
-        for range in tiles.ranges() {
+        for range in key_ranges(keys) {
             let count = range.len();
-            let k = tiles.k.tile(range.clone(), &mut k_buffer);
-            let v = tiles.v.tile(range, &mut v_buffer);
+            let k = tiles.k.packed_tile(range.clone(), &mut k_buffer);
+            let v = tiles.v.packed_tile(range, &mut v_buffer);
             for block in &mut blocks {
                 block.step::<4>(simd, count, k, v, score);
             }

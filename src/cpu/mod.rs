@@ -8,11 +8,11 @@
 //!            |    Q^T    | head_dim            packed once per row tile
 //!            +-----------+
 //!   +-----+  +-----------+
-//!   |  K  |  | S^T = K Q^T   64 keys           K elements are broadcast, never packed
+//!   |  K  |  | S^T = K Q^T   64 keys           K elements are broadcast, never transposed
 //!   +-----+  +-----------+
 //!            | max, exp2, sum: lane by lane, no shuffles
 //!   +-----+  +-----------+
-//!   | V^T |  | O^T += V^T P^T  head_dim        V elements are broadcast, never packed
+//!   | V^T |  | O^T += V^T P^T  head_dim        V elements are broadcast, never transposed
 //!   +-----+  +-----------+
 //! ```
 //!
@@ -60,7 +60,7 @@ pub fn attend<E: Element>(
     lse: Option<Lse<'_>>,
 ) -> Result<()> {
     let threads = rayon::current_num_threads();
-    attend_split(problem, q, kv, out, lse, |tasks, tiles| auto_splits(threads, tasks, tiles))
+    attend_split(problem, q, kv, out, lse, threads, |tasks, tiles| auto_splits(threads, tasks, tiles))
 }
 
 /// [`attend`] with the number of key splits per task chosen by `splits(tasks, key_tiles)`.
@@ -70,10 +70,11 @@ fn attend_split<E: Element>(
     kv: SharedKv<'_, E>,
     out: Output<'_, E>,
     mut lse: Option<Lse<'_>>,
+    threads: usize,
     splits: impl Fn(usize, usize) -> usize,
 ) -> Result<()> {
     problem.check(&q, &kv, &out, lse.as_ref())?;
-    let tiles = row_tiles(problem);
+    let tiles = row_tiles(problem, threads);
     let parts: Vec<Task<'_>> = tiles
         .iter()
         .enumerate()
@@ -102,8 +103,7 @@ fn attend_split<E: Element>(
                 &merged
             }
         };
-        for (r, row) in tile.rows.clone().enumerate() {
-            let (row, head) = tile.row_and_head(problem, row);
+        for (r, (row, head)) in tile.rows_and_heads(problem).enumerate() {
             let at = row * out.strides.row + head * out.strides.head;
             state.write_row(r, &mut out.data[at..][..problem.head_dim()]);
             if let Some(lse) = &mut lse {
@@ -120,30 +120,40 @@ fn auto_splits(threads: usize, tasks: usize, key_tiles: usize) -> usize {
     if tasks >= threads { 1 } else { threads.div_ceil(tasks).min(key_tiles / MIN_SPLIT_TILES) }
 }
 
-/// Up to [`TILE_ROWS`] query rows of one input that read one K/V head.
+/// Query rows of one input: up to [`TILE_ROWS`] of one K/V head, or, where each head has but a few,
+/// those of several heads. In the usual layout the heads of a key are neighbours: a few rows read
+/// little else than K and V, so they read them in the order of memory.
 struct RowTile<'p> {
     input: &'p Input,
-    kv_head: usize,
-    /// Folded rows: `row within the input * group + head within the group`.
+    kv_heads: std::ops::Range<usize>,
+    /// Folded rows of each K/V head: `row within the input * group + head within the group`.
     rows: std::ops::Range<usize>,
 }
 
 impl RowTile<'_> {
-    /// The tensor row and query head of a folded row.
-    fn row_and_head(&self, problem: &Problem, folded: usize) -> (usize, usize) {
-        let group = problem.group();
-        (self.input.rows.start + folded / group, self.kv_head * group + folded % group)
+    /// Tensor row and query head of every row, K/V head by K/V head.
+    fn rows_and_heads(&self, problem: &Problem) -> impl Iterator<Item = (usize, usize)> {
+        let (group, first) = (problem.group(), self.input.rows.start);
+        let rows = self.rows.clone();
+        self.kv_heads.clone().flat_map(move |kv_head| {
+            rows.clone().map(move |folded| (first + folded / group, kv_head * group + folded % group))
+        })
     }
 }
 
-fn row_tiles(problem: &Problem) -> Vec<RowTile<'_>> {
+fn row_tiles(problem: &Problem, threads: usize) -> Vec<RowTile<'_>> {
     let mut tiles = Vec::new();
     for input in problem.inputs() {
         let folded = input.rows.len() * problem.group();
-        for kv_head in 0..problem.kv_heads() {
+        let heads = problem.kv_heads();
+        let heads_per_tile = if folded <= single::MAX_ROWS { heads.div_ceil(threads) } else { 1 };
+        for first in (0..heads).step_by(heads_per_tile) {
             for start in (0..folded).step_by(TILE_ROWS) {
-                let rows = start..(start + TILE_ROWS).min(folded);
-                tiles.push(RowTile { input, kv_head, rows });
+                tiles.push(RowTile {
+                    input,
+                    kv_heads: first..(first + heads_per_tile).min(heads),
+                    rows: start..(start + TILE_ROWS).min(folded),
+                });
             }
         }
     }
@@ -161,24 +171,30 @@ struct Task<'p> {
 impl Task<'_> {
     fn run<E: Element>(&self, problem: &Problem, q: Queries<'_, E>, kv: SharedKv<'_, E>) -> RowState {
         let dim = problem.head_dim();
-        let rows: Vec<&[E]> = (self.tile.rows.clone())
-            .map(|folded| {
-                let (row, head) = self.tile.row_and_head(problem, folded);
-                &q.data[row * q.strides.row + head * q.strides.head..][..dim]
-            })
+        let rows: Vec<&[E]> = (self.tile.rows_and_heads(problem))
+            .map(|(row, head)| &q.data[row * q.strides.row + head * q.strides.head..][..dim])
             .collect();
-        let keys = KeyTiles {
-            k: HeadOf::new(kv.k, kv.k_strides, self.tile.kv_head, dim),
-            v: HeadOf::new(kv.v, kv.v_strides, self.tile.kv_head, dim),
-            keys: self.keys.clone(),
-        };
+        let mut heads = self.tile.kv_heads.clone().map(|kv_head| KeyTiles {
+            k: HeadOf::new(kv.k, kv.k_strides, kv_head, dim),
+            v: HeadOf::new(kv.v, kv.v_strides, kv_head, dim),
+        });
         let score = math::Score::new(problem.scale(), problem.softcap());
-        if rows.len() <= single::MAX_ROWS {
-            single::attend(&rows, &keys, score, dim)
-        } else {
-            lanes::attend(&rows, &keys, score, dim)
+        let keys = self.keys.clone();
+        match heads.next() {
+            Some(head) if self.tile.rows.len() > single::MAX_ROWS => {
+                lanes::attend(&rows, &head, keys, score, dim)
+            }
+            first => {
+                single::attend(&rows, &first.into_iter().chain(heads).collect::<Vec<_>>(), keys, score, dim)
+            }
         }
     }
+}
+
+/// `keys`, [`TILE_KEYS`] at a time.
+fn key_ranges(keys: std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let end = keys.end;
+    keys.step_by(TILE_KEYS).map(move |start| start..(start + TILE_KEYS).min(end))
 }
 
 /// One head of K or V: vectors of `dim` elements, `stride` apart.
@@ -193,13 +209,25 @@ impl<'a, E: Element> HeadOf<'a, E> {
         Self { data: data.get(head * strides.head..).unwrap_or_default(), stride: strides.row, dim }
     }
 
-    /// The keys `range` as f32 vectors and the distance between them: a view of the operand where
-    /// it is f32, else the vectors converted into `buffer`.
+    /// The keys `range` as f32 vectors, and the distance between them: a view of the operand
+    /// where it is f32, else the vectors converted into `buffer`.
     fn tile<'t>(&'t self, range: std::ops::Range<usize>, buffer: &'t mut Vec<f32>) -> (&'t [f32], usize) {
-        let end = (range.end - 1) * self.stride + self.dim;
-        let src = &self.data[range.start * self.stride..end];
-        if let Some(src) = E::as_f32(src) {
-            return (src, self.stride);
+        match E::as_f32(self.span(&range)) {
+            Some(vectors) => (vectors, self.stride),
+            None => self.packed_tile(range, buffer),
+        }
+    }
+
+    /// The same without gaps: vectors that are read many times should not fight for the few cache
+    /// sets that a large stride, often a multiple of the page size, leaves them.
+    fn packed_tile<'t>(
+        &'t self,
+        range: std::ops::Range<usize>,
+        buffer: &'t mut Vec<f32>,
+    ) -> (&'t [f32], usize) {
+        let src = self.span(&range);
+        if let Some(vectors) = E::as_f32(src).filter(|_| self.stride == self.dim) {
+            return (vectors, self.dim);
         }
         buffer.resize(range.len() * self.dim, 0.0);
         for (i, dst) in buffer.chunks_exact_mut(self.dim).enumerate() {
@@ -207,21 +235,17 @@ impl<'a, E: Element> HeadOf<'a, E> {
         }
         (buffer, self.dim)
     }
+
+    /// Memory from the first of the keys to the end of the last.
+    fn span(&self, range: &std::ops::Range<usize>) -> &[E] {
+        &self.data[range.start * self.stride..(range.end - 1) * self.stride + self.dim]
+    }
 }
 
-/// The K and V of one task.
+/// K and V of one K/V head.
 struct KeyTiles<'a, E> {
     k: HeadOf<'a, E>,
     v: HeadOf<'a, E>,
-    keys: std::ops::Range<usize>,
-}
-
-impl<E: Element> KeyTiles<'_, E> {
-    /// The keys, [`TILE_KEYS`] at a time.
-    fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
-        let end = self.keys.end;
-        self.keys.clone().step_by(TILE_KEYS).map(move |start| start..(start + TILE_KEYS).min(end))
-    }
 }
 
 #[cfg(test)]

@@ -1,29 +1,33 @@
 //! A few rows: `head_dim` in the lanes of the registers, row after row over each K/V tile.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::math::Score;
 use super::state::{RowState, finish_row};
-use super::{KeyTiles, TILE_KEYS};
+use super::{KeyTiles, TILE_KEYS, key_ranges};
 use crate::dtype::Element;
 
 /// Rows up to which this beats rows in the lanes: there a register of rows costs the same
 /// whether it is full or not.
 pub(super) const MAX_ROWS: usize = 4;
 
-/// Attention of `rows` (each `[dim]`) over the keys of one task.
+/// Attention of `rows` (each `[dim]`), as many for each of `heads`, over the keys of one task.
 pub(super) fn attend<E: Element>(
     rows: &[&[E]],
-    tiles: &KeyTiles<'_, E>,
+    heads: &[KeyTiles<'_, E>],
+    keys: Range<usize>,
     score: Score,
     dim: usize,
 ) -> RowState {
-    pulp::Arch::new().dispatch(Attend { rows, tiles, score, dim })
+    pulp::Arch::new().dispatch(Attend { rows, heads, keys, score, dim })
 }
 
 struct Attend<'a, E> {
     rows: &'a [&'a [E]],
-    tiles: &'a KeyTiles<'a, E>,
+    heads: &'a [KeyTiles<'a, E>],
+    keys: Range<usize>,
     score: Score,
     dim: usize,
 }
@@ -42,7 +46,7 @@ impl<E: Element> WithSimd for Attend<'_, E> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> RowState {
-        let Self { rows, tiles, score, dim } = self;
+        let Self { rows, heads, keys, score, dim } = self;
         let mut states: Vec<Row> = rows
             .iter()
             .map(|row| Row {
@@ -54,20 +58,24 @@ impl<E: Element> WithSimd for Attend<'_, E> {
             .collect();
         let mut weights = vec![simd.splat_f32s(0.0); TILE_KEYS.div_ceil(S::F32_LANES)];
 
+        let rows_per_head = (rows.len() / heads.len().max(1)).max(1);
         let (mut k_buffer, mut v_buffer) = (Vec::new(), Vec::new());
-        for range in tiles.ranges() {
+        for range in key_ranges(keys) {
             let count = range.len();
-            let k = tiles.k.tile(range.clone(), &mut k_buffer);
-            let v = tiles.v.tile(range, &mut v_buffer);
-            for row in &mut states {
-                let scores: &mut [f32] = bytemuck::cast_slice_mut(&mut weights);
-                dots(simd, &row.q, k, &mut scores[..count]);
-                score.cap(simd, &mut weights);
-                // The registers past a short tile weigh nothing; -inf would not survive the cap.
-                bytemuck::cast_slice_mut::<_, f32>(&mut weights)[count..].fill(f32::NEG_INFINITY);
-                let rescale = row.softmax(simd, &mut weights, score);
-                let p: &[f32] = bytemuck::cast_slice(&weights);
-                values(simd, &p[..count], v, rescale, &mut row.out);
+            // Tile by tile through the keys, and within a tile through the heads.
+            for (tiles, rows) in heads.iter().zip(states.chunks_mut(rows_per_head)) {
+                let k = tiles.k.tile(range.clone(), &mut k_buffer);
+                let v = tiles.v.tile(range.clone(), &mut v_buffer);
+                for row in rows {
+                    let scores: &mut [f32] = bytemuck::cast_slice_mut(&mut weights);
+                    dots(simd, &row.q, k, &mut scores[..count]);
+                    score.cap(simd, &mut weights);
+                    // The registers past a short tile weigh nothing; -inf would not survive the cap.
+                    bytemuck::cast_slice_mut::<_, f32>(&mut weights)[count..].fill(f32::NEG_INFINITY);
+                    let rescale = row.softmax(simd, &mut weights, score);
+                    let p: &[f32] = bytemuck::cast_slice(&weights);
+                    values(simd, &p[..count], v, rescale, &mut row.out);
+                }
             }
         }
 

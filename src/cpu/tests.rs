@@ -32,7 +32,7 @@ fn every_split_of_the_keys_gives_the_whole() {
         let (q, kv, o, l) = operands;
         match splits {
             None => reference::attend(&problem, q, kv, o, l).unwrap(),
-            Some(n) => attend_split(&problem, q, kv, o, l, |_, _| n).unwrap(),
+            Some(n) => attend_split(&problem, q, kv, o, l, 2, |_, _| n).unwrap(),
         }
         (out, lse)
     };
