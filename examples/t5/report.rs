@@ -1,6 +1,6 @@
 //! What a run prints: outputs by prompt, then PID against PIE.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use onekv::cost::{self, Method, ModelShape, Workload};
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ impl Figures {
 
 fn table() -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use comfy_table::Table;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use serde::{Deserialize, Serialize};
 
 use crate::run::{cargo, command, output, root, step};
@@ -195,7 +195,7 @@ fn merge(lines: impl Iterator<Item = Line>) -> Vec<Line> {
 /// Medians, and how many times as long as ours each peer takes.
 fn table(lines: &[Line]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(UTF8_BORDERS_ONLY);
     table.set_header(["system", "rows", "keys", "median", "of ours"]);
     for line in lines {
         let ours = lines
