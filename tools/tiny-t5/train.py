@@ -159,7 +159,8 @@ def loss_of(model: T5ForConditionalGeneration, batch: Batch) -> torch.Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("kind", choices=["pid", "pie"])
-    parser.add_argument("--minutes", type=float, default=25, help="wall time of the training")
+    parser.add_argument("--minutes", type=float, default=25, help="CPU time of the training")
+    parser.add_argument("--start", type=Path, help="folder of a checkpoint to start from")
     parser.add_argument("--dialogues", type=int, default=16, help="dialogues per step")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=3)
@@ -173,16 +174,20 @@ def main() -> None:
     folder = args.out / args.kind
     tokenizer = load_or_build(folder / "tokenizer.json")
     model = T5ForConditionalGeneration(config(tokenizer.get_vocab_size()))
-    initialise(model)
+    if args.start:
+        model.load_state_dict(T5ForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32).state_dict())
+    else:
+        initialise(model)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0)
     batches = Batches(tokenizer, args.seed)
     make = batches.pid if args.kind == "pid" else batches.pie
 
-    start, seconds = time.time(), args.minutes * 60
+    # CPU time, so that what else the machine does changes neither the schedule nor the result.
+    start, seconds = time.process_time(), args.minutes * 60
     step = rows = 0
     smooth = None
-    while (elapsed := time.time() - start) < seconds:
+    while (elapsed := time.process_time() - start) < seconds:
         # Warm up over 100 steps, then fall along a cosine of the time that is left.
         factor = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * elapsed / seconds))
         for group in optimizer.param_groups:
@@ -201,7 +206,7 @@ def main() -> None:
         if step % 500 == 0:
             save(model, folder)
     save(model, folder)
-    facts = {"seconds": round(time.time() - start), "steps": step, "dialogues": step * args.dialogues, "rows": rows}
+    facts = {"cpu_seconds": round(time.process_time() - start), "steps": step, "dialogues": step * args.dialogues, "rows": rows}
     facts |= {"seed": args.seed, "threads": args.threads, "lr": args.lr, "loss": round(smooth, 5)}
     (Path(__file__).parent / f"training-{args.kind}.json").write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -120,9 +120,10 @@ impl Backend for Cpu {
             let mut transposed = vec![0.0; inputs * outputs];
             // Blocks of 16 outputs fill whole cache lines of the transposed matrix.
             for block in (0..outputs).step_by(16) {
-                for (i, row) in transposed.chunks_exact_mut(outputs).enumerate() {
-                    for o in block..(block + 16).min(outputs) {
-                        row[o] = weights.data[o * inputs + i];
+                let rows = &weights.data[block * inputs..(block + 16).min(outputs) * inputs];
+                for (i, out) in transposed.chunks_exact_mut(outputs).enumerate() {
+                    for (to, from) in out[block..].iter_mut().zip(rows.chunks_exact(inputs)) {
+                        *to = from[i];
                     }
                 }
             }

@@ -12,6 +12,7 @@ use crate::config::Activation;
 macro_rules! vectorised {
     ($(#[$doc:meta])* $name:ident<$life:lifetime>($($argument:ident: $type:ty),*) -> $output:ty = $body:path) => {
         $(#[$doc])*
+        #[allow(clippy::too_many_arguments, reason = "the body's own arguments, and the dispatcher")]
         pub fn $name<$life>(arch: Arch, $($argument: $type),*) -> $output {
             struct Call<$life>($($type),*, std::marker::PhantomData<&$life ()>);
             impl<$life> WithSimd for Call<$life> {
