@@ -27,7 +27,7 @@
 //!     Output::contiguous(&problem, &mut out),
 //!     None,
 //! )?;
-//! assert!(out.iter().all(|x: &f32| (x - 0.3).abs() < 1e-6));
+//! assert!(out.iter().all(|x: &f32| (x - 0.3).abs() < 1e-5));
 //! # Ok(())
 //! # }
 //! ```
