@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,9 @@ pub enum Device {
         /// Times ours and the peers take turns; medians are over all of them
         #[arg(long, default_value_t = 3)]
         rounds: usize,
+        /// Measure only this
+        #[arg(long)]
+        only: Option<Work>,
     },
     /// Our attention alone, as one JSON document (what `cpu` runs in release)
     #[command(hide = true)]
@@ -34,6 +37,13 @@ pub enum Device {
         #[arg(long, default_value_t = 2)]
         threads: usize,
     },
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Work {
+    Attention,
+    T5,
 }
 
 /// Prompts and input lengths of the attention measurement.
@@ -78,48 +88,57 @@ struct Results {
 pub fn run(device: &Device) -> Result<()> {
     match device {
         Device::Measure { threads } => measure::print(*threads),
-        Device::Cpu { threads, venv, rounds } => cpu(*threads, venv.as_deref(), (*rounds).max(1)),
+        Device::Cpu { threads, venv, rounds, only } => {
+            let work = only.map_or(vec![Work::Attention, Work::T5], |one| vec![one]);
+            work.into_iter().try_for_each(|work| cpu(work, *threads, venv.as_deref(), (*rounds).max(1)))
+        }
     }
 }
 
-fn cpu(threads: usize, venv: Option<&Path>, rounds: usize) -> Result<()> {
+fn cpu(work: Work, threads: usize, venv: Option<&Path>, rounds: usize) -> Result<()> {
     let python = python(venv)?;
     step("build ours", &mut cargo(&["build", "--release", "--package", "xtask"]))?;
     step("build the T5 example", &mut cargo(&["build", "--release", "--example", "t5"]))?;
 
     let count = threads.to_string();
-    let mut attention = Vec::new();
-    let mut t5 = Vec::new();
+    let list = |numbers: &[usize]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut measured = Vec::new();
     for round in 1..=rounds {
-        let release = root().join("target/release/xtask");
-        let release = release.to_string_lossy();
-        let ours = output(
-            &format!("round {round}: our attention"),
-            &mut command(&release, &["peers", "measure", "--threads", &count]),
-        )?;
-        attention.push(serde_json::from_str::<Measured>(&ours)?);
-        let list = |numbers: &[usize]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>();
-        attention.push(peer(&python, "attention", &count, &list(&ROWS), &list(&KEYS))?);
-
-        t5.push(our_t5(&count)?);
-        t5.push(peer(&python, "t5", &count, &list(&[T5_ROWS]), &list(&[T5_KEYS]))?);
+        eprintln!("==> round {round} of {rounds}");
+        match work {
+            Work::Attention => {
+                let release = root().join("target/release/xtask");
+                let release = release.to_string_lossy();
+                let ours = output(
+                    "our attention",
+                    &mut command(&release, &["peers", "measure", "--threads", &count]),
+                )?;
+                measured.push(serde_json::from_str::<Measured>(&ours)?);
+                measured.push(peer(&python, "attention", &count, &list(&ROWS), &list(&KEYS))?);
+            }
+            Work::T5 => {
+                measured.push(our_t5(&count)?);
+                measured.push(peer(&python, "t5", &count, &list(&[T5_ROWS]), &list(&[T5_KEYS]))?);
+            }
+        }
     }
+    let name = match work {
+        Work::Attention => "attention",
+        Work::T5 => "t5",
+    };
     let folder = root().join("results/cpu");
     std::fs::create_dir_all(&folder)?;
-    for (name, measured) in [("attention", attention), ("t5", t5)] {
-        let results = Results {
-            machine: machine(),
-            threads,
-            torch: measured.iter().find_map(|m| m.torch.clone()),
-            date: date()?,
-            lines: merge(measured.into_iter().flat_map(|m| m.lines)),
-        };
-        let path = folder.join(format!("{name}.json"));
-        std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")?;
-        println!("{}\n{}", path.display(), table(&results.lines));
-        plot::draw(&folder.join(format!("{name}.svg")), name, &results.machine, &results.lines)?;
-    }
-    Ok(())
+    let results = Results {
+        machine: machine(),
+        threads,
+        torch: measured.iter().find_map(|m| m.torch.clone()),
+        date: date()?,
+        lines: merge(measured.into_iter().flat_map(|m| m.lines)),
+    };
+    let path = folder.join(format!("{name}.json"));
+    std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")?;
+    println!("{}\n{}", path.display(), table(&results.lines));
+    plot::draw(&folder.join(format!("{name}.svg")), name, &results.machine, &results.lines)
 }
 
 /// The Python of an environment that holds the pinned peers.
