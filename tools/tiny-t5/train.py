@@ -113,9 +113,11 @@ class Batches:
         for _ in range(dialogues):
             dialogue = self.dialogue(progress)
             text = self.encode(dialogue.text, True)
-            # Four slots a dialogue: each costs an encoding of its own.
-            slots = self.slots(dialogue, 2)
-            for slot in self.rng.sample(slots, min(len(slots), 4)):
+            # Five slots a dialogue: each costs an encoding of its own. Most slots are empty, and here
+            # nothing but the examples tells how many.
+            slots = self.slots(dialogue, 3)
+            filled, empty = slots[:-3], slots[-3:]
+            for slot in self.rng.sample(filled, min(len(filled), 2)) + empty:
                 answer = self.encode(dialogue.answers[slot], True)
                 batch.inputs.append(self.prompts[slot] + text)
                 batch.rows.append([([PAD] + answer[:-1], answer)])
