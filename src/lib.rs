@@ -1,1 +1,49 @@
-//! Shared cross-attention.
+//! Shared cross-attention: one encoder K/V, many query rows.
+//!
+//! When one input has many prompts, encode the input once, put the prompts in the decoder and let
+//! every layer's cross-attention read ONE shared K/V ("prompt-in-decoder", arXiv 2403.13112). The
+//! arithmetic per byte of K/V then grows with the number of query rows, and so does the speed.
+//!
+//! ```
+//! use onekv::{Keys, Output, Problem, ProblemSpec, Queries, SharedKv, cpu};
+//!
+//! # fn main() -> onekv::Result<()> {
+//! // 30 query rows over one input of 512 keys, 12 heads of 64.
+//! let problem = Problem::new(ProblemSpec {
+//!     heads: 12,
+//!     kv_heads: 12,
+//!     head_dim: 64,
+//!     scale: 1.0,
+//!     softcap: None,
+//!     row_offsets: vec![0, 30],
+//!     keys: Keys::Packed { offsets: vec![0, 512] },
+//! })?;
+//! let (q, k, v) = (vec![0.1; 30 * 768], vec![0.2; 512 * 768], vec![0.3; 512 * 768]);
+//! let mut out = vec![0.0; 30 * 768];
+//! cpu::attend(
+//!     &problem,
+//!     Queries::contiguous(&problem, &q),
+//!     SharedKv::contiguous(&problem, &k, &v),
+//!     Output::contiguous(&problem, &mut out),
+//!     None,
+//! )?;
+//! assert!(out.iter().all(|x: &f32| (x - 0.3).abs() < 1e-5));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`Problem`]: what is attended to what, validated once; operands are borrowed views.
+//! - [`cpu`]: the fused CPU backend, and [`cpu::merge_states`].
+//! - [`reference`](mod@reference): the definition in f64, for tests.
+//! - [`cost`]: FLOPs, bytes and intensity of prompt-in-encoder and prompt-in-decoder.
+
+pub mod cost;
+pub mod cpu;
+mod dtype;
+mod error;
+mod problem;
+pub mod reference;
+
+pub use dtype::{DType, Element};
+pub use error::{Error, Result};
+pub use problem::{Input, Keys, Lse, MAX_HEAD_DIM, Output, Problem, ProblemSpec, Queries, SharedKv, Strides};

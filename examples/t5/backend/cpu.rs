@@ -1,0 +1,316 @@
+//! The CPU backend: `gemm` for matrix products, onekv for cross-attention, rayon for the rest.
+
+mod elementwise;
+mod matmul;
+
+use gemm::Parallelism;
+use matmul::{View, matmul};
+use onekv::{Output, Problem, Queries, SharedKv, Strides};
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::{Backend, LinearSource};
+use crate::config::Activation;
+
+/// Query rows of the encoder's self-attention per task: their scores stay in the L2 cache.
+const ENCODER_ROWS: usize = 64;
+
+/// The CPU, on the threads of the current rayon pool.
+pub struct Cpu {
+    arch: Arch,
+}
+
+/// Row-major `[rows, cols]`.
+pub struct Matrix {
+    rows: usize,
+    cols: usize,
+    data: Vec<f32>,
+}
+
+impl Matrix {
+    fn zeros(rows: usize, cols: usize) -> Self {
+        Self { rows, cols, data: vec![0.0; rows * cols] }
+    }
+
+    fn view(&self) -> View<'_> {
+        View::rows(&self.data, self.rows, self.cols, self.cols)
+    }
+}
+
+/// A projection in the layout that `gemm` multiplies fastest by measurement, at 30 rows as at 512:
+/// as the checkpoint has it, `[out, in]`, unless it narrows; then `[in, out]`.
+pub struct Linear {
+    data: Vec<f32>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Linear {
+    fn narrows(&self) -> bool {
+        self.inputs > self.outputs
+    }
+
+    /// `[in, out]`.
+    fn view(&self) -> View<'_> {
+        if self.narrows() {
+            View::rows(&self.data, self.inputs, self.outputs, self.outputs)
+        } else {
+            View::rows(&self.data, self.outputs, self.inputs, self.inputs).transposed()
+        }
+    }
+}
+
+/// K and V of one row, `[tokens, inner]` each.
+#[derive(Default)]
+struct RowCache {
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+/// Self-attention cache of one layer.
+pub struct SelfCache {
+    rows: Vec<RowCache>,
+    inner: usize,
+}
+
+/// Cross-attention K/V of one layer, `[keys, 2, inner]`.
+pub struct CrossKv {
+    data: Vec<f32>,
+    inner: usize,
+}
+
+/// Bias by head and offset.
+pub struct Bias {
+    values: Vec<Vec<f32>>,
+    zero: usize,
+}
+
+impl Cpu {
+    pub fn new() -> Self {
+        Self { arch: Arch::new() }
+    }
+
+    /// Applies `f` to the rows of `x` on all threads.
+    fn each_row(&self, x: &mut Matrix, f: impl Fn(usize, &mut [f32]) + Sync) {
+        x.data.par_chunks_mut(x.cols).with_min_len(8).enumerate().for_each(|(i, row)| f(i, row));
+    }
+}
+
+/// All threads of the pool.
+fn parallel() -> Parallelism {
+    Parallelism::Rayon(rayon::current_num_threads())
+}
+
+impl Backend for Cpu {
+    type Matrix = Matrix;
+    type Linear = Linear;
+    type Table = Matrix;
+    type Bias = Bias;
+    type SelfCache = SelfCache;
+    type CrossKv = CrossKv;
+
+    fn linear_weights(&self, parts: Vec<LinearSource>) -> Linear {
+        let inputs = parts.first().map_or(0, |p| p.inputs);
+        let outputs = parts.iter().map(|p| p.outputs).sum();
+        let mut parts = parts.into_iter().map(|p| p.data);
+        let mut data = parts.next().unwrap_or_default();
+        parts.for_each(|part| data.extend(part));
+        let mut weights = Linear { data, inputs, outputs };
+        if weights.narrows() {
+            let mut transposed = vec![0.0; inputs * outputs];
+            // Blocks of 16 outputs fill whole cache lines of the transposed matrix.
+            for block in (0..outputs).step_by(16) {
+                let rows = &weights.data[block * inputs..(block + 16).min(outputs) * inputs];
+                for (i, out) in transposed.chunks_exact_mut(outputs).enumerate() {
+                    for (to, from) in out[block..].iter_mut().zip(rows.chunks_exact(inputs)) {
+                        *to = from[i];
+                    }
+                }
+            }
+            weights.data = transposed;
+        }
+        weights
+    }
+
+    fn table(&self, data: Vec<f32>, width: usize) -> Matrix {
+        Matrix { rows: data.len() / width, cols: width, data }
+    }
+
+    fn bias(&self, values: Vec<Vec<f32>>, zero: usize) -> Bias {
+        Bias { values, zero }
+    }
+
+    fn self_cache(&self, rows: usize, inner: usize) -> SelfCache {
+        SelfCache { rows: (0..rows).map(|_| RowCache::default()).collect(), inner }
+    }
+
+    fn cross_kv(&self, keys: usize, inner: usize) -> CrossKv {
+        CrossKv { data: Vec::with_capacity(keys * 2 * inner), inner }
+    }
+
+    fn embed(&self, table: &Matrix, ids: &[u32]) -> Matrix {
+        let rows: Vec<usize> = ids.iter().map(|&id| id as usize).collect();
+        self.take_rows(table, &rows)
+    }
+
+    fn rms_norm(&self, x: &Matrix, weight: &Matrix, epsilon: f32) -> Matrix {
+        let mut out = Matrix::zeros(x.rows, x.cols);
+        self.each_row(&mut out, |i, row| {
+            let x = &x.data[i * x.cols..][..x.cols];
+            elementwise::rms_norm(self.arch, x, &weight.data, epsilon, row);
+        });
+        out
+    }
+
+    fn linear(&self, x: &Matrix, weights: &Linear) -> Matrix {
+        let mut out = Matrix::zeros(x.rows, weights.outputs);
+        matmul(&mut out.data, x.view(), weights.view(), false, parallel());
+        out
+    }
+
+    fn add_linear(&self, sum: &mut Matrix, x: &Matrix, weights: &Linear) {
+        matmul(&mut sum.data, x.view(), weights.view(), true, parallel());
+    }
+
+    fn activate(&self, mut h: Matrix, activation: Activation, gated: bool) -> Matrix {
+        if !gated {
+            self.each_row(&mut h, |_, row| elementwise::activate(self.arch, row, activation));
+            return h;
+        }
+        let mut out = Matrix::zeros(h.rows, h.cols / 2);
+        self.each_row(&mut out, |i, row| {
+            let (gate, linear) = h.data[i * h.cols..][..h.cols].split_at(row.len());
+            row.copy_from_slice(gate);
+            elementwise::activate(self.arch, row, activation);
+            row.iter_mut().zip(linear).for_each(|(g, x)| *g *= x);
+        });
+        out
+    }
+
+    fn scale(&self, x: &mut Matrix, factor: f32) {
+        x.data.iter_mut().for_each(|x| *x *= factor);
+    }
+
+    fn take_rows(&self, x: &Matrix, rows: &[usize]) -> Matrix {
+        let mut data = Vec::with_capacity(rows.len() * x.cols);
+        for &row in rows {
+            data.extend_from_slice(&x.data[row * x.cols..][..x.cols]);
+        }
+        Matrix { rows: rows.len(), cols: x.cols, data }
+    }
+
+    fn encoder_attention(&self, qkv: &Matrix, offsets: &[usize], heads: usize, bias: &Bias) -> Matrix {
+        let inner = qkv.cols / 3;
+        let dim = inner / heads;
+        let tasks: Vec<(usize, usize, usize, usize)> = offsets
+            .windows(2)
+            .flat_map(|w| {
+                (w[0]..w[1])
+                    .step_by(ENCODER_ROWS)
+                    .flat_map(move |first| (0..heads).map(move |head| (w[0], w[1], first, head)))
+            })
+            .collect();
+        let blocks: Vec<(Vec<f32>, usize, usize)> = tasks
+            .into_par_iter()
+            .map(|(start, end, first, head)| {
+                let (keys, rows) = (end - start, ENCODER_ROWS.min(end - first));
+                let part = |which: usize, token: usize, rows: usize| {
+                    let at = token * qkv.cols + which * inner + head * dim;
+                    View::rows(&qkv.data[at..], rows, dim, qkv.cols)
+                };
+                let mut scores = vec![0.0; rows * keys];
+                let k = part(1, start, keys).transposed();
+                matmul(&mut scores, part(0, first, rows), k, false, Parallelism::None);
+                for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
+                    // Offsets of key against query run from -(position of the query) up.
+                    let bias = &bias.values[head][bias.zero - (first - start + i)..][..keys];
+                    elementwise::softmax(self.arch, scores, bias);
+                }
+                let mut out = vec![0.0; rows * dim];
+                let scores = View::rows(&scores, rows, keys, keys);
+                matmul(&mut out, scores, part(2, start, keys), false, Parallelism::None);
+                (out, first, head)
+            })
+            .collect();
+        let mut out = Matrix::zeros(qkv.rows, inner);
+        for (block, first, head) in blocks {
+            for (i, row) in block.chunks_exact(dim).enumerate() {
+                out.data[(first + i) * inner + head * dim..][..dim].copy_from_slice(row);
+            }
+        }
+        out
+    }
+
+    fn decoder_attention(
+        &self,
+        qkv: &Matrix,
+        cache: &mut SelfCache,
+        counts: &[usize],
+        heads: usize,
+        bias: &Bias,
+    ) -> Matrix {
+        let inner = cache.inner;
+        let dim = inner / heads;
+        let mut rest = &qkv.data[..];
+        let tokens: Vec<&[f32]> =
+            counts.iter().map(|n| rest.split_off(..n * qkv.cols).unwrap_or_default()).collect();
+        let outs: Vec<Vec<f32>> = cache
+            .rows
+            .par_iter_mut()
+            .zip(tokens)
+            .map(|(row, tokens)| {
+                let mut out = vec![0.0; tokens.len() / 3];
+                let mut scores = Vec::new();
+                for (token, out) in tokens.chunks_exact(qkv.cols).zip(out.chunks_exact_mut(inner)) {
+                    row.k.extend_from_slice(&token[inner..2 * inner]);
+                    row.v.extend_from_slice(&token[2 * inner..]);
+                    let keys = row.k.len() / inner;
+                    for (head, out) in out.chunks_exact_mut(dim).enumerate() {
+                        let at = head * dim;
+                        let q = &token[at..][..dim];
+                        // The newest key is at offset 0, the oldest lies furthest back.
+                        let bias = &bias.values[head][bias.zero + 1 - keys..][..keys];
+                        elementwise::attend(self.arch, q, &row.k, &row.v, inner, at, bias, &mut scores, out);
+                    }
+                }
+                out
+            })
+            .collect();
+        Matrix { rows: qkv.rows, cols: inner, data: outs.concat() }
+    }
+
+    fn cross_attention(&self, q: &Matrix, kv: &CrossKv, problem: &Problem) -> anyhow::Result<Matrix> {
+        let mut out = Matrix::zeros(q.rows, q.cols);
+        let strides = Strides { row: 2 * kv.inner, head: problem.head_dim() };
+        let v = kv.data.get(kv.inner..).unwrap_or_default();
+        onekv::cpu::attend(
+            problem,
+            Queries::contiguous(problem, &q.data),
+            SharedKv { k: &kv.data, v, k_strides: strides, v_strides: strides },
+            Output::contiguous(problem, &mut out.data),
+            None,
+        )?;
+        Ok(out)
+    }
+
+    fn append_cross_kv(&self, kv: &mut CrossKv, projected: Matrix) {
+        kv.data.extend_from_slice(&projected.data);
+    }
+
+    fn cross_kv_bytes(&self, kv: &CrossKv) -> usize {
+        kv.data.capacity() * size_of::<f32>()
+    }
+
+    fn retain_rows(&self, cache: &mut SelfCache, keep: &[bool]) {
+        let mut keep = keep.iter();
+        cache.rows.retain(|_| keep.next().copied().unwrap_or(false));
+    }
+
+    fn argmax(&self, logits: &Matrix) -> Vec<u32> {
+        logits.data.par_chunks(logits.cols).map(|row| elementwise::argmax(self.arch, row) as u32).collect()
+    }
+
+    fn to_host(&self, x: &Matrix) -> Vec<f32> {
+        x.data.clone()
+    }
+}

@@ -1,0 +1,12 @@
+//! Progress bars on stderr, hidden where that is not a terminal.
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar labelled `message`; its length is set by whoever advances it.
+pub fn bar(message: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(0).with_message(message);
+    if let Ok(style) = ProgressStyle::with_template("{msg:>16} {bar:40} {pos}/{len} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,93 @@
+//! `model.safetensors`, whole or sharded with an index, as f32.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use half::slice::HalfFloatSliceExt as _;
+use indicatif::ProgressBar;
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+/// Tensors by name, each with its shape, converted to f32.
+pub struct Weights {
+    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    source: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Reads every tensor of the folder; `progress` advances by file.
+    pub fn read(folder: &Path, progress: &ProgressBar) -> Result<Self> {
+        let files = Self::files(folder)?;
+        progress.set_length(files.len() as u64);
+        let mut tensors = BTreeMap::new();
+        for file in &files {
+            progress.set_message(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let parsed = SafeTensors::deserialize(&bytes)
+                .with_context(|| format!("{} is not a whole safetensors file", file.display()))?;
+            for (name, view) in parsed.iter() {
+                let data = to_f32(view.dtype(), view.data())
+                    .with_context(|| format!("tensor {name} in {}", file.display()))?;
+                tensors.insert(name.to_string(), (view.shape().to_vec(), data));
+            }
+            progress.inc(1);
+        }
+        Ok(Self { tensors, source: folder.to_path_buf() })
+    }
+
+    fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+        let index = folder.join("model.safetensors.index.json");
+        if !index.exists() {
+            return Ok(vec![folder.join("model.safetensors")]);
+        }
+        let text =
+            std::fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))?;
+        let parsed: Index = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a weight index", index.display()))?;
+        let mut names: Vec<&String> = parsed.weight_map.values().collect();
+        names.sort();
+        names.dedup();
+        if let Some(name) = names.iter().find(|name| name.contains(['/', '\\'])) {
+            bail!("weight_map in {} names {name:?}, allowed: file names beside the index", index.display());
+        }
+        Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    }
+
+    /// Takes the tensor `name` of exactly `shape`.
+    pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let Some((found, data)) = self.tensors.remove(name) else {
+            bail!("tensor {name} is missing in {}, allowed: shape {shape:?}", self.source.display());
+        };
+        if found != shape {
+            bail!("tensor {name} has shape {found:?}, allowed: {shape:?} by config.json");
+        }
+        Ok(data)
+    }
+
+    /// Takes the first of `names` that is there.
+    pub fn take_any(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
+        let name = names.iter().find(|name| self.tensors.contains_key(**name));
+        self.take(name.unwrap_or(&names[0]), shape)
+    }
+}
+
+fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
+    Ok(match dtype {
+        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::F16 => {
+            let halves: Vec<half::f16> =
+                bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]])).collect();
+            halves.to_f32_vec()
+        }
+        Dtype::BF16 => {
+            bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
+        other => bail!("dtype is {other:?}, allowed: F32, F16, BF16"),
+    })
+}

@@ -1,0 +1,90 @@
+//! The elementary functions of the softmax, on whole registers.
+
+use std::f32::consts::LOG2_E;
+
+use pulp::Simd;
+
+/// `2^x` for `x <= 127`; 0 below -126 (as for -inf), NaN for NaN. Relative error below 2e-7.
+#[inline(always)]
+pub(super) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // 2^f on [-1/2, 1/2]: 1 + f times the Chebyshev interpolation of (2^f - 1) / f, degree 5.
+    const POLYNOMIAL: [f32; 6] =
+        [1.545_316_3e-4, 1.339_086_3e-3, 9.618_083e-3, 5.550_357e-2, 2.402_265e-1, 6.931_472e-1];
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the mantissa.
+    const ROUND: f32 = 12_582_912.0;
+
+    let round = simd.splat_f32s(ROUND);
+    let shifted = simd.add_f32s(x, round);
+    let f = simd.sub_f32s(x, simd.sub_f32s(shifted, round));
+    let mut p = simd.splat_f32s(POLYNOMIAL[0]);
+    for c in &POLYNOMIAL[1..] {
+        p = simd.mul_add_e_f32s(p, f, simd.splat_f32s(*c));
+    }
+    let one = simd.splat_f32s(1.0);
+    p = simd.mul_add_e_f32s(p, f, one);
+    let exponent = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    let power = simd.transmute_f32s_u32s(simd.add_u32s(exponent, simd.transmute_u32s_f32s(one)));
+    // A multiplication, not an addition to the exponent bits: it keeps NaN.
+    let value = simd.mul_f32s(p, power);
+    let underflows = simd.less_than_f32s(x, simd.splat_f32s(-126.0));
+    simd.select_f32s(underflows, simd.splat_f32s(0.0), value)
+}
+
+/// `tanh(x)`, absolute error below 3e-7.
+#[inline(always)]
+fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // From here on tanh rounds to 1 in f32.
+    const SATURATED: f32 = 9.1;
+    let one = simd.splat_f32s(1.0);
+    let e = exp2(simd, simd.mul_f32s(x, simd.splat_f32s(2.0 * LOG2_E)));
+    let two_over = simd.div_f32s(simd.splat_f32s(2.0), simd.add_f32s(e, one));
+    let value = simd.sub_f32s(one, two_over);
+    let high = simd.greater_than_f32s(x, simd.splat_f32s(SATURATED));
+    let low = simd.less_than_f32s(x, simd.splat_f32s(-SATURATED));
+    simd.select_f32s(high, one, simd.select_f32s(low, simd.splat_f32s(-1.0), value))
+}
+
+/// How a dot product becomes the exponent of 2 in the softmax.
+#[derive(Clone, Copy)]
+pub(super) struct Score {
+    /// `(scale / cap, cap)`.
+    softcap: Option<(f32, f32)>,
+    /// Factor from a (capped) dot product to the exponent of 2.
+    pub log2_scale: f32,
+}
+
+impl Score {
+    pub fn new(scale: f32, softcap: Option<f32>) -> Self {
+        match softcap {
+            None => Self { softcap: None, log2_scale: scale * LOG2_E },
+            Some(cap) => Self { softcap: Some((scale / cap, cap)), log2_scale: LOG2_E },
+        }
+    }
+
+    /// Applies the softcap, if any; the scale stays in [`Self::log2_scale`] where there is none.
+    #[inline(always)]
+    pub fn cap<S: Simd>(self, simd: S, dots: &mut [S::f32s]) {
+        if let Some((inner, cap)) = self.softcap {
+            for s in dots {
+                let x = simd.mul_f32s(*s, simd.splat_f32s(inner));
+                *s = simd.mul_f32s(simd.splat_f32s(cap), tanh(simd, x));
+            }
+        }
+    }
+
+    /// The exponent that is subtracted for a maximum `max` of the capped dot products: 0 where
+    /// nothing has any weight yet, so that no infinities are subtracted from each other.
+    #[inline(always)]
+    pub fn shift<S: Simd>(self, simd: S, max: S::f32s) -> S::f32s {
+        let none = simd.equal_f32s(max, simd.splat_f32s(f32::NEG_INFINITY));
+        let shift = simd.mul_f32s(max, simd.splat_f32s(self.log2_scale));
+        simd.select_f32s(none, simd.splat_f32s(0.0), shift)
+    }
+
+    /// `2^(dot * log2_scale - shift)`: the weight of a key before normalisation.
+    #[inline(always)]
+    pub fn weight<S: Simd>(self, simd: S, dot: S::f32s, shift: S::f32s) -> S::f32s {
+        let scale = simd.splat_f32s(self.log2_scale);
+        exp2(simd, simd.mul_add_e_f32s(dot, scale, simd.neg_f32s(shift)))
+    }
+}

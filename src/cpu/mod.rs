@@ -1,0 +1,252 @@
+//! The CPU backend: fused attention with online softmax; no `rows x keys` matrix in memory.
+//!
+//! The picture, for one K/V head (query rows of the whole group folded together):
+//!
+//! ```text
+//!               rows ->  lanes of SIMD registers
+//!            +-----------+
+//!            |    Q^T    | head_dim            packed once per row tile
+//!            +-----------+
+//!   +-----+  +-----------+
+//!   |  K  |  | S^T = K Q^T   64 keys           K elements are broadcast, never transposed
+//!   +-----+  +-----------+
+//!            | max, exp2, sum: lane by lane, no shuffles
+//!   +-----+  +-----------+
+//!   | V^T |  | O^T += V^T P^T  head_dim        V elements are broadcast, never transposed
+//!   +-----+  +-----------+
+//! ```
+//!
+//! Each K/V tile of 64 keys is read once and serves every query row while it is in the cache
+//! (`lanes.rs`). Below a handful of rows the lanes would idle: there `head_dim` goes to the lanes
+//! instead (`single.rs`). Work is split over (input, K/V head, row tile), and over keys where that
+//! leaves threads without work; the parts are then joined by their LSE ([`merge_states`]).
+
+mod lanes;
+mod math;
+mod merge;
+mod single;
+mod state;
+
+use rayon::prelude::*;
+
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::problem::{Input, Lse, Output, Problem, Queries, SharedKv, Strides};
+pub use merge::{PartialState, StateShape, merge_states};
+use state::RowState;
+
+/// Keys per tile: K and V tiles of 64 keys x 64 f32 fill a 32 KiB L1 cache between them.
+const TILE_KEYS: usize = 64;
+/// Query rows (group folded in) per task: bounds the f32 state that has to stay in the L2 cache.
+const TILE_ROWS: usize = 256;
+/// Fewest tiles worth a split of its own.
+const MIN_SPLIT_TILES: usize = 2;
+
+/// Shared cross-attention on the CPU, on the threads of the current rayon pool.
+///
+/// Shapes: `q`, `out` `[total_rows, heads, head_dim]`, `k`, `v`
+/// `[key_positions, kv_heads, head_dim]`, `lse` `[total_rows, heads]` (f32, natural log).
+/// dtypes: f32, f16, bf16; arithmetic and partial results are f32, rounded once at the end.
+/// The formula is [`Problem`]'s; the online softmax follows Milakov and Gimelshein
+/// (arXiv 1805.02867).
+///
+/// # Errors
+/// What [`Problem::check`] refuses; nothing is written then.
+pub fn attend<E: Element>(
+    problem: &Problem,
+    q: Queries<'_, E>,
+    kv: SharedKv<'_, E>,
+    out: Output<'_, E>,
+    lse: Option<Lse<'_>>,
+) -> Result<()> {
+    let threads = rayon::current_num_threads();
+    attend_split(problem, q, kv, out, lse, threads, |tasks, tiles| auto_splits(threads, tasks, tiles))
+}
+
+/// [`attend`] with the number of key splits per task chosen by `splits(tasks, key_tiles)`.
+fn attend_split<E: Element>(
+    problem: &Problem,
+    q: Queries<'_, E>,
+    kv: SharedKv<'_, E>,
+    out: Output<'_, E>,
+    mut lse: Option<Lse<'_>>,
+    threads: usize,
+    splits: impl Fn(usize, usize) -> usize,
+) -> Result<()> {
+    problem.check(&q, &kv, &out, lse.as_ref())?;
+    let tiles = row_tiles(problem, threads);
+    let parts: Vec<Task<'_>> = tiles
+        .iter()
+        .enumerate()
+        .flat_map(|(index, tile)| {
+            let key_tiles = tile.input.keys.len().div_ceil(TILE_KEYS);
+            let splits = splits(tiles.len(), key_tiles).clamp(1, key_tiles.max(1));
+            let keys_per_split = key_tiles.div_ceil(splits) * TILE_KEYS;
+            let keys = tile.input.keys.clone();
+            (0..splits).map(move |split| {
+                let start = (keys.start + split * keys_per_split).min(keys.end);
+                Task { tile, index, keys: start..(start + keys_per_split).min(keys.end) }
+            })
+        })
+        .collect();
+    let states: Vec<(usize, RowState)> =
+        parts.par_iter().map(|task| (task.index, task.run(problem, q, kv))).collect();
+
+    // Tasks of one tile are neighbours: join them, then scatter the finished rows.
+    for group in states.chunk_by(|a, b| a.0 == b.0) {
+        let tile = &tiles[group[0].0];
+        let merged;
+        let state = match group {
+            [(_, only)] => only,
+            several => {
+                merged = RowState::merge(several.iter().map(|(_, state)| state));
+                &merged
+            }
+        };
+        for (r, (row, head)) in tile.rows_and_heads(problem).enumerate() {
+            let at = row * out.strides.row + head * out.strides.head;
+            state.write_row(r, &mut out.data[at..][..problem.head_dim()]);
+            if let Some(lse) = &mut lse {
+                lse.data[row * lse.strides.row + head * lse.strides.head] = state.lse(r);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Splits of the keys such that every thread has work, without splits of less than
+/// [`MIN_SPLIT_TILES`] tiles.
+fn auto_splits(threads: usize, tasks: usize, key_tiles: usize) -> usize {
+    if tasks >= threads { 1 } else { threads.div_ceil(tasks).min(key_tiles / MIN_SPLIT_TILES) }
+}
+
+/// Query rows of one input: up to [`TILE_ROWS`] of one K/V head, or, where each head has but a few,
+/// those of several heads. In the usual layout the heads of a key are neighbours: a few rows read
+/// little else than K and V, so they read them in the order of memory.
+struct RowTile<'p> {
+    input: &'p Input,
+    kv_heads: std::ops::Range<usize>,
+    /// Folded rows of each K/V head: `row within the input * group + head within the group`.
+    rows: std::ops::Range<usize>,
+}
+
+impl RowTile<'_> {
+    /// Tensor row and query head of every row, K/V head by K/V head.
+    fn rows_and_heads(&self, problem: &Problem) -> impl Iterator<Item = (usize, usize)> {
+        let (group, first) = (problem.group(), self.input.rows.start);
+        let rows = self.rows.clone();
+        self.kv_heads.clone().flat_map(move |kv_head| {
+            rows.clone().map(move |folded| (first + folded / group, kv_head * group + folded % group))
+        })
+    }
+}
+
+fn row_tiles(problem: &Problem, threads: usize) -> Vec<RowTile<'_>> {
+    let mut tiles = Vec::new();
+    for input in problem.inputs() {
+        let folded = input.rows.len() * problem.group();
+        let heads = problem.kv_heads();
+        let heads_per_tile = if folded <= single::MAX_ROWS { heads.div_ceil(threads) } else { 1 };
+        for first in (0..heads).step_by(heads_per_tile) {
+            for start in (0..folded).step_by(TILE_ROWS) {
+                tiles.push(RowTile {
+                    input,
+                    kv_heads: first..(first + heads_per_tile).min(heads),
+                    rows: start..(start + TILE_ROWS).min(folded),
+                });
+            }
+        }
+    }
+    tiles
+}
+
+/// One row tile against one range of keys.
+struct Task<'p> {
+    tile: &'p RowTile<'p>,
+    /// Position of the tile in the list of tiles.
+    index: usize,
+    keys: std::ops::Range<usize>,
+}
+
+impl Task<'_> {
+    fn run<E: Element>(&self, problem: &Problem, q: Queries<'_, E>, kv: SharedKv<'_, E>) -> RowState {
+        let dim = problem.head_dim();
+        let rows: Vec<&[E]> = (self.tile.rows_and_heads(problem))
+            .map(|(row, head)| &q.data[row * q.strides.row + head * q.strides.head..][..dim])
+            .collect();
+        let mut heads = self.tile.kv_heads.clone().map(|kv_head| KeyTiles {
+            k: HeadOf::new(kv.k, kv.k_strides, kv_head, dim),
+            v: HeadOf::new(kv.v, kv.v_strides, kv_head, dim),
+        });
+        let score = math::Score::new(problem.scale(), problem.softcap());
+        let keys = self.keys.clone();
+        match heads.next() {
+            Some(head) if self.tile.rows.len() > single::MAX_ROWS => {
+                lanes::attend(&rows, &head, keys, score, dim)
+            }
+            first => {
+                single::attend(&rows, &first.into_iter().chain(heads).collect::<Vec<_>>(), keys, score, dim)
+            }
+        }
+    }
+}
+
+/// `keys`, [`TILE_KEYS`] at a time.
+fn key_ranges(keys: std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let end = keys.end;
+    keys.step_by(TILE_KEYS).map(move |start| start..(start + TILE_KEYS).min(end))
+}
+
+/// One head of K or V: vectors of `dim` elements, `stride` apart.
+struct HeadOf<'a, E> {
+    data: &'a [E],
+    stride: usize,
+    dim: usize,
+}
+
+impl<'a, E: Element> HeadOf<'a, E> {
+    fn new(data: &'a [E], strides: Strides, head: usize, dim: usize) -> Self {
+        Self { data: data.get(head * strides.head..).unwrap_or_default(), stride: strides.row, dim }
+    }
+
+    /// The keys `range` as f32 vectors, and the distance between them: a view of the operand
+    /// where it is f32, else the vectors converted into `buffer`.
+    fn tile<'t>(&'t self, range: std::ops::Range<usize>, buffer: &'t mut Vec<f32>) -> (&'t [f32], usize) {
+        match E::as_f32(self.span(&range)) {
+            Some(vectors) => (vectors, self.stride),
+            None => self.packed_tile(range, buffer),
+        }
+    }
+
+    /// The same without gaps: vectors that are read many times should not fight for the few cache
+    /// sets that a large stride, often a multiple of the page size, leaves them.
+    fn packed_tile<'t>(
+        &'t self,
+        range: std::ops::Range<usize>,
+        buffer: &'t mut Vec<f32>,
+    ) -> (&'t [f32], usize) {
+        let src = self.span(&range);
+        if let Some(vectors) = E::as_f32(src).filter(|_| self.stride == self.dim) {
+            return (vectors, self.dim);
+        }
+        buffer.resize(range.len() * self.dim, 0.0);
+        for (i, dst) in buffer.chunks_exact_mut(self.dim).enumerate() {
+            E::widen(&src[i * self.stride..][..self.dim], dst);
+        }
+        (buffer, self.dim)
+    }
+
+    /// Memory from the first of the keys to the end of the last.
+    fn span(&self, range: &std::ops::Range<usize>) -> &[E] {
+        &self.data[range.start * self.stride..(range.end - 1) * self.stride + self.dim]
+    }
+}
+
+/// K and V of one K/V head.
+struct KeyTiles<'a, E> {
+    k: HeadOf<'a, E>,
+    v: HeadOf<'a, E>,
+}
+
+#[cfg(test)]
+mod tests;

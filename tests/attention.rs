@@ -1,0 +1,199 @@
+//! Every backend against the f64 oracle.
+
+mod common;
+
+use common::{Answer, Attend, Case, Operands, assert_close, cases};
+use onekv::cpu::{PartialState, StateShape, merge_states};
+use onekv::{Element, Keys, Lse, Output, Strides, cpu};
+use proptest::prelude::*;
+
+/// The backends of this machine. A further backend joins every test by a line here.
+fn backends<E: Element>() -> Vec<(&'static str, Attend<E>)> {
+    vec![("cpu", cpu::attend::<E>)]
+}
+
+fn matches_reference<E: Element>(case: &Case) {
+    let operands = Operands::<E>::new(case);
+    let want = operands.reference();
+    for (name, attend) in backends() {
+        println!("{name} {case:?}");
+        assert_close(E::DTYPE, &operands.run(attend), &want, case);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn equals_the_reference(case in cases(40, 300)) {
+        for_each_dtype!(matches_reference(&case));
+    }
+
+    #[test]
+    fn merging_any_split_of_the_keys_equals_not_splitting(
+        rows in 1..40usize, keys in 0..200usize, cuts in prop::collection::vec(0..200usize, 0..4), seed: u64,
+    ) {
+        let mut case = Case::packed(4, 2, 64, &[(rows, keys)]);
+        case.seed = seed;
+        let mut bounds: Vec<usize> = cuts.iter().map(|c| c.min(&keys)).copied().chain([0, keys]).collect();
+        bounds.sort();
+        for_each_dtype!(merge_equals_whole(&case, &bounds));
+    }
+
+    #[test]
+    fn permuting_rows_permutes_outputs(rows in 2..80usize, keys in 1..150usize, seed: u64) {
+        let mut case = Case::packed(2, 2, 64, &[(rows, keys)]);
+        case.seed = seed;
+        let operands = Operands::<f32>::new(&case);
+        let width = operands.q_strides.row;
+        let mut rotated = Operands::<f32>::new(&case);
+        rotated.q.rotate_left(width);
+        for (_, attend) in backends() {
+            let mut straight = operands.run(attend);
+            straight.out.rotate_left(width);
+            straight.lse.rotate_left(2);
+            prop_assert_eq!(&straight, &rotated.run(attend));
+        }
+    }
+
+    #[test]
+    fn neighbours_do_not_matter(rows in 1..80usize, keys in 1..150usize, other in 0..100usize, seed: u64) {
+        // The same first input, followed by another one that is all NaN.
+        let mut alone = Case::packed(2, 1, 64, &[(rows, keys)]);
+        let mut beside = Case::packed(2, 1, 64, &[(rows, keys), (3, other)]);
+        (alone.seed, beside.seed) = (seed, seed);
+        let alone = Operands::<f32>::new(&alone);
+        let mut beside = Operands::<f32>::new(&beside);
+        beside.q.fill(f32::NAN);
+        beside.k.fill(f32::NAN);
+        beside.v.fill(f32::NAN);
+        beside.q[..alone.q.len()].copy_from_slice(&alone.q);
+        beside.k[..alone.k.len()].copy_from_slice(&alone.k);
+        beside.v[..alone.v.len()].copy_from_slice(&alone.v);
+        for (_, attend) in backends() {
+            let (alone, beside) = (alone.run(attend), beside.run(attend));
+            prop_assert_eq!(&alone.out, &beside.out[..alone.out.len()]);
+            prop_assert_eq!(&alone.lse, &beside.lse[..alone.lse.len()]);
+        }
+    }
+
+    #[test]
+    fn nan_and_inf_stay_in_the_rows_that_read_them(
+        rows in 1..40usize, keys in 1..150usize, at: prop::sample::Index, what in 0..4usize, seed: u64,
+    ) {
+        let value = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][seed as usize % 3];
+        let mut case = Case::packed(2, 2, 64, &[(rows, keys), (rows, keys)]);
+        case.seed = seed;
+        let mut operands = Operands::<f32>::new(&case);
+        let tensor = match what {
+            0 => &mut operands.q,
+            1 => &mut operands.k,
+            2 => &mut operands.v,
+            _ => return Ok(()),
+        };
+        let at = at.index(tensor.len());
+        tensor[at] = value;
+        let want = operands.reference();
+        for (_, attend) in backends() {
+            let got = operands.run(attend);
+            for (i, (g, w)) in got.out.iter().zip(&want.out).enumerate() {
+                prop_assert_eq!(g.is_finite(), w.is_finite(), "out[{}] is {}, the oracle has {}", i, g, w);
+            }
+        }
+    }
+}
+
+fn merge_equals_whole<E: Element>(case: &Case, bounds: &[usize]) {
+    let operands = Operands::<E>::new(case);
+    let p = &operands.problem;
+    let (rows, heads, dim) = (p.total_rows(), p.heads(), p.head_dim());
+    for (_, attend) in backends::<E>() {
+        let parts: Vec<Answer> = bounds
+            .windows(2)
+            .map(|w| {
+                let mut part = Operands::<E>::new(case);
+                let mut spec = case.spec.clone();
+                spec.keys = Keys::Packed { offsets: vec![0, w[1] - w[0]] };
+                part.problem = onekv::Problem::new(spec).unwrap();
+                part.k.drain(..w[0] * part.k_strides.row);
+                part.v.drain(..w[0] * part.v_strides.row);
+                part.run(attend)
+            })
+            .collect();
+        let strides = p.query_strides();
+        let lse_strides = Strides::contiguous(heads, 1);
+        let states: Vec<PartialState<'_, f32>> = parts
+            .iter()
+            .map(|a| PartialState { out: &a.out, out_strides: strides, lse: &a.lse, lse_strides })
+            .collect();
+        let mut merged =
+            Answer { out: vec![f32::NAN; rows * heads * dim], lse: vec![f32::NAN; rows * heads] };
+        merge_states(
+            StateShape { rows, heads, head_dim: dim },
+            &states,
+            Output { data: &mut merged.out, strides },
+            Some(Lse { data: &mut merged.lse, strides: lse_strides }),
+        )
+        .unwrap();
+        assert_close(E::DTYPE, &merged, &operands.reference(), case);
+    }
+}
+
+/// Row counts on both sides of every change of path, against one and many tiles of keys.
+#[test]
+fn tile_edges() {
+    for rows in [1, 2, 4, 5, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 255, 256, 257] {
+        for keys in [1, 2, 63, 64, 65, 128, 129] {
+            matches_reference::<f32>(&Case::packed(1, 1, 64, &[(rows, keys)]));
+        }
+    }
+    for dim in [1, 2, 3, 7, 8, 9, 31, 64, 65, 100, 128, 256, 511, 512] {
+        for_each_dtype!(matches_reference(&Case::packed(2, 1, dim, &[(3, 70), (20, 70)])));
+    }
+}
+
+#[test]
+fn empty_inputs() {
+    for inputs in [vec![], vec![(0, 0)], vec![(3, 0)], vec![(0, 5)], vec![(2, 0), (9, 4), (0, 0), (40, 0)]] {
+        let case = Case::packed(2, 2, 64, &inputs);
+        for_each_dtype!(matches_reference(&case));
+    }
+    let answer = Operands::<f32>::new(&Case::packed(2, 2, 64, &[(3, 0)])).run(cpu::attend);
+    assert!(answer.out.iter().all(|x| *x == 0.0));
+    assert!(answer.lse.iter().all(|x| *x == f32::NEG_INFINITY));
+}
+
+/// Scores of +-1e4: far over where exp overflows.
+#[test]
+fn extreme_scores() {
+    for (scale, softcap) in [(1e4, None), (1e4, Some(50.0)), (-1.0, None)] {
+        for rows in [1, 5, 30] {
+            let mut case = Case::packed(2, 2, 64, &[(rows, 200)]);
+            let mut operands = Operands::<f32>::new(&case);
+            // One-hot queries make the scores exact: they pick one element of each key.
+            case.spec.scale = f32::abs(scale);
+            case.spec.softcap = softcap;
+            operands.problem = case.problem();
+            // The score of a one-hot query is one product, not a sum of 64.
+            case.magnitude = 0.1;
+            for (i, q) in operands.q.chunks_exact_mut(64).enumerate() {
+                q.fill(0.0);
+                q[i % 64] = scale.signum();
+            }
+            // Multiples of 1/256 times 1e4 are exact in f32, and so are their differences.
+            operands.k.iter_mut().for_each(|k| *k = (*k * 256.0).round() / 256.0);
+            let want = operands.reference();
+            for (_, attend) in backends() {
+                assert_close(onekv::DType::F32, &operands.run(attend), &want, &case);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_bits_twice() {
+    let operands = Operands::<f32>::new(&Case::packed(3, 1, 64, &[(30, 500), (1, 700)]));
+    for (_, attend) in backends() {
+        assert_eq!(operands.run(attend), operands.run(attend));
+    }
+}

@@ -1,0 +1,259 @@
+//! One oracle and one comparison for every backend.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use onekv::{
+    DType, Element, Keys, Lse, Output, Problem, ProblemSpec, Queries, Result, SharedKv, Strides, reference,
+};
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+/// A backend under test: the signature of `onekv::cpu::attend`.
+pub type Attend<E> =
+    fn(&Problem, Queries<'_, E>, SharedKv<'_, E>, Output<'_, E>, Option<Lse<'_>>) -> Result<()>;
+
+/// A problem with everything that memory can look like.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub spec: ProblemSpec,
+    /// Extra elements between heads and between rows, of q, k, v and out, in units that keep the
+    /// alignment.
+    pub gaps: [(usize, usize); 4],
+    /// `[heads, rows, head_dim]` in memory instead of `[rows, heads, head_dim]`.
+    pub head_major: [bool; 4],
+    /// Size of the scores' inputs.
+    pub magnitude: f32,
+    pub seed: u64,
+}
+
+impl Case {
+    pub fn packed(heads: usize, kv_heads: usize, head_dim: usize, inputs: &[(usize, usize)]) -> Self {
+        let offsets = |f: fn(&(usize, usize)) -> usize| {
+            let mut offsets = vec![0];
+            offsets.extend(inputs.iter().scan(0, |end, input| {
+                *end += f(input);
+                Some(*end)
+            }));
+            offsets
+        };
+        let spec = ProblemSpec {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: (head_dim as f32).powf(-0.5),
+            softcap: None,
+            row_offsets: offsets(|i| i.0),
+            keys: Keys::Packed { offsets: offsets(|i| i.1) },
+        };
+        Self { spec, gaps: [(0, 0); 4], head_major: [false; 4], magnitude: 1.0, seed: 1 }
+    }
+
+    pub fn problem(&self) -> Problem {
+        Problem::new(self.spec.clone()).expect("a generated case is valid")
+    }
+
+    fn strides(&self, which: usize, tokens: usize, heads: usize) -> Strides {
+        // 8 elements are 16 bytes of the narrowest dtype.
+        let (head_gap, row_gap) = (self.gaps[which].0 * 8, self.gaps[which].1 * 8);
+        let dim = self.spec.head_dim;
+        if self.head_major[which] {
+            let row = dim + row_gap;
+            Strides { row, head: row * tokens.max(1) + head_gap }
+        } else {
+            let head = dim + head_gap;
+            Strides { row: head * heads + row_gap, head }
+        }
+    }
+}
+
+/// Operands in memory: NaN wherever the problem does not reach.
+pub struct Operands<E> {
+    pub problem: Problem,
+    pub q: Vec<E>,
+    pub k: Vec<E>,
+    pub v: Vec<E>,
+    pub q_strides: Strides,
+    pub k_strides: Strides,
+    pub v_strides: Strides,
+    pub out_strides: Strides,
+}
+
+/// Output and LSE of one run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// `[total_rows, heads, head_dim]` without gaps.
+    pub out: Vec<f32>,
+    /// `[total_rows, heads]`.
+    pub lse: Vec<f32>,
+}
+
+impl<E: Element> Operands<E> {
+    pub fn new(case: &Case) -> Self {
+        let problem = case.problem();
+        let (rows, heads) = (problem.total_rows(), problem.heads());
+        let (keys, kv_heads) = (problem.key_positions(), problem.kv_heads());
+        let mut rng = StdRng::seed_from_u64(case.seed);
+        let every: Vec<usize> = (0..rows).collect();
+        let used: Vec<usize> = problem.inputs().iter().flat_map(|i| i.keys.clone()).collect();
+        let dim = problem.head_dim();
+        let mut fill = |which: usize, tokens: usize, heads: usize, used: &[usize], magnitude: f32| {
+            let strides = case.strides(which, tokens, heads);
+            let mut data = vec![E::from_f32(f32::NAN); span(strides, tokens, heads, dim)];
+            for &token in used {
+                for head in 0..heads {
+                    for x in &mut data[token * strides.row + head * strides.head..][..dim] {
+                        *x = E::from_f32(rng.random_range(-magnitude..magnitude));
+                    }
+                }
+            }
+            (data, strides)
+        };
+        let (q, q_strides) = fill(0, rows, heads, &every, case.magnitude);
+        let (k, k_strides) = fill(1, keys, kv_heads, &used, case.magnitude);
+        let (v, v_strides) = fill(2, keys, kv_heads, &used, 1.0);
+        let out_strides = case.strides(3, rows, heads);
+        Self { problem, q, k, v, q_strides, k_strides, v_strides, out_strides }
+    }
+
+    pub fn queries(&self) -> Queries<'_, E> {
+        Queries { data: &self.q, strides: self.q_strides }
+    }
+
+    pub fn kv(&self) -> SharedKv<'_, E> {
+        SharedKv { k: &self.k, v: &self.v, k_strides: self.k_strides, v_strides: self.v_strides }
+    }
+
+    /// Runs `attend` into poisoned memory; checks that exactly the operands' elements are written.
+    pub fn run(&self, attend: Attend<E>) -> Answer {
+        const POISON: f32 = 12288.0;
+        let p = &self.problem;
+        let (rows, heads, dim) = (p.total_rows(), p.heads(), p.head_dim());
+        let mut out = vec![E::from_f32(POISON); span(self.out_strides, rows, heads, dim)];
+        let mut lse = vec![POISON; rows * heads];
+        attend(
+            p,
+            self.queries(),
+            self.kv(),
+            Output { data: &mut out, strides: self.out_strides },
+            Some(Lse::contiguous(p, &mut lse)),
+        )
+        .expect("a generated case runs");
+        let mut answer = Answer { out: Vec::with_capacity(rows * heads * dim), lse };
+        let mut written = vec![false; out.len()];
+        for row in 0..rows {
+            for head in 0..heads {
+                let at = row * self.out_strides.row + head * self.out_strides.head;
+                answer.out.extend(out[at..at + dim].iter().map(|x| x.to_f32()));
+                written[at..at + dim].fill(true);
+            }
+        }
+        for (i, (x, written)) in out.iter().zip(written).enumerate() {
+            assert!(written || x.to_f32() == POISON, "out[{i}] lies between vectors and was written");
+        }
+        assert!(!answer.out.contains(&POISON), "an element of out was not written");
+        assert!(!answer.lse.contains(&POISON), "an element of lse was not written");
+        answer
+    }
+
+    pub fn reference(&self) -> Answer {
+        self.run(reference::attend)
+    }
+}
+
+fn span(strides: Strides, tokens: usize, heads: usize, dim: usize) -> usize {
+    if tokens == 0 { 0 } else { (tokens - 1) * strides.row + (heads - 1) * strides.head + dim }
+}
+
+/// The comparison rule: equal places of NaN and infinity, then relative Frobenius error, cosine
+/// and largest absolute error against the f64 oracle.
+pub fn assert_close(dtype: DType, got: &Answer, want: &Answer, case: &Case) {
+    // One rounding of the result: 2^-24, 2^-11, 2^-8; arithmetic is f32 for every dtype. What a
+    // score sums up, at most head_dim * magnitude^2 * scale, is rounded to 2^-24 of that.
+    let unit = match dtype {
+        DType::F16 => 2f64.powi(-11),
+        DType::Bf16 => 2f64.powi(-8),
+        _ => 2f64.powi(-24),
+    };
+    let largest = case.spec.head_dim as f32 * case.magnitude.powi(2) * case.spec.scale;
+    let cap = case.spec.softcap.map_or(0.0, |cap| cap.min(largest));
+    let scores = 2f64.powi(-24) * f64::from(8.0 * largest + 4.0 * cap);
+    compare("out", &got.out, &want.out, 2.0 * unit + 4e-6 + scores);
+    compare("lse", &got.lse, &want.lse, 4e-6 + scores);
+}
+
+fn compare(what: &str, got: &[f32], want: &[f32], tolerance: f64) {
+    assert_eq!(got.len(), want.len());
+    let (mut error, mut norm, mut dot, mut got_norm, mut worst) = (0.0, 0.0, 0.0, 0.0, 0.0f64);
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        let same_kind = g.is_nan() == w.is_nan() && (g.is_finite() || w.is_nan() || g == w);
+        assert!(same_kind && g.is_finite() == w.is_finite(), "{what}[{i}] is {g}, the oracle has {w}");
+        if w.is_finite() {
+            let (g, w) = (f64::from(g), f64::from(w));
+            error += (g - w) * (g - w);
+            norm += w * w;
+            got_norm += g * g;
+            dot += g * w;
+            worst = worst.max((g - w).abs() / w.abs().max(1.0));
+        }
+    }
+    assert!(worst <= tolerance, "{what}: largest error {worst:e}, allowed {tolerance:e}");
+    if norm > 1e-6 * got.len() as f64 {
+        let relative = (error / norm).sqrt();
+        assert!(relative <= tolerance, "{what}: relative error {relative:e}, allowed {tolerance:e}");
+        let cosine = dot / (norm * got_norm).sqrt();
+        assert!(cosine > 1.0 - 1e-4, "{what}: cosine {cosine}");
+    }
+}
+
+/// Ragged shapes around the edges of tiles (8, 16, 64, 256), groups, strides, softcaps.
+pub fn cases(max_rows: usize, max_keys: usize) -> impl Strategy<Value = Case> {
+    let edge = |max: usize| {
+        prop_oneof![
+            4 => 0..=max,
+            1 => Just(0usize),
+            1 => Just(1usize),
+            2 => (prop::sample::select(vec![8usize, 16, 32, 64, 128, 256]), 0..3usize)
+                .prop_map(move |(e, d)| (e + d - 1).min(max)),
+        ]
+    };
+    let inputs = prop::collection::vec((edge(max_rows), edge(max_keys)), 0..4);
+    let heads = prop::sample::select(vec![(1, 1), (2, 2), (4, 1), (6, 2), (3, 3)]);
+    let dim = prop_oneof![
+        4 => prop::sample::select(vec![64usize, 128, 32, 40, 96, 256]),
+        1 => 1..=70usize,
+    ];
+    let softcap = prop_oneof![3 => Just(None), 1 => (0.5f32..60.0).prop_map(Some)];
+    let layout = (
+        prop::array::uniform4((0..3usize, 0..3usize)),
+        prop::array::uniform4(any::<bool>()),
+        prop::option::of(0..40usize),
+    );
+    (inputs, heads, dim, softcap, layout, 0.1f32..4.0, any::<u64>()).prop_map(
+        |(inputs, (heads, kv_heads), dim, softcap, (gaps, head_major, padding), magnitude, seed)| {
+            let mut case = Case::packed(heads, kv_heads, dim, &inputs);
+            case.spec.softcap = softcap;
+            case.magnitude = magnitude;
+            case.seed = seed;
+            case.head_major = head_major;
+            if dim % 8 == 0 {
+                case.gaps = gaps;
+            }
+            if let Some(padding) = padding {
+                let lengths: Vec<usize> = inputs.iter().map(|i| i.1).collect();
+                let max_keys = lengths.iter().max().unwrap_or(&0) + padding;
+                case.spec.keys = Keys::Padded { max_keys, lengths };
+            }
+            case
+        },
+    )
+}
+
+/// Runs `check` for every dtype.
+#[macro_export]
+macro_rules! for_each_dtype {
+    ($check:ident ( $($argument:expr),* )) => {
+        $check::<f32>($($argument),*);
+        $check::<half::f16>($($argument),*);
+        $check::<half::bf16>($($argument),*);
+    };
+}

@@ -1,0 +1,59 @@
+//! Runs the T5 example as a program, as its users do.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// The example's executable, of the profile that this test was built with; cargo builds examples
+/// before it runs tests, and one test alone (`--test`) has it built here.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let mut arguments = vec!["build", "--quiet", "--example", "t5"];
+        if !cfg!(debug_assertions) {
+            arguments.push("--release");
+        }
+        let status = Command::new(env!("CARGO")).args(arguments).current_dir(root()).status();
+        assert!(status.expect("cargo runs").success(), "the example does not build");
+        let test = std::env::current_exe().expect("a test has a path");
+        let profile = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+        profile.join("examples").join(format!("t5{}", std::env::consts::EXE_SUFFIX))
+    })
+}
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn run(arguments: &[&str]) -> Output {
+    Command::new(program()).args(arguments).output().expect("the example runs")
+}
+
+/// Standard output of a run that must succeed.
+pub fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+pub fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&stdout(arguments)).expect("JSON")
+}
+
+/// The one line that bad input must give, with exit code 2 and nothing on standard output.
+pub fn error(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+    assert!(output.stdout.is_empty(), "{arguments:?} printed a result");
+    assert_eq!(text.lines().count(), 1, "{arguments:?} needs one line: {text}");
+    assert!(text.starts_with("error: ") && !text.contains("panicked"), "{text}");
+    text.trim_end().to_string()
+}
+
+pub fn path_text(path: &Path) -> &str {
+    path.to_str().expect("a UTF-8 path")
+}

@@ -1,0 +1,225 @@
+//! `cargo xtask peers cpu`: our CPU path and its peers on the same work, in one run.
+
+mod measure;
+mod plot;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+use comfy_table::Table;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use serde::{Deserialize, Serialize};
+
+use crate::run::{cargo, command, output, root, step};
+
+#[derive(Subcommand)]
+pub enum Device {
+    /// PyTorch SDPA, HF T5 and CTranslate2 (pinned, in a venv), on the CPU
+    Cpu {
+        /// Threads of every system
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+        /// A Python environment with tools/peers/requirements.txt [default: made in target/]
+        #[arg(long, value_name = "DIR")]
+        venv: Option<PathBuf>,
+        /// Times ours and the peers take turns; medians are over all of them
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
+    /// Our attention alone, as one JSON document (what `cpu` runs in release)
+    #[command(hide = true)]
+    Measure {
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+    },
+}
+
+/// Prompts and input lengths of the attention measurement.
+pub const ROWS: [usize; 9] = [1, 2, 4, 8, 16, 30, 64, 128, 256];
+pub const KEYS: [usize; 4] = [128, 512, 2048, 4096];
+/// Prompts and input length of the T5 measurement.
+const T5_ROWS: usize = 30;
+const T5_KEYS: usize = 512;
+
+pub const OURS: &str = "onekv";
+
+/// One measured figure.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Line {
+    pub system: String,
+    pub rows: usize,
+    pub keys: usize,
+    pub median_s: f64,
+    pub min_s: f64,
+    pub max_s: f64,
+    pub runs: usize,
+}
+
+/// What a Python or Rust measurement prints.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Measured {
+    #[serde(default)]
+    pub torch: Option<String>,
+    pub lines: Vec<Line>,
+}
+
+/// A file under `results/`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Results {
+    machine: String,
+    threads: usize,
+    torch: Option<String>,
+    date: String,
+    lines: Vec<Line>,
+}
+
+pub fn run(device: &Device) -> Result<()> {
+    match device {
+        Device::Measure { threads } => measure::print(*threads),
+        Device::Cpu { threads, venv, rounds } => cpu(*threads, venv.as_deref(), (*rounds).max(1)),
+    }
+}
+
+fn cpu(threads: usize, venv: Option<&Path>, rounds: usize) -> Result<()> {
+    let python = python(venv)?;
+    step("build ours", &mut cargo(&["build", "--release", "--package", "xtask"]))?;
+    step("build the T5 example", &mut cargo(&["build", "--release", "--example", "t5"]))?;
+
+    let count = threads.to_string();
+    let mut attention = Vec::new();
+    let mut t5 = Vec::new();
+    for round in 1..=rounds {
+        let release = root().join("target/release/xtask");
+        let release = release.to_string_lossy();
+        let ours = output(
+            &format!("round {round}: our attention"),
+            &mut command(&release, &["peers", "measure", "--threads", &count]),
+        )?;
+        attention.push(serde_json::from_str::<Measured>(&ours)?);
+        let list = |numbers: &[usize]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>();
+        attention.push(peer(&python, "attention", &count, &list(&ROWS), &list(&KEYS))?);
+
+        t5.push(our_t5(&count)?);
+        t5.push(peer(&python, "t5", &count, &list(&[T5_ROWS]), &list(&[T5_KEYS]))?);
+    }
+    let folder = root().join("results/cpu");
+    std::fs::create_dir_all(&folder)?;
+    for (name, measured) in [("attention", attention), ("t5", t5)] {
+        let results = Results {
+            machine: machine(),
+            threads,
+            torch: measured.iter().find_map(|m| m.torch.clone()),
+            date: date()?,
+            lines: merge(measured.into_iter().flat_map(|m| m.lines)),
+        };
+        let path = folder.join(format!("{name}.json"));
+        std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")?;
+        println!("{}\n{}", path.display(), table(&results.lines));
+        plot::draw(&folder.join(format!("{name}.svg")), name, &results.machine, &results.lines)?;
+    }
+    Ok(())
+}
+
+/// The Python of an environment that holds the pinned peers.
+fn python(venv: Option<&Path>) -> Result<PathBuf> {
+    let own = root().join("target/peers-venv");
+    let folder = venv.unwrap_or(&own);
+    let python = folder.join("bin/python");
+    if venv.is_none() && !folder.join("ready").exists() {
+        let folder_text = folder.to_string_lossy();
+        step("make a Python environment in target/", &mut command("python3", &["-m", "venv", &folder_text]))?;
+        let pip = ["-m", "pip", "install", "-r", "tools/peers/requirements.txt"];
+        step("install the peers (several GB)", &mut command(&python.to_string_lossy(), &pip))?;
+        std::fs::write(folder.join("ready"), "")?;
+    }
+    Ok(python)
+}
+
+fn peer(python: &Path, what: &str, threads: &str, rows: &[String], keys: &[String]) -> Result<Measured> {
+    let mut peer = command(&python.to_string_lossy(), &["tools/peers/cpu.py", what, "--threads", threads]);
+    peer.arg("--rows").args(rows).arg("--keys").args(keys).env("OMP_NUM_THREADS", threads);
+    let text = output(&format!("peers: {what}"), &mut peer)?;
+    serde_json::from_str(&text).with_context(|| format!("peers: {what} printed no JSON"))
+}
+
+/// PID and PIE of our T5 example on random weights.
+fn our_t5(threads: &str) -> Result<Measured> {
+    #[derive(Deserialize)]
+    struct Figures {
+        total_s: f64,
+    }
+    let program = root().join("target/release/examples/t5");
+    let arguments = ["--random", "t5-base", "--json", "--threads", threads];
+    let text = output("our T5", &mut command(&program.to_string_lossy(), &arguments))?;
+    let figures: BTreeMap<String, Figures> = serde_json::from_str(&text)?;
+    let lines = figures
+        .into_iter()
+        .map(|(method, Figures { total_s: s })| Line {
+            system: format!("{OURS}, {}", method.to_uppercase()),
+            rows: T5_ROWS,
+            keys: T5_KEYS,
+            median_s: s,
+            min_s: s,
+            max_s: s,
+            runs: 1,
+        })
+        .collect();
+    Ok(Measured { torch: None, lines })
+}
+
+/// One line per system and shape: the median of the rounds' medians, the extremes of all.
+fn merge(lines: impl Iterator<Item = Line>) -> Vec<Line> {
+    let mut groups: Vec<Vec<Line>> = Vec::new();
+    for line in lines {
+        let same = |l: &Line| (&l.system, l.rows, l.keys) == (&line.system, line.rows, line.keys);
+        match groups.iter_mut().find(|group| group.first().is_some_and(same)) {
+            Some(group) => group.push(line),
+            None => groups.push(vec![line]),
+        }
+    }
+    groups
+        .into_iter()
+        .filter_map(|mut group| {
+            group.sort_by(|a, b| a.median_s.total_cmp(&b.median_s));
+            let mut line = group.get(group.len() / 2)?.clone();
+            line.min_s = group.iter().map(|l| l.min_s).fold(f64::INFINITY, f64::min);
+            line.max_s = group.iter().map(|l| l.max_s).fold(0.0, f64::max);
+            line.runs = group.iter().map(|l| l.runs).sum();
+            Some(line)
+        })
+        .collect()
+}
+
+/// Medians, and how many times as long as ours each peer takes.
+fn table(lines: &[Line]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY);
+    table.set_header(["system", "rows", "keys", "median", "of ours"]);
+    for line in lines {
+        let ours = lines
+            .iter()
+            .find(|l| l.system.starts_with(OURS) && (l.rows, l.keys) == (line.rows, line.keys))
+            .map_or(f64::NAN, |l| l.median_s);
+        table.add_row([
+            line.system.clone(),
+            line.rows.to_string(),
+            line.keys.to_string(),
+            format!("{:.3} ms", line.median_s * 1e3),
+            format!("{:.2}x", line.median_s / ours),
+        ]);
+    }
+    table
+}
+
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("unknown CPU");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':']))
+}
+
+fn date() -> Result<String> {
+    Ok(output("the date", &mut command("date", &["--utc", "+%Y-%m-%d"]))?.trim().to_string())
+}

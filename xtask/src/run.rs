@@ -1,0 +1,49 @@
+//! Running commands: said before they run, an error when they fail.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// A command that runs in the root.
+pub fn command(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Runs `command`; `what` says it to the reader.
+pub fn step(what: &str, command: &mut Command) -> Result<()> {
+    eprintln!("==> {what}");
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("cannot run {program}; is it installed?"))?;
+    if !status.success() {
+        bail!("{what}: {program} ended with {status}");
+    }
+    Ok(())
+}
+
+/// Runs `command` and returns its standard output; its standard error stays visible.
+pub fn output(what: &str, command: &mut Command) -> Result<String> {
+    eprintln!("==> {what}");
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot run {program}; is it installed?"))?;
+    if !output.status.success() {
+        bail!("{what}: {program} ended with {}", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{what}: the output is not UTF-8"))
+}
+
+/// The cargo that runs this task.
+pub fn cargo(arguments: &[&str]) -> Command {
+    command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string()), arguments)
+}
