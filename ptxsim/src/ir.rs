@@ -292,7 +292,8 @@ pub enum Op {
     Return,
     Exit,
     Trap,
-    Printf { format: u32, arguments: u32 },
+    /// Local offsets of vprintf's parameters and of its result.
+    Printf { format: u32, arguments: u32, result: Option<u32> },
     AssertFail { message: u32, file: u32, line: u32 },
     Sleep,
     /// `bar`/`barrier`. `reduce` is (operation, value, result).

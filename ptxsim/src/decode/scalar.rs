@@ -251,7 +251,8 @@ impl<'m> Decoder<'m> {
             "vprintf" => {
                 let format = slot(arguments.first(), &self.layout)?;
                 let values = slot(arguments.get(1), &self.layout)?;
-                return Ok((Op::Printf { format, arguments: values }, Class::Control));
+                let result = results.first().map(|r| slot(Some(r), &self.layout)).transpose()?;
+                return Ok((Op::Printf { format, arguments: values, result }, Class::Control));
             }
             "__assertfail" => {
                 let message = slot(arguments.first(), &self.layout)?;

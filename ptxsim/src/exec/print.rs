@@ -53,12 +53,24 @@ impl Machine<'_, '_> {
         warp.local[from..from + 8].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }
 
-    pub fn printf(&mut self, warp: &mut Warp, format: u32, arguments: u32, exec: u32) -> Outcome {
+    pub fn printf(
+        &mut self,
+        warp: &mut Warp,
+        format: u32,
+        arguments: u32,
+        result: Option<u32>,
+        exec: u32,
+    ) -> Outcome {
         for lane in lanes_of(exec) {
             let text = self.text(warp, self.parameter(warp, format, lane), lane)?;
             let line = self.formatted(warp, &text, self.parameter(warp, arguments, lane), lane)?;
             // Losing output is no reason to fail a launch.
             let _ = std::io::stdout().lock().write_all(line.as_bytes());
+            if let Some(result) = result {
+                let from = self.grid.code.local_bytes as usize * lane + result as usize;
+                warp.local[from..from + 4].copy_from_slice(&(line.len() as u32).to_le_bytes());
+                warp.local_written[from..from + 4].fill(true);
+            }
         }
         Ok(())
     }

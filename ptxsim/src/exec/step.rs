@@ -194,7 +194,7 @@ impl Machine<'_, '_> {
             Op::Trap => {
                 return Err(Trouble::new(FaultKind::Trap, "trap").by(exec.trailing_zeros() as usize));
             }
-            Op::Printf { format, arguments } => self.printf(warp, *format, *arguments, exec)?,
+            Op::Printf { format, arguments, result } => self.printf(warp, *format, *arguments, *result, exec)?,
             Op::AssertFail { message, file, line } => return Err(self.assertion(warp, *message, *file, *line, exec)),
             Op::Sleep => {
                 self.waited += 1;
