@@ -169,12 +169,12 @@ impl Shared {
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
             let cell = self.cells[word];
-            if self.checks.written {
-                self.require_written(word, offset, bytes)?;
-            }
             if self.checks.asynchronous && cell.incoming {
                 let what = "read before the cp.async that writes it was waited for";
                 return Err(Trouble::new(FaultKind::AsyncPending, what).at(word as u64 * 4));
+            }
+            if self.checks.written && !cell.incoming {
+                self.require_written(word, offset, bytes)?;
             }
             if !self.checks.races {
                 continue;
@@ -353,7 +353,11 @@ impl Shared {
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
             let cell = self.cells[word];
-            if self.checks.written {
+            if self.checks.asynchronous && cell.incoming {
+                let what = "read asynchronously before the cp.async that writes it was waited for";
+                return Err(Trouble::new(FaultKind::AsyncPending, what).at(word as u64 * 4));
+            }
+            if self.checks.written && !cell.incoming {
                 self.require_written(word, 0, 4)?;
             }
             if self.checks.races {
@@ -361,10 +365,6 @@ impl Shared {
             }
             if !self.checks.asynchronous {
                 continue;
-            }
-            if cell.incoming {
-                let what = "read asynchronously before the cp.async that writes it was waited for";
-                return Err(Trouble::new(FaultKind::AsyncPending, what).at(word as u64 * 4));
             }
             let own = std::slice::from_ref(&cell.write);
             let stamps = self.split.get(&word).filter(|_| cell.split).map_or(own, |s| &s[..]);
