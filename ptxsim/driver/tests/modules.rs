@@ -93,7 +93,7 @@ fn modules_that_do_not_fit_are_refused() {
         },
     );
     assert!(told.is_none_or(
-        |told| told.contains("PTX for sm_90a, the card a100 is sm_80")
+        |told| told.contains("PTX for sm_90a; the card a100 is sm_80")
             && told.contains("PTX line 1: ")
     ));
 }

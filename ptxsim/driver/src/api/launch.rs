@@ -227,10 +227,10 @@ fn parameters(function: &Function, values: usize, extra: usize) -> Outcome<Vec<u
             facts.parameters.len()
         )));
     }
-    for (index, (offset, length)) in facts.parameters.iter().enumerate() {
+    for (index, parameter) in facts.parameters.iter().enumerate() {
         let read = || -> Outcome<Vec<u8>> {
             let at: usize = host::read(values.wrapping_add(index * size_of::<usize>()))?;
-            let mut value = vec![0; *length];
+            let mut value = vec![0; parameter.bytes];
             host::read_bytes(at, &mut value)?;
             Ok(value)
         };
@@ -242,7 +242,7 @@ fn parameters(function: &Function, values: usize, extra: usize) -> Outcome<Vec<u
                 facts.parameters.len()
             ))
         })?;
-        bytes[*offset..*offset + *length].copy_from_slice(&value);
+        bytes[parameter.offset..parameter.offset + parameter.bytes].copy_from_slice(&value);
     }
     Ok(bytes)
 }

@@ -188,6 +188,9 @@ driver_api! {
         if let Some(known) = loaded.functions.get(&name) {
             return host::write(out, *known);
         }
+        if let Some(why) = loaded.program.unsupported.get(&name) {
+            return Err(Code::NOT_SUPPORTED.because(why.clone()));
+        }
         if !loaded.program.kernels.contains_key(&name) {
             let has: Vec<&str> = loaded.program.kernels.keys().map(String::as_str).collect();
             return Err(Code::NOT_FOUND.because(format!("no kernel `{name}`; the module has {}", has.join(", "))));
@@ -243,11 +246,11 @@ driver_api! {
         let driver = lock();
         let found = driver.function(function)?;
         let facts = found.facts()?;
-        let (at, length) = facts.parameters.get(index).ok_or_else(|| {
+        let parameter = facts.parameters.get(index).ok_or_else(|| {
             Code::INVALID_VALUE.because(format!("parameter {index} of {}", facts.parameters.len()))
         })?;
-        host::write(offset, *at)?;
-        host::write_optional(bytes, *length)
+        host::write(offset, parameter.offset)?;
+        host::write_optional(bytes, parameter.bytes)
     }
 
     fn cuFuncSetCacheConfig(function: usize, _config: i32) {

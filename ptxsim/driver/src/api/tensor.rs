@@ -1,10 +1,6 @@
-//! Tensor maps: the checks that the driver's documentation lists, and the 128 bytes.
-//!
-//! ```text
-//! 0 "PTXSIMTM" | 8 address u64 | 16 type, rank, interleave, swizzle, L2 promotion, fill: u8 each | 24 dimensions 5 x u64
-//! | 64 strides of dimensions 1 to 4 in bytes, 4 x u64 | 96 box, 5 x u16 | 106 element strides, 5 x u8
-//! ```
-//! The hardware's own layout is not public; programs must treat the bytes as opaque.
+//! Tensor maps: the checks that the driver's documentation lists.
+
+use ptxsim::{TENSOR_MAP_BYTES, TensorMap};
 
 use crate::guard::driver_api;
 use crate::host;
@@ -124,34 +120,20 @@ impl Arguments {
         Ok(())
     }
 
-    fn encode(&self) -> [u8; 128] {
-        let mut map = [0; 128];
-        map[..8].copy_from_slice(b"PTXSIMTM");
-        map[8..16].copy_from_slice(&self.address.to_le_bytes());
-        let small = [
-            self.data_type,
-            self.dimensions.len() as i32,
-            self.interleave,
-            self.swizzle,
-            self.promotion,
-            self.fill,
-        ];
-        for (place, value) in map[16..22].iter_mut().zip(small) {
-            *place = value as u8;
-        }
-        for (place, size) in map[24..64].chunks_exact_mut(8).zip(&self.dimensions) {
-            place.copy_from_slice(&size.to_le_bytes());
-        }
-        for (place, stride) in map[64..96].chunks_exact_mut(8).zip(&self.strides) {
-            place.copy_from_slice(&stride.to_le_bytes());
-        }
-        for (place, size) in map[96..106].chunks_exact_mut(2).zip(&self.box_size) {
-            place.copy_from_slice(&(*size as u16).to_le_bytes());
-        }
-        for (place, stride) in map[106..111].iter_mut().zip(&self.element_strides) {
-            *place = *stride as u8;
-        }
-        map
+    fn encode(self) -> [u8; TENSOR_MAP_BYTES] {
+        let map = TensorMap {
+            data_type: self.data_type as u8,
+            address: self.address,
+            dimensions: self.dimensions,
+            strides: self.strides,
+            box_size: self.box_size,
+            element_strides: self.element_strides,
+            interleave: self.interleave as u8,
+            swizzle: self.swizzle as u8,
+            promotion: self.promotion as u8,
+            fill: self.fill as u8,
+        };
+        map.to_bytes()
     }
 }
 
