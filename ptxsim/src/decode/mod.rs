@@ -74,7 +74,9 @@ struct Decoder<'m> {
     predicates: u32,
     /// The function being decoded, its first register and predicate, and its labels.
     function: &'m Function,
-    labels: HashMap<&'m str, u32>,
+    labels: HashMap<(&'m str, u32), u32>,
+    /// Block of the instruction being decoded.
+    scope: u32,
 }
 
 /// Decodes a kernel; all that is wrong with it otherwise.
@@ -91,6 +93,7 @@ pub fn decode(module: &Module, kernel: &Function) -> Result<Code, Vec<DecodeErro
         predicates: 0,
         function: kernel,
         labels: HashMap::new(),
+        scope: 0,
     };
     while let Some(function) = decoder.wanted.pop() {
         decoder.function(function);
@@ -139,14 +142,15 @@ impl<'m> Decoder<'m> {
         self.labels.clear();
         for statement in &function.statements {
             match statement {
-                Statement::Label(name) => {
-                    self.labels.insert(name, at);
+                Statement::Label(name, scope) => {
+                    self.labels.insert((name, *scope), at);
                 }
                 Statement::Instruction(_) => at += 1,
             }
         }
         for statement in &function.statements {
             let Statement::Instruction(instruction) = statement else { continue };
+            self.scope = instruction.scope;
             let guard = instruction.guard.map(|(index, negated)| (index + first_predicate, negated));
             let (op, class) = self.instruction(instruction).unwrap_or_else(|why| {
                 let text = instruction.opcode.clone();

@@ -130,9 +130,23 @@ impl Decoder<'_> {
     pub(super) fn label(&self, operand: Option<&Operand>) -> Result<u32, String> {
         match operand {
             Some(Operand::Name(name)) => {
-                self.labels.get(name.as_str()).copied().ok_or_else(|| format!("no label `{name}`"))
+                self.target_of(name)
             }
             other => Err(unexpected(other, "a label")),
+        }
+    }
+
+    /// Where a label stands, the innermost of that name.
+    pub(super) fn target_of(&self, name: &str) -> Result<u32, String> {
+        let mut scope = self.scope;
+        loop {
+            if let Some(at) = self.labels.get(&(name, scope)) {
+                return Ok(*at);
+            }
+            match self.function.scopes.get(scope as usize) {
+                Some(outer) if *outer != scope => scope = *outer,
+                _ => return Err(format!("no label `{name}`")),
+            }
         }
     }
 

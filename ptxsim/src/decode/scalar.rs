@@ -197,10 +197,7 @@ impl<'m> Decoder<'m> {
                 let Some(Operand::Name(list)) = operands.get(1) else { return Err(unsupported()) };
                 let targets = self.function.branch_targets.iter().find(|(name, _)| name == list);
                 let (_, names) = targets.ok_or_else(|| format!("no branch targets `{list}`"))?;
-                let find = |name: &String| {
-                    self.labels.get(name.as_str()).copied().ok_or_else(|| format!("no label `{name}`"))
-                };
-                Op::BranchIndexed { index, targets: names.iter().map(find).collect::<Result<_, _>>()? }
+                Op::BranchIndexed { index, targets: names.iter().map(|name| self.target_of(name)).collect::<Result<_, _>>()? }
             }
             "ret" => Op::Return,
             "exit" => Op::Exit,

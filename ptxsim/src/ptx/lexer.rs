@@ -44,8 +44,13 @@ pub fn tokens(text: &str) -> Result<Vec<Token<'_>>, SyntaxError> {
                 line += text[start..at].matches('\n').count() as u32;
             }
             byte if is_word(byte) => {
-                while at < bytes.len() && is_word(bytes[at]) {
-                    at += 1;
+                loop {
+                    match bytes.get(at) {
+                        Some(byte) if is_word(*byte) => at += 1,
+                        // `shared::cta` is one word, `label:` is not.
+                        Some(b':') if bytes.get(at + 1) == Some(&b':') => at += 2,
+                        _ => break,
+                    }
                 }
             }
             byte if byte.is_ascii_graphic() => at += 1,

@@ -93,12 +93,15 @@ pub struct Instruction {
     pub opcode: String,
     pub operands: Vec<Operand>,
     pub line: u32,
+    /// Block of the function it stands in; labels are looked up from there outwards.
+    pub scope: u32,
 }
 
 #[derive(Debug, Clone)]
 pub enum Statement {
     Instruction(Instruction),
-    Label(String),
+    /// Name and block.
+    Label(String, u32),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -112,6 +115,8 @@ pub struct Function {
     /// Shared, local and call-parameter variables of the body.
     pub variables: Vec<Variable>,
     pub statements: Vec<Statement>,
+    /// The block around each block; the outermost is its own.
+    pub scopes: Vec<u32>,
     /// Labels of `.branchtargets` lists.
     pub branch_targets: Vec<(String, Vec<String>)>,
     pub registers: u32,

@@ -71,8 +71,20 @@ struct Parser<'a> {
     at: usize,
 }
 
-/// What a name in a body stands for.
-type Scope = HashMap<String, Register>;
+/// A block of a body: its number and what its names stand for.
+struct Scope {
+    number: u32,
+    registers: HashMap<String, Register>,
+}
+
+impl Scope {
+    /// Opens a block within the innermost of `scopes`.
+    fn open(function: &mut Function, scopes: &mut Vec<Scope>) {
+        let number = function.scopes.len() as u32;
+        function.scopes.push(scopes.last().map_or(number, |outer| outer.number));
+        scopes.push(Scope { number, registers: HashMap::new() });
+    }
+}
 
 impl<'a> Parser<'a> {
     fn peek(&self) -> Option<&'a str> {
@@ -278,7 +290,8 @@ impl<'a> Parser<'a> {
             }
         }
         function.has_body = true;
-        let mut scopes = vec![Scope::new()];
+        let mut scopes = Vec::new();
+        Scope::open(&mut function, &mut scopes);
         while !scopes.is_empty() {
             self.statement(&mut function, &mut scopes)?;
         }
@@ -289,7 +302,7 @@ impl<'a> Parser<'a> {
         let line = self.line();
         let word = self.next()?;
         match word {
-            "{" => scopes.push(Scope::new()),
+            "{" => Scope::open(function, scopes),
             "}" => drop(scopes.pop()),
             ";" => {}
             ".reg" => self.registers(function, scopes)?,
@@ -325,7 +338,8 @@ impl<'a> Parser<'a> {
                 } else if matches!(self.peek(), Some(".callprototype" | ".calltargets")) {
                     return Err(SyntaxError::new(line, "calls through pointers are not supported"));
                 } else {
-                    function.statements.push(Statement::Label(word.to_owned()));
+                    let scope = scopes.last().map_or(0, |scope| scope.number);
+                    function.statements.push(Statement::Label(word.to_owned(), scope));
                 }
             }
             "@" => {
@@ -383,7 +397,7 @@ impl<'a> Parser<'a> {
                     function.registers += if bits == 128 { 2 } else { 1 };
                     Register::Value { index, bits: bits as u8 }
                 };
-                scope.insert(name, register);
+                scope.registers.insert(name, register);
             }
             if !self.accept(",") {
                 break;
@@ -410,7 +424,8 @@ impl<'a> Parser<'a> {
                 self.expect(",")?;
             }
         }
-        let instruction = Instruction { guard, opcode: opcode.to_owned(), operands, line };
+        let scope = scopes.last().map_or(0, |scope| scope.number);
+        let instruction = Instruction { guard, opcode: opcode.to_owned(), operands, line, scope };
         function.statements.push(Statement::Instruction(instruction));
         Ok(())
     }
@@ -496,7 +511,7 @@ impl<'a> Parser<'a> {
 }
 
 fn lookup(scopes: &[Scope], name: &str) -> Option<Register> {
-    scopes.iter().rev().find_map(|scope| scope.get(name)).copied()
+    scopes.iter().rev().find_map(|scope| scope.registers.get(name)).copied()
 }
 
 /// Bits of a fundamental type.
