@@ -110,22 +110,22 @@ pub(crate) fn wavefronts(addresses: &[Option<u32>; 32], bytes: u32) -> (u64, u64
     let threads_per_pass = (32 / words).max(1) as usize;
     let (mut total, mut needed) = (0, 0);
     for group in addresses.chunks(threads_per_pass) {
-        // Different words of each bank.
-        let mut banks = [[u32::MAX; 32]; 32];
-        let mut depth = [0usize; 32];
-        let mut any = false;
-        for address in group.iter().flatten() {
-            any = true;
-            for word in address / 4..address / 4 + words {
-                let bank = (word % 32) as usize;
-                if !banks[bank][..depth[bank]].contains(&word) && depth[bank] < 32 {
-                    banks[bank][depth[bank]] = word;
-                    depth[bank] += 1;
-                }
+        // The first word asked of each bank, and those that differ from it.
+        let mut first = [u32::MAX; 32];
+        let mut more: Vec<u32> = Vec::new();
+        for word in group.iter().flatten().flat_map(|address| address / 4..address / 4 + words) {
+            let held = &mut first[(word % 32) as usize];
+            if *held == u32::MAX {
+                *held = word;
+            } else if *held != word && !more.contains(&word) {
+                more.push(word);
             }
         }
-        total += depth.iter().copied().max().unwrap_or(0) as u64;
-        needed += u64::from(any);
+        let mut depth = first.map(|word| u64::from(word != u32::MAX));
+        more.iter().for_each(|word| depth[(word % 32) as usize] += 1);
+        let passes = depth.iter().copied().max().unwrap_or(0);
+        total += passes;
+        needed += passes.min(1);
     }
     (total, total - needed.min(total))
 }

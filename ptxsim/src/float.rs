@@ -82,7 +82,7 @@ impl Format {
             return sign | overflow();
         }
         // In units of the last place: below 2^(mantissa + 1), so exact, or a tiny fraction.
-        let scaled = magnitude * 2f64.powi(self.mantissa_bits as i32 - exponent);
+        let scaled = magnitude * power_of_two(self.mantissa_bits as i32 - exponent);
         let whole = scaled.floor();
         let rest = scaled - whole;
         let mut units = whole as u32;
@@ -109,10 +109,15 @@ impl Format {
         if magnitude > self.largest() {
             return if self.infinite && mantissa == 0 { sign * f64::INFINITY } else { f64::NAN };
         }
-        let unit = 2f64.powi((exponent.max(1) as i32) - self.bias() - self.mantissa_bits as i32);
+        let unit = power_of_two((exponent.max(1) as i32) - self.bias() - self.mantissa_bits as i32);
         let units = if exponent == 0 { mantissa } else { mantissa + (1 << self.mantissa_bits) };
         sign * f64::from(units) * unit
     }
+}
+
+/// 2^n, for exponents of normal f64.
+fn power_of_two(n: i32) -> f64 {
+    f64::from_bits(((n + 1023) as u64) << 52)
 }
 
 /// The value of f16 bits.
@@ -193,8 +198,15 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             // Exponents around f16's range.
             let x = f32::from_bits((state & 0x807f_ffff) | ((100 + (state >> 23 & 63)) << 23));
-            assert_eq!(F16.encode(x.into(), Rounding::Nearest), u32::from(half::f16::from_f32(x).to_bits()), "{x:e}");
-            assert_eq!(BF16.encode(x.into(), Rounding::Nearest), u32::from(half::bf16::from_f32(x).to_bits()));
+            assert_eq!(
+                F16.encode(x.into(), Rounding::Nearest),
+                u32::from(half::f16::from_f32(x).to_bits()),
+                "{x:e}"
+            );
+            assert_eq!(
+                BF16.encode(x.into(), Rounding::Nearest),
+                u32::from(half::bf16::from_f32(x).to_bits())
+            );
         }
     }
 

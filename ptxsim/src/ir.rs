@@ -224,15 +224,35 @@ pub enum ScaleD {
 /// `mbarrier.*`
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MbarrierOp {
-    Init { count: Src },
+    Init {
+        count: Src,
+    },
     Invalidate,
     /// Arrivals `count`, after adding `tx` expected bytes.
-    Arrive { count: Src, tx: Option<Src>, state: Option<u32>, no_complete: bool, drop: bool },
-    ExpectTx { tx: Src },
-    CompleteTx { tx: Src },
+    Arrive {
+        count: Src,
+        tx: Option<Src>,
+        state: Option<u32>,
+        no_complete: bool,
+        drop: bool,
+    },
+    ExpectTx {
+        tx: Src,
+    },
+    CompleteTx {
+        tx: Src,
+    },
     /// Sets `done` when the phase (by parity or by state) has completed.
-    Wait { done: u32, phase: Src, parity: bool, blocking: bool },
-    PendingCount { dst: u32, state: Src },
+    Wait {
+        done: u32,
+        phase: Src,
+        parity: bool,
+        blocking: bool,
+    },
+    PendingCount {
+        dst: u32,
+        state: Src,
+    },
 }
 
 /// Reduction of bulk copies.
@@ -246,10 +266,33 @@ pub struct BulkReduction {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Bulk {
     /// Global (or shared of the own block) to shared of the cluster.
-    ToShared { dst: Address, src: Address, src_window: Window, bytes: Src, barrier: Address, multicast: Option<Src> },
-    ToGlobal { dst: Address, src: Address, bytes: Src, reduction: Option<BulkReduction> },
-    TensorToShared { dst: Address, map: Address, coordinates: Box<[Src]>, barrier: Address, multicast: Option<Src> },
-    TensorToGlobal { map: Address, coordinates: Box<[Src]>, src: Address, reduction: Option<AtomicOp> },
+    ToShared {
+        dst: Address,
+        src: Address,
+        src_window: Window,
+        bytes: Src,
+        barrier: Address,
+        multicast: Option<Src>,
+    },
+    ToGlobal {
+        dst: Address,
+        src: Address,
+        bytes: Src,
+        reduction: Option<BulkReduction>,
+    },
+    TensorToShared {
+        dst: Address,
+        map: Address,
+        coordinates: Box<[Src]>,
+        barrier: Address,
+        multicast: Option<Src>,
+    },
+    TensorToGlobal {
+        map: Address,
+        coordinates: Box<[Src]>,
+        src: Address,
+        reduction: Option<AtomicOp>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,65 +308,252 @@ pub enum FenceKind {
 #[derive(Debug, Clone)]
 pub enum Op {
     Nop,
-    Alu { f: AluFn, dst: u32, src: [Src; 4], count: u8, pre: Option<FixFn>, post: Option<FixFn> },
-    Carry { f: CarryFn, dst: u32, src: [Src; 3], reads: bool, writes: bool },
-    Convert { how: Conversion, dst: u32, a: Src, b: Src },
-    Select { dst: u32, a: Src, b: Src, predicate: PredicateSrc },
-    Compare { f: CompareFn, dst: Option<u32>, complement: Option<u32>, a: Src, b: Src, pre: Option<FixFn>, combine: Option<(Logic, PredicateSrc)> },
+    Alu {
+        f: AluFn,
+        dst: u32,
+        src: [Src; 4],
+        count: u8,
+        pre: Option<FixFn>,
+        post: Option<FixFn>,
+    },
+    Carry {
+        f: CarryFn,
+        dst: u32,
+        src: [Src; 3],
+        reads: bool,
+        writes: bool,
+    },
+    Convert {
+        how: Conversion,
+        dst: u32,
+        a: Src,
+        b: Src,
+    },
+    Select {
+        dst: u32,
+        a: Src,
+        b: Src,
+        predicate: PredicateSrc,
+    },
+    Compare {
+        f: CompareFn,
+        dst: Option<u32>,
+        complement: Option<u32>,
+        a: Src,
+        b: Src,
+        pre: Option<FixFn>,
+        combine: Option<(Logic, PredicateSrc)>,
+    },
     /// `setp.f16x2`: one predicate per half.
-    ComparePair { f: CompareFn, low: Option<u32>, high: Option<u32>, a: Src, b: Src, combine: Option<(Logic, PredicateSrc)> },
+    ComparePair {
+        f: CompareFn,
+        low: Option<u32>,
+        high: Option<u32>,
+        a: Src,
+        b: Src,
+        combine: Option<(Logic, PredicateSrc)>,
+    },
     /// `set`: all ones (or 1.0) where true.
-    Set { f: CompareFn, dst: u32, a: Src, b: Src, truth: u64, pre: Option<FixFn>, combine: Option<(Logic, PredicateSrc)> },
-    PredicateLogic { logic: Logic, dst: u32, a: PredicateSrc, b: PredicateSrc },
-    Pack { dst: u32, parts: Box<[Src]>, bits: u32 },
-    Unpack { dst: Box<[Option<u32>]>, src: Src, bits: u32 },
-    Load { window: Window, address: Address, dst: Box<[Option<u32>]>, bytes: u8, signed: bool, strong: bool },
-    Store { window: Window, address: Address, src: Box<[Src]>, bytes: u8, strong: bool },
-    Atomic { window: Window, address: Address, op: AtomicOp, element: Element, dst: Option<u32>, b: Box<[Src]>, c: Src },
+    Set {
+        f: CompareFn,
+        dst: u32,
+        a: Src,
+        b: Src,
+        truth: u64,
+        pre: Option<FixFn>,
+        combine: Option<(Logic, PredicateSrc)>,
+    },
+    PredicateLogic {
+        logic: Logic,
+        dst: u32,
+        a: PredicateSrc,
+        b: PredicateSrc,
+    },
+    Pack {
+        dst: u32,
+        parts: Box<[Src]>,
+        bits: u32,
+    },
+    Unpack {
+        dst: Box<[Option<u32>]>,
+        src: Src,
+        bits: u32,
+    },
+    Load {
+        window: Window,
+        address: Address,
+        dst: Box<[Option<u32>]>,
+        bytes: u8,
+        signed: bool,
+        strong: bool,
+    },
+    Store {
+        window: Window,
+        address: Address,
+        src: Box<[Src]>,
+        bytes: u8,
+        strong: bool,
+    },
+    Atomic {
+        window: Window,
+        address: Address,
+        op: AtomicOp,
+        element: Element,
+        dst: Option<u32>,
+        b: Box<[Src]>,
+        c: Src,
+    },
     /// Generic address of an address in a window, or back.
-    ToGeneric { window: Window, dst: u32, a: Src },
-    FromGeneric { window: Window, dst: u32, a: Src },
-    IsWindow { window: Window, dst: u32, a: Src },
-    MapShared { dst: u32, a: Src, rank: Src, generic: bool },
-    SharedRank { dst: u32, a: Src, generic: bool },
-    Branch { target: u32 },
-    BranchIndexed { index: Src, targets: Box<[u32]> },
-    Call { target: u32, arguments: Box<[LocalCopy]>, results: Box<[LocalCopy]> },
+    ToGeneric {
+        window: Window,
+        dst: u32,
+        a: Src,
+    },
+    FromGeneric {
+        window: Window,
+        dst: u32,
+        a: Src,
+    },
+    IsWindow {
+        window: Window,
+        dst: u32,
+        a: Src,
+    },
+    MapShared {
+        dst: u32,
+        a: Src,
+        rank: Src,
+        generic: bool,
+    },
+    SharedRank {
+        dst: u32,
+        a: Src,
+        generic: bool,
+    },
+    Branch {
+        target: u32,
+    },
+    BranchIndexed {
+        index: Src,
+        targets: Box<[u32]>,
+    },
+    Call {
+        target: u32,
+        arguments: Box<[LocalCopy]>,
+        results: Box<[LocalCopy]>,
+    },
     Return,
     Exit,
     Trap,
     /// Local offsets of vprintf's parameters and of its result.
-    Printf { format: u32, arguments: u32, result: Option<u32> },
-    AssertFail { message: u32, file: u32, line: u32 },
+    Printf {
+        format: u32,
+        arguments: u32,
+        result: Option<u32>,
+    },
+    AssertFail {
+        message: u32,
+        file: u32,
+        line: u32,
+    },
     Sleep,
     /// `bar`/`barrier`. `reduce` is (operation, value, result).
-    Barrier { id: Src, count: Option<Src>, waits: bool, reduce: Option<BarrierReduction> },
+    Barrier {
+        id: Src,
+        count: Option<Src>,
+        waits: bool,
+        reduce: Option<BarrierReduction>,
+    },
     ClusterArrive,
     ClusterWait,
-    WarpSync { mask: Src },
+    WarpSync {
+        mask: Src,
+    },
     Fence(FenceKind),
-    Shuffle { mode: ShuffleMode, dst: u32, predicate: Option<u32>, a: Src, b: Src, c: Src, mask: Src },
-    Vote { mode: VoteMode, dst: u32, value: PredicateSrc, mask: Src },
-    Match { all: bool, dst: u32, predicate: Option<u32>, a: Src, bits: u32, mask: Src },
-    Redux { op: AtomicOp, signed: bool, dst: u32, a: Src, mask: Src },
-    Elect { dst: Option<u32>, predicate: u32, mask: Src },
-    ActiveMask { dst: u32 },
-    LoadMatrix { address: Address, dst: Box<[u32]>, transpose: bool },
-    StoreMatrix { address: Address, src: Box<[Src]>, transpose: bool },
-    MoveMatrix { dst: u32, a: Src },
+    Shuffle {
+        mode: ShuffleMode,
+        dst: u32,
+        predicate: Option<u32>,
+        a: Src,
+        b: Src,
+        c: Src,
+        mask: Src,
+    },
+    Vote {
+        mode: VoteMode,
+        dst: u32,
+        value: PredicateSrc,
+        mask: Src,
+    },
+    Match {
+        all: bool,
+        dst: u32,
+        predicate: Option<u32>,
+        a: Src,
+        bits: u32,
+        mask: Src,
+    },
+    Redux {
+        op: AtomicOp,
+        signed: bool,
+        dst: u32,
+        a: Src,
+        mask: Src,
+    },
+    Elect {
+        dst: Option<u32>,
+        predicate: u32,
+        mask: Src,
+    },
+    ActiveMask {
+        dst: u32,
+    },
+    LoadMatrix {
+        address: Address,
+        dst: Box<[u32]>,
+        transpose: bool,
+    },
+    StoreMatrix {
+        address: Address,
+        src: Box<[Src]>,
+        transpose: bool,
+    },
+    MoveMatrix {
+        dst: u32,
+        a: Src,
+    },
     Mma(Box<Mma>),
     Wgmma(Box<Wgmma>),
     WgmmaFence,
     WgmmaCommit,
-    WgmmaWait { pending: u32 },
-    CopyAsync { dst: Address, src: Address, bytes: u8, src_bytes: Option<Src>, ignore: Option<PredicateSrc> },
+    WgmmaWait {
+        pending: u32,
+    },
+    CopyAsync {
+        dst: Address,
+        src: Address,
+        bytes: u8,
+        src_bytes: Option<Src>,
+        ignore: Option<PredicateSrc>,
+    },
     CopyAsyncCommit,
-    CopyAsyncWait { pending: u32 },
-    CopyAsyncArrive { barrier: Address, noinc: bool },
-    Mbarrier { window: Window, address: Address, op: MbarrierOp },
+    CopyAsyncWait {
+        pending: u32,
+    },
+    CopyAsyncArrive {
+        barrier: Address,
+        noinc: bool,
+    },
+    Mbarrier {
+        window: Window,
+        address: Address,
+        op: MbarrierOp,
+    },
     Bulk(Box<Bulk>),
     BulkCommit,
-    BulkWait { pending: u32 },
+    BulkWait {
+        pending: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

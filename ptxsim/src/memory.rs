@@ -69,7 +69,10 @@ impl Allocation {
         let word = (offset / 4) as usize;
         match bytes {
             4 => self.words[word].load(Relaxed).into(),
-            8 => u64::from(self.words[word].load(Relaxed)) | u64::from(self.words[word + 1].load(Relaxed)) << 32,
+            8 => {
+                u64::from(self.words[word].load(Relaxed))
+                    | u64::from(self.words[word + 1].load(Relaxed)) << 32
+            }
             _ => {
                 let shift = (offset % 4) * 8;
                 u64::from(self.words[word].load(Relaxed)) >> shift & ((1 << (8 * bytes)) - 1)
@@ -278,20 +281,38 @@ impl GlobalMemory {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let inside = |(base, bytes): &&(u64, u64)| address >= *base && address < base + bytes;
         if let Some((base, bytes)) = table.freed.iter().rev().find(inside) {
-            return format!("it is {} bytes into a freed allocation of {bytes} bytes at {base:#x}", address - base);
+            return format!(
+                "it is {} bytes into a freed allocation of {bytes} bytes at {base:#x}",
+                address - base
+            );
         }
         let below = table.live.range(..=address).next_back().map(|(_, a)| a);
         let above = table.live.range(address..).next().map(|(_, a)| a);
         let past = |a: &Arc<Allocation>| address - a.base - a.bytes.min(address - a.base);
         match (below, above) {
             (Some(b), Some(a)) if a.base - address < past(b) => {
-                format!("{} bytes before the allocation of {} bytes at {:#x}", a.base - address, a.bytes, a.base)
+                format!(
+                    "{} bytes before the allocation of {} bytes at {:#x}",
+                    a.base - address,
+                    a.bytes,
+                    a.base
+                )
             }
             (Some(b), _) => {
-                format!("{} bytes past the end of the allocation of {} bytes at {:#x}", past(b), b.bytes, b.base)
+                format!(
+                    "{} bytes past the end of the allocation of {} bytes at {:#x}",
+                    past(b),
+                    b.bytes,
+                    b.base
+                )
             }
             (None, Some(a)) => {
-                format!("{} bytes before the allocation of {} bytes at {:#x}", a.base - address, a.bytes, a.base)
+                format!(
+                    "{} bytes before the allocation of {} bytes at {:#x}",
+                    a.base - address,
+                    a.bytes,
+                    a.base
+                )
             }
             (None, None) => "nothing is allocated".to_owned(),
         }

@@ -116,7 +116,12 @@ impl Module {
         }
         let own = card.architecture();
         if tree.target > own || (tree.specific && tree.target != own) {
-            return Err(LoadError::Target { target: tree.target, specific: tree.specific, card: card.name, own });
+            return Err(LoadError::Target {
+                target: tree.target,
+                specific: tree.specific,
+                card: card.name,
+                own,
+            });
         }
         let mut addresses = Vec::new();
         for variable in &tree.variables {
@@ -213,7 +218,11 @@ impl Module {
         if let Some(required) = code.required_threads
             && required != config.block
         {
-            return wrong("block", format!("{:?}", config.block), format!("{required:?}, as the kernel requires"));
+            return wrong(
+                "block",
+                format!("{:?}", config.block),
+                format!("{required:?}, as the kernel requires"),
+            );
         }
         let blocks = config.cluster.iter().fold(1u32, |a, b| a.saturating_mul(*b));
         let most = if self.card.compute_capability.0 >= 9 { 16 } else { 1 };
@@ -221,7 +230,11 @@ impl Module {
             return wrong("blocks per cluster", blocks.to_string(), format!("1 to {most}"));
         }
         if config.grid.iter().zip(config.cluster).any(|(grid, n)| grid % n != 0) {
-            return wrong("cluster", format!("{:?}", config.cluster), format!("divisors of {:?}", config.grid));
+            return wrong(
+                "cluster",
+                format!("{:?}", config.cluster),
+                format!("divisors of {:?}", config.grid),
+            );
         }
         let shared = code.static_shared_bytes.saturating_add(config.dynamic_shared_bytes);
         if shared > self.card.shared_per_block_optin {

@@ -28,9 +28,9 @@ fn vector_add_adds_and_counts() {
 #[test]
 fn one_element_too_far_is_out_of_bounds() {
     let gpu = gpu();
-    let n = 127;
+    let n = 127i32;
     let (pa, pb, out) = (gpu.floats(&noise(128, 1)), gpu.floats(&noise(128, 2)), gpu.space(4 * n as u64));
-    let fault = gpu.fault("vector_add_off_by_one", &config(1, 128), &[&pa, &pb, &out, &(n as i32)]);
+    let fault = gpu.fault("vector_add_off_by_one", &config(1, 128), &[&pa, &pb, &out, &n]);
     assert_eq!(fault.kind, FaultKind::OutOfBounds);
     assert_eq!(fault.thread, Some([127, 0, 0]));
     assert_eq!(fault.address, Some(out + 4 * n as u64));
@@ -175,18 +175,28 @@ fn lanes_of_a_warp_need_a_sync_too() {
 #[test]
 fn launches_past_a_limit_are_refused() {
     let gpu = gpu();
-    let refused = |kernel: &str, config: LaunchConfig, bytes: usize| {
-        match gpu.module.launch(kernel, &config, &vec![0; bytes], &gpu.memory, gpu.options) {
-            Err(LaunchError::Config { field, .. }) => field,
-            other => panic!("{other:?}"),
-        }
+    let refused = |kernel: &str, config: LaunchConfig, bytes: usize| match gpu.module.launch(
+        kernel,
+        &config,
+        &vec![0; bytes],
+        &gpu.memory,
+        gpu.options,
+    ) {
+        Err(LaunchError::Config { field, .. }) => field,
+        other => panic!("{other:?}"),
     };
     assert_eq!(refused("calls", config(0, 32), 8), "grid");
     assert_eq!(refused("calls", config(1, 1025), 8), "block");
     assert_eq!(refused("calls", LaunchConfig::new([1; 3], [64, 32, 1]), 8), "threads per block");
     assert_eq!(refused("calls", config(1, 32), 4), "parameters");
-    assert_eq!(refused("calls", LaunchConfig { dynamic_shared_bytes: 1 << 20, ..config(1, 32) }, 8), "shared memory");
-    assert_eq!(refused("calls", LaunchConfig { cluster: [2, 1, 1], ..config(2, 32) }, 8), "blocks per cluster");
+    assert_eq!(
+        refused("calls", LaunchConfig { dynamic_shared_bytes: 1 << 20, ..config(1, 32) }, 8),
+        "shared memory"
+    );
+    assert_eq!(
+        refused("calls", LaunchConfig { cluster: [2, 1, 1], ..config(2, 32) }, 8),
+        "blocks per cluster"
+    );
     assert!(matches!(
         gpu.module.launch("none", &config(1, 1), &[], &gpu.memory, gpu.options),
         Err(LaunchError::NoKernel(_))

@@ -60,7 +60,8 @@ fn attention_attends() {
     let gpu = gpu();
     let (heads, n) = (2, 192);
     let (q, k, v) = (halves(heads * 64 * 64, 1), halves(heads * n * 64, 2), halves(heads * n * 64, 3));
-    let (pq, pk, pv, out) = (gpu.halves(&q), gpu.halves(&k), gpu.halves(&v), gpu.space(2 * (heads * 64 * 64) as u64));
+    let (pq, pk, pv, out) =
+        (gpu.halves(&q), gpu.halves(&k), gpu.halves(&v), gpu.space(2 * (heads * 64 * 64) as u64));
     let counters = gpu.run("attention", &config(heads as u32, 128), &[&pq, &pk, &pv, &out, &(n as i32)]);
     let mut bytes = vec![0; 2 * heads * 64 * 64];
     gpu.memory.read(out, &mut bytes).unwrap();
@@ -68,14 +69,17 @@ fn attention_attends() {
     for head in 0..heads {
         for row in 0..64 {
             let dot = |key: usize| -> f64 {
-                (0..64).map(|d| q[(head * 64 + row) * 64 + d].to_f64() * k[(head * n + key) * 64 + d].to_f64()).sum()
+                (0..64)
+                    .map(|d| q[(head * 64 + row) * 64 + d].to_f64() * k[(head * n + key) * 64 + d].to_f64())
+                    .sum()
             };
             let scores: Vec<f64> = (0..n).map(dot).collect();
             let top = scores.iter().copied().fold(f64::MIN, f64::max);
             let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
             let sum: f64 = weights.iter().sum();
             for d in 0..64 {
-                let want: f64 = (0..n).map(|key| weights[key] * v[(head * n + key) * 64 + d].to_f64()).sum::<f64>() / sum;
+                let want: f64 =
+                    (0..n).map(|key| weights[key] * v[(head * n + key) * 64 + d].to_f64()).sum::<f64>() / sum;
                 let got = got[(head * 64 + row) * 64 + d];
                 assert!((got - want).abs() < 0.01, "head {head} row {row} column {d}: {got} for {want}");
             }

@@ -19,7 +19,14 @@ fn halves(n: usize, seed: u64) -> Vec<bf16> {
 }
 
 /// A row-major matrix in boxes.
-fn matrix(data_type: u8, address: u64, columns: usize, rows: usize, box_size: [u32; 2], swizzle: u8) -> [u8; 128] {
+fn matrix(
+    data_type: u8,
+    address: u64,
+    columns: usize,
+    rows: usize,
+    box_size: [u32; 2],
+    swizzle: u8,
+) -> [u8; 128] {
     let element = if data_type == BF16 { 2 } else { 4 };
     let map = TensorMap {
         data_type,

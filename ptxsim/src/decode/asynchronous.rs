@@ -38,7 +38,8 @@ impl<'m> Decoder<'m> {
         if !bulk {
             return self.copy(op, operands);
         }
-        let decoded = if op.has("tensor") { self.bulk_tensor(op, operands)? } else { self.bulk(op, operands)? };
+        let decoded =
+            if op.has("tensor") { self.bulk_tensor(op, operands)? } else { self.bulk(op, operands)? };
         Ok((Op::Bulk(Box::new(decoded)), class))
     }
 
@@ -71,7 +72,9 @@ impl<'m> Decoder<'m> {
             op.modifiers.iter().copied().filter(|m| *m == "global" || m.starts_with("shared")).collect();
         let reduction = match op.has("reduce") {
             true => {
-                let (Some(kind), Some(element)) = (atomic_op(op), element(op.ty())) else { return Err(unsupported()) };
+                let (Some(kind), Some(element)) = (atomic_op(op), element(op.ty())) else {
+                    return Err(unsupported());
+                };
                 Some(BulkReduction { op: kind, element })
             }
             false => None,
@@ -96,9 +99,16 @@ impl<'m> Decoder<'m> {
 
     /// `cp{.reduce}.async.bulk.tensor.Nd.dst.src...`
     fn bulk_tensor(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Result<Bulk, String> {
-        let dimensions =
-            op.modifiers.iter().find_map(|m| m.strip_suffix('d')?.parse::<usize>().ok()).ok_or_else(unsupported)?;
-        if op.modifiers.iter().any(|m| m.starts_with("im2col") || m.starts_with("tile::") || *m == "cta_group::2") {
+        let dimensions = op
+            .modifiers
+            .iter()
+            .find_map(|m| m.strip_suffix('d')?.parse::<usize>().ok())
+            .ok_or_else(unsupported)?;
+        if op
+            .modifiers
+            .iter()
+            .any(|m| m.starts_with("im2col") || m.starts_with("tile::") || *m == "cta_group::2")
+        {
             return Err(unsupported());
         }
         let to_shared = op.modifiers.iter().position(|m| m.starts_with("shared"))

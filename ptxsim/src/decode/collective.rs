@@ -2,7 +2,9 @@
 
 use super::memory::atomic_op;
 use super::{Decoded, Decoder, Opcode, unsupported};
-use crate::ir::{AtomicOp, BarrierReduction, Class, FenceKind, Logic, Op, PredicateSrc, ShuffleMode, Src, VoteMode};
+use crate::ir::{
+    AtomicOp, BarrierReduction, Class, FenceKind, Logic, Op, PredicateSrc, ShuffleMode, Src, VoteMode,
+};
 use crate::ptx::Operand;
 
 const EVERYONE: Src = Src::Immediate(0xffff_ffff);
@@ -22,7 +24,9 @@ impl<'m> Decoder<'m> {
             "fence" => Op::Fence(FenceKind::Ordinary),
             // One grid at a time: what a grid depends on is complete.
             "griddepcontrol" => Op::Nop,
-            "activemask" => return Ok((Op::ActiveMask { dst: self.register(operands.first())? }, Class::Collective)),
+            "activemask" => {
+                return Ok((Op::ActiveMask { dst: self.register(operands.first())? }, Class::Collective));
+            }
             "shfl" => return self.shuffle(op, operands),
             "vote" => return self.vote(op, operands),
             "match" => {
@@ -32,7 +36,10 @@ impl<'m> Decoder<'m> {
                 let a = self.source(operands.get(1), op.ty())?;
                 let mask = self.source(operands.get(2), "b32")?;
                 let bits = crate::ptx::bits_of(op.ty());
-                return Ok((Op::Match { all: op.has("all"), dst, predicate, a, bits, mask }, Class::Collective));
+                return Ok((
+                    Op::Match { all: op.has("all"), dst, predicate, a, bits, mask },
+                    Class::Collective,
+                ));
             }
             "redux" => {
                 if op.has("abs") || op.has("NaN") || op.ty() == "f32" {
@@ -45,7 +52,10 @@ impl<'m> Decoder<'m> {
                 let dst = self.register(operands.first())?;
                 let a = self.source(operands.get(1), op.ty())?;
                 let mask = self.source(operands.get(2), "b32")?;
-                return Ok((Op::Redux { op: kind, signed: op.ty() == "s32", dst, a, mask }, Class::Collective));
+                return Ok((
+                    Op::Redux { op: kind, signed: op.ty() == "s32", dst, a, mask },
+                    Class::Collective,
+                ));
             }
             _ => {
                 let (first, second) = self.pair(operands.first());

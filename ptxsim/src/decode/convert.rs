@@ -124,8 +124,10 @@ impl Conversion {
 
     fn one(&self, a: u64) -> u64 {
         let real = match self.from {
-            Kind::Signed(bits) => return self.from_integer(i128::from((a as i64) << (64 - bits) >> (64 - bits))),
-            Kind::Unsigned(bits) => return self.from_integer(i128::from(a << (64 - bits) >> (64 - bits))),
+            Kind::Signed(bits) => {
+                return self.of_integer(i128::from((a as i64) << (64 - bits) >> (64 - bits)));
+            }
+            Kind::Unsigned(bits) => return self.of_integer(i128::from(a << (64 - bits) >> (64 - bits))),
             Kind::F32 => {
                 let x = f32::get(a);
                 f64::from(if self.flush { flush(x) } else { x })
@@ -134,8 +136,8 @@ impl Conversion {
             Kind::Small(format) => format.decode(a as u32),
         };
         match self.to {
-            Kind::Signed(_) | Kind::Unsigned(_) => self.to_integer(real),
-            _ => self.to_real(real),
+            Kind::Signed(_) | Kind::Unsigned(_) => self.integer_of(real),
+            _ => self.real_of(real),
         }
     }
 
@@ -147,7 +149,7 @@ impl Conversion {
         }
     }
 
-    fn from_integer(&self, x: i128) -> u64 {
+    fn of_integer(&self, x: i128) -> u64 {
         match self.to {
             Kind::Signed(_) | Kind::Unsigned(_) => {
                 let (low, high, _) = Self::range(self.to);
@@ -177,7 +179,14 @@ impl Conversion {
         }
     }
 
-    fn directed<T>(&self, order: std::cmp::Ordering, negative: bool, y: T, down: fn(T) -> T, up: fn(T) -> T) -> T {
+    fn directed<T>(
+        &self,
+        order: std::cmp::Ordering,
+        negative: bool,
+        y: T,
+        down: fn(T) -> T,
+        up: fn(T) -> T,
+    ) -> T {
         use std::cmp::Ordering::{Greater, Less};
         match (self.rounding, order) {
             (Rounding::Down, Greater) => down(y),
@@ -197,7 +206,7 @@ impl Conversion {
         }
     }
 
-    fn to_integer(&self, x: f64) -> u64 {
+    fn integer_of(&self, x: f64) -> u64 {
         let (low, high, bits) = Self::range(self.to);
         let value = if x.is_nan() {
             // The ISA: zero, but the top bit alone when either side has 64 bits.
@@ -209,7 +218,7 @@ impl Conversion {
         value as u64
     }
 
-    fn to_real(&self, x: f64) -> u64 {
+    fn real_of(&self, x: f64) -> u64 {
         let mut x = if self.integral { self.integral(x) } else { x };
         if self.relu && x < 0.0 {
             x = 0.0;
@@ -228,7 +237,11 @@ impl Conversion {
             }
             Kind::Small(format) => {
                 let bits = format.encode(x, self.rounding);
-                let sign_and = |magnitude| u64::from((bits & !((1 << (format.exponent_bits + format.mantissa_bits)) - 1)) | magnitude);
+                let sign_and = |magnitude| {
+                    u64::from(
+                        (bits & !((1 << (format.exponent_bits + format.mantissa_bits)) - 1)) | magnitude,
+                    )
+                };
                 let bits = if self.finite && !x.is_nan() && bits != 0 && format.decode(bits).is_infinite() {
                     sign_and(format.largest())
                 } else {

@@ -65,7 +65,11 @@ fn single(base: &str, modifiers: &[&str]) -> Option<AluFn> {
         "sub" => rounded!(modifiers, |a, b| a - b, |mode| sum(a.into(), -f64::from(b), mode)),
         "mul" => rounded!(modifiers, |a, b| a * b, |mode| to_f32(f64::from(a) * f64::from(b), mode)),
         "fma" | "mad" => {
-            rounded!(modifiers, |a, b, c| a.mul_add(b, c), |mode| sum(f64::from(a) * f64::from(b), c.into(), mode))
+            rounded!(modifiers, |a, b, c| a.mul_add(b, c), |mode| sum(
+                f64::from(a) * f64::from(b),
+                c.into(),
+                mode
+            ))
         }
         "div" if has("approx") || has("full") || has("rn") => alu!(|a: f32, b: f32| a / b),
         "div" => match () {
@@ -217,8 +221,20 @@ pub fn smaller(a: f64, b: f64, strict: bool) -> f64 {
         (true, false) | (false, true) if strict => f64::NAN,
         (true, false) => b,
         (false, true) => a,
-        _ if a == b => if a.is_sign_negative() { a } else { b },
-        _ => if a < b { a } else { b },
+        _ if a == b => {
+            if a.is_sign_negative() {
+                a
+            } else {
+                b
+            }
+        }
+        _ => {
+            if a < b {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 
@@ -310,6 +326,10 @@ pub fn comparison(name: &str, ty: &str) -> Option<crate::ir::CompareFn> {
             fn v($x: $t) -> f64 {
                 $v
             }
+            #[inline(always)]
+            fn unordered(a: $t, b: $t) -> bool {
+                v(a).is_nan() || v(b).is_nan()
+            }
             Some(match name {
                 "eq" => compare!($t, |a, b| v(a) == v(b)),
                 // Unordered operands make the plain comparisons false, this one too.
@@ -318,14 +338,14 @@ pub fn comparison(name: &str, ty: &str) -> Option<crate::ir::CompareFn> {
                 "le" => compare!($t, |a, b| v(a) <= v(b)),
                 "gt" => compare!($t, |a, b| v(a) > v(b)),
                 "ge" => compare!($t, |a, b| v(a) >= v(b)),
-                "equ" => compare!($t, |a, b| !(v(a) < v(b) || v(a) > v(b))),
+                "equ" => compare!($t, |a, b| v(a) == v(b) || unordered(a, b)),
                 "neu" => compare!($t, |a, b| v(a) != v(b)),
-                "ltu" => compare!($t, |a, b| !(v(a) >= v(b))),
-                "leu" => compare!($t, |a, b| !(v(a) > v(b))),
-                "gtu" => compare!($t, |a, b| !(v(a) <= v(b))),
-                "geu" => compare!($t, |a, b| !(v(a) < v(b))),
-                "num" => compare!($t, |a, b| !v(a).is_nan() && !v(b).is_nan()),
-                "nan" => compare!($t, |a, b| v(a).is_nan() || v(b).is_nan()),
+                "ltu" => compare!($t, |a, b| v(a) < v(b) || unordered(a, b)),
+                "leu" => compare!($t, |a, b| v(a) <= v(b) || unordered(a, b)),
+                "gtu" => compare!($t, |a, b| v(a) > v(b) || unordered(a, b)),
+                "geu" => compare!($t, |a, b| v(a) >= v(b) || unordered(a, b)),
+                "num" => compare!($t, |a, b| !unordered(a, b)),
+                "nan" => compare!($t, |a, b| unordered(a, b)),
                 _ => return None,
             })
         }};

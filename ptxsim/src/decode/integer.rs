@@ -9,7 +9,9 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
     match base {
         "add" if has("sat") && ty == "s32" => Some(alu!(|a: i32, b: i32| a.saturating_add(b))),
         "sub" if has("sat") && ty == "s32" => Some(alu!(|a: i32, b: i32| a.saturating_sub(b))),
-        "add" if ty == "u16x2" || ty == "s16x2" => Some(alu!(|a: u32, b: u32| halves(a, b, u16::wrapping_add))),
+        "add" if ty == "u16x2" || ty == "s16x2" => {
+            Some(alu!(|a: u32, b: u32| halves(a, b, u16::wrapping_add)))
+        }
         "add" => integer_alu!(ty, |a, b| a.wrapping_add(b)),
         "sub" => integer_alu!(ty, |a, b| a.wrapping_sub(b)),
         "mul" if has("lo") => integer_alu!(ty, |a, b| a.wrapping_mul(b)),
@@ -20,12 +22,12 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
             integer_alu!(ty, |a, b, c| a.wrapping_mul(b).wrapping_add(c))
         }
         "mul" if has("hi") => match ty {
-            "u16" => Some(alu!(|a: u16, b: u16| (u32::from(a) * u32::from(b) >> 16) as u16)),
-            "s16" => Some(alu!(|a: i16, b: i16| (i32::from(a) * i32::from(b) >> 16) as i16)),
+            "u16" => Some(alu!(|a: u16, b: u16| ((u32::from(a) * u32::from(b)) >> 16) as u16)),
+            "s16" => Some(alu!(|a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16)),
             "u32" => Some(alu!(|a: u32, b: u32| high_u32(a, b))),
             "s32" => Some(alu!(|a: i32, b: i32| high_s32(a, b))),
             "u64" => Some(alu!(|a: u64, b: u64| high_u64(a, b))),
-            "s64" => Some(alu!(|a: i64, b: i64| (i128::from(a) * i128::from(b) >> 64) as i64)),
+            "s64" => Some(alu!(|a: i64, b: i64| ((i128::from(a) * i128::from(b)) >> 64) as i64)),
             _ => None,
         },
         "mad" if has("hi") => match ty {
@@ -54,8 +56,12 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
             _ => None,
         },
         "mad24" if has("lo") => match ty {
-            "u32" => Some(alu!(|a: u32, b: u32, c: u32| (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff).wrapping_add(c))),
-            "s32" => Some(alu!(|a: i32, b: i32, c: i32| (a << 8 >> 8).wrapping_mul(b << 8 >> 8).wrapping_add(c))),
+            "u32" => Some(alu!(|a: u32, b: u32, c: u32| (a & 0xff_ffff)
+                .wrapping_mul(b & 0xff_ffff)
+                .wrapping_add(c))),
+            "s32" => {
+                Some(alu!(|a: i32, b: i32, c: i32| (a << 8 >> 8).wrapping_mul(b << 8 >> 8).wrapping_add(c)))
+            }
             _ => None,
         },
         "sad" => match ty {
@@ -87,8 +93,12 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
         "min" | "max" if ty.ends_with("16x2") => match (base, ty) {
             ("min", "u16x2") => Some(alu!(|a: u32, b: u32| halves(a, b, u16::min))),
             ("max", "u16x2") => Some(alu!(|a: u32, b: u32| halves(a, b, u16::max))),
-            ("min", "s16x2") => Some(alu!(|a: u32, b: u32| halves(a, b, |a, b| (a as i16).min(b as i16) as u16))),
-            ("max", "s16x2") => Some(alu!(|a: u32, b: u32| halves(a, b, |a, b| (a as i16).max(b as i16) as u16))),
+            ("min", "s16x2") => {
+                Some(alu!(|a: u32, b: u32| halves(a, b, |a, b| (a as i16).min(b as i16) as u16)))
+            }
+            ("max", "s16x2") => {
+                Some(alu!(|a: u32, b: u32| halves(a, b, |a, b| (a as i16).max(b as i16) as u16)))
+            }
             _ => None,
         },
         "min" => integer_alu!(ty, |a, b| a.min(b)),
@@ -137,9 +147,13 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
         "bmsk" if has("clamp") => Some(alu!(|a: u32, b: u32| mask(a, b))),
         "bmsk" if has("wrap") => Some(alu!(|a: u32, b: u32| mask(a & 31, b & 31))),
         "szext" => match (ty, has("wrap")) {
-            ("u32", wrap) if wrap => Some(alu!(|a: u32, b: u32| extract(a.into(), 0, b & 31, 32, false) as u32)),
+            ("u32", wrap) if wrap => {
+                Some(alu!(|a: u32, b: u32| extract(a.into(), 0, b & 31, 32, false) as u32))
+            }
             ("u32", _) => Some(alu!(|a: u32, b: u32| extract(a.into(), 0, b.min(32), 32, false) as u32)),
-            ("s32", wrap) if wrap => Some(alu!(|a: u32, b: u32| extract(a.into(), 0, b & 31, 32, true) as u32)),
+            ("s32", wrap) if wrap => {
+                Some(alu!(|a: u32, b: u32| extract(a.into(), 0, b & 31, 32, true) as u32))
+            }
             ("s32", _) => Some(alu!(|a: u32, b: u32| extract(a.into(), 0, b.min(32), 32, true) as u32)),
             _ => None,
         },
@@ -173,12 +187,30 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
             const MODES: [&str; 6] = ["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"];
             match modifiers.iter().find(|m| MODES.contains(m)) {
                 None => Some(alu!(|a: u32, b: u32, c: u32| permute(join(a, b), c))),
-                Some(&"f4e") => Some(alu!(|a: u32, b: u32, c: u32| permute(join(a, b), [0x3210, 0x4321, 0x5432, 0x6543][c as usize & 3]))),
-                Some(&"b4e") => Some(alu!(|a: u32, b: u32, c: u32| permute(join(a, b), [0x5670, 0x6701, 0x7012, 0x0123][c as usize & 3]))),
-                Some(&"rc8") => Some(alu!(|a: u32, b: u32, c: u32| permute(join(a, b), [0x0000, 0x1111, 0x2222, 0x3333][c as usize & 3]))),
-                Some(&"ecl") => Some(alu!(|a: u32, b: u32, c: u32| permute(join(a, b), [0x3210, 0x3211, 0x3222, 0x3333][c as usize & 3]))),
-                Some(&"ecr") => Some(alu!(|a: u32, b: u32, c: u32| permute(join(a, b), [0x0000, 0x1110, 0x2210, 0x3210][c as usize & 3]))),
-                Some(_) => Some(alu!(|a: u32, b: u32, c: u32| permute(join(a, b), [0x1010, 0x3232, 0x1010, 0x3232][c as usize & 3]))),
+                Some(&"f4e") => Some(alu!(|a: u32, b: u32, c: u32| permute(
+                    join(a, b),
+                    [0x3210, 0x4321, 0x5432, 0x6543][c as usize & 3]
+                ))),
+                Some(&"b4e") => Some(alu!(|a: u32, b: u32, c: u32| permute(
+                    join(a, b),
+                    [0x5670, 0x6701, 0x7012, 0x0123][c as usize & 3]
+                ))),
+                Some(&"rc8") => Some(alu!(|a: u32, b: u32, c: u32| permute(
+                    join(a, b),
+                    [0x0000, 0x1111, 0x2222, 0x3333][c as usize & 3]
+                ))),
+                Some(&"ecl") => Some(alu!(|a: u32, b: u32, c: u32| permute(
+                    join(a, b),
+                    [0x3210, 0x3211, 0x3222, 0x3333][c as usize & 3]
+                ))),
+                Some(&"ecr") => Some(alu!(|a: u32, b: u32, c: u32| permute(
+                    join(a, b),
+                    [0x0000, 0x1110, 0x2210, 0x3210][c as usize & 3]
+                ))),
+                Some(_) => Some(alu!(|a: u32, b: u32, c: u32| permute(
+                    join(a, b),
+                    [0x1010, 0x3232, 0x1010, 0x3232][c as usize & 3]
+                ))),
             }
         }
         "lop3" => Some(alu!(|a: u32, b: u32, c: u32, d: u32| lop3(a, b, c, d))),
@@ -191,9 +223,13 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
         },
         "dp2a" if has("lo") || has("hi") => match (modifiers, has("hi")) {
             ([.., "u32", "u32"], false) => Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b, c, false, false))),
-            ([.., "u32", "u32"], true) => Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b >> 16, c, false, false))),
+            ([.., "u32", "u32"], true) => {
+                Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b >> 16, c, false, false)))
+            }
             ([.., "s32", "s32"], false) => Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b, c, true, true))),
-            ([.., "s32", "s32"], true) => Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b >> 16, c, true, true))),
+            ([.., "s32", "s32"], true) => {
+                Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b >> 16, c, true, true)))
+            }
             _ => None,
         },
         "slct" => match ty {
@@ -215,7 +251,8 @@ pub fn carry(base: &str, modifiers: &[&str], ty: &str) -> Option<(CarryFn, bool,
     let add64: CarryFn = |a, b, _, k| sum(u128::from(a) + u128::from(b) + u128::from(k), 64);
     let add32: CarryFn = |a, b, _, k| sum(u128::from(a as u32) + u128::from(b as u32) + u128::from(k), 32);
     // The flag of a subtraction is the borrow.
-    let sub64: CarryFn = |a, b, _, k| sum(u128::from(a).wrapping_sub(u128::from(b)).wrapping_sub(k.into()), 64);
+    let sub64: CarryFn =
+        |a, b, _, k| sum(u128::from(a).wrapping_sub(u128::from(b)).wrapping_sub(k.into()), 64);
     let sub32: CarryFn =
         |a, b, _, k| sum(u128::from(a as u32).wrapping_sub(u128::from(b as u32)).wrapping_sub(k.into()), 32);
     let low32: CarryFn = |a, b, c, k| {
@@ -248,15 +285,15 @@ fn halves(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
 }
 
 fn high_u32(a: u32, b: u32) -> u32 {
-    (u64::from(a) * u64::from(b) >> 32) as u32
+    ((u64::from(a) * u64::from(b)) >> 32) as u32
 }
 
 fn high_s32(a: i32, b: i32) -> i32 {
-    (i64::from(a) * i64::from(b) >> 32) as i32
+    ((i64::from(a) * i64::from(b)) >> 32) as i32
 }
 
 fn high_u64(a: u64, b: u64) -> u64 {
-    (u128::from(a) * u128::from(b) >> 64) as u64
+    ((u128::from(a) * u128::from(b)) >> 64) as u64
 }
 
 fn join(low: u32, high: u32) -> u64 {

@@ -160,20 +160,26 @@ impl<'m> Decoder<'m> {
             self.instructions.push(Instr { op, guard, line: instruction.line, class });
         }
         // Falling off the end is a return.
-        self.instructions.push(Instr { op: Op::Return, guard: None, line: function.line, class: Class::Control });
+        self.instructions.push(Instr {
+            op: Op::Return,
+            guard: None,
+            line: function.line,
+            class: Class::Control,
+        });
     }
 
     fn instruction(&mut self, instruction: &'m Instruction) -> Decoded {
         let opcode = Opcode::new(&instruction.opcode);
         let operands = &instruction.operands;
         match opcode.base {
-            "ld" | "ldu" | "st" | "atom" | "red" | "cvta" | "isspacep" | "mapa" | "getctarank" | "prefetch"
-            | "prefetchu" | "applypriority" | "discard" | "createpolicy" => self.memory(&opcode, operands),
-            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "setmaxnreg" | "pmevent" => {
-                self.control(&opcode, operands)
+            "ld" | "ldu" | "st" | "atom" | "red" | "cvta" | "isspacep" | "mapa" | "getctarank"
+            | "prefetch" | "prefetchu" | "applypriority" | "discard" | "createpolicy" => {
+                self.memory(&opcode, operands)
             }
-            "bar" | "barrier" | "membar" | "fence" | "shfl" | "vote" | "match" | "redux" | "elect" | "activemask"
-            | "griddepcontrol" => self.collective(&opcode, operands),
+            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "setmaxnreg"
+            | "pmevent" => self.control(&opcode, operands),
+            "bar" | "barrier" | "membar" | "fence" | "shfl" | "vote" | "match" | "redux" | "elect"
+            | "activemask" | "griddepcontrol" => self.collective(&opcode, operands),
             "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wgmma" => self.tensor(&opcode, operands),
             "cp" | "mbarrier" => self.asynchronous(&opcode, operands),
             _ => self.scalar(&opcode, operands),

@@ -8,7 +8,9 @@ impl Decoder<'_> {
     /// A value of type `ty`: literals take its bits.
     pub(super) fn source(&mut self, operand: Option<&Operand>, ty: &str) -> Result<Src, String> {
         Ok(match operand {
-            Some(Operand::Register(Register::Value { index, .. })) => Src::Register(self.layout.register(*index)),
+            Some(Operand::Register(Register::Value { index, .. })) => {
+                Src::Register(self.layout.register(*index))
+            }
             Some(Operand::Integer(n)) => match ty {
                 // PTX has no implicit conversion, but takes integers where bits are meant.
                 "f32" if *n != 0 => return Err(format!("integer {n} as an f32")),
@@ -82,7 +84,10 @@ impl Decoder<'_> {
     }
 
     /// `d|p` or `d`.
-    pub(super) fn pair<'o>(&self, operand: Option<&'o Operand>) -> (Option<&'o Operand>, Option<&'o Operand>) {
+    pub(super) fn pair<'o>(
+        &self,
+        operand: Option<&'o Operand>,
+    ) -> (Option<&'o Operand>, Option<&'o Operand>) {
         match operand {
             Some(Operand::Pair(a, b)) => (Some(a), Some(b)),
             other => (other, None),
@@ -129,9 +134,7 @@ impl Decoder<'_> {
 
     pub(super) fn label(&self, operand: Option<&Operand>) -> Result<u32, String> {
         match operand {
-            Some(Operand::Name(name)) => {
-                self.target_of(name)
-            }
+            Some(Operand::Name(name)) => self.target_of(name),
             other => Err(unexpected(other, "a label")),
         }
     }
@@ -172,17 +175,16 @@ fn special(name: &str) -> Option<Src> {
         let rest = name.strip_prefix(prefix)?.strip_prefix('.')?;
         ["x", "y", "z"].iter().position(|a| *a == rest).map(|a| a as u8)
     };
-    let along: [(&str, fn(u8) -> Special); 8] = [
-        ("tid", Special::Tid),
-        ("ntid", Special::Ntid),
-        ("ctaid", Special::Ctaid),
-        ("nctaid", Special::Nctaid),
-        ("clusterid", Special::ClusterId),
-        ("nclusterid", Special::NclusterId),
-        ("cluster_ctaid", Special::ClusterCtaid),
-        ("cluster_nctaid", Special::ClusterNctaid),
-    ];
-    if let Some(found) = along.iter().find_map(|(prefix, make)| axis(prefix).map(make)) {
+    let along = |prefix: &str, make: fn(u8) -> Special| axis(prefix).map(make);
+    let of_axis = along("tid", Special::Tid)
+        .or_else(|| along("ntid", Special::Ntid))
+        .or_else(|| along("ctaid", Special::Ctaid))
+        .or_else(|| along("nctaid", Special::Nctaid))
+        .or_else(|| along("clusterid", Special::ClusterId))
+        .or_else(|| along("nclusterid", Special::NclusterId))
+        .or_else(|| along("cluster_ctaid", Special::ClusterCtaid))
+        .or_else(|| along("cluster_nctaid", Special::ClusterNctaid));
+    if let Some(found) = of_axis {
         return Some(Src::Special(found));
     }
     Some(Src::Special(match name {

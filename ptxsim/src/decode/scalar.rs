@@ -57,15 +57,16 @@ impl<'m> Decoder<'m> {
     fn alu(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
         let ty = op.ty();
         const SPECIAL: [&str; 8] = ["rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh"];
-        let (f, pre, post, class) = if let Some((f, pre, post)) = floating::floating(op.base, &op.modifiers, ty) {
-            (f, pre, post, if SPECIAL.contains(&op.base) { Class::Special } else { Class::Float })
-        } else {
-            let f = integer::integer(op.base, &op.modifiers, ty).ok_or_else(unsupported)?;
-            (f, None, None, Class::Integer)
-        };
+        let (f, pre, post, class) =
+            if let Some((f, pre, post)) = floating::floating(op.base, &op.modifiers, ty) {
+                (f, pre, post, if SPECIAL.contains(&op.base) { Class::Special } else { Class::Float })
+            } else {
+                let f = integer::integer(op.base, &op.modifiers, ty).ok_or_else(unsupported)?;
+                (f, None, None, Class::Integer)
+            };
         let wanted = match op.base {
-            "not" | "cnot" | "abs" | "neg" | "popc" | "clz" | "brev" | "bfind" | "rcp" | "sqrt" | "rsqrt" | "ex2"
-            | "lg2" | "sin" | "cos" | "tanh" => 1,
+            "not" | "cnot" | "abs" | "neg" | "popc" | "clz" | "brev" | "bfind" | "rcp" | "sqrt" | "rsqrt"
+            | "ex2" | "lg2" | "sin" | "cos" | "tanh" => 1,
             "mad" | "mad24" | "fma" | "sad" | "bfe" | "shf" | "prmt" | "dp4a" | "dp2a" | "slct" => 3,
             "bfi" | "lop3" => 4,
             _ => 2,
@@ -115,12 +116,19 @@ impl<'m> Decoder<'m> {
                 let src = self.source(operands.get(1), ty)?;
                 let f = super::value::alu!(|a: u64| a);
                 let zero = Src::Immediate(0);
-                Ok((Op::Alu { f, dst, src: [src, zero, zero, zero], count: 1, pre: None, post: None }, Class::Move))
+                Ok((
+                    Op::Alu { f, dst, src: [src, zero, zero, zero], count: 1, pre: None, post: None },
+                    Class::Move,
+                ))
             }
         }
     }
 
-    fn combine(&mut self, op: &Opcode<'_>, operand: Option<&Operand>) -> Result<Option<(Logic, PredicateSrc)>, String> {
+    fn combine(
+        &mut self,
+        op: &Opcode<'_>,
+        operand: Option<&Operand>,
+    ) -> Result<Option<(Logic, PredicateSrc)>, String> {
         let logic = match op.modifiers.get(1) {
             Some(&"and") => Logic::And,
             Some(&"or") => Logic::Or,
@@ -170,7 +178,8 @@ impl<'m> Decoder<'m> {
         let f = floating::test_mask(kind, ty).ok_or_else(unsupported)?;
         let dst = self.predicate_target(operands.first())?;
         let a = self.source(operands.get(1), ty)?;
-        let compare = Op::Compare { f, dst, complement: None, a, b: Src::Immediate(0), pre: None, combine: None };
+        let compare =
+            Op::Compare { f, dst, complement: None, a, b: Src::Immediate(0), pre: None, combine: None };
         Ok((compare, Class::Predicate))
     }
 
@@ -197,7 +206,10 @@ impl<'m> Decoder<'m> {
                 let Some(Operand::Name(list)) = operands.get(1) else { return Err(unsupported()) };
                 let targets = self.function.branch_targets.iter().find(|(name, _)| name == list);
                 let (_, names) = targets.ok_or_else(|| format!("no branch targets `{list}`"))?;
-                Op::BranchIndexed { index, targets: names.iter().map(|name| self.target_of(name)).collect::<Result<_, _>>()? }
+                Op::BranchIndexed {
+                    index,
+                    targets: names.iter().map(|name| self.target_of(name)).collect::<Result<_, _>>()?,
+                }
             }
             "ret" => Op::Return,
             "exit" => Op::Exit,
@@ -261,15 +273,18 @@ impl<'m> Decoder<'m> {
         }
         let function = self.module.functions.iter().find(|f| f.name == name && f.has_body && !f.is_kernel);
         let function = function.ok_or_else(|| format!("function `{name}` has no body here"))?;
-        if function.name == caller || self.entries.contains_key(name) && self.calls.iter().any(|(_, n)| *n == caller) {
+        if function.name == caller
+            || self.entries.contains_key(name) && self.calls.iter().any(|(_, n)| *n == caller)
+        {
             // Registers are not saved over calls: a function active twice would overwrite its own.
             return Err(format!("recursion through `{name}` is not supported"));
         }
         self.layout.signature(function);
-        let copy = |variable: &Operand, parameter: &crate::ptx::Variable, layout: &super::layout::Layout<'_>| {
-            let callee = layout.local_of(name, &parameter.name).ok_or_else(unsupported)?;
-            Ok::<_, String>((slot(Some(variable), layout)?, callee, parameter.bytes as u32))
-        };
+        let copy =
+            |variable: &Operand, parameter: &crate::ptx::Variable, layout: &super::layout::Layout<'_>| {
+                let callee = layout.local_of(name, &parameter.name).ok_or_else(unsupported)?;
+                Ok::<_, String>((slot(Some(variable), layout)?, callee, parameter.bytes as u32))
+            };
         let inward = arguments
             .iter()
             .zip(&function.params)

@@ -32,7 +32,10 @@ impl<'m> Decoder<'m> {
                 self.matrix_form(op)?;
                 let (address, _) = self.address(operands.first())?;
                 let src = self.sources(operands.get(1), "b32")?;
-                return Ok((Op::StoreMatrix { address, src, transpose: op.has("trans") }, Class::SharedStore));
+                return Ok((
+                    Op::StoreMatrix { address, src, transpose: op.has("trans") },
+                    Class::SharedStore,
+                ));
             }
             "movmatrix" => {
                 let (dst, a) = (self.register(operands.first())?, self.source(operands.get(1), "b32")?);
@@ -62,8 +65,16 @@ impl<'m> Decoder<'m> {
         let shape = op.modifiers.iter().find_map(|m| m.strip_prefix("m16n8k"));
         let k: usize = shape.and_then(|k| k.parse().ok()).ok_or_else(unsupported)?;
         let [.., d_type, a_type, b_type, c_type] = op.modifiers.as_slice() else { return Err(unsupported()) };
-        let (Some(a_type), Some(b_type)) = (mma_type(a_type), mma_type(b_type)) else { return Err(unsupported()) };
-        if !op.has("row") || !op.has("col") || op.has("sp") || op.has("satfinite") || op.has("xor") || op.has("and") {
+        let (Some(a_type), Some(b_type)) = (mma_type(a_type), mma_type(b_type)) else {
+            return Err(unsupported());
+        };
+        if !op.has("row")
+            || !op.has("col")
+            || op.has("sp")
+            || op.has("satfinite")
+            || op.has("xor")
+            || op.has("and")
+        {
             return Err(unsupported());
         }
         let integer = matches!(a_type, MmaType::S8 | MmaType::U8);
@@ -82,7 +93,13 @@ impl<'m> Decoder<'m> {
         let words = k * a_type.bits() / 64;
         let accumulators = if half_accumulate { 2 } else { 4 };
         if a.len() != words || b.len() * 2 != words || d.len() != accumulators || c.len() != accumulators {
-            return Err(format!("{}, {}, {}, {} registers of D, A, B, C", d.len(), a.len(), b.len(), c.len()));
+            return Err(format!(
+                "{}, {}, {}, {} registers of D, A, B, C",
+                d.len(),
+                a.len(),
+                b.len(),
+                c.len()
+            ));
         }
         Ok(Op::Mma(Box::new(Mma { k, a_type, b_type, half_accumulate, d, a, b, c })))
     }
@@ -94,9 +111,16 @@ impl<'m> Decoder<'m> {
         let (n, k): (usize, usize) =
             (n.parse().map_err(|_| unsupported())?, k.parse().map_err(|_| unsupported())?);
         let [.., d_type, a_type, b_type] = op.modifiers.as_slice() else { return Err(unsupported()) };
-        let (Some(a_type), Some(b_type)) = (mma_type(a_type), mma_type(b_type)) else { return Err(unsupported()) };
+        let (Some(a_type), Some(b_type)) = (mma_type(a_type), mma_type(b_type)) else {
+            return Err(unsupported());
+        };
         let half_accumulate = *d_type == "f16";
-        if n == 0 || n % 8 != 0 || n > 256 || k * a_type.bits() != 256 || !matches!(*d_type, "f32" | "f16" | "s32") {
+        if n == 0
+            || n % 8 != 0
+            || n > 256
+            || k * a_type.bits() != 256
+            || !matches!(*d_type, "f32" | "f16" | "s32")
+        {
             return Err(unsupported());
         }
         let d = self.registers_of(operands.first())?;

@@ -72,7 +72,12 @@ impl<'a> Machine<'_, 'a> {
     }
 
     /// The allocation of a global access of `bytes`, checked; `held` is the latest one.
-    pub fn allocation<'h>(&self, held: &mut Option<&'h Allocation>, address: u64, bytes: u64) -> Outcome<&'h Allocation>
+    pub fn allocation<'h>(
+        &self,
+        held: &mut Option<&'h Allocation>,
+        address: u64,
+        bytes: u64,
+    ) -> Outcome<&'h Allocation>
     where
         'a: 'h,
     {
@@ -108,7 +113,8 @@ impl<'a> Machine<'_, 'a> {
 
     fn global_written(&self, a: &Allocation, address: u64, bytes: u32) -> Outcome {
         if self.grid.options.check_written && !a.written(address - a.base, bytes) {
-            let what = format!("read of global memory that nothing has written, in the allocation at {:#x}", a.base);
+            let what =
+                format!("read of global memory that nothing has written, in the allocation at {:#x}", a.base);
             return Err(Trouble::new(FaultKind::Uninitialized, what).at(address));
         }
         Ok(())
@@ -163,7 +169,8 @@ impl<'a> Machine<'_, 'a> {
                     }
                     Site::Local(offset) => {
                         let from = self.local_range(warp, offset, total, lane)?;
-                        if self.grid.options.check_written && warp.local_written[from..from + total as usize].contains(&false)
+                        if self.grid.options.check_written
+                            && warp.local_written[from..from + total as usize].contains(&false)
                         {
                             let what = "read of local memory that nothing has written";
                             return Err(Trouble::new(FaultKind::Uninitialized, what).at(offset.into()));
@@ -174,10 +181,14 @@ impl<'a> Machine<'_, 'a> {
                     }
                     Site::Param(offset) => {
                         let all = self.grid.parameters;
-                        let part = all.get(offset as usize..offset as usize + total as usize).ok_or_else(|| {
-                            let what = format!("{total} bytes at offset {offset} of {} of parameters", all.len());
-                            Trouble::new(FaultKind::OutOfBounds, what)
-                        })?;
+                        let part =
+                            all.get(offset as usize..offset as usize + total as usize).ok_or_else(|| {
+                                let what = format!(
+                                    "{total} bytes at offset {offset} of {} of parameters",
+                                    all.len()
+                                );
+                                Trouble::new(FaultKind::OutOfBounds, what)
+                            })?;
                         for k in 0..n {
                             values[k as usize][lane] = read_le(&part[each(k) as usize..], bytes);
                         }
@@ -189,7 +200,8 @@ impl<'a> Machine<'_, 'a> {
         }
         if global.1 > 0 {
             self.tally.total.global_load_bytes += u64::from(total) * global.1 as u64;
-            self.tally.total.global_load_sectors += sectors(global.0[..global.1].iter().copied(), total.into());
+            self.tally.total.global_load_sectors +=
+                sectors(global.0[..global.1].iter().copied(), total.into());
         }
         self.banks(&shared, total, pc);
         for (register, lanes) in dst.iter().zip(&mut values) {
@@ -251,7 +263,10 @@ impl<'a> Machine<'_, 'a> {
                 Self::aligned(at, total.into())?;
                 match self.site(warp, window, at)? {
                     Site::Global(_) if window == Window::Const => {
-                        return Err(Trouble::new(FaultKind::IllegalInstruction, "a store to constant memory"));
+                        return Err(Trouble::new(
+                            FaultKind::IllegalInstruction,
+                            "a store to constant memory",
+                        ));
                     }
                     Site::Global(at) => {
                         let a = self.allocation(&mut held, at, total.into())?;
@@ -267,8 +282,9 @@ impl<'a> Machine<'_, 'a> {
                         let who = warp.who(lane, cta, strong);
                         let memory = &mut self.state.ctas[cta].shared;
                         memory.check(offset, total)?;
-                        let same = (0..n)
-                            .all(|k| memory.peek(offset + k * bytes, bytes) == values[k as usize][lane] & mask);
+                        let same = (0..n).all(|k| {
+                            memory.peek(offset + k * bytes, bytes) == values[k as usize][lane] & mask
+                        });
                         memory.writing(offset, total, &who, same && bytes >= 4)?;
                         for k in 0..n {
                             memory.poke(offset + k * bytes, bytes, values[k as usize][lane] & mask);
@@ -285,7 +301,10 @@ impl<'a> Machine<'_, 'a> {
                         warp.local_written[from..from + total as usize].fill(true);
                     }
                     Site::Param(_) => {
-                        return Err(Trouble::new(FaultKind::IllegalInstruction, "a store to kernel parameters"));
+                        return Err(Trouble::new(
+                            FaultKind::IllegalInstruction,
+                            "a store to kernel parameters",
+                        ));
                     }
                 }
                 Ok(())
@@ -294,7 +313,8 @@ impl<'a> Machine<'_, 'a> {
         }
         if global.1 > 0 {
             self.tally.total.global_store_bytes += u64::from(total) * global.1 as u64;
-            self.tally.total.global_store_sectors += sectors(global.0[..global.1].iter().copied(), total.into());
+            self.tally.total.global_store_sectors +=
+                sectors(global.0[..global.1].iter().copied(), total.into());
         }
         self.banks(&shared, total, pc);
         Ok(())
@@ -366,7 +386,9 @@ impl<'a> Machine<'_, 'a> {
             4 => a.update32(offset, |x| f(x.into()) as u32).into(),
             2 => {
                 let shift = (offset % 4) * 8;
-                let put = |x: u32| (x & !(0xffff << shift)) | (f((x >> shift & 0xffff).into()) as u32 & 0xffff) << shift;
+                let put = |x: u32| {
+                    (x & !(0xffff << shift)) | (f((x >> shift & 0xffff).into()) as u32 & 0xffff) << shift
+                };
                 u64::from(a.update32(offset & !3, put) >> shift & 0xffff)
             }
             // The words are 32 bits wide: one lock makes wider atomics one step among themselves.

@@ -101,7 +101,9 @@ impl Machine<'_, '_> {
         let mut held = None;
         for lane in lanes_of(exec) {
             (|| -> Outcome {
-                let Site::Shared(_, offset) = self.site(warp, Window::Shared, to[lane])? else { return Ok(()) };
+                let Site::Shared(_, offset) = self.site(warp, Window::Shared, to[lane])? else {
+                    return Ok(());
+                };
                 let size = sizes.map_or(bytes, |s| s[lane] as u32);
                 if size > bytes {
                     let what = format!("cp.async of {size} source bytes into {bytes}");
@@ -178,7 +180,13 @@ impl Machine<'_, '_> {
     }
 
     /// The mbarrier at an address, and its block.
-    fn barrier_at(&mut self, warp: &Warp, window: Window, address: u64, lane: usize) -> Outcome<(usize, &mut Mbarrier)> {
+    fn barrier_at(
+        &mut self,
+        warp: &Warp,
+        window: Window,
+        address: u64,
+        lane: usize,
+    ) -> Outcome<(usize, &mut Mbarrier)> {
         let (cta, offset) = self.barrier_site(warp, window, address, lane)?;
         let who = warp.who(lane, cta, true);
         let state = &mut self.state.ctas[cta];
@@ -268,7 +276,11 @@ impl Machine<'_, '_> {
                 let phases = warp.lanes(*phase, grid);
                 let mut truth = 0;
                 for lane in lanes_of(exec) {
-                    let phase = if *parity { Phase::Parity(phases[lane] & 1) } else { Phase::Number(phases[lane] >> 20) };
+                    let phase = if *parity {
+                        Phase::Parity(phases[lane] & 1)
+                    } else {
+                        Phase::Number(phases[lane] >> 20)
+                    };
                     let (cta, mbarrier) = self.barrier_at(warp, window, addresses[lane], lane)?;
                     if mbarrier.passed(phase) {
                         truth |= 1 << lane;
@@ -295,7 +307,14 @@ impl Machine<'_, '_> {
         Ok(Flow::Next)
     }
 
-    fn init_barrier(&mut self, warp: &Warp, window: Window, address: u64, count: u32, lane: usize) -> Outcome {
+    fn init_barrier(
+        &mut self,
+        warp: &Warp,
+        window: Window,
+        address: u64,
+        count: u32,
+        lane: usize,
+    ) -> Outcome {
         let (cta, offset) = self.barrier_site(warp, window, address, lane)?;
         if count == 0 || count >= 1 << 20 {
             let what = format!("an mbarrier of {count} arrivals; allowed are 1 to {}", (1 << 20) - 1);
@@ -337,7 +356,9 @@ impl Machine<'_, '_> {
                 let data = match src_window {
                     Window::Global => self.global_bytes(from, size)?,
                     _ => {
-                        let Site::Shared(_, offset) = self.site(warp, Window::Shared, from)? else { return Ok(()) };
+                        let Site::Shared(_, offset) = self.site(warp, Window::Shared, from)? else {
+                            return Ok(());
+                        };
                         self.read_shared(warp, offset, size, lane)?
                     }
                 };
@@ -366,7 +387,9 @@ impl Machine<'_, '_> {
                 let mut data = vec![0; map.box_bytes() as usize];
                 let each = map.element_bytes();
                 let mut held = None;
-                for (element, slot) in box_elements(&map, &coordinates)?.zip(data.chunks_exact_mut(each as usize)) {
+                for (element, slot) in
+                    box_elements(&map, &coordinates)?.zip(data.chunks_exact_mut(each as usize))
+                {
                     match element {
                         None => slot.copy_from_slice(&map.fill_bits().to_le_bytes()[..each as usize]),
                         Some(address) => {
@@ -496,7 +519,10 @@ impl Machine<'_, '_> {
         let window = if address >> 32 == 0 { Window::Cluster } else { Window::Generic };
         match self.site(warp, window, address)? {
             site @ Site::Shared(..) => Ok(site),
-            _ => Err(Trouble::new(FaultKind::OutOfBounds, "the destination is not in shared memory").at(address)),
+            _ => {
+                Err(Trouble::new(FaultKind::OutOfBounds, "the destination is not in shared memory")
+                    .at(address))
+            }
         }
     }
 
@@ -510,7 +536,8 @@ impl Machine<'_, '_> {
             Site::Param(offset) => {
                 let part = self.grid.parameters.get(offset as usize..offset as usize + TENSOR_MAP_BYTES);
                 bytes.copy_from_slice(part.ok_or_else(|| {
-                    Trouble::new(FaultKind::OutOfBounds, "the tensor map reaches past the parameters").by(lane)
+                    Trouble::new(FaultKind::OutOfBounds, "the tensor map reaches past the parameters")
+                        .by(lane)
                 })?);
             }
             _ => {
@@ -563,7 +590,8 @@ fn sixteen(address: u64, bytes: u32) -> Outcome {
 /// Addresses of a box's elements, in the order they lie in shared memory.
 fn box_elements<'m>(map: &'m TensorMap, at: &[i64]) -> Outcome<impl Iterator<Item = Option<u64>> + 'm> {
     if at.len() != map.dimensions.len() {
-        let what = format!("{} coordinates for a tensor map of {} dimensions", at.len(), map.dimensions.len());
+        let what =
+            format!("{} coordinates for a tensor map of {} dimensions", at.len(), map.dimensions.len());
         return Err(Trouble::new(FaultKind::IllegalInstruction, what));
     }
     let at = at.to_vec();

@@ -38,7 +38,9 @@ pub fn apply(op: AtomicOp, element: Element, x: u64, b: u64, c: u64) -> u64 {
         Element::F16 => half(op, x, b, float::f16, F16),
         Element::Bf16 => half(op, x, b, float::bf16, BF16),
         Element::F16x2 => half(op, x, b, float::f16, F16) | half(op, x >> 16, b >> 16, float::f16, F16) << 16,
-        Element::Bf16x2 => half(op, x, b, float::bf16, BF16) | half(op, x >> 16, b >> 16, float::bf16, BF16) << 16,
+        Element::Bf16x2 => {
+            half(op, x, b, float::bf16, BF16) | half(op, x >> 16, b >> 16, float::bf16, BF16) << 16
+        }
         Element::B16 => x,
     }
 }

@@ -21,7 +21,8 @@ impl Machine<'_, '_> {
         let agreeing = lanes_of(exec).filter(|l| masks[*l] as u32 == members).fold(0u32, |m, l| m | 1 << l);
         let outside = agreeing & !members;
         if outside != 0 {
-            let what = format!("a thread runs a collective for the lanes {members:#010x}, which leave it out");
+            let what =
+                format!("a thread runs a collective for the lanes {members:#010x}, which leave it out");
             return Err(Trouble::new(FaultKind::Divergence, what).by(outside.trailing_zeros() as usize));
         }
         if agreeing != exec {
@@ -85,7 +86,8 @@ impl Machine<'_, '_> {
             Op::Match { all, dst, predicate, a, bits, .. } => {
                 let keep = if *bits == 64 { u64::MAX } else { 0xffff_ffff };
                 let a = warp.lanes(*a, grid).map(|x| x & keep);
-                let equal = |lane: usize| lanes_of(exec).filter(|l| a[*l] == a[lane]).fold(0u32, |m, l| m | 1 << l);
+                let equal =
+                    |lane: usize| lanes_of(exec).filter(|l| a[*l] == a[lane]).fold(0u32, |m, l| m | 1 << l);
                 let mut out = [0; WARP];
                 let mut truth = 0;
                 for lane in lanes_of(exec) {

@@ -106,7 +106,12 @@ impl Cluster {
     }
 
     /// Runs about `budget` warp instructions; true when all threads have exited.
-    pub fn run<'a>(&mut self, grid: &'a Grid<'a>, tally: &mut Tally, budget: u64) -> Result<bool, Box<Fault>> {
+    pub fn run<'a>(
+        &mut self,
+        grid: &'a Grid<'a>,
+        tally: &mut Tally,
+        budget: u64,
+    ) -> Result<bool, Box<Fault>> {
         let mut spent = 0;
         while spent < budget {
             let mut steps = 0;
@@ -130,7 +135,11 @@ impl Cluster {
             spent += steps;
             self.executed += steps;
             if self.executed > grid.options.instruction_limit {
-                let what = format!("more than {} warp instructions: {}", grid.options.instruction_limit, self.waiting(grid));
+                let what = format!(
+                    "more than {} warp instructions: {}",
+                    grid.options.instruction_limit,
+                    self.waiting(grid)
+                );
                 let warp = self.warps.iter().find(|w| w.alive != 0).unwrap_or(&self.warps[0]);
                 let pc = warp.groups.first().map_or(0, |g| g.pc);
                 return Err(Box::new(fault(grid, warp, Trouble::new(FaultKind::InstructionLimit, what), pc)));
@@ -144,7 +153,9 @@ impl Cluster {
         let mut worst: Option<(&Warp, &Group)> = None;
         for warp in &self.warps {
             for group in &warp.groups {
-                if worst.is_none() || group.state == State::Gather && worst.is_some_and(|w| w.1.state != State::Gather) {
+                if worst.is_none()
+                    || group.state == State::Gather && worst.is_some_and(|w| w.1.state != State::Gather)
+                {
                     worst = Some((warp, group));
                 }
             }
@@ -156,7 +167,9 @@ impl Cluster {
         let trouble = match group.state {
             State::Gather => {
                 let absent = warp.alive & !group.mask;
-                let what = format!("a collective waits for lanes {absent:#010x} of its warp, which never come; {where_all}");
+                let what = format!(
+                    "a collective waits for lanes {absent:#010x} of its warp, which never come; {where_all}"
+                );
                 Trouble::new(FaultKind::Divergence, what)
             }
             _ => Trouble::new(FaultKind::Deadlock, format!("no thread can go on; {where_all}")),
@@ -176,10 +189,15 @@ impl Cluster {
                     State::Gather => "waits for its warp".to_owned(),
                     State::Barrier { id, .. } => format!("waits at barrier {id}"),
                     State::ClusterBarrier { .. } => "waits at the cluster's barrier".to_owned(),
-                    State::Mbarrier { offset, phase, .. } => format!("waits for {phase:?} of the mbarrier at {offset:#x}"),
+                    State::Mbarrier { offset, phase, .. } => {
+                        format!("waits for {phase:?} of the mbarrier at {offset:#x}")
+                    }
                 };
                 let [x, y, z] = warp.place.block;
-                parts.push(format!("block ({x}, {y}, {z}) warp {} lanes {:#010x} {what} at line {line}", warp.index, group.mask));
+                parts.push(format!(
+                    "block ({x}, {y}, {z}) warp {} lanes {:#010x} {what} at line {line}",
+                    warp.index, group.mask
+                ));
             }
         }
         let more = parts.len().saturating_sub(MOST);
@@ -350,7 +368,11 @@ impl<'a> Machine<'_, 'a> {
             Flow::Wait(state) => {
                 warp.groups[at].state = state;
                 // Arriving is progress; being found waiting is none.
-                return Ok(if state == State::Gather || matches!(state, State::Mbarrier { .. }) { Turn::Blocked } else { Turn::Stepped });
+                return Ok(if state == State::Gather || matches!(state, State::Mbarrier { .. }) {
+                    Turn::Blocked
+                } else {
+                    Turn::Stepped
+                });
             }
             Flow::Jump(target) => split(warp, at, exec, target),
             Flow::Call(target) => {
@@ -412,7 +434,11 @@ fn pick(warp: &mut Warp) -> Option<usize> {
         return (warp.groups[0].state == State::Ready).then_some(0);
     }
     let ready = || warp.groups.iter().enumerate().filter(|(_, g)| g.state == State::Ready);
-    let chosen = if warp.patience > PATIENCE / 2 { ready().min_by_key(|(_, g)| g.pc) } else { ready().max_by_key(|(_, g)| g.pc) };
+    let chosen = if warp.patience > PATIENCE / 2 {
+        ready().min_by_key(|(_, g)| g.pc)
+    } else {
+        ready().max_by_key(|(_, g)| g.pc)
+    };
     let chosen = chosen.map(|(at, _)| at);
     warp.patience = if warp.patience == 0 { PATIENCE } else { warp.patience - 1 };
     chosen

@@ -36,7 +36,6 @@ const TURN: u64 = 2_000_000;
 struct Queue {
     waiting: VecDeque<Cluster>,
     next: u64,
-    running: usize,
 }
 
 /// Runs a grid to its end.
@@ -56,7 +55,7 @@ pub(crate) fn run(
         n => n,
     };
     let threads = threads.min(usize::try_from(clusters).unwrap_or(usize::MAX)).max(1);
-    let queue = Mutex::new(Queue { waiting: VecDeque::new(), next: 0, running: 0 });
+    let queue = Mutex::new(Queue { waiting: VecDeque::new(), next: 0 });
     let fault: Mutex<Option<Box<Fault>>> = Mutex::new(None);
 
     let work = || {
@@ -67,24 +66,18 @@ pub(crate) fn run(
                 // New clusters first: those that wait may wait for them.
                 if queue.next < clusters && queue.waiting.len() < resident(card) {
                     queue.next += 1;
-                    queue.running += 1;
                     let number = queue.next - 1;
                     drop(queue);
                     Cluster::new(&grid, number)
                 } else if let Some(cluster) = queue.waiting.pop_front() {
-                    queue.running += 1;
                     cluster
-                } else if queue.running > 0 && queue.next < clusters || queue.running > 0 && !queue.waiting.is_empty() {
-                    drop(queue);
-                    std::thread::yield_now();
-                    continue;
                 } else {
                     break;
                 }
             };
-            let outcome = if grid.stop.load(Relaxed) { Ok(true) } else { cluster.run(&grid, &mut tally, TURN) };
+            let outcome =
+                if grid.stop.load(Relaxed) { Ok(true) } else { cluster.run(&grid, &mut tally, TURN) };
             let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.running -= 1;
             match outcome {
                 Ok(true) => {}
                 Ok(false) => queue.waiting.push_back(cluster),

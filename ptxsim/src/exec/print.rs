@@ -25,10 +25,15 @@ impl Machine<'_, '_> {
             }
             Site::Local(offset) => {
                 let each = self.grid.code.local_bytes as usize;
-                let found = warp.local.get(each * lane + offset as usize).filter(|_| (offset as usize) < each);
-                found.copied().ok_or_else(|| Trouble::new(FaultKind::OutOfBounds, "printf reads past local memory"))
+                let found =
+                    warp.local.get(each * lane + offset as usize).filter(|_| (offset as usize) < each);
+                found
+                    .copied()
+                    .ok_or_else(|| Trouble::new(FaultKind::OutOfBounds, "printf reads past local memory"))
             }
-            Site::Param(_) => Err(Trouble::new(FaultKind::IllegalInstruction, "printf of a parameter's address")),
+            Site::Param(_) => {
+                Err(Trouble::new(FaultKind::IllegalInstruction, "printf of a parameter's address"))
+            }
         }
     }
 
@@ -88,7 +93,12 @@ impl Machine<'_, '_> {
             let kind = loop {
                 match rest.next() {
                     None => break '%',
-                    Some(c) if c.is_ascii_alphabetic() && !matches!(c, 'l' | 'h' | 'z' | 'j' | 't') || c == '%' => break c,
+                    Some(c)
+                        if c.is_ascii_alphabetic() && !matches!(c, 'l' | 'h' | 'z' | 'j' | 't')
+                            || c == '%' =>
+                    {
+                        break c;
+                    }
                     Some(c) => spec.push(c),
                 }
             };
@@ -96,7 +106,8 @@ impl Machine<'_, '_> {
                 out.push('%');
                 continue;
             }
-            let wide = spec.contains(['l', 'z', 'j', 't']) || matches!(kind, 'p' | 's' | 'f' | 'e' | 'g' | 'E' | 'G' | 'F');
+            let wide = spec.contains(['l', 'z', 'j', 't'])
+                || matches!(kind, 'p' | 's' | 'f' | 'e' | 'g' | 'E' | 'G' | 'F');
             let bytes = if wide { 8 } else { 4 };
             at = at.next_multiple_of(bytes);
             let bits = self.number(warp, at, bytes, lane)?;
@@ -132,7 +143,8 @@ impl Machine<'_, '_> {
         let lane = exec.trailing_zeros() as usize;
         let text = |offset| self.text(warp, self.parameter(warp, offset, lane), lane).unwrap_or_default();
         let from = self.grid.code.local_bytes as usize * lane + line as usize;
-        let number = warp.local[from..from + 4].iter().rev().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
+        let number =
+            warp.local[from..from + 4].iter().rev().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
         let what = format!("assertion `{}` failed at {}:{number}", text(message), text(file));
         Trouble::new(FaultKind::Assert, what).by(lane)
     }

@@ -42,9 +42,9 @@ impl Who<'_> {
     fn synced(&self, lane: u8, epoch: u32) -> bool {
         usize::from(lane) == self.lane
             || epoch < self.full_sync
-            || self.pair_sync.is_some_and(|sync| {
-                sync.get(usize::from(lane)).is_some_and(|row| epoch < row[self.lane])
-            })
+            || self
+                .pair_sync
+                .is_some_and(|sync| sync.get(usize::from(lane)).is_some_and(|row| epoch < row[self.lane]))
     }
 }
 
@@ -208,7 +208,11 @@ impl Shared {
         let stamps: &[Stamp] = match cell.split {
             true => {
                 let all = self.split.get(&word).map_or(&[][..], |s| &s[..]);
-                if bytes < 4 { all.get((offset % 4) as usize..((offset % 4) + bytes) as usize).unwrap_or(all) } else { all }
+                if bytes < 4 {
+                    all.get((offset % 4) as usize..((offset % 4) + bytes) as usize).unwrap_or(all)
+                } else {
+                    all
+                }
             }
             false => std::slice::from_ref(&cell.write),
         };
@@ -219,7 +223,10 @@ impl Shared {
     }
 
     fn race(&self, word: usize, who: &Who<'_>, verb: &str, other: &str) -> Trouble {
-        let what = format!("{verb} of shared memory at offset {:#x} races with {other}: nothing orders them", word * 4);
+        let what = format!(
+            "{verb} of shared memory at offset {:#x} races with {other}: nothing orders them",
+            word * 4
+        );
         Trouble::new(FaultKind::Race, what).at(word as u64 * 4).by(who.lane)
     }
 
@@ -293,7 +300,14 @@ impl Shared {
     }
 
     /// An asynchronous write of whole words that has completed: stamped by its mbarrier.
-    pub fn arrived(&mut self, offset: u32, bytes: u32, issuer: &Who<'_>, actor: usize, epoch: u32) -> Outcome {
+    pub fn arrived(
+        &mut self,
+        offset: u32,
+        bytes: u32,
+        issuer: &Who<'_>,
+        actor: usize,
+        epoch: u32,
+    ) -> Outcome {
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
             self.free_of_asynchronous(word)?;
@@ -368,7 +382,8 @@ impl Shared {
             }
             let own = std::slice::from_ref(&cell.write);
             let stamps = self.split.get(&word).filter(|_| cell.split).map_or(own, |s| &s[..]);
-            let open = |s: &&Stamp| s.epoch != 0 && s.lane != ASYNCHRONOUS && !fenced(s.actor.into(), s.epoch);
+            let open =
+                |s: &&Stamp| s.epoch != 0 && s.lane != ASYNCHRONOUS && !fenced(s.actor.into(), s.epoch);
             if let Some(stamp) = stamps.iter().find(open) {
                 let what = format!(
                     "the asynchronous proxy reads what {} wrote, without fence.proxy.async between",

@@ -59,7 +59,8 @@ impl Machine<'_, '_> {
                     pre(&mut b);
                 }
                 let truth = f(&a, &b);
-                let with = |value: u32| combine.map_or(value, |(logic, p)| logic.apply(value, warp.predicate(p)));
+                let with =
+                    |value: u32| combine.map_or(value, |(logic, p)| logic.apply(value, warp.predicate(p)));
                 let (yes, no) = (with(truth), with(!truth));
                 if let Some(dst) = dst {
                     warp.put_predicate(*dst, yes, exec);
@@ -73,7 +74,8 @@ impl Machine<'_, '_> {
                 let lower = f(&a, &b);
                 a.iter_mut().chain(&mut b).for_each(|x| *x >>= 16);
                 let upper = f(&a, &b);
-                let with = |value: u32| combine.map_or(value, |(logic, p)| logic.apply(value, warp.predicate(p)));
+                let with =
+                    |value: u32| combine.map_or(value, |(logic, p)| logic.apply(value, warp.predicate(p)));
                 let (lower, upper) = (with(lower), with(upper));
                 if let Some(low) = low {
                     warp.put_predicate(*low, lower, exec);
@@ -174,7 +176,9 @@ impl Machine<'_, '_> {
                         let what = format!("mapa to block {} of a cluster of {blocks}", rank[lane]);
                         return Err(Trouble::new(FaultKind::IllegalInstruction, what).by(lane));
                     }
-                    out[lane] = base + (a[lane] & ((1 << RANK_SHIFT) - 1)) + ((rank[lane] & 0xffff_ffff) << RANK_SHIFT);
+                    out[lane] = base
+                        + (a[lane] & ((1 << RANK_SHIFT) - 1))
+                        + ((rank[lane] & 0xffff_ffff) << RANK_SHIFT);
                 }
                 warp.put(*dst, &out, exec);
             }
@@ -184,7 +188,9 @@ impl Machine<'_, '_> {
                 warp.put(*dst, &out, exec);
             }
             Op::Branch { target } => return Ok(Flow::Jump(*target)),
-            Op::BranchIndexed { index, targets } => return self.branch_indexed(warp, *index, targets, exec, pc),
+            Op::BranchIndexed { index, targets } => {
+                return self.branch_indexed(warp, *index, targets, exec, pc);
+            }
             Op::Call { target, arguments, .. } => {
                 self.copy_local(warp, arguments, exec)?;
                 return Ok(Flow::Call(*target));
@@ -194,8 +200,12 @@ impl Machine<'_, '_> {
             Op::Trap => {
                 return Err(Trouble::new(FaultKind::Trap, "trap").by(exec.trailing_zeros() as usize));
             }
-            Op::Printf { format, arguments, result } => self.printf(warp, *format, *arguments, *result, exec)?,
-            Op::AssertFail { message, file, line } => return Err(self.assertion(warp, *message, *file, *line, exec)),
+            Op::Printf { format, arguments, result } => {
+                self.printf(warp, *format, *arguments, *result, exec)?
+            }
+            Op::AssertFail { message, file, line } => {
+                return Err(self.assertion(warp, *message, *file, *line, exec));
+            }
             Op::Sleep => {
                 self.waited += 1;
                 return Ok(Flow::Yield);

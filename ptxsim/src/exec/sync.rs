@@ -36,7 +36,8 @@ impl Barrier {
     pub fn arrive(&mut self, warp: &mut Warp, count: Option<u32>, value: u32) -> Outcome {
         if self.arrived > 0 && self.expected != count {
             let say = |c: Option<u32>| c.map_or("the whole block".to_owned(), |c| format!("{c} threads"));
-            let what = format!("arrival for {} at a barrier that waits for {}", say(count), say(self.expected));
+            let what =
+                format!("arrival for {} at a barrier that waits for {}", say(count), say(self.expected));
             return Err(Trouble::new(FaultKind::BarrierMismatch, what));
         }
         if let Some(count) = count
@@ -145,7 +146,16 @@ pub struct Mbarrier {
 impl Mbarrier {
     pub fn new(count: u32, actor: usize, epoch: u32, clocks: usize) -> Self {
         let none = vec![0; clocks];
-        Self { expected: count, pending: count, tx: 0, phase: 0, actor, epoch, arriving: none.clone(), done: none }
+        Self {
+            expected: count,
+            pending: count,
+            tx: 0,
+            phase: 0,
+            actor,
+            epoch,
+            arriving: none.clone(),
+            done: none,
+        }
     }
 
     pub fn passed(&self, phase: Phase) -> bool {
@@ -162,7 +172,8 @@ impl Mbarrier {
     /// `count` arrivals; `drop` takes them out of later phases too.
     pub fn arrive(&mut self, clock: &[u32], count: u32, drop: bool) -> Outcome {
         if count == 0 || count > self.pending {
-            let what = format!("{count} arrivals at an mbarrier that waits for {} more in this phase", self.pending);
+            let what =
+                format!("{count} arrivals at an mbarrier that waits for {} more in this phase", self.pending);
             return Err(Trouble::new(FaultKind::BarrierMismatch, what));
         }
         self.pending -= count;

@@ -91,7 +91,11 @@ impl Machine<'_, '_> {
             }
             let out: Lanes = std::array::from_fn(|lane| {
                 let (g, t) = (lane / 4, 2 * (lane % 4));
-                let pair = if transpose { (halves[t][g], halves[t + 1][g]) } else { (halves[g][t], halves[g][t + 1]) };
+                let pair = if transpose {
+                    (halves[t][g], halves[t + 1][g])
+                } else {
+                    (halves[g][t], halves[g][t + 1])
+                };
                 u64::from(pair.0) | u64::from(pair.1) << 16
             });
             warp.put(*register, &out, exec);
@@ -359,7 +363,13 @@ fn accumulator(half: bool, c: &[Lanes], row: usize, column: usize) -> f32 {
 }
 
 /// Registers of a 16x8 tile; integer sums add to `c`.
-fn pack(half: bool, integer: bool, registers: usize, at: impl Fn(usize, usize) -> f32, c: &[Lanes]) -> Vec<Lanes> {
+fn pack(
+    half: bool,
+    integer: bool,
+    registers: usize,
+    at: impl Fn(usize, usize) -> f32,
+    c: &[Lanes],
+) -> Vec<Lanes> {
     (0..registers)
         .map(|r| {
             std::array::from_fn(|lane| {
@@ -398,10 +408,14 @@ impl MatrixLayout {
             _ => 32,
         };
         if transpose && ty.bits() != 16 {
-            return Err(Trouble::new(FaultKind::IllegalInstruction, "only 16-bit operands can be transposed"));
+            return Err(Trouble::new(
+                FaultKind::IllegalInstruction,
+                "only 16-bit operands can be transposed",
+            ));
         }
         if descriptor >> 49 & 7 != 0 {
-            let what = "a matrix descriptor with a base offset is not supported: align tiles to their swizzle";
+            let what =
+                "a matrix descriptor with a base offset is not supported: align tiles to their swizzle";
             return Err(Trouble::new(FaultKind::IllegalInstruction, what));
         }
         Ok(Self { start: field(0), leading: field(16), stride: field(32), width, transpose })

@@ -20,10 +20,19 @@ pub enum State {
     /// For the rest of the warp to reach the same instruction.
     Gather,
     /// For a barrier of the block to complete this generation.
-    Barrier { id: usize, generation: u64 },
-    ClusterBarrier { generation: u64 },
+    Barrier {
+        id: usize,
+        generation: u64,
+    },
+    ClusterBarrier {
+        generation: u64,
+    },
     /// For an mbarrier: block of the cluster, offset, and the phase that must have passed.
-    Mbarrier { cta: usize, offset: u32, phase: Phase },
+    Mbarrier {
+        cta: usize,
+        offset: u32,
+        phase: Phase,
+    },
 }
 
 /// Which phase an mbarrier wait is for.
@@ -77,7 +86,8 @@ impl Warp {
             Src::Immediate(value) => value,
             Src::Special(special) => self.special(special, lane, grid),
             Src::Shared(offset) => {
-                let offset = if offset == crate::decode::DYNAMIC { grid.code.dynamic_shared_offset } else { offset };
+                let offset =
+                    if offset == crate::decode::DYNAMIC { grid.code.dynamic_shared_offset } else { offset };
                 u64::from(offset) | (self.cta as u64) << RANK_SHIFT
             }
             Src::Local(offset) => offset.into(),

@@ -16,7 +16,8 @@ pub fn tokens(text: &str) -> Result<Vec<Token<'_>>, SyntaxError> {
     let (mut found, mut at, mut line) = (Vec::new(), 0, 1);
     while at < bytes.len() {
         let start = at;
-        let find = |from: usize, what: &str| text.get(from..).and_then(|rest| rest.find(what)).map(|n| from + n);
+        let find =
+            |from: usize, what: &str| text.get(from..).and_then(|rest| rest.find(what)).map(|n| from + n);
         let here = line;
         match bytes[at] {
             b'\n' => {

@@ -23,8 +23,8 @@ pub fn parse(text: &str) -> Result<Module> {
         match word {
             ".version" => {
                 let word = parser.next()?;
-                module.version =
-                    tenths(word).ok_or_else(|| SyntaxError::new(line, format!("no PTX version: `{word}`")))?;
+                module.version = tenths(word)
+                    .ok_or_else(|| SyntaxError::new(line, format!("no PTX version: `{word}`")))?;
             }
             ".target" => parser.target(&mut module)?,
             ".address_size" => {
@@ -57,7 +57,9 @@ pub fn parse(text: &str) -> Result<Module> {
             }
             ".alias" | ".pragma" => while parser.next()? != ";" {},
             ";" => {}
-            other => return Err(SyntaxError::new(line, format!("unexpected `{other}` outside of a function"))),
+            other => {
+                return Err(SyntaxError::new(line, format!("unexpected `{other}` outside of a function")));
+            }
         }
     }
     if module.version == 0 || module.target == 0 {
@@ -163,7 +165,8 @@ impl<'a> Parser<'a> {
         loop {
             let line = self.line();
             let n = self.count()?;
-            let place = found.get_mut(at).ok_or_else(|| SyntaxError::new(line, "more than three dimensions"))?;
+            let place =
+                found.get_mut(at).ok_or_else(|| SyntaxError::new(line, "more than three dimensions"))?;
             *place = u32::try_from(n).unwrap_or(u32::MAX);
             at += 1;
             if !self.accept(",") {
@@ -180,14 +183,13 @@ impl<'a> Parser<'a> {
             match self.next()? {
                 ".align" => align = self.count()?,
                 ".ptr" | ".global" | ".const" | ".shared" | ".local" => {}
-                ".attribute" => {
-                    while self.next()? != ")" {}
-                }
+                ".attribute" => while self.next()? != ")" {},
                 ".v2" => vector = 2,
                 ".v4" => vector = 4,
                 word if word.starts_with('.') => {
-                    element =
-                        type_bits(word).ok_or_else(|| SyntaxError::new(line, format!("no type `{word}`")))? / 8;
+                    element = type_bits(word)
+                        .ok_or_else(|| SyntaxError::new(line, format!("no type `{word}`")))?
+                        / 8;
                 }
                 name => {
                     let mut count = 1usize;
@@ -205,8 +207,14 @@ impl<'a> Parser<'a> {
                         return Err(SyntaxError::new(line, format!("alignment {align} of `{name}`")));
                     }
                     let align = if align == 0 { element.max(1) } else { align };
-                    let variable =
-                        Variable { name: name.to_owned(), space, bytes, align, contents: Vec::new(), dynamic: false };
+                    let variable = Variable {
+                        name: name.to_owned(),
+                        space,
+                        bytes,
+                        align,
+                        contents: Vec::new(),
+                        dynamic: false,
+                    };
                     return Ok((variable, element));
                 }
             }
@@ -285,7 +293,10 @@ impl<'a> Parser<'a> {
                 ".pragma" => while self.next()? != ";" {},
                 other => {
                     let name = &function.name;
-                    return Err(SyntaxError::new(line, format!("unexpected `{other}` before the body of `{name}`")));
+                    return Err(SyntaxError::new(
+                        line,
+                        format!("unexpected `{other}` before the body of `{name}`"),
+                    ));
                 }
             }
         }
@@ -316,7 +327,8 @@ impl<'a> Parser<'a> {
                 self.expect(";")?;
                 // A call's parameters (`param0`) are declared anew in the block of each call: the name
                 // is the innermost one, and the largest of one name serves all.
-                match function.variables.iter_mut().find(|v| v.name == variable.name && space == Space::Param) {
+                match function.variables.iter_mut().find(|v| v.name == variable.name && space == Space::Param)
+                {
                     Some(held) => {
                         held.bytes = held.bytes.max(variable.bytes);
                         held.align = held.align.max(variable.align);
