@@ -51,10 +51,7 @@ match.any.sync.b32: m 32 | redux.sync.add.s32: m 32 | redux.sync.min.u32: m 32 |
 
 /// Every program. All assemble for sm_80.
 pub fn all() -> Vec<Program> {
-    let rows = INSTRUCTIONS
-        .split(['|', '\n'])
-        .map(str::trim)
-        .filter(|row| !row.is_empty());
+    let rows = INSTRUCTIONS.split(['|', '\n']).map(str::trim).filter(|row| !row.is_empty());
     let mut programs: Vec<Program> = rows.map(scalar).collect();
     // All 256 truth tables would be 256 programs; these reach each input bit of the table.
     for table in [0x01, 0x80, 0x96, 0xca, 0xe8, 0x1b] {
@@ -64,11 +61,7 @@ pub fn all() -> Vec<Program> {
             &format!("lop3.b32 %r0, %a32, %b32, %c32, {table}"),
         ));
     }
-    programs.push(program(
-        "bfi.b32",
-        "32",
-        "bfi.b32 %r0, %a32, %b32, %c32, %d32",
-    ));
+    programs.push(program("bfi.b32", "32", "bfi.b32 %r0, %a32, %b32, %c32, %d32"));
     programs
 }
 
@@ -76,10 +69,8 @@ fn scalar(row: &str) -> Program {
     let (name, widths) = row.split_once(": ").unwrap_or((row, "32"));
     let mut widths = widths.split(' ');
     let result = widths.next().unwrap_or("32");
-    let operands: Vec<String> = widths
-        .zip(["a", "b", "c"])
-        .map(|(bits, letter)| format!("%{letter}{bits}"))
-        .collect();
+    let operands: Vec<String> =
+        widths.zip(["a", "b", "c"]).map(|(bits, letter)| format!("%{letter}{bits}")).collect();
     let operands = operands.join(", ");
     // The two 32-bit halves of a shuffle's segment and the member mask are fixed.
     let (target, tail) = match result {
@@ -99,16 +90,13 @@ fn program(name: &str, result: &str, instruction: &str) -> Program {
         "16" => "cvt.u64.u16 %out, %h0;",
         "64" => "mov.b64 %out, %l0;",
         "p" => "selp.u64 %out, 1, 0, %p0;",
-        "w" => {
-            "selp.u64 %l1, 4294967296, 0, %p0;\n  cvt.u64.u32 %l0, %r0;\n  or.b64 %out, %l0, %l1;"
-        }
+        "w" => "selp.u64 %l1, 4294967296, 0, %p0;\n  cvt.u64.u32 %l0, %r0;\n  or.b64 %out, %l0, %l1;",
         _ => "cvt.u64.u32 %out, %r0;",
     };
     let mut narrow = String::new();
     for letter in ["a", "b", "c"] {
-        narrow += &format!(
-            "  cvt.u32.u64 %{letter}32, %{letter}64;\n  cvt.u16.u64 %{letter}16, %{letter}64;\n"
-        );
+        narrow +=
+            &format!("  cvt.u32.u64 %{letter}32, %{letter}64;\n  cvt.u16.u64 %{letter}16, %{letter}64;\n");
     }
     let ptx = format!(
         ".version 8.0\n.target sm_80\n.address_size 64\n\
@@ -121,10 +109,7 @@ fn program(name: &str, result: &str, instruction: &str) -> Program {
          {narrow}  shr.u64 %l0, %c64, 32;\n  cvt.u32.u64 %d32, %l0;\n  mov.u32 %r0, 0;\n\
          \x20 {instruction};\n  {widen}\n  st.global.b64 [%to], %out;\n  ret;\n}}\n"
     );
-    Program {
-        name: name.to_owned(),
-        ptx,
-    }
+    Program { name: name.to_owned(), ptx }
 }
 
 /// Operands of a program in a round: random bits, with a corner value in place of every fourth.

@@ -18,9 +18,7 @@ use std::ptr::null_mut;
 const ROUNDS: u64 = 4;
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../conformance/goldens")
-        .join(format!("{name}.bin"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../conformance/goldens").join(format!("{name}.bin"))
 }
 
 /// Loads a program and gives its kernel.
@@ -29,12 +27,8 @@ fn load(program: &Program) -> Result<sys::CUfunction, CUresult> {
     let (mut module, mut function) = (null_mut(), null_mut());
     // SAFETY: valid pointers to live values; the module lives to the end of the process.
     unsafe {
-        sys::cuModuleLoadData(&mut module, text.as_ptr().cast())
-            .result()
-            .map_err(|error| error.0)?;
-        sys::cuModuleGetFunction(&mut function, module, c"k".as_ptr())
-            .result()
-            .map_err(|error| error.0)?;
+        sys::cuModuleLoadData(&mut module, text.as_ptr().cast()).result().map_err(|error| error.0)?;
+        sys::cuModuleGetFunction(&mut function, module, c"k".as_ptr()).result().map_err(|error| error.0)?;
     }
     Ok(function)
 }
@@ -45,25 +39,14 @@ fn run(function: sys::CUfunction, round: u64) -> Result<Vec<u64>, CUresult> {
     let mut results = vec![0u64; THREADS];
     let (mut to, mut from) = (0u64, 0u64);
     let check = |code: CUresult| {
-        if code == CUresult::CUDA_SUCCESS {
-            Ok(())
-        } else {
-            Err(code)
-        }
+        if code == CUresult::CUDA_SUCCESS { Ok(()) } else { Err(code) }
     };
     // SAFETY: valid pointers to live values; the kernel takes two addresses and touches what was allocated.
     unsafe {
         check(sys::cuMemAlloc_v2(&mut to, THREADS * 8))?;
         check(sys::cuMemAlloc_v2(&mut from, THREADS * OPERANDS * 8))?;
-        check(sys::cuMemcpyHtoD_v2(
-            from,
-            operands.as_ptr().cast(),
-            operands.len() * 8,
-        ))?;
-        let mut values = [
-            (&raw mut to).cast::<c_void>(),
-            (&raw mut from).cast::<c_void>(),
-        ];
+        check(sys::cuMemcpyHtoD_v2(from, operands.as_ptr().cast(), operands.len() * 8))?;
+        let mut values = [(&raw mut to).cast::<c_void>(), (&raw mut from).cast::<c_void>()];
         let threads = THREADS as u32;
         check(sys::cuLaunchKernel(
             function,
@@ -78,11 +61,7 @@ fn run(function: sys::CUfunction, round: u64) -> Result<Vec<u64>, CUresult> {
             values.as_mut_ptr(),
             null_mut(),
         ))?;
-        check(sys::cuMemcpyDtoH_v2(
-            results.as_mut_ptr().cast(),
-            to,
-            THREADS * 8,
-        ))?;
+        check(sys::cuMemcpyDtoH_v2(results.as_mut_ptr().cast(), to, THREADS * 8))?;
         check(sys::cuMemFree_v2(to))?;
         check(sys::cuMemFree_v2(from))?;
     }
@@ -92,11 +71,7 @@ fn run(function: sys::CUfunction, round: u64) -> Result<Vec<u64>, CUresult> {
 fn all_rounds(function: sys::CUfunction) -> Result<Vec<u8>, CUresult> {
     let mut bytes = Vec::new();
     for round in 0..ROUNDS {
-        bytes.extend(
-            run(function, round)?
-                .iter()
-                .flat_map(|word| word.to_le_bytes()),
-        );
+        bytes.extend(run(function, round)?.iter().flat_map(|word| word.to_le_bytes()));
     }
     Ok(bytes)
 }
@@ -108,8 +83,7 @@ fn kit(on_card: bool) {
     let functions: Vec<_> = programs
         .iter()
         .map(|program| {
-            load(program)
-                .unwrap_or_else(|code| panic!("{}: {code:?}\n{}", program.name, program.ptx))
+            load(program).unwrap_or_else(|code| panic!("{}: {code:?}\n{}", program.name, program.ptx))
         })
         .collect();
     let mut compared = 0;
@@ -127,22 +101,14 @@ fn kit(on_card: bool) {
         };
         let path = golden(&program.name);
         if on_card {
-            std::fs::create_dir_all(path.parent().expect("a folder"))
-                .expect("the folder of the goldens");
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("the folder of the goldens");
             std::fs::write(&path, bytes).expect("a golden");
         } else if let Ok(expected) = std::fs::read(&path) {
-            assert!(
-                bytes == expected,
-                "{}: bits differ from the card's",
-                program.name
-            );
+            assert!(bytes == expected, "{}: bits differ from the card's", program.name);
             compared += 1;
         }
     }
-    eprintln!(
-        "conformance: {} programs run, {compared} compared with a card's bits",
-        programs.len()
-    );
+    eprintln!("conformance: {} programs run, {compared} compared with a card's bits", programs.len());
 }
 
 #[test]
@@ -151,11 +117,9 @@ fn conformance() {
         return kit(true);
     }
     let told = support::in_child("conformance", &[], || kit(false));
-    if let Some(line) = told.and_then(|told| {
-        told.lines()
-            .find(|line| line.starts_with("conformance:"))
-            .map(str::to_owned)
-    }) {
+    if let Some(line) =
+        told.and_then(|told| told.lines().find(|line| line.starts_with("conformance:")).map(str::to_owned))
+    {
         println!("{line}");
     }
 }
@@ -166,9 +130,6 @@ fn operands_differ_and_repeat() {
     let first = programs::operands(0);
     assert_eq!(first, programs::operands(0));
     assert_ne!(first, programs::operands(1));
-    let corners = (0..ROUNDS)
-        .flat_map(programs::operands)
-        .filter(|value| *value == 0x7fc0_0000)
-        .count();
+    let corners = (0..ROUNDS).flat_map(programs::operands).filter(|value| *value == 0x7fc0_0000).count();
     assert!(corners > 0, "NaN is among them");
 }

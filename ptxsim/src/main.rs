@@ -228,8 +228,11 @@ fn launch(run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// An argument's bytes, and the buffer behind it: address and size.
-fn place_argument(argument: &Argument, memory: &GlobalMemory) -> Result<(Vec<u8>, Option<(u64, u64)>)> {
+/// Address and size of a buffer.
+type Buffer = (u64, u64);
+
+/// An argument's bytes, and the buffer behind it.
+fn place_argument(argument: &Argument, memory: &GlobalMemory) -> Result<(Vec<u8>, Option<Buffer>)> {
     let (size, contents) = match argument {
         Argument::Value(bytes) => return Ok((bytes.clone(), None)),
         Argument::Space(size) => (*size, None),

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ptxsim::{Card, Counters, FaultKind, GlobalMemory, LaunchConfig, LaunchError, LoadError, MemoryError, Module, Options};
+use ptxsim::{
+    Card, Counters, FaultKind, GlobalMemory, LaunchConfig, LaunchError, LoadError, MemoryError, Module,
+    Options,
+};
 
 pub(crate) use ptxsim::KernelFacts;
 
@@ -85,7 +88,8 @@ impl Device {
         let report = match std::env::var("PTXSIM_REPORT") {
             Ok(path) if !path.is_empty() => {
                 let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-                let why = |e| Code::INVALID_DEVICE.because(format!("PTXSIM_REPORT={path} cannot be written: {e}"));
+                let why =
+                    |e| Code::INVALID_DEVICE.because(format!("PTXSIM_REPORT={path} cannot be written: {e}"));
                 Some(Mutex::new(file.map_err(why)?))
             }
             _ => None,
@@ -129,9 +133,11 @@ impl Device {
         }
         match self.allocation(address) {
             None => Err(Code::INVALID_VALUE.because(format!("{address:#x} is not in a live allocation"))),
-            Some((start, length)) if bytes > start + length - address => Err(Code::INVALID_VALUE.because(format!(
-                "{bytes} bytes at {address:#x} reach past the allocation {start:#x} of {length} bytes"
-            ))),
+            Some((start, length)) if bytes > start + length - address => {
+                Err(Code::INVALID_VALUE.because(format!(
+                    "{bytes} bytes at {address:#x} reach past the allocation {start:#x} of {length} bytes"
+                )))
+            }
             Some(_) => Ok(()),
         }
     }
@@ -158,7 +164,10 @@ impl Device {
         let left = self.memory.allocations();
         if tell && !left.is_empty() {
             let bytes: u64 = left.iter().map(|(_, bytes)| bytes).sum();
-            eprintln!("ptxsim: leak: {} allocations ({bytes} bytes) live at the end of the context", left.len());
+            eprintln!(
+                "ptxsim: leak: {} allocations ({bytes} bytes) live at the end of the context",
+                left.len()
+            );
             for (address, bytes) in left.iter().take(8) {
                 eprintln!("ptxsim: leak: {address:#x}, {bytes} bytes");
             }
@@ -211,13 +220,16 @@ impl Device {
             Err(error @ (LaunchError::NoKernel(_) | LaunchError::Config { .. })) => {
                 Err(Code::INVALID_VALUE.because(error.to_string()))
             }
-            Err(error @ LaunchError::Unsupported { .. }) => Err(Code::NOT_SUPPORTED.because(error.to_string())),
+            Err(error @ LaunchError::Unsupported { .. }) => {
+                Err(Code::NOT_SUPPORTED.because(error.to_string()))
+            }
         }
     }
 
     fn tell(&self, counters: &Counters) -> Outcome {
         let Some(report) = &self.report else { return Ok(()) };
-        let line = serde_json::to_string(counters).map_err(|e| Code::UNKNOWN.because(format!("PTXSIM_REPORT: {e}")))?;
+        let line = serde_json::to_string(counters)
+            .map_err(|e| Code::UNKNOWN.because(format!("PTXSIM_REPORT: {e}")))?;
         let mut file = report.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(file, "{line}").map_err(|e| Code::UNKNOWN.because(format!("PTXSIM_REPORT: {e}")))
     }

@@ -29,22 +29,12 @@ impl Graph {
             let ready: Vec<usize> = (0..self.nodes.len())
                 .filter(|at| !done[*at] && self.nodes[*at].after.iter().all(|before| done[*before]))
                 .collect();
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            let choice = if seed == 0 {
-                0
-            } else {
-                (random >> 33) as usize % ready.len().max(1)
-            };
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let choice = if seed == 0 { 0 } else { (random >> 33) as usize % ready.len().max(1) };
             let Some(at) = ready.get(choice) else {
                 return Err(Code::UNKNOWN.because("a graph whose nodes wait for each other"));
             };
-            execute(
-                &self.nodes[*at].work,
-                Some(device),
-                random | u64::from(seed != 0),
-            )?;
+            execute(&self.nodes[*at].work, Some(device), random | u64::from(seed != 0))?;
             done[*at] = true;
         }
         Ok(())
@@ -76,15 +66,8 @@ impl Driver {
         }
         found.capture = Some(id);
         let members = BTreeMap::from([(stream, Vec::new())]);
-        self.captures.insert(
-            id,
-            Capture {
-                origin: stream,
-                graph: Graph::default(),
-                members,
-                invalid: false,
-            },
-        );
+        self.captures
+            .insert(id, Capture { origin: stream, graph: Graph::default(), members, invalid: false });
         Ok(())
     }
 
@@ -96,9 +79,7 @@ impl Driver {
         };
         if self.captures.get(&id).is_some_and(|c| c.origin != stream) {
             self.invalidate(stream);
-            return Err(
-                Code::STREAM_CAPTURE_UNMATCHED.because("the capture began on another stream")
-            );
+            return Err(Code::STREAM_CAPTURE_UNMATCHED.because("the capture began on another stream"));
         }
         let Some(capture) = self.captures.remove(&id) else {
             return Err(Code::ILLEGAL_STATE.into());
@@ -109,19 +90,13 @@ impl Driver {
             }
         }
         if capture.invalid {
-            return Err(
-                Code::STREAM_CAPTURE_INVALIDATED.because("an earlier call broke the capture")
-            );
+            return Err(Code::STREAM_CAPTURE_INVALIDATED.because("an earlier call broke the capture"));
         }
         let joined = ancestors(&capture.graph, &capture.members[&stream]);
-        if capture
-            .members
-            .values()
-            .flatten()
-            .any(|node| !joined[*node])
-        {
-            return Err(Code::STREAM_CAPTURE_UNJOINED
-                .because("another captured stream was not joined by an event"));
+        if capture.members.values().flatten().any(|node| !joined[*node]) {
+            return Err(
+                Code::STREAM_CAPTURE_UNJOINED.because("another captured stream was not joined by an event")
+            );
         }
         Ok(capture.graph)
     }
@@ -149,11 +124,7 @@ impl Driver {
     }
 
     /// A wait for an event where the event, the stream, or both are captured.
-    pub(crate) fn capture_wait(
-        &mut self,
-        stream: Handle,
-        event: Option<(Handle, Vec<usize>)>,
-    ) -> Outcome {
+    pub(crate) fn capture_wait(&mut self, stream: Handle, event: Option<(Handle, Vec<usize>)>) -> Outcome {
         let own = self.streams.get(&stream).and_then(|s| s.capture);
         match (own, event) {
             (Some(_), None) => {
@@ -167,8 +138,9 @@ impl Driver {
             }
             (_, Some((id, nodes))) => {
                 let Some(capture) = self.captures.get_mut(&id) else {
-                    return Err(Code::CAPTURED_EVENT
-                        .because("the event was recorded in a capture that has ended"));
+                    return Err(
+                        Code::CAPTURED_EVENT.because("the event was recorded in a capture that has ended")
+                    );
                 };
                 let frontier = capture.members.entry(stream).or_default();
                 frontier.extend(nodes);
@@ -193,11 +165,7 @@ impl Driver {
 
     /// Refuses a call that a captured stream cannot take, and breaks its capture.
     pub(crate) fn refuse_capturing(&mut self, stream: Handle) -> Outcome {
-        if self
-            .streams
-            .get(&stream)
-            .is_some_and(|s| s.capture.is_some())
-        {
+        if self.streams.get(&stream).is_some_and(|s| s.capture.is_some()) {
             self.invalidate(stream);
             return Err(Code::STREAM_CAPTURE_UNSUPPORTED.because("the stream is being captured"));
         }

@@ -48,16 +48,14 @@ impl fmt::Display for FatbinError {
             Self::Magic(word) => {
                 write!(out, "fatbin magic is {word:#010x}, expected {MAGIC:#010x}")
             }
-            Self::Truncated(what, at, have) => write!(
-                out,
-                "fatbin {what} at byte {at} reaches past the end ({have} bytes)"
-            ),
+            Self::Truncated(what, at, have) => {
+                write!(out, "fatbin {what} at byte {at} reaches past the end ({have} bytes)")
+            }
             Self::Unpack(why) => write!(out, "fatbin entry does not unpack: {why}"),
             Self::Text => write!(out, "fatbin PTX entry is not UTF-8 text"),
-            Self::Size(bytes) => write!(
-                out,
-                "fatbin entry claims {bytes} unpacked bytes, allowed are {UNPACKED_LIMIT}"
-            ),
+            Self::Size(bytes) => {
+                write!(out, "fatbin entry claims {bytes} unpacked bytes, allowed are {UNPACKED_LIMIT}")
+            }
         }
     }
 }
@@ -112,10 +110,7 @@ impl Entry<'_> {
             return Ok(self.payload.to_vec());
         };
         if unpacked.len() != expected {
-            return Err(FatbinError::Unpack(format!(
-                "{} bytes, expected {expected}",
-                unpacked.len()
-            )));
+            return Err(FatbinError::Unpack(format!("{} bytes, expected {expected}", unpacked.len())));
         }
         Ok(unpacked)
     }
@@ -155,9 +150,8 @@ pub fn entries(bytes: &[u8]) -> Result<Vec<Entry<'_>>, FatbinError> {
     let mut at = usize::from(u16::from_le_bytes([bytes[6], bytes[7]])).max(HEADER_BYTES);
     let mut found = Vec::new();
     while at < end {
-        let header = bytes
-            .get(at..at + ENTRY_BYTES)
-            .ok_or(FatbinError::Truncated("entry header", at, end))?;
+        let header =
+            bytes.get(at..at + ENTRY_BYTES).ok_or(FatbinError::Truncated("entry header", at, end))?;
         let header_bytes = u32_at(header, 4) as usize;
         let padded = usize::try_from(u64_at(header, 8)).unwrap_or(usize::MAX);
         let compressed = u32_at(header, 16) as usize;
@@ -165,11 +159,7 @@ pub fn entries(bytes: &[u8]) -> Result<Vec<Entry<'_>>, FatbinError> {
         let start = at.saturating_add(header_bytes.max(ENTRY_BYTES));
         let next = start.saturating_add(padded);
         let packed = flags & (FLAG_LZ4 | FLAG_ZSTD) != 0;
-        let length = if packed {
-            compressed.min(padded)
-        } else {
-            padded
-        };
+        let length = if packed { compressed.min(padded) } else { padded };
         if next > end {
             return Err(FatbinError::Truncated("entry payload", start, end));
         }
@@ -229,10 +219,7 @@ mod tests {
             let packed = entries(packed).unwrap();
             assert_eq!(packed.len(), 3);
             for (a, b) in plain.iter().zip(&packed) {
-                assert_eq!(
-                    (a.kind, a.architecture, a.specific),
-                    (b.kind, b.architecture, b.specific)
-                );
+                assert_eq!((a.kind, a.architecture, a.specific), (b.kind, b.architecture, b.specific));
                 if a.kind == Kind::Ptx {
                     assert_eq!(a.text().unwrap().trim(), b.text().unwrap().trim());
                 }
@@ -245,18 +232,13 @@ mod tests {
     #[test]
     fn the_image_that_fits_the_card_is_taken() {
         let all = entries(PLAIN).unwrap();
-        let chosen = |architecture| {
-            choose(&all, architecture).map(|entry| (entry.architecture, entry.specific))
-        };
+        let chosen =
+            |architecture| choose(&all, architecture).map(|entry| (entry.architecture, entry.specific));
         assert_eq!(chosen(75), None);
         assert_eq!(chosen(80), Some((80, false)));
         assert_eq!(chosen(89), Some((80, false)));
         assert_eq!(chosen(90), Some((90, true)));
-        assert_eq!(
-            chosen(100),
-            Some((80, false)),
-            "an sm_90a image runs on 9.0 alone"
-        );
+        assert_eq!(chosen(100), Some((80, false)), "an sm_90a image runs on 9.0 alone");
     }
 
     /// Cut or damaged anywhere, a container is an error or other text, never a panic.

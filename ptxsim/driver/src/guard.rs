@@ -13,28 +13,20 @@ thread_local! {
 /// Runs the body of exported function `name`, prints what went wrong, returns the code.
 pub(crate) fn enter(name: &str, body: impl FnOnce() -> Outcome) -> i32 {
     if IN_CALLBACK.get() {
-        eprintln!(
-            "ptxsim: {name}: CUDA_ERROR_NOT_PERMITTED: called from a host function that a stream runs"
-        );
+        eprintln!("ptxsim: {name}: CUDA_ERROR_NOT_PERMITTED: called from a host function that a stream runs");
         return Code::NOT_PERMITTED.0;
     }
     let code = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => 0,
         Ok(Err(failure)) => {
             if let Some(message) = failure.message {
-                let code = failure
-                    .code
-                    .name()
-                    .and_then(|n| n.to_str().ok())
-                    .unwrap_or("error");
+                let code = failure.code.name().and_then(|n| n.to_str().ok()).unwrap_or("error");
                 eprintln!("ptxsim: {name}: {code}: {message}");
             }
             failure.code.0
         }
         Err(_) => {
-            eprintln!(
-                "ptxsim: {name}: CUDA_ERROR_UNKNOWN: the simulator panicked; this is a bug in it"
-            );
+            eprintln!("ptxsim: {name}: CUDA_ERROR_UNKNOWN: the simulator panicked; this is a bug in it");
             Code::UNKNOWN.0
         }
     };

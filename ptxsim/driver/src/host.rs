@@ -44,14 +44,10 @@ fn transfer(remote: Address, local: *mut u8, length: usize, direction: Direction
     }
     let mut done = 0;
     while done < length {
-        let here = libc::iovec {
-            iov_base: local.wrapping_add(done).cast::<c_void>(),
-            iov_len: length - done,
-        };
-        let there = libc::iovec {
-            iov_base: remote.wrapping_add(done) as *mut c_void,
-            iov_len: length - done,
-        };
+        let here =
+            libc::iovec { iov_base: local.wrapping_add(done).cast::<c_void>(), iov_len: length - done };
+        let there =
+            libc::iovec { iov_base: remote.wrapping_add(done) as *mut c_void, iov_len: length - done };
         // SAFETY: `here` lies within a live slice of this crate (exclusive when read into); the kernel
         // checks the range `there` and answers EFAULT where this process may not access it.
         let moved = unsafe {
@@ -71,16 +67,13 @@ fn transfer(remote: Address, local: *mut u8, length: usize, direction: Direction
             unsafe {
                 match direction {
                     Direction::Read => std::ptr::copy(remote as *const u8, local, length),
-                    Direction::Write => {
-                        std::ptr::copy(local.cast_const(), remote as *mut u8, length)
-                    }
+                    Direction::Write => std::ptr::copy(local.cast_const(), remote as *mut u8, length),
                 }
             }
             return Ok(());
         }
-        return Err(Code::INVALID_VALUE.because(format!(
-            "host address {remote:#x} (+{done} of {length} bytes) is not accessible"
-        )));
+        return Err(Code::INVALID_VALUE
+            .because(format!("host address {remote:#x} (+{done} of {length} bytes) is not accessible")));
     }
     Ok(())
 }
@@ -89,8 +82,7 @@ fn transfer(remote: Address, local: *mut u8, length: usize, direction: Direction
 pub(crate) fn read<T: Plain>(from: Address) -> Outcome<T> {
     let mut value = T::ZERO;
     // SAFETY: `Plain` is implemented for integers and floats only: any bytes are a value.
-    let bytes =
-        unsafe { std::slice::from_raw_parts_mut((&raw mut value).cast::<u8>(), size_of::<T>()) };
+    let bytes = unsafe { std::slice::from_raw_parts_mut((&raw mut value).cast::<u8>(), size_of::<T>()) };
     read_bytes(from, bytes)?;
     Ok(value)
 }
@@ -98,8 +90,7 @@ pub(crate) fn read<T: Plain>(from: Address) -> Outcome<T> {
 /// Writes one value.
 pub(crate) fn write<T: Plain>(to: Address, value: T) -> Outcome {
     // SAFETY: `Plain` types have no padding, so all their bytes are initialised.
-    let bytes =
-        unsafe { std::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
+    let bytes = unsafe { std::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
     write_bytes(to, bytes)
 }
 
@@ -110,9 +101,7 @@ pub(crate) fn write_optional<T: Plain>(to: Address, value: T) -> Outcome {
 
 /// Reads `count` values.
 pub(crate) fn read_many<T: Plain>(from: Address, count: usize) -> Outcome<Vec<T>> {
-    (0..count)
-        .map(|at| read(from.wrapping_add(at * size_of::<T>())))
-        .collect()
+    (0..count).map(|at| read(from.wrapping_add(at * size_of::<T>()))).collect()
 }
 
 /// Reads a NUL-terminated string of at most `limit` bytes, page by page: its end is not known.
@@ -141,10 +130,7 @@ mod tests {
     fn an_unmapped_address_is_an_error() {
         assert_eq!(read::<u32>(0).unwrap_err().code, Code::INVALID_VALUE);
         assert_eq!(read::<u32>(8).unwrap_err().code, Code::INVALID_VALUE);
-        assert_eq!(
-            write::<u64>(usize::MAX - 3, 1).unwrap_err().code,
-            Code::INVALID_VALUE
-        );
+        assert_eq!(write::<u64>(usize::MAX - 3, 1).unwrap_err().code, Code::INVALID_VALUE);
     }
 
     #[test]
@@ -154,11 +140,6 @@ mod tests {
         write(address, 0x0102_0304_0506_0708u64).unwrap();
         assert_eq!(read::<u64>(address).unwrap(), 0x0102_0304_0506_0708);
         let text = std::ffi::CString::new("x".repeat(9000)).unwrap();
-        assert_eq!(
-            read_c_string(text.as_ptr() as usize, 1 << 20)
-                .unwrap()
-                .len(),
-            9000
-        );
+        assert_eq!(read_c_string(text.as_ptr() as usize, 1 << 20).unwrap().len(), 9000);
     }
 }

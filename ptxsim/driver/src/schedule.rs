@@ -44,30 +44,13 @@ pub(crate) enum Source {
 pub(crate) enum Work {
     Nothing,
     Launch(Arc<Launch>),
-    CopyIn {
-        to: u64,
-        from: Source,
-    },
-    CopyOut {
-        from: u64,
-        to: Address,
-        bytes: usize,
-    },
-    CopyDevice {
-        from: u64,
-        to: u64,
-        bytes: usize,
-    },
+    CopyIn { to: u64, from: Source },
+    CopyOut { from: u64, to: Address, bytes: usize },
+    CopyDevice { from: u64, to: u64, bytes: usize },
     Fill(Fill),
     Free(u64),
-    Mark {
-        event: Handle,
-        version: u64,
-    },
-    Host {
-        function: usize,
-        data: usize,
-    },
+    Mark { event: Handle, version: u64 },
+    Host { function: usize, data: usize },
     Graph(Arc<Graph>),
 }
 
@@ -153,32 +136,16 @@ impl Driver {
     }
 
     /// The same, after points of other streams as well.
-    pub(crate) fn issue_after(
-        &mut self,
-        stream: Handle,
-        mut after: Vec<Point>,
-        work: Work,
-    ) -> Outcome {
-        if self
-            .streams
-            .get(&stream)
-            .is_some_and(|s| s.capture.is_some())
-        {
+    pub(crate) fn issue_after(&mut self, stream: Handle, mut after: Vec<Point>, work: Work) -> Outcome {
+        if self.streams.get(&stream).is_some_and(|s| s.capture.is_some()) {
             return self.capture_work(stream, work);
         }
         if stream == LEGACY {
-            if self
-                .streams
-                .values()
-                .any(|s| s.blocking && s.capture.is_some())
-            {
+            if self.streams.values().any(|s| s.blocking && s.capture.is_some()) {
                 return Err(Code::STREAM_CAPTURE_IMPLICIT
                     .because("work on the legacy stream while a blocking stream is captured"));
             }
-            let others = self
-                .streams
-                .iter()
-                .filter(|(handle, s)| **handle != LEGACY && s.blocking);
+            let others = self.streams.iter().filter(|(handle, s)| **handle != LEGACY && s.blocking);
             after.extend(others.map(|(handle, s)| (*handle, s.issued)));
         } else if self.streams.get(&stream).is_some_and(|s| s.blocking)
             && let Some(legacy) = self.streams.get(&LEGACY)
@@ -191,11 +158,7 @@ impl Driver {
             return Err(Code::INVALID_HANDLE.into());
         };
         queue.issued += 1;
-        queue.queue.push_back(Entry {
-            ticket,
-            after,
-            work,
-        });
+        queue.queue.push_back(Entry { ticket, after, work });
         Ok(())
     }
 
@@ -235,11 +198,7 @@ impl Driver {
     }
 
     fn bury(&mut self, handle: Handle) {
-        if self
-            .streams
-            .get(&handle)
-            .is_some_and(|s| s.destroyed && s.queue.is_empty() && !s.busy)
-        {
+        if self.streams.get(&handle).is_some_and(|s| s.destroyed && s.queue.is_empty() && !s.busy) {
             self.streams.remove(&handle);
         }
     }
@@ -260,11 +219,7 @@ impl Driver {
     fn choose(&mut self, goal: Goal) -> Option<Handle> {
         let ready = |(handle, s): (&Handle, &Stream)| {
             let entry = s.queue.front().filter(|_| !s.busy)?;
-            entry
-                .after
-                .iter()
-                .all(|point| self.passed(*point))
-                .then_some((entry.ticket, *handle))
+            entry.after.iter().all(|point| self.passed(*point)).then_some((entry.ticket, *handle))
         };
         let mut runnable: Vec<(u64, Handle)> = self.streams.iter().filter_map(ready).collect();
         runnable.sort_unstable();
@@ -283,13 +238,7 @@ impl Driver {
                 if first.busy {
                     return None;
                 }
-                match first
-                    .queue
-                    .front()?
-                    .after
-                    .iter()
-                    .find(|point| !self.passed(**point))
-                {
+                match first.queue.front()?.after.iter().find(|point| !self.passed(**point)) {
                     Some((other, _)) => stream = *other,
                     None => return Some(stream),
                 }
@@ -335,29 +284,15 @@ fn step(mut driver: MutexGuard<'_, Driver>, goal: Goal) -> bool {
     let result = if poisoned {
         Ok(())
     } else {
-        catch_unwind(AssertUnwindSafe(|| {
-            execute(&entry.work, device.as_deref(), seed)
-        }))
-        .unwrap_or_else(|_| {
-            Err(Code::UNKNOWN.because("the simulator panicked; this is a bug in it"))
-        })
+        catch_unwind(AssertUnwindSafe(|| execute(&entry.work, device.as_deref(), seed)))
+            .unwrap_or_else(|_| Err(Code::UNKNOWN.because("the simulator panicked; this is a bug in it")))
     };
 
     let mut driver = lock();
     if let Err(failure) = result {
-        let code = failure
-            .code
-            .name()
-            .and_then(|n| n.to_str().ok())
-            .unwrap_or("error");
-        eprintln!(
-            "ptxsim: {code}: {}",
-            failure.message.as_deref().unwrap_or("device work failed")
-        );
-        driver.sticky.get_or_insert(Failure {
-            message: None,
-            ..failure
-        });
+        let code = failure.code.name().and_then(|n| n.to_str().ok()).unwrap_or("error");
+        eprintln!("ptxsim: {code}: {}", failure.message.as_deref().unwrap_or("device work failed"));
+        driver.sticky.get_or_insert(Failure { message: None, ..failure });
     }
     if let Work::Mark { event, version } = entry.work
         && let Some(found) = driver.events.get_mut(&event)
@@ -382,8 +317,7 @@ pub(crate) fn wait(goal: Goal) -> Outcome {
             return driver.healthy();
         }
         if !step(driver, goal) {
-            return Err(Code::UNKNOWN
-                .because("streams wait for each other; this is a bug in the simulator"));
+            return Err(Code::UNKNOWN.because("streams wait for each other; this is a bug in the simulator"));
         }
     }
 }
@@ -402,11 +336,7 @@ pub(crate) fn poll(goal: Goal) -> Outcome {
 /// Drains a stream whose queue has grown too long.
 pub(crate) fn relieve(stream: Handle) -> Outcome {
     let driver = lock();
-    if driver
-        .streams
-        .get(&stream)
-        .is_some_and(|s| s.queue.len() > QUEUE_LIMIT)
-    {
+    if driver.streams.get(&stream).is_some_and(|s| s.queue.len() > QUEUE_LIMIT) {
         let goal = Goal::Point(driver.tail(stream));
         drop(driver);
         return wait(goal);
@@ -420,14 +350,8 @@ pub(crate) fn execute(work: &Work, device: Option<&Device>, seed: u64) -> Outcom
     match work {
         Work::Nothing | Work::Mark { .. } => Ok(()),
         Work::Launch(launch) => device.launch(launch),
-        Work::CopyIn {
-            to,
-            from: Source::Taken(bytes),
-        } => device.write(*to, bytes),
-        Work::CopyIn {
-            to,
-            from: Source::Later(from, bytes),
-        } => {
+        Work::CopyIn { to, from: Source::Taken(bytes) } => device.write(*to, bytes),
+        Work::CopyIn { to, from: Source::Later(from, bytes) } => {
             let mut buffer = vec![0; *bytes];
             host::read_bytes(*from, &mut buffer)?;
             device.write(*to, &buffer)
@@ -440,8 +364,7 @@ pub(crate) fn execute(work: &Work, device: Option<&Device>, seed: u64) -> Outcom
         Work::CopyDevice { from, to, bytes } => device.copy(*to, *from, *bytes),
         Work::Fill(fill) => {
             let row = fill.element.repeat(fill.columns);
-            (0..fill.rows)
-                .try_for_each(|at| device.write(fill.to + (at * fill.pitch_bytes) as u64, &row))
+            (0..fill.rows).try_for_each(|at| device.write(fill.to + (at * fill.pitch_bytes) as u64, &row))
         }
         Work::Free(address) => device.free(*address),
         Work::Host { function, data } => {

@@ -40,21 +40,13 @@ pub(crate) struct Function {
 impl Function {
     /// What the module says of the kernel.
     pub(crate) fn facts(&self) -> Outcome<&KernelFacts> {
-        self.program
-            .kernels
-            .get(&self.name)
-            .ok_or_else(|| Code::INVALID_HANDLE.because("the kernel is gone"))
+        self.program.kernels.get(&self.name).ok_or_else(|| Code::INVALID_HANDLE.because("the kernel is gone"))
     }
 
     /// Dynamic shared bytes a launch may ask for: up to the default block limit unless raised.
     pub(crate) fn dynamic_limit(&self, device: &Device) -> Outcome<u32> {
-        let default = device
-            .card
-            .shared_per_block
-            .saturating_sub(self.facts()?.static_shared_bytes);
-        Ok(self
-            .raised_shared_bytes
-            .map_or(default, |raised| raised.max(default)))
+        let default = device.card.shared_per_block.saturating_sub(self.facts()?.static_shared_bytes);
+        Ok(self.raised_shared_bytes.map_or(default, |raised| raised.max(default)))
     }
 }
 
@@ -103,15 +95,13 @@ pub(crate) fn current<T>(with: impl FnOnce(&mut Vec<Handle>) -> T) -> T {
 
 impl Driver {
     fn new() -> Driver {
-        let seed = std::env::var("PTXSIM_SEED")
-            .ok()
-            .and_then(|text| match text.parse() {
-                Ok(seed) => Some(seed),
-                Err(_) => {
-                    eprintln!("ptxsim: PTXSIM_SEED={text} is not a number and is ignored");
-                    None
-                }
-            });
+        let seed = std::env::var("PTXSIM_SEED").ok().and_then(|text| match text.parse() {
+            Ok(seed) => Some(seed),
+            Err(_) => {
+                eprintln!("ptxsim: PTXSIM_SEED={text} is not a number and is ignored");
+                None
+            }
+        });
         Driver {
             device: None,
             primary_references: 0,
@@ -142,9 +132,7 @@ impl Driver {
 
     /// The card, once cuInit has run.
     pub(crate) fn device(&self) -> Outcome<Arc<Device>> {
-        self.device
-            .clone()
-            .ok_or_else(|| Code::NOT_INITIALIZED.because("cuInit has not been called"))
+        self.device.clone().ok_or_else(|| Code::NOT_INITIALIZED.because("cuInit has not been called"))
     }
 
     /// The card, where a context is current to this thread and not lost.
@@ -182,9 +170,7 @@ impl Driver {
             table
                 .range(..=address)
                 .next_back()
-                .is_some_and(|(start, length)| {
-                    address.saturating_add(bytes) <= start.saturating_add(*length)
-                })
+                .is_some_and(|(start, length)| address.saturating_add(bytes) <= start.saturating_add(*length))
         })
     }
 
@@ -196,9 +182,7 @@ impl Driver {
         }
         if let Some(device) = &self.device {
             // Modules go with the context: their variables are no leaks.
-            self.modules
-                .values()
-                .for_each(|module| device.unload(&module.program));
+            self.modules.values().for_each(|module| device.unload(&module.program));
             device.reset(self.sticky.is_none());
         }
         self.modules.clear();

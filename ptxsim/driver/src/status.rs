@@ -21,35 +21,23 @@ pub struct Code(pub i32);
 impl Code {
     /// A failure with a line for people.
     pub fn because(self, message: impl Into<String>) -> Failure {
-        Failure {
-            code: self,
-            message: Some(message.into()),
-        }
+        Failure { code: self, message: Some(message.into()) }
     }
 
     /// The name in the driver's header, for codes that it has.
     pub fn name(self) -> Option<&'static CStr> {
-        NAMES
-            .binary_search_by_key(&self.0, |row| row.0)
-            .ok()
-            .map(|at| NAMES[at].1)
+        NAMES.binary_search_by_key(&self.0, |row| row.0).ok().map(|at| NAMES[at].1)
     }
 
     /// A short description in words.
     pub fn description(self) -> Option<&'static CStr> {
-        NAMES
-            .binary_search_by_key(&self.0, |row| row.0)
-            .ok()
-            .map(|at| NAMES[at].2)
+        NAMES.binary_search_by_key(&self.0, |row| row.0).ok().map(|at| NAMES[at].2)
     }
 }
 
 impl From<Code> for Failure {
     fn from(code: Code) -> Self {
-        Failure {
-            code,
-            message: None,
-        }
+        Failure { code, message: None }
     }
 }
 
@@ -219,10 +207,7 @@ mod tests {
     #[test]
     fn the_table_is_ordered_so_that_every_code_is_found() {
         assert!(NAMES.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert_eq!(
-            Code::ILLEGAL_ADDRESS.name(),
-            Some(c"CUDA_ERROR_ILLEGAL_ADDRESS")
-        );
+        assert_eq!(Code::ILLEGAL_ADDRESS.name(), Some(c"CUDA_ERROR_ILLEGAL_ADDRESS"));
         assert_eq!(Code(0).name(), Some(c"CUDA_SUCCESS"));
         assert_eq!(Code(123_456).name(), None);
     }

@@ -27,42 +27,28 @@ fn cards_are_what_they_are() {
         ("h100", (9, 0), 132, 232_448, 50 << 20),
         ("h200", (9, 0), 132, 232_448, 60 << 20),
     ] {
-        in_child(
-            "cards_are_what_they_are",
-            &[("PTXSIM_DEVICE", name)],
-            || {
-                if std::env::var("PTXSIM_DEVICE").as_deref() != Ok(name) {
-                    return;
-                }
-                use sys::CUdevice_attribute as A;
-                let context = context();
-                let attribute = |a| context.attribute(a).unwrap();
-                assert_eq!(context.compute_capability().unwrap(), capability);
-                assert_eq!(
-                    attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT),
-                    multiprocessors
-                );
-                assert_eq!(
-                    attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN),
-                    shared
-                );
-                assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE), l2);
-                assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_WARP_SIZE), 32);
-                assert!(context.name().unwrap().contains(name));
-            },
-        );
+        in_child("cards_are_what_they_are", &[("PTXSIM_DEVICE", name)], || {
+            if std::env::var("PTXSIM_DEVICE").as_deref() != Ok(name) {
+                return;
+            }
+            use sys::CUdevice_attribute as A;
+            let context = context();
+            let attribute = |a| context.attribute(a).unwrap();
+            assert_eq!(context.compute_capability().unwrap(), capability);
+            assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT), multiprocessors);
+            assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN), shared);
+            assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE), l2);
+            assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_WARP_SIZE), 32);
+            assert!(context.name().unwrap().contains(name));
+        });
     }
 }
 
 #[test]
 fn an_unknown_card_is_an_error_with_a_line() {
-    let told = in_child(
-        "an_unknown_card_is_an_error_with_a_line",
-        &[("PTXSIM_DEVICE", "voodoo2")],
-        || {
-            assert!(CudaContext::new(0).is_err());
-        },
-    );
+    let told = in_child("an_unknown_card_is_an_error_with_a_line", &[("PTXSIM_DEVICE", "voodoo2")], || {
+        assert!(CudaContext::new(0).is_err());
+    });
     assert!(told.is_none_or(|told| told.contains("voodoo2") && told.contains("a100")));
 }
 
@@ -73,19 +59,10 @@ fn copies_and_fills() {
         let values: Vec<u32> = (0..1000).map(|i| i * 7).collect();
         let first = stream.clone_htod(&values).unwrap();
         let mut second = stream.alloc_zeros::<u32>(1000).unwrap();
-        stream
-            .memcpy_dtod(&first.slice(100..400), &mut second.slice_mut(200..500))
-            .unwrap();
+        stream.memcpy_dtod(&first.slice(100..400), &mut second.slice_mut(200..500)).unwrap();
         let back = stream.clone_dtoh(&second).unwrap();
-        let expected: Vec<u32> = (0..1000)
-            .map(|i| {
-                if (200..500).contains(&i) {
-                    (i - 100) * 7
-                } else {
-                    0
-                }
-            })
-            .collect();
+        let expected: Vec<u32> =
+            (0..1000).map(|i| if (200..500).contains(&i) { (i - 100) * 7 } else { 0 }).collect();
         assert_eq!(back, expected);
     });
 }
@@ -94,20 +71,10 @@ fn copies_and_fills() {
 #[test]
 fn only_events_order_two_streams() {
     let run = |seed: &str, with_event: bool| -> u8 {
-        let seeds = [
-            ("PTXSIM_SEED", seed),
-            ("PTXSIM_TEST_EVENT", if with_event { "1" } else { "0" }),
-        ];
+        let seeds = [("PTXSIM_SEED", seed), ("PTXSIM_TEST_EVENT", if with_event { "1" } else { "0" })];
         let told = in_child("only_events_order_two_streams", &seeds, || {});
-        told.and_then(|told| {
-            told.split("first byte ")
-                .nth(1)?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
-        .expect("the child tells the byte")
+        told.and_then(|told| told.split("first byte ").nth(1)?.split_whitespace().next()?.parse().ok())
+            .expect("the child tells the byte")
     };
     if std::env::var_os("PTXSIM_TEST_EVENT").is_some() {
         let context = context();
@@ -118,11 +85,7 @@ fn only_events_order_two_streams() {
         writer.synchronize().unwrap();
         let address = raw(&writer, &data);
         // SAFETY: a live allocation of 64 bytes.
-        unsafe {
-            sys::cuMemsetD8Async(address, 2, 64, writer.cu_stream())
-                .result()
-                .unwrap()
-        };
+        unsafe { sys::cuMemsetD8Async(address, 2, 64, writer.cu_stream()).result().unwrap() };
         if std::env::var("PTXSIM_TEST_EVENT").as_deref() == Ok("1") {
             reader.wait(&writer.record_event(None).unwrap()).unwrap();
         }
@@ -137,19 +100,9 @@ fn only_events_order_two_streams() {
         return;
     }
     let unordered: Vec<u8> = (1..12).map(|seed| run(&seed.to_string(), false)).collect();
-    assert!(
-        unordered.contains(&1) && unordered.contains(&2),
-        "some seed gives each order: {unordered:?}"
-    );
-    assert!(
-        (1..8).all(|seed| run(&seed.to_string(), true) == 2),
-        "an event orders them"
-    );
-    assert_eq!(
-        run("", false),
-        1,
-        "without a seed only what a wait needs has run"
-    );
+    assert!(unordered.contains(&1) && unordered.contains(&2), "some seed gives each order: {unordered:?}");
+    assert!((1..8).all(|seed| run(&seed.to_string(), true) == 2), "an event orders them");
+    assert_eq!(run("", false), 1, "without a seed only what a wait needs has run");
 }
 
 fn raw<T>(stream: &Arc<CudaStream>, data: &cudarc::driver::CudaSlice<T>) -> u64 {
@@ -167,35 +120,20 @@ fn a_captured_graph_replays() {
         let source = stream.clone_htod(&[5u32; 8]).unwrap();
         let mut target = stream.alloc_zeros::<u32>(8).unwrap();
         stream.synchronize().unwrap();
-        stream
-            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)
-            .unwrap();
+        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
         stream.memcpy_dtod(&source, &mut target).unwrap();
         // Waiting inside a capture is refused, and breaks it.
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let graph = stream.end_capture(flags).unwrap().expect("a graph");
-        assert_eq!(
-            stream.clone_dtoh(&target).unwrap(),
-            [0; 8],
-            "a capture runs nothing"
-        );
+        assert_eq!(stream.clone_dtoh(&target).unwrap(), [0; 8], "a capture runs nothing");
         graph.launch().unwrap();
         assert_eq!(stream.clone_dtoh(&target).unwrap(), [5; 8]);
         stream.memset_zeros(&mut target).unwrap();
         graph.launch().unwrap();
-        assert_eq!(
-            stream.clone_dtoh(&target).unwrap(),
-            [5; 8],
-            "the same graph runs again"
-        );
+        assert_eq!(stream.clone_dtoh(&target).unwrap(), [5; 8], "the same graph runs again");
 
-        stream
-            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)
-            .unwrap();
-        assert_eq!(
-            stream.synchronize(),
-            Err(DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED))
-        );
+        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+        assert_eq!(stream.synchronize(), Err(DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)));
         assert!(stream.end_capture(flags).is_err());
     });
 }
@@ -225,11 +163,7 @@ fn bad_arguments_are_codes() {
             );
             assert_eq!(code(sys::cuMemFree_v2(address + 1)), VALUE);
             assert_eq!(code(sys::cuMemFree_v2(0xdead_0000)), VALUE);
-            assert_eq!(
-                code(sys::cuMemcpyDtoH_v2(host, address, 257)),
-                VALUE,
-                "past the allocation"
-            );
+            assert_eq!(code(sys::cuMemcpyDtoH_v2(host, address, 257)), VALUE, "past the allocation");
             assert_eq!(code(sys::cuMemcpyDtoH_v2(null_mut(), address, 16)), VALUE);
             assert_eq!(code(sys::cuMemcpyDtoH_v2(foreign, address, 16)), VALUE);
             assert_eq!(code(sys::cuMemcpyHtoD_v2(address, foreign, 16)), VALUE);
@@ -259,35 +193,16 @@ fn bad_arguments_are_codes() {
             assert_eq!(code(sys::cuModuleLoadData(&mut module, null_mut())), VALUE);
             assert_eq!(code(sys::cuModuleLoadData(&mut module, foreign)), VALUE);
             assert_eq!(
-                code(sys::cuModuleLoadData(
-                    &mut module,
-                    c"\x7fELF".as_ptr().cast()
-                )),
+                code(sys::cuModuleLoadData(&mut module, c"\x7fELF".as_ptr().cast())),
                 CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU as u32
             );
             let mut device = 0;
-            assert_eq!(
-                code(sys::cuDeviceGet(&mut device, 7)),
-                CUresult::CUDA_ERROR_INVALID_DEVICE as u32
-            );
+            assert_eq!(code(sys::cuDeviceGet(&mut device, 7)), CUresult::CUDA_ERROR_INVALID_DEVICE as u32);
             let mut name = MaybeUninit::uninit();
-            assert_eq!(
-                code(sys::cuGetErrorName(
-                    CUresult::CUDA_ERROR_NOT_READY,
-                    name.as_mut_ptr()
-                )),
-                0
-            );
-            assert_eq!(
-                std::ffi::CStr::from_ptr(name.assume_init()),
-                c"CUDA_ERROR_NOT_READY"
-            );
+            assert_eq!(code(sys::cuGetErrorName(CUresult::CUDA_ERROR_NOT_READY, name.as_mut_ptr())), 0);
+            assert_eq!(std::ffi::CStr::from_ptr(name.assume_init()), c"CUDA_ERROR_NOT_READY");
         }
-        assert_eq!(
-            stream.clone_dtoh(&data).unwrap(),
-            [1; 256],
-            "and the context is as good as new"
-        );
+        assert_eq!(stream.clone_dtoh(&data).unwrap(), [1; 256], "and the context is as good as new");
     });
 }
 

@@ -7,15 +7,8 @@ use crate::state::{Handle, PRIMARY, current, lock};
 use crate::status::{Code, Outcome};
 
 /// Limits that a context has by default: number, value.
-const LIMITS: [(i32, usize); 7] = [
-    (0, 1024),
-    (1, 1 << 20),
-    (2, 8 << 20),
-    (3, 2),
-    (4, 2048),
-    (5, 128),
-    (6, 0),
-];
+const LIMITS: [(i32, usize); 7] =
+    [(0, 1024), (1, 1 << 20), (2, 8 << 20), (3, 2), (4, 2048), (5, 128), (6, 0)];
 
 fn create(out: usize, device: i32) -> Outcome {
     super::device::get(device)?;
@@ -60,11 +53,7 @@ fn release(device: i32, all: bool) -> Outcome {
             Err(Code::INVALID_CONTEXT.because("the primary context is not retained"))
         };
     }
-    driver.primary_references = if all {
-        0
-    } else {
-        driver.primary_references - 1
-    };
+    driver.primary_references = if all { 0 } else { driver.primary_references - 1 };
     if driver.primary_references > 0 {
         return Ok(());
     }

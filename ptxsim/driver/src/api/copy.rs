@@ -25,11 +25,7 @@ fn issue(stream: usize, mode: Mode, work: Work) -> Outcome {
     driver.issue(stream, work)?;
     let goal = Goal::Point(driver.tail(stream));
     drop(driver);
-    if mode == Mode::Blocking {
-        wait(goal)
-    } else {
-        relieve(stream)
-    }
+    if mode == Mode::Blocking { wait(goal) } else { relieve(stream) }
 }
 
 fn to_device(to: u64, from: usize, bytes: usize, stream: usize, mode: Mode) -> Outcome {
@@ -37,11 +33,8 @@ fn to_device(to: u64, from: usize, bytes: usize, stream: usize, mode: Mode) -> O
     let device = driver.ready()?;
     device.check(to, bytes as u64)?;
     let handle = driver.stream_handle(stream)?;
-    let later = driver.is_pinned(from, bytes)
-        || driver
-            .streams
-            .get(&handle)
-            .is_some_and(|s| s.capture.is_some());
+    let later =
+        driver.is_pinned(from, bytes) || driver.streams.get(&handle).is_some_and(|s| s.capture.is_some());
     drop(driver);
     if bytes == 0 {
         return Ok(());
@@ -62,10 +55,7 @@ fn to_host(to: usize, from: u64, bytes: usize, stream: usize, mode: Mode) -> Out
     let device = driver.ready()?;
     device.check(from, bytes as u64)?;
     let handle = driver.stream_handle(stream)?;
-    let capturing = driver
-        .streams
-        .get(&handle)
-        .is_some_and(|s| s.capture.is_some());
+    let capturing = driver.streams.get(&handle).is_some_and(|s| s.capture.is_some());
     let pinned = driver.is_pinned(to, bytes);
     drop(driver);
     if bytes == 0 {
@@ -76,11 +66,7 @@ fn to_host(to: usize, from: u64, bytes: usize, stream: usize, mode: Mode) -> Out
     host::read_bytes(to, &mut probe)?;
     host::read_bytes(to.saturating_add(bytes - 1), &mut probe)?;
     // Into pageable memory the driver returns only once the copy is done.
-    let mode = if pinned || capturing {
-        mode
-    } else {
-        Mode::Blocking
-    };
+    let mode = if pinned || capturing { mode } else { Mode::Blocking };
     issue(stream, mode, Work::CopyOut { from, to, bytes })
 }
 
@@ -97,10 +83,7 @@ fn within(to: u64, from: u64, bytes: usize, stream: usize, mode: Mode) -> Outcom
 /// The kind of copy told by the addresses.
 fn any(to: u64, from: u64, bytes: usize, stream: usize, mode: Mode) -> Outcome {
     let device = lock().ready()?;
-    match (
-        device.allocation(to).is_some(),
-        device.allocation(from).is_some(),
-    ) {
+    match (device.allocation(to).is_some(), device.allocation(from).is_some()) {
         (true, true) => within(to, from, bytes, stream, mode),
         (true, false) => to_device(to, from as usize, bytes, stream, mode),
         (false, true) => to_host(to as usize, from, bytes, stream, mode),

@@ -19,9 +19,7 @@ fn uuid(device: &Device) -> [u8; 16] {
 pub(crate) fn get(ordinal: i32) -> Outcome<Arc<Device>> {
     let device = lock().device()?;
     if ordinal != 0 {
-        return Err(
-            Code::INVALID_DEVICE.because(format!("device {ordinal}: there is one, number 0"))
-        );
+        return Err(Code::INVALID_DEVICE.because(format!("device {ordinal}: there is one, number 0")));
     }
     Ok(device)
 }

@@ -29,9 +29,7 @@ fn executable(raw: usize) -> Outcome<Arc<crate::capture::Graph>> {
         .executables
         .get(&(raw as Handle))
         .cloned()
-        .ok_or_else(|| {
-            Code::INVALID_VALUE.because(format!("{raw:#x} is not a live executable graph"))
-        })
+        .ok_or_else(|| Code::INVALID_VALUE.because(format!("{raw:#x} is not a live executable graph")))
 }
 
 /// Status of a stream's capture (0 none, 1 active, 2 broken) and the capture's number.
@@ -42,14 +40,7 @@ fn capture_status(stream: usize) -> Outcome<(i32, u64)> {
     let id = driver.streams.get(&handle).and_then(|s| s.capture);
     Ok(match id {
         None => (0, 0),
-        Some(id) => (
-            if driver.captures.get(&id).is_some_and(|c| c.invalid) {
-                2
-            } else {
-                1
-            },
-            id,
-        ),
+        Some(id) => (if driver.captures.get(&id).is_some_and(|c| c.invalid) { 2 } else { 1 }, id),
     })
 }
 

@@ -68,14 +68,12 @@ driver_api! {
 /// Finds an exported function, the newest variant of its name first as the header's macros do.
 fn look_up(symbol: usize, _version: i32) -> Result<Option<usize>, crate::status::Failure> {
     let name = host::read_c_string(symbol, NAME_LIMIT)?;
-    let name = String::from_utf8(name)
-        .map_err(|_| Code::INVALID_VALUE.because("a symbol name that is not text"))?;
+    let name =
+        String::from_utf8(name).map_err(|_| Code::INVALID_VALUE.because("a symbol name that is not text"))?;
     // SAFETY: an all-zero Dl_info is a valid value of this plain C struct.
     let mut own: libc::Dl_info = unsafe { std::mem::zeroed() };
     // SAFETY: the address is a function of this library, `own` is a live Dl_info.
-    if unsafe { libc::dladdr(cuInit as *const libc::c_void, &mut own) } == 0
-        || own.dli_fname.is_null()
-    {
+    if unsafe { libc::dladdr(cuInit as *const libc::c_void, &mut own) } == 0 || own.dli_fname.is_null() {
         return Ok(None);
     }
     // SAFETY: dladdr gave a NUL-terminated path; NOLOAD only finds what is already in the process.

@@ -72,22 +72,16 @@ impl Request {
     /// Checks the launch against the card and the kernel; gives the cluster to run with.
     pub(crate) fn check(&self, function: &Function, device: &Device) -> Outcome<[u32; 3]> {
         let facts = function.facts()?;
-        let wrong = |what: String| {
-            Err(Code::INVALID_VALUE.because(format!("launch of `{}`: {what}", function.name)))
-        };
+        let wrong =
+            |what: String| Err(Code::INVALID_VALUE.because(format!("launch of `{}`: {what}", function.name)));
         for (axis, (size, most)) in
-            ["x", "y", "z"]
-                .iter()
-                .zip(self.grid.iter().zip([0x7fff_ffff, 65_535, 65_535]))
+            ["x", "y", "z"].iter().zip(self.grid.iter().zip([0x7fff_ffff, 65_535, 65_535]))
         {
             if *size == 0 || *size > most {
                 return wrong(format!("grid {axis} is {size}, allowed is 1 to {most}"));
             }
         }
-        for (axis, (size, most)) in ["x", "y", "z"]
-            .iter()
-            .zip(self.block.iter().zip([1024, 1024, 64]))
-        {
+        for (axis, (size, most)) in ["x", "y", "z"].iter().zip(self.block.iter().zip([1024, 1024, 64])) {
             if *size == 0 || *size > most {
                 return wrong(format!("block {axis} is {size}, allowed is 1 to {most}"));
             }
@@ -102,57 +96,38 @@ impl Request {
             return wrong(format!(
                 "{} bytes of dynamic shared memory, allowed are {limit}; CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES raises it to {} on this card",
                 self.shared_bytes,
-                device
-                    .card
-                    .shared_per_block_optin
-                    .saturating_sub(facts.static_shared_bytes)
+                device.card.shared_per_block_optin.saturating_sub(facts.static_shared_bytes)
             ));
         }
         let cluster = self.cluster(function, device)?;
         if self.cooperative {
-            let fit = super::occupancy::blocks_per_multiprocessor(
-                device,
-                facts,
-                threads,
-                self.shared_bytes,
-            ) * device.card.multiprocessors;
+            let fit = super::occupancy::blocks_per_multiprocessor(device, facts, threads, self.shared_bytes)
+                * device.card.multiprocessors;
             let blocks: u64 = self.grid.iter().map(|size| u64::from(*size)).product();
             if blocks > u64::from(fit) {
-                return Err(Code::COOPERATIVE_LAUNCH_TOO_LARGE
-                    .because(format!("{blocks} blocks, {fit} fit at once")));
+                return Err(
+                    Code::COOPERATIVE_LAUNCH_TOO_LARGE.because(format!("{blocks} blocks, {fit} fit at once"))
+                );
             }
         }
         Ok(cluster)
     }
 
     fn cluster(&self, function: &Function, device: &Device) -> Outcome<[u32; 3]> {
-        let asked = [
-            Some(self.cluster),
-            function.facts()?.cluster,
-            Some(function.required_cluster),
-        ];
-        let Some(cluster) = asked
-            .into_iter()
-            .flatten()
-            .find(|size| size.iter().any(|n| *n != 0))
-        else {
+        let asked = [Some(self.cluster), function.facts()?.cluster, Some(function.required_cluster)];
+        let Some(cluster) = asked.into_iter().flatten().find(|size| size.iter().any(|n| *n != 0)) else {
             return Ok([1; 3]);
         };
         let wrong = |what: String| {
-            Err(Code::INVALID_CLUSTER_SIZE.because(format!(
-                "launch of `{}`: cluster {cluster:?} {what}",
-                function.name
-            )))
+            Err(Code::INVALID_CLUSTER_SIZE
+                .because(format!("launch of `{}`: cluster {cluster:?} {what}", function.name)))
         };
         if let Some(fixed) = function.facts()?.cluster
             && fixed != cluster
         {
             return wrong(format!("differs from the kernel's own {fixed:?}"));
         }
-        let size = cluster
-            .iter()
-            .try_fold(1u32, |product, n| product.checked_mul(*n))
-            .unwrap_or(u32::MAX);
+        let size = cluster.iter().try_fold(1u32, |product, n| product.checked_mul(*n)).unwrap_or(u32::MAX);
         if size == 0 {
             return wrong("has a zero".to_owned());
         }
@@ -162,20 +137,11 @@ impl Request {
                 device.architecture() as f32 / 10.0
             )));
         }
-        let most = if function.large_clusters {
-            LARGEST_CLUSTER
-        } else {
-            PORTABLE_CLUSTER
-        };
+        let most = if function.large_clusters { LARGEST_CLUSTER } else { PORTABLE_CLUSTER };
         if size > most {
             return wrong(format!("has {size} blocks, allowed are {most}"));
         }
-        if self
-            .grid
-            .iter()
-            .zip(&cluster)
-            .any(|(grid, n)| grid % n != 0)
-        {
+        if self.grid.iter().zip(&cluster).any(|(grid, n)| grid % n != 0) {
             return wrong(format!("does not divide the grid {:?}", self.grid));
         }
         Ok(cluster)
@@ -186,9 +152,7 @@ impl Request {
 fn parameters(function: &Function, values: usize, extra: usize) -> Outcome<Vec<u8>> {
     let facts = function.facts()?;
     if facts.parameter_bytes > MAX_PARAMETER_BYTES {
-        return Err(
-            Code::INVALID_VALUE.because(format!("{} bytes of parameters", facts.parameter_bytes))
-        );
+        return Err(Code::INVALID_VALUE.because(format!("{} bytes of parameters", facts.parameter_bytes)));
     }
     let mut bytes = vec![0u8; facts.parameter_bytes];
     if values != 0 && extra != 0 {
@@ -247,13 +211,7 @@ fn parameters(function: &Function, values: usize, extra: usize) -> Outcome<Vec<u
     Ok(bytes)
 }
 
-fn launch(
-    function: usize,
-    request: &Request,
-    stream: usize,
-    values: usize,
-    extra: usize,
-) -> Outcome {
+fn launch(function: usize, request: &Request, stream: usize, values: usize, extra: usize) -> Outcome {
     let mut driver = lock();
     let device = driver.ready()?;
     let stream = driver.stream_handle(stream)?;

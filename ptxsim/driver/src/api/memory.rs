@@ -16,8 +16,7 @@ fn refuse_during_capture(driver: &Driver) -> Outcome {
     if driver.captures.is_empty() {
         return Ok(());
     }
-    Err(Code::STREAM_CAPTURE_UNSUPPORTED
-        .because("not stream-ordered, and a stream is being captured"))
+    Err(Code::STREAM_CAPTURE_UNSUPPORTED.because("not stream-ordered, and a stream is being captured"))
 }
 
 fn allocate(out: usize, bytes: usize) -> Outcome {
@@ -68,30 +67,20 @@ fn fill(
     let stream = driver.stream_handle(stream)?;
     let row_bytes = columns.saturating_mul(element.len());
     if !to.is_multiple_of(element.len() as u64) {
-        return Err(Code::INVALID_VALUE
-            .because(format!("{to:#x} is not aligned to {} bytes", element.len())));
+        return Err(Code::INVALID_VALUE.because(format!("{to:#x} is not aligned to {} bytes", element.len())));
     }
     if rows > 1 && pitch < row_bytes {
-        return Err(Code::INVALID_VALUE.because(format!(
-            "pitch {pitch} is less than a row of {row_bytes} bytes"
-        )));
+        return Err(
+            Code::INVALID_VALUE.because(format!("pitch {pitch} is less than a row of {row_bytes} bytes"))
+        );
     }
     if columns == 0 || rows == 0 {
         return Ok(());
     }
-    device.check(
-        to,
-        (pitch.saturating_mul(rows - 1)).saturating_add(row_bytes) as u64,
-    )?;
+    device.check(to, (pitch.saturating_mul(rows - 1)).saturating_add(row_bytes) as u64)?;
     driver.issue(
         stream,
-        Work::Fill(Fill {
-            to,
-            element: element.to_vec(),
-            columns,
-            rows,
-            pitch_bytes: pitch,
-        }),
+        Work::Fill(Fill { to, element: element.to_vec(), columns, rows, pitch_bytes: pitch }),
     )?;
     let goal = Goal::Point(driver.tail(stream));
     drop(driver);

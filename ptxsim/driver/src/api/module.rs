@@ -50,10 +50,8 @@ fn image_text(image: usize, device: &Device) -> Outcome<String> {
         let mut header = [0u8; fatbin::HEADER_BYTES];
         host::read_bytes(image, &mut header)?;
         let mut bytes = vec![0; fatbin::total_bytes(&header).map_err(corrupt)?];
-        host::read_bytes(image, &mut bytes).map_err(|failure| Failure {
-            code: Code::INVALID_IMAGE,
-            ..failure
-        })?;
+        host::read_bytes(image, &mut bytes)
+            .map_err(|failure| Failure { code: Code::INVALID_IMAGE, ..failure })?;
         let entries = fatbin::entries(&bytes).map_err(corrupt)?;
         let chosen = fatbin::choose(&entries, device.architecture()).ok_or_else(|| {
             let has: Vec<String> = entries
@@ -76,12 +74,10 @@ fn image_text(image: usize, device: &Device) -> Outcome<String> {
         return chosen.text().map_err(corrupt);
     }
     if &start == b"\x7fELF" {
-        return Err(Code::NO_BINARY_FOR_GPU
-            .because("machine code without PTX: the simulator runs PTX only"));
+        return Err(Code::NO_BINARY_FOR_GPU.because("machine code without PTX: the simulator runs PTX only"));
     }
     let text = host::read_c_string(image, TEXT_LIMIT)?;
-    String::from_utf8(text)
-        .map_err(|_| Code::INVALID_IMAGE.because("neither PTX text nor a fatbin"))
+    String::from_utf8(text).map_err(|_| Code::INVALID_IMAGE.because("neither PTX text nor a fatbin"))
 }
 
 fn load(out: usize, text: &str) -> Outcome {
@@ -90,13 +86,7 @@ fn load(out: usize, text: &str) -> Outcome {
     let mut driver = lock();
     let handle = driver.handle();
     host::write(out, handle)?;
-    driver.modules.insert(
-        handle,
-        LoadedModule {
-            program,
-            functions: HashMap::new(),
-        },
-    );
+    driver.modules.insert(handle, LoadedModule { program, functions: HashMap::new() });
     Ok(())
 }
 
@@ -109,12 +99,7 @@ fn load_image(out: usize, image: usize) -> Outcome {
 fn log_error(failure: &Failure, count: u32, options: usize, values: usize) -> Outcome {
     let options: Vec<i32> = host::read_many(options, count as usize)?;
     let values: Vec<usize> = host::read_many(values, count as usize)?;
-    let value = |wanted| {
-        options
-            .iter()
-            .position(|option| *option == wanted)
-            .map(|at| values[at])
-    };
+    let value = |wanted| options.iter().position(|option| *option == wanted).map(|at| values[at]);
     if let (Some(buffer), Some(room)) = (value(ERROR_LOG), value(ERROR_LOG_BYTES))
         && room > 0
     {

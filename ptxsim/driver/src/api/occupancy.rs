@@ -28,9 +28,7 @@ pub(crate) fn blocks_per_multiprocessor(
     let shared = (shared as u32).next_multiple_of(SHARED_UNIT) + RESERVED_SHARED_BYTES;
     let by_threads = card.threads_per_multiprocessor / threads.next_multiple_of(WARP);
     let by_shared = card.shared_per_multiprocessor / shared;
-    card.blocks_per_multiprocessor
-        .min(by_threads)
-        .min(by_shared)
+    card.blocks_per_multiprocessor.min(by_threads).min(by_shared)
 }
 
 fn active_blocks(count: usize, function: usize, threads: i32, dynamic_bytes: usize) -> Outcome {
@@ -42,10 +40,7 @@ fn active_blocks(count: usize, function: usize, threads: i32, dynamic_bytes: usi
         .filter(|threads| *threads > 0)
         .ok_or_else(|| Code::INVALID_VALUE.because(format!("block of {threads} threads")))?;
     let dynamic_bytes = u32::try_from(dynamic_bytes).unwrap_or(u32::MAX);
-    host::write(
-        count,
-        blocks_per_multiprocessor(&device, facts, threads, dynamic_bytes) as i32,
-    )
+    host::write(count, blocks_per_multiprocessor(&device, facts, threads, dynamic_bytes) as i32)
 }
 
 /// The block size with the most threads in flight; of equals the largest.
@@ -62,10 +57,7 @@ fn best_block(
     let facts = driver.function(function)?.facts()?.clone();
     drop(driver);
     let most = facts.max_threads.unwrap_or(MAX_THREADS).min(MAX_THREADS);
-    let most = u32::try_from(limit)
-        .ok()
-        .filter(|limit| *limit > 0)
-        .map_or(most, |limit| limit.min(most));
+    let most = u32::try_from(limit).ok().filter(|limit| *limit > 0).map_or(most, |limit| limit.min(most));
     let shared_for = |threads: u32| -> u32 {
         if per_block == 0 {
             return u32::try_from(dynamic_bytes).unwrap_or(u32::MAX);
@@ -74,16 +66,9 @@ fn best_block(
         let function: extern "C" fn(i32) -> usize = unsafe { std::mem::transmute(per_block) };
         u32::try_from(function(threads as i32)).unwrap_or(u32::MAX)
     };
-    let sizes = (1..=most / WARP)
-        .map(|warps| warps * WARP)
-        .chain((most < WARP).then_some(most));
+    let sizes = (1..=most / WARP).map(|warps| warps * WARP).chain((most < WARP).then_some(most));
     let choice = sizes
-        .map(|threads| {
-            (
-                blocks_per_multiprocessor(&device, &facts, threads, shared_for(threads)),
-                threads,
-            )
-        })
+        .map(|threads| (blocks_per_multiprocessor(&device, &facts, threads, shared_for(threads)), threads))
         .max_by_key(|(blocks, threads)| (blocks * threads, *threads))
         .filter(|(blocks, _)| *blocks > 0)
         .ok_or_else(|| Code::INVALID_VALUE.because("no block size fits"))?;

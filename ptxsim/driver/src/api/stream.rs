@@ -13,15 +13,11 @@ fn create(out: usize, flags: u32, priority: i32) -> Outcome {
     let mut driver = lock();
     driver.ready()?;
     if flags > 1 {
-        return Err(
-            Code::INVALID_VALUE.because(format!("stream flags {flags:#x}, allowed are 0 and 1"))
-        );
+        return Err(Code::INVALID_VALUE.because(format!("stream flags {flags:#x}, allowed are 0 and 1")));
     }
     let handle = driver.handle();
     host::write(out, handle)?;
-    driver
-        .streams
-        .insert(handle, Stream::new(flags, priority.clamp(-5, 0)));
+    driver.streams.insert(handle, Stream::new(flags, priority.clamp(-5, 0)));
     Ok(())
 }
 
@@ -52,22 +48,17 @@ fn elapsed(milliseconds: usize, start: usize, end: usize) -> Outcome {
     let driver = lock();
     driver.ready()?;
     let time = |event: usize| -> Outcome<_> {
-        let found = driver.events.get(&(event as Handle)).ok_or_else(|| {
-            Code::INVALID_HANDLE.because(format!("{event:#x} is not a live event"))
-        })?;
+        let found = driver
+            .events
+            .get(&(event as Handle))
+            .ok_or_else(|| Code::INVALID_HANDLE.because(format!("{event:#x} is not a live event")))?;
         if found.flags & NO_TIMING != 0 || found.point.is_none() {
-            return Err(
-                Code::INVALID_HANDLE.because("the event was made without timing or never recorded")
-            );
+            return Err(Code::INVALID_HANDLE.because("the event was made without timing or never recorded"));
         }
         found.time.ok_or_else(|| Code::NOT_READY.into())
     };
     let (start, end) = (time(start)?, time(end)?);
-    let span = if end >= start {
-        (end - start).as_secs_f32()
-    } else {
-        -(start - end).as_secs_f32()
-    };
+    let span = if end >= start { (end - start).as_secs_f32() } else { -(start - end).as_secs_f32() };
     host::write(milliseconds, span * 1e3)
 }
 

@@ -30,18 +30,13 @@ struct Arguments {
 }
 
 fn wrong(field: &str, value: impl std::fmt::Display, allowed: &str) -> Failure {
-    Code::INVALID_VALUE.because(format!(
-        "tensor map: {field} is {value}, allowed is {allowed}"
-    ))
+    Code::INVALID_VALUE.because(format!("tensor map: {field} is {value}, allowed is {allowed}"))
 }
 
 impl Arguments {
     fn check(&self) -> Outcome {
         let rank = self.dimensions.len();
-        let Some(element) = usize::try_from(self.data_type)
-            .ok()
-            .and_then(|at| ELEMENT_BYTES.get(at))
-        else {
+        let Some(element) = usize::try_from(self.data_type).ok().and_then(|at| ELEMENT_BYTES.get(at)) else {
             return Err(wrong("data type", self.data_type, "0 to 12"));
         };
         for (field, value, most) in [
@@ -72,11 +67,7 @@ impl Arguments {
         }
         for stride in &self.strides {
             if !stride.is_multiple_of(granule) || *stride >= 1 << 40 {
-                return Err(wrong(
-                    "stride",
-                    stride,
-                    &format!("a multiple of {granule} below 2^40"),
-                ));
+                return Err(wrong("stride", stride, &format!("a multiple of {granule} below 2^40")));
             }
         }
         for size in &self.box_size {
@@ -92,11 +83,7 @@ impl Arguments {
         let inner = u64::from(self.box_size[0]) * element;
         if self.interleave == 0 {
             if !inner.is_multiple_of(16) {
-                return Err(wrong(
-                    "inner box",
-                    format!("{inner} bytes"),
-                    "a multiple of 16 bytes",
-                ));
+                return Err(wrong("inner box", format!("{inner} bytes"), "a multiple of 16 bytes"));
             }
             let most = 16 << self.swizzle;
             if self.swizzle != 0 && inner > most {
@@ -108,11 +95,7 @@ impl Arguments {
             }
         }
         if self.interleave == 2 && self.swizzle != 1 {
-            return Err(wrong(
-                "swizzle",
-                self.swizzle,
-                "1 (32 bytes) with 32-byte interleave",
-            ));
+            return Err(wrong("swizzle", self.swizzle, "1 (32 bytes) with 32-byte interleave"));
         }
         if self.fill == 1 && self.data_type < FIRST_FLOAT {
             return Err(wrong("fill", "NaN", "zero for an integer type"));
@@ -202,28 +185,13 @@ mod tests {
         assert!(refused(|a| a.strides[0] = 1 << 40));
         assert!(refused(|a| a.box_size[1] = 257));
         assert!(refused(|a| a.box_size[1] = 0));
-        assert!(
-            refused(|a| a.box_size[0] = 72),
-            "144 bytes are more than the swizzle spans"
-        );
-        assert!(
-            refused(|a| a.box_size[0] = 60),
-            "120 bytes are not a multiple of 16"
-        );
+        assert!(refused(|a| a.box_size[0] = 72), "144 bytes are more than the swizzle spans");
+        assert!(refused(|a| a.box_size[0] = 60), "120 bytes are not a multiple of 16");
         assert!(refused(|a| a.element_strides[0] = 9));
         assert!(refused(|a| a.swizzle = 4));
-        assert!(
-            refused(|a| a.interleave = 1),
-            "interleave needs three dimensions"
-        );
-        assert!(
-            refused(|a| (a.data_type, a.box_size[0], a.fill) = (1, 64, 1)),
-            "no NaN in integers"
-        );
+        assert!(refused(|a| a.interleave = 1), "interleave needs three dimensions");
+        assert!(refused(|a| (a.data_type, a.box_size[0], a.fill) = (1, 64, 1)), "no NaN in integers");
         assert!(!refused(|a| a.fill = 1));
-        assert!(
-            !refused(|a| (a.swizzle, a.box_size[0]) = (0, 256)),
-            "without swizzle the box is free"
-        );
+        assert!(!refused(|a| (a.swizzle, a.box_size[0]) = (0, 256)), "without swizzle the box is free");
     }
 }

@@ -13,11 +13,7 @@ pub fn in_child(name: &str, environment: &[(&str, &str)], body: impl FnOnce()) -
     }
     let own = std::env::current_exe().expect("path of the test");
     let libraries = own.parent().expect("folder of the test");
-    assert!(
-        libraries.join("libcuda.so").exists(),
-        "libcuda.so is not in {}",
-        libraries.display()
-    );
+    assert!(libraries.join("libcuda.so").exists(), "libcuda.so is not in {}", libraries.display());
     let output = Command::new(&own)
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env("LD_LIBRARY_PATH", libraries)
@@ -29,14 +25,7 @@ pub fn in_child(name: &str, environment: &[(&str, &str)], body: impl FnOnce()) -
         .expect("the child starts");
     let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        output.status.success(),
-        "child of {name}: {}\n{stdout}\n{stderr}",
-        output.status
-    );
-    assert!(
-        stdout.contains("1 passed"),
-        "child of {name} ran no test:\n{stdout}"
-    );
+    assert!(output.status.success(), "child of {name}: {}\n{stdout}\n{stderr}", output.status);
+    assert!(stdout.contains("1 passed"), "child of {name} ran no test:\n{stdout}");
     Some(stderr)
 }
