@@ -1,0 +1,143 @@
+//! Stream capture and graphs. Graphs come from captures; building them node by node is not there.
+
+use std::sync::Arc;
+
+use crate::guard::driver_api;
+use crate::host;
+use crate::schedule::Work;
+use crate::state::{Handle, lock};
+use crate::status::{Code, Outcome};
+
+fn instantiate(out: usize, graph: usize) -> Outcome {
+    let mut driver = lock();
+    driver.ready()?;
+    let graph = driver
+        .graphs
+        .get(&(graph as Handle))
+        .cloned()
+        .ok_or_else(|| Code::INVALID_VALUE.because(format!("{graph:#x} is not a live graph")))?;
+    let handle = driver.handle();
+    host::write(out, handle)?;
+    driver.executables.insert(handle, graph);
+    Ok(())
+}
+
+fn executable(raw: usize) -> Outcome<Arc<crate::capture::Graph>> {
+    let driver = lock();
+    driver.ready()?;
+    driver
+        .executables
+        .get(&(raw as Handle))
+        .cloned()
+        .ok_or_else(|| Code::INVALID_VALUE.because(format!("{raw:#x} is not a live executable graph")))
+}
+
+/// Status of a stream's capture (0 none, 1 active, 2 broken) and the capture's number.
+fn capture_status(stream: usize) -> Outcome<(i32, u64)> {
+    let driver = lock();
+    driver.ready()?;
+    let handle = driver.stream_handle(stream)?;
+    let id = driver.streams.get(&handle).and_then(|s| s.capture);
+    Ok(match id {
+        None => (0, 0),
+        Some(id) => (if driver.captures.get(&id).is_some_and(|c| c.invalid) { 2 } else { 1 }, id),
+    })
+}
+
+driver_api! {
+    fn cuStreamBeginCapture_v2(stream: usize, mode: i32) {
+        let mut driver = lock();
+        driver.ready()?;
+        if !(0..=2).contains(&mode) {
+            return Err(Code::INVALID_VALUE.because(format!("capture mode {mode}, allowed are 0 to 2")));
+        }
+        let handle = driver.stream_handle(stream)?;
+        if handle == crate::schedule::LEGACY {
+            return Err(Code::STREAM_CAPTURE_UNSUPPORTED.because("the legacy stream cannot be captured"));
+        }
+        let id = driver.handle();
+        driver.begin_capture(handle, id)
+    }
+
+    fn cuStreamEndCapture(stream: usize, graph: usize) {
+        let mut driver = lock();
+        driver.ready()?;
+        let handle = driver.stream_handle(stream)?;
+        host::write(graph, 0u64)?;
+        let captured = driver.end_capture(handle)?;
+        let id = driver.handle();
+        driver.graphs.insert(id, Arc::new(captured));
+        host::write(graph, id)
+    }
+
+    fn cuStreamIsCapturing(stream: usize, status: usize) {
+        host::write(status, capture_status(stream)?.0)
+    }
+
+    fn cuStreamGetCaptureInfo_v2(stream: usize, status: usize, id: usize, graph: usize, nodes: usize, count: usize) {
+        if graph != 0 || nodes != 0 || count != 0 {
+            return Err(Code::NOT_SUPPORTED.because("graph and nodes of a capture in progress"));
+        }
+        let (state, number) = capture_status(stream)?;
+        host::write(status, state)?;
+        host::write_optional(id, number)
+    }
+
+    fn cuThreadExchangeStreamCaptureMode(mode: usize) {
+        let wanted: i32 = host::read(mode)?;
+        if !(0..=2).contains(&wanted) {
+            return Err(Code::INVALID_VALUE.because(format!("capture mode {wanted}, allowed are 0 to 2")));
+        }
+        host::write(mode, 0i32)
+    }
+
+    fn cuGraphInstantiateWithFlags(out: usize, graph: usize, _flags: u64) {
+        instantiate(out, graph)
+    }
+
+    fn cuGraphInstantiateWithParams(out: usize, graph: usize, _parameters: usize) {
+        instantiate(out, graph)
+    }
+
+    fn cuGraphUpload(graph: usize, stream: usize) {
+        executable(graph)?;
+        lock().stream_handle(stream).map(|_| ())
+    }
+
+    fn cuGraphLaunch(graph: usize, stream: usize) {
+        let graph = executable(graph)?;
+        let mut driver = lock();
+        let stream = driver.stream_handle(stream)?;
+        driver.issue(stream, Work::Graph(graph))
+    }
+
+    fn cuGraphExecDestroy(graph: usize) {
+        lock().executables.remove(&(graph as Handle)).map(|_| ())
+            .ok_or_else(|| Code::INVALID_VALUE.because(format!("{graph:#x} is not a live executable graph")))
+    }
+
+    fn cuGraphDestroy(graph: usize) {
+        lock().graphs.remove(&(graph as Handle)).map(|_| ())
+            .ok_or_else(|| Code::INVALID_VALUE.because(format!("{graph:#x} is not a live graph")))
+    }
+
+    fn cuGraphGetNodes(graph: usize, nodes: usize, count: usize) {
+        let driver = lock();
+        let found = driver.graphs.get(&(graph as Handle))
+            .ok_or_else(|| Code::INVALID_VALUE.because(format!("{graph:#x} is not a live graph")))?;
+        if nodes != 0 {
+            return Err(Code::NOT_SUPPORTED.because("handles of graph nodes; their number is there"));
+        }
+        host::write(count, found.nodes.len())
+    }
+
+    fn cuGraphGetEdges(graph: usize, from: usize, to: usize, count: usize) {
+        let driver = lock();
+        let found = driver.graphs.get(&(graph as Handle))
+            .ok_or_else(|| Code::INVALID_VALUE.because(format!("{graph:#x} is not a live graph")))?;
+        if from != 0 || to != 0 {
+            return Err(Code::NOT_SUPPORTED.because("handles of graph nodes; the number of edges is there"));
+        }
+        host::write(count, found.edges())
+    }
+}

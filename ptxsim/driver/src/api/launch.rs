@@ -1,0 +1,261 @@
+//! Launches: every limit is checked here, before the work is queued.
+
+use std::sync::Arc;
+
+use crate::backend::{Device, Launch, MAX_PARAMETER_BYTES, MAX_THREADS};
+use crate::guard::driver_api;
+use crate::host;
+use crate::schedule::{Work, relieve};
+use crate::state::{Function, lock};
+use crate::status::{Code, Outcome};
+
+/// Keys of the `extra` array.
+const EXTRA_END: usize = 0;
+const EXTRA_BUFFER: usize = 1;
+const EXTRA_BYTES: usize = 2;
+
+/// Launch attributes that change what is run, by their number in the header.
+const COOPERATIVE: u32 = 2;
+const CLUSTER_DIMENSION: u32 = 4;
+/// Bytes of one launch attribute: number, padding, 64 bytes of value.
+const ATTRIBUTE_BYTES: usize = 72;
+
+/// Cluster sizes that all cards with clusters take, and with the kernel's consent.
+const PORTABLE_CLUSTER: u32 = 8;
+const LARGEST_CLUSTER: u32 = 16;
+
+/// A launch as it was asked for.
+pub(crate) struct Request {
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: [u32; 3],
+    pub(crate) cluster: [u32; 3],
+    pub(crate) shared_bytes: u32,
+    pub(crate) cooperative: bool,
+}
+
+impl Request {
+    /// Reads the driver's CUlaunchConfig; its stream comes with it.
+    pub(crate) fn read(config: usize) -> Outcome<(Request, usize)> {
+        let words: Vec<u32> = host::read_many(config, 7)?;
+        let stream: usize = host::read(config.wrapping_add(32))?;
+        let attributes: usize = host::read(config.wrapping_add(40))?;
+        let count: u32 = host::read(config.wrapping_add(48))?;
+        let mut request = Request {
+            grid: [words[0], words[1], words[2]],
+            block: [words[3], words[4], words[5]],
+            cluster: [0; 3],
+            shared_bytes: words[6],
+            cooperative: false,
+        };
+        if count > 64 {
+            return Err(Code::INVALID_VALUE.because(format!("{count} launch attributes")));
+        }
+        for at in 0..count as usize {
+            let attribute = attributes.wrapping_add(at * ATTRIBUTE_BYTES);
+            let value = attribute.wrapping_add(8);
+            match host::read::<u32>(attribute)? {
+                CLUSTER_DIMENSION => {
+                    let size: Vec<u32> = host::read_many(value, 3)?;
+                    request.cluster = [size[0], size[1], size[2]];
+                }
+                COOPERATIVE => request.cooperative = host::read::<i32>(value)? != 0,
+                // Hints on caching, priority, scheduling and overlap: results do not depend on them.
+                0..=18 => {}
+                other => {
+                    return Err(Code::INVALID_VALUE.because(format!("no launch attribute {other}")));
+                }
+            }
+        }
+        Ok((request, stream))
+    }
+
+    /// Checks the launch against the card and the kernel; gives the cluster to run with.
+    pub(crate) fn check(&self, function: &Function, device: &Device) -> Outcome<[u32; 3]> {
+        let facts = function.facts()?;
+        let wrong =
+            |what: String| Err(Code::INVALID_VALUE.because(format!("launch of `{}`: {what}", function.name)));
+        for (axis, (size, most)) in
+            ["x", "y", "z"].iter().zip(self.grid.iter().zip([0x7fff_ffff, 65_535, 65_535]))
+        {
+            if *size == 0 || *size > most {
+                return wrong(format!("grid {axis} is {size}, allowed is 1 to {most}"));
+            }
+        }
+        for (axis, (size, most)) in ["x", "y", "z"].iter().zip(self.block.iter().zip([1024, 1024, 64])) {
+            if *size == 0 || *size > most {
+                return wrong(format!("block {axis} is {size}, allowed is 1 to {most}"));
+            }
+        }
+        let threads = self.block.iter().product::<u32>();
+        let most = facts.max_threads.unwrap_or(MAX_THREADS).min(MAX_THREADS);
+        if threads > most {
+            return wrong(format!("{threads} threads per block, allowed are {most}"));
+        }
+        let limit = function.dynamic_limit(device)?;
+        if self.shared_bytes > limit {
+            return wrong(format!(
+                "{} bytes of dynamic shared memory, allowed are {limit}; CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES raises it to {} on this card",
+                self.shared_bytes,
+                device.card.shared_per_block_optin.saturating_sub(facts.static_shared_bytes)
+            ));
+        }
+        let cluster = self.cluster(function, device)?;
+        if self.cooperative {
+            let fit = super::occupancy::blocks_per_multiprocessor(device, facts, threads, self.shared_bytes)
+                * device.card.multiprocessors;
+            let blocks: u64 = self.grid.iter().map(|size| u64::from(*size)).product();
+            if blocks > u64::from(fit) {
+                return Err(
+                    Code::COOPERATIVE_LAUNCH_TOO_LARGE.because(format!("{blocks} blocks, {fit} fit at once"))
+                );
+            }
+        }
+        Ok(cluster)
+    }
+
+    fn cluster(&self, function: &Function, device: &Device) -> Outcome<[u32; 3]> {
+        let asked = [Some(self.cluster), function.facts()?.cluster, Some(function.required_cluster)];
+        let Some(cluster) = asked.into_iter().flatten().find(|size| size.iter().any(|n| *n != 0)) else {
+            return Ok([1; 3]);
+        };
+        let wrong = |what: String| {
+            Err(Code::INVALID_CLUSTER_SIZE
+                .because(format!("launch of `{}`: cluster {cluster:?} {what}", function.name)))
+        };
+        if let Some(fixed) = function.facts()?.cluster
+            && fixed != cluster
+        {
+            return wrong(format!("differs from the kernel's own {fixed:?}"));
+        }
+        let size = cluster.iter().try_fold(1u32, |product, n| product.checked_mul(*n)).unwrap_or(u32::MAX);
+        if size == 0 {
+            return wrong("has a zero".to_owned());
+        }
+        if size > 1 && device.card.compute_capability.0 < 9 {
+            return Err(Code::NOT_SUPPORTED.because(format!(
+                "clusters need compute capability 9.0, the card has {}",
+                device.architecture() as f32 / 10.0
+            )));
+        }
+        let most = if function.large_clusters { LARGEST_CLUSTER } else { PORTABLE_CLUSTER };
+        if size > most {
+            return wrong(format!("has {size} blocks, allowed are {most}"));
+        }
+        if self.grid.iter().zip(&cluster).any(|(grid, n)| grid % n != 0) {
+            return wrong(format!("does not divide the grid {:?}", self.grid));
+        }
+        Ok(cluster)
+    }
+}
+
+/// Gathers the parameter bytes from `kernelParams` or from `extra`.
+fn parameters(function: &Function, values: usize, extra: usize) -> Outcome<Vec<u8>> {
+    let facts = function.facts()?;
+    if facts.parameter_bytes > MAX_PARAMETER_BYTES {
+        return Err(Code::INVALID_VALUE.because(format!("{} bytes of parameters", facts.parameter_bytes)));
+    }
+    let mut bytes = vec![0u8; facts.parameter_bytes];
+    if values != 0 && extra != 0 {
+        return Err(Code::INVALID_VALUE.because("both kernelParams and extra are given"));
+    }
+    if extra != 0 {
+        let (mut buffer, mut length) = (0, 0);
+        for pair in 0..4 {
+            let key: usize = host::read(extra.wrapping_add(pair * 16))?;
+            if key == EXTRA_END {
+                break;
+            }
+            let value: usize = host::read(extra.wrapping_add(pair * 16 + 8))?;
+            match key {
+                EXTRA_BUFFER => buffer = value,
+                EXTRA_BYTES => length = host::read::<usize>(value)?,
+                other => {
+                    return Err(Code::INVALID_VALUE.because(format!("no launch option {other}")));
+                }
+            }
+        }
+        if length != bytes.len() {
+            return Err(Code::INVALID_VALUE.because(format!(
+                "`{}` takes {} bytes of parameters, the buffer has {length}",
+                function.name,
+                bytes.len()
+            )));
+        }
+        host::read_bytes(buffer, &mut bytes)?;
+        return Ok(bytes);
+    }
+    if values == 0 && !facts.parameters.is_empty() {
+        return Err(Code::INVALID_VALUE.because(format!(
+            "`{}` takes {} parameters, none are given",
+            function.name,
+            facts.parameters.len()
+        )));
+    }
+    for (index, parameter) in facts.parameters.iter().enumerate() {
+        let read = || -> Outcome<Vec<u8>> {
+            let at: usize = host::read(values.wrapping_add(index * size_of::<usize>()))?;
+            let mut value = vec![0; parameter.bytes];
+            host::read_bytes(at, &mut value)?;
+            Ok(value)
+        };
+        let value = read().map_err(|failure| {
+            let why = failure.message.unwrap_or_default();
+            Code::INVALID_VALUE.because(format!(
+                "`{}` takes {} parameters; number {index} cannot be read ({why})",
+                function.name,
+                facts.parameters.len()
+            ))
+        })?;
+        bytes[parameter.offset..parameter.offset + parameter.bytes].copy_from_slice(&value);
+    }
+    Ok(bytes)
+}
+
+fn launch(function: usize, request: &Request, stream: usize, values: usize, extra: usize) -> Outcome {
+    let mut driver = lock();
+    let device = driver.ready()?;
+    let stream = driver.stream_handle(stream)?;
+    let found = driver.function(function)?;
+    let cluster = request.check(found, &device)?;
+    let launch = Launch {
+        program: found.program.clone(),
+        kernel: found.name.clone(),
+        grid: request.grid,
+        block: request.block,
+        cluster,
+        dynamic_shared_bytes: request.shared_bytes,
+        parameters: parameters(found, values, extra)?,
+    };
+    driver.issue(stream, Work::Launch(Arc::new(launch)))?;
+    drop(driver);
+    relieve(stream)
+}
+
+driver_api! {
+    fn cuLaunchKernel(
+        function: usize, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
+        shared_bytes: u32, stream: usize, values: usize, extra: usize,
+    ) {
+        let request = Request {
+            grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], cluster: [0; 3], shared_bytes,
+            cooperative: false,
+        };
+        launch(function, &request, stream, values, extra)
+    }
+
+    fn cuLaunchKernelEx(config: usize, function: usize, values: usize, extra: usize) {
+        let (request, stream) = Request::read(config)?;
+        launch(function, &request, stream, values, extra)
+    }
+
+    fn cuLaunchCooperativeKernel(
+        function: usize, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
+        shared_bytes: u32, stream: usize, values: usize,
+    ) {
+        let request = Request {
+            grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], cluster: [0; 3], shared_bytes,
+            cooperative: true,
+        };
+        launch(function, &request, stream, values, 0)
+    }
+}

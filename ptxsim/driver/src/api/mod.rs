@@ -1,0 +1,15 @@
+//! The exported functions, by topic. Signatures are the driver's, with pointers as addresses.
+
+pub mod context;
+pub mod copy;
+pub mod device;
+pub mod graph;
+pub mod info;
+pub mod launch;
+pub mod memory;
+pub mod module;
+pub mod occupancy;
+pub mod pool;
+pub mod stream;
+pub mod tensor;
+pub mod unsupported;

@@ -1,0 +1,236 @@
+//! The seam to the core: the card, its memory, programs and launches. Nothing else of the driver
+//! knows how a kernel runs.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ptxsim::{
+    Card, Counters, FaultKind, GlobalMemory, LaunchConfig, LaunchError, LoadError, MemoryError, Module,
+    Options,
+};
+
+pub(crate) use ptxsim::KernelFacts;
+
+use crate::status::{Code, Failure, Outcome};
+
+/// The card that `PTXSIM_DEVICE` names when it is not set.
+const DEFAULT_CARD: &str = "h200";
+
+/// Bytes of shared memory the hardware keeps for itself per block, from compute capability 8.0 on.
+pub(crate) const RESERVED_SHARED_BYTES: u32 = 1024;
+/// Threads a block may have on every card there is.
+pub(crate) const MAX_THREADS: u32 = 1024;
+/// Bytes of parameters a kernel may take from compute capability 7.0 on.
+pub(crate) const MAX_PARAMETER_BYTES: usize = 32_764;
+
+/// The virtual card and what lies in its memory.
+pub(crate) struct Device {
+    pub(crate) card: &'static Card,
+    memory: GlobalMemory,
+    options: Options,
+    /// The file of `PTXSIM_REPORT`: one JSON object per launch and line.
+    report: Option<Mutex<std::fs::File>>,
+}
+
+/// A module, checked against the card.
+pub(crate) struct Program {
+    module: Module,
+    pub(crate) kernels: BTreeMap<String, KernelFacts>,
+    /// Kernels with instructions that the core does not run, and which.
+    pub(crate) unsupported: BTreeMap<String, String>,
+    /// Module variables: name to address and bytes.
+    pub(crate) globals: BTreeMap<String, (u64, u64)>,
+    /// Ten times the PTX version the module is written in.
+    pub(crate) version: u32,
+}
+
+/// A launch, complete and checked.
+pub(crate) struct Launch {
+    pub(crate) program: Arc<Program>,
+    pub(crate) kernel: String,
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: [u32; 3],
+    pub(crate) cluster: [u32; 3],
+    pub(crate) dynamic_shared_bytes: u32,
+    pub(crate) parameters: Vec<u8>,
+}
+
+fn failure(error: MemoryError) -> Failure {
+    let code = match error {
+        MemoryError::OutOfMemory { .. } => Code::OUT_OF_MEMORY,
+        MemoryError::Outside { .. } => Code::ILLEGAL_ADDRESS,
+        MemoryError::NotAnAllocation(_) => Code::INVALID_VALUE,
+    };
+    code.because(error.to_string())
+}
+
+/// The code that the driver gives for what a kernel did.
+fn code_of(kind: FaultKind) -> Code {
+    match kind {
+        FaultKind::OutOfBounds => Code::ILLEGAL_ADDRESS,
+        FaultKind::Misaligned => Code::MISALIGNED_ADDRESS,
+        FaultKind::Assert => Code::ASSERT,
+        FaultKind::IllegalInstruction => Code::ILLEGAL_INSTRUCTION,
+        FaultKind::Deadlock | FaultKind::InstructionLimit => Code::LAUNCH_TIMEOUT,
+        _ => Code::LAUNCH_FAILED,
+    }
+}
+
+impl Device {
+    /// The card of `PTXSIM_DEVICE`.
+    pub(crate) fn from_environment() -> Outcome<Device> {
+        let name = std::env::var("PTXSIM_DEVICE").unwrap_or_else(|_| DEFAULT_CARD.to_owned());
+        let card = Card::by_name(&name).ok_or_else(|| {
+            let known = Card::names().join(", ");
+            Code::INVALID_DEVICE.because(format!("PTXSIM_DEVICE={name} is not a known card: {known}"))
+        })?;
+        let report = match std::env::var("PTXSIM_REPORT") {
+            Ok(path) if !path.is_empty() => {
+                let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+                let why =
+                    |e| Code::INVALID_DEVICE.because(format!("PTXSIM_REPORT={path} cannot be written: {e}"));
+                Some(Mutex::new(file.map_err(why)?))
+            }
+            _ => None,
+        };
+        let memory = GlobalMemory::new(card.memory_bytes);
+        Ok(Device { card, memory, options: Options::from_environment(), report })
+    }
+
+    /// Compute capability as ten times its value.
+    pub(crate) fn architecture(&self) -> u32 {
+        self.card.architecture()
+    }
+
+    /// Bytes in live allocations.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.memory.used_bytes()
+    }
+
+    /// Allocates device memory. Its contents are unwritten.
+    pub(crate) fn allocate(&self, bytes: u64) -> Outcome<u64> {
+        if bytes == 0 {
+            return Err(Code::INVALID_VALUE.because("an allocation of 0 bytes"));
+        }
+        self.memory.allocate(bytes).map_err(failure)
+    }
+
+    /// Frees an allocation.
+    pub(crate) fn free(&self, address: u64) -> Outcome {
+        self.memory.free(address).map_err(failure)
+    }
+
+    /// The live allocation that an address lies in: start and bytes.
+    pub(crate) fn allocation(&self, address: u64) -> Option<(u64, u64)> {
+        self.memory.allocation(address)
+    }
+
+    /// Checks a range of device memory before work on it is queued.
+    pub(crate) fn check(&self, address: u64, bytes: u64) -> Outcome {
+        if bytes == 0 {
+            return Ok(());
+        }
+        match self.allocation(address) {
+            None => Err(Code::INVALID_VALUE.because(format!("{address:#x} is not in a live allocation"))),
+            Some((start, length)) if bytes > start + length - address => {
+                Err(Code::INVALID_VALUE.because(format!(
+                    "{bytes} bytes at {address:#x} reach past the allocation {start:#x} of {length} bytes"
+                )))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Reads device memory.
+    pub(crate) fn read(&self, from: u64, into: &mut [u8]) -> Outcome {
+        if into.is_empty() { Ok(()) } else { self.memory.read(from, into).map_err(failure) }
+    }
+
+    /// Writes device memory.
+    pub(crate) fn write(&self, to: u64, bytes: &[u8]) -> Outcome {
+        if bytes.is_empty() { Ok(()) } else { self.memory.write(to, bytes).map_err(failure) }
+    }
+
+    /// Copies within device memory.
+    pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome {
+        let mut buffer = vec![0; bytes];
+        self.read(from, &mut buffer)?;
+        self.write(to, &buffer)
+    }
+
+    /// Frees everything. With `tell`, what the program left is named on stderr.
+    pub(crate) fn reset(&self, tell: bool) {
+        let left = self.memory.allocations();
+        if tell && !left.is_empty() {
+            let bytes: u64 = left.iter().map(|(_, bytes)| bytes).sum();
+            eprintln!(
+                "ptxsim: leak: {} allocations ({bytes} bytes) live at the end of the context",
+                left.len()
+            );
+            for (address, bytes) in left.iter().take(8) {
+                eprintln!("ptxsim: leak: {address:#x}, {bytes} bytes");
+            }
+        }
+        for (address, _) in left {
+            // Listed a moment ago: the only failure would be another thread's free, which is as good.
+            let _ = self.memory.free(address);
+        }
+    }
+
+    /// Reads a module for this card and puts its variables into memory.
+    pub(crate) fn load(&self, text: &str) -> Outcome<Program> {
+        let module = Module::load(text, self.card, &self.memory).map_err(|error| {
+            let code = match &error {
+                LoadError::Syntax(_) | LoadError::Target { .. } => Code::INVALID_PTX,
+                LoadError::Version(_) => Code::UNSUPPORTED_PTX_VERSION,
+                LoadError::Variable { .. } => Code::OUT_OF_MEMORY,
+            };
+            code.because(error.to_string())
+        })?;
+        let (mut kernels, mut unsupported) = (BTreeMap::new(), BTreeMap::new());
+        for name in module.kernels() {
+            match module.facts(name) {
+                Ok(facts) => drop(kernels.insert(name.to_owned(), facts)),
+                Err(why) => drop(unsupported.insert(name.to_owned(), why.to_string())),
+            }
+        }
+        let globals = module.variables().map(|(name, at, bytes)| (name.to_owned(), (at, bytes))).collect();
+        let version = module.version();
+        Ok(Program { module, kernels, unsupported, globals, version })
+    }
+
+    /// Frees what a module holds on the card.
+    pub(crate) fn unload(&self, program: &Program) {
+        program.module.unload(&self.memory);
+    }
+
+    /// Runs a launch to its end.
+    pub(crate) fn launch(&self, launch: &Launch) -> Outcome {
+        let config = LaunchConfig {
+            grid: launch.grid,
+            block: launch.block,
+            cluster: launch.cluster,
+            dynamic_shared_bytes: launch.dynamic_shared_bytes,
+        };
+        let module = &launch.program.module;
+        match module.launch(&launch.kernel, &config, &launch.parameters, &self.memory, self.options) {
+            Ok(counters) => self.tell(&counters),
+            Err(LaunchError::Fault(fault)) => Err(code_of(fault.kind).because(fault.to_string())),
+            Err(error @ (LaunchError::NoKernel(_) | LaunchError::Config { .. })) => {
+                Err(Code::INVALID_VALUE.because(error.to_string()))
+            }
+            Err(error @ LaunchError::Unsupported { .. }) => {
+                Err(Code::NOT_SUPPORTED.because(error.to_string()))
+            }
+        }
+    }
+
+    fn tell(&self, counters: &Counters) -> Outcome {
+        let Some(report) = &self.report else { return Ok(()) };
+        let line = serde_json::to_string(counters)
+            .map_err(|e| Code::UNKNOWN.because(format!("PTXSIM_REPORT: {e}")))?;
+        let mut file = report.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(file, "{line}").map_err(|e| Code::UNKNOWN.because(format!("PTXSIM_REPORT: {e}")))
+    }
+}

@@ -1,0 +1,31 @@
+//! Runs a test's body in a child process that finds the virtual driver as its libcuda.
+
+use std::process::Command;
+
+const CHILD: &str = "PTXSIM_TEST_CHILD";
+
+/// In the parent: runs test `name` again in a child with the virtual driver, expects it to pass and
+/// gives its stderr. In the child: runs `body` and gives nothing.
+pub fn in_child(name: &str, environment: &[(&str, &str)], body: impl FnOnce()) -> Option<String> {
+    if std::env::var_os(CHILD).is_some() {
+        body();
+        return None;
+    }
+    let own = std::env::current_exe().expect("path of the test");
+    let libraries = own.parent().expect("folder of the test");
+    assert!(libraries.join("libcuda.so").exists(), "libcuda.so is not in {}", libraries.display());
+    let output = Command::new(&own)
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env("LD_LIBRARY_PATH", libraries)
+        .env(CHILD, "1")
+        .env_remove("PTXSIM_DEVICE")
+        .env_remove("PTXSIM_SEED")
+        .envs(environment.iter().copied())
+        .output()
+        .expect("the child starts");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "child of {name}: {}\n{stdout}\n{stderr}", output.status);
+    assert!(stdout.contains("1 passed"), "child of {name} ran no test:\n{stdout}");
+    Some(stderr)
+}

@@ -1,0 +1,160 @@
+//! What a launch did, counted exactly.
+
+use std::collections::BTreeMap;
+
+use crate::ir::{Class, Code};
+
+/// Counts of one launch. Exact, and the same in every run of a deterministic kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// Kernel.
+    pub kernel: String,
+    /// Instructions, once per thread that ran them.
+    pub thread_instructions: u64,
+    /// Instructions, once per warp.
+    pub warp_instructions: u64,
+    /// Thread instructions of each class.
+    pub by_class: BTreeMap<Class, u64>,
+    /// Bytes that threads loaded from global memory, by ordinary loads and `cp.async`.
+    pub global_load_bytes: u64,
+    /// Bytes that threads stored to global memory.
+    pub global_store_bytes: u64,
+    /// 32-byte sectors of those loads, once per warp instruction.
+    pub global_load_sectors: u64,
+    /// 32-byte sectors of those stores.
+    pub global_store_sectors: u64,
+    /// Different bytes of global memory that were read or written in any way.
+    pub distinct_bytes: u64,
+    /// Passes over the banks that shared-memory instructions took.
+    pub shared_wavefronts: u64,
+    /// Of these, more than the access's width needs.
+    pub bank_conflicts: u64,
+    /// The conflicts by PTX line.
+    pub bank_conflicts_by_line: BTreeMap<u32, u64>,
+    /// Multiplications and additions of matrix instructions.
+    pub tensor_flops: u64,
+    /// Arrivals of warps at barriers (`bar`, `barrier`).
+    pub barriers: u64,
+    /// Bytes moved by bulk and tensor copies.
+    pub async_copy_bytes: u64,
+}
+
+/// Counts of one host thread, by instruction.
+pub(crate) struct Tally {
+    /// Warp and thread instructions.
+    pub executed: Vec<(u64, u64)>,
+    pub conflicts: Vec<u64>,
+    pub total: Counters,
+}
+
+impl Tally {
+    pub fn new(code: &Code) -> Self {
+        let n = code.instructions.len();
+        Self { executed: vec![(0, 0); n], conflicts: vec![0; n], total: Counters::default() }
+    }
+
+    /// Adds up the tallies of all host threads.
+    pub fn sum(code: &Code, tallies: Vec<Tally>) -> Counters {
+        let mut sum = Counters { kernel: code.name.clone(), ..Counters::default() };
+        for tally in tallies {
+            let part = tally.total;
+            sum.global_load_bytes += part.global_load_bytes;
+            sum.global_store_bytes += part.global_store_bytes;
+            sum.global_load_sectors += part.global_load_sectors;
+            sum.global_store_sectors += part.global_store_sectors;
+            sum.distinct_bytes += part.distinct_bytes;
+            sum.shared_wavefronts += part.shared_wavefronts;
+            sum.tensor_flops += part.tensor_flops;
+            sum.barriers += part.barriers;
+            sum.async_copy_bytes += part.async_copy_bytes;
+            let counts = tally.executed.iter().zip(&tally.conflicts);
+            for (instruction, ((warps, threads), conflicts)) in code.instructions.iter().zip(counts) {
+                sum.warp_instructions += warps;
+                sum.thread_instructions += threads;
+                if *threads > 0 {
+                    *sum.by_class.entry(instruction.class).or_default() += threads;
+                }
+                if *conflicts > 0 {
+                    sum.bank_conflicts += conflicts;
+                    *sum.bank_conflicts_by_line.entry(instruction.line).or_default() += conflicts;
+                }
+            }
+        }
+        sum
+    }
+}
+
+/// 32-byte sectors that accesses of `bytes` at these addresses touch.
+pub(crate) fn sectors(addresses: impl Iterator<Item = u64>, bytes: u64) -> u64 {
+    let mut seen = [u64::MAX; 64];
+    let mut count = 0;
+    for address in addresses {
+        for sector in address / 32..=(address + bytes - 1) / 32 {
+            // Neighbouring threads mostly share the latest one.
+            if count > 0 && seen[count - 1] == sector || seen[..count].contains(&sector) {
+                continue;
+            }
+            if count < seen.len() {
+                seen[count] = sector;
+                count += 1;
+            }
+        }
+    }
+    count as u64
+}
+
+/// Wavefronts of a shared-memory access, and how many more than its width needs. A pass serves 32 banks
+/// of 4 bytes: all threads at once, halves of the warp for 8 bytes each, quarters for 16.
+pub(crate) fn wavefronts(addresses: &[Option<u32>; 32], bytes: u32) -> (u64, u64) {
+    let words = bytes.div_ceil(4).max(1);
+    let threads_per_pass = (32 / words).max(1) as usize;
+    let (mut total, mut needed) = (0, 0);
+    for group in addresses.chunks(threads_per_pass) {
+        // The first word asked of each bank, and those that differ from it.
+        let mut first = [u32::MAX; 32];
+        let mut more: Vec<u32> = Vec::new();
+        for word in group.iter().flatten().flat_map(|address| address / 4..address / 4 + words) {
+            let held = &mut first[(word % 32) as usize];
+            if *held == u32::MAX {
+                *held = word;
+            } else if *held != word && !more.contains(&word) {
+                more.push(word);
+            }
+        }
+        let mut depth = first.map(|word| u64::from(word != u32::MAX));
+        more.iter().for_each(|word| depth[(word % 32) as usize] += 1);
+        let passes = depth.iter().copied().max().unwrap_or(0);
+        total += passes;
+        needed += passes.min(1);
+    }
+    (total, total - needed.min(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lanes(f: impl Fn(u32) -> u32) -> [Option<u32>; 32] {
+        std::array::from_fn(|lane| Some(f(lane as u32)))
+    }
+
+    #[test]
+    fn conflicts_of_known_patterns() {
+        assert_eq!(wavefronts(&lanes(|l| 4 * l), 4), (1, 0), "a row");
+        assert_eq!(wavefronts(&lanes(|_| 64), 4), (1, 0), "a broadcast");
+        assert_eq!(wavefronts(&lanes(|l| 8 * l), 4), (2, 1), "every second word");
+        assert_eq!(wavefronts(&lanes(|l| 128 * l), 4), (32, 31), "a column of 32 words");
+        assert_eq!(wavefronts(&lanes(|l| 16 * l), 16), (4, 0), "16 bytes each, in a row");
+        assert_eq!(wavefronts(&lanes(|l| 128 * l), 16), (32, 28), "16 bytes each, in a column");
+        assert_eq!(wavefronts(&lanes(|l| 2 * l), 2), (1, 0), "half words");
+    }
+
+    #[test]
+    fn sectors_of_known_patterns() {
+        assert_eq!(sectors((0..32).map(|l| 4 * l), 4), 4);
+        assert_eq!(sectors((0..32).map(|l| 16 * l), 16), 16);
+        assert_eq!(sectors((0..32).map(|l| 1024 * l), 4), 32);
+        assert_eq!(sectors((0..32).map(|l| 4 + 4 * l), 4), 5);
+        assert_eq!(sectors(std::iter::repeat_n(64, 32), 4), 1);
+    }
+}

@@ -1,0 +1,192 @@
+//! Syntax tree to the compact form.
+
+mod asynchronous;
+mod collective;
+pub mod convert;
+mod floating;
+mod integer;
+mod layout;
+mod memory;
+mod operand;
+mod scalar;
+mod tensor;
+pub mod value;
+
+use std::collections::HashMap;
+
+use crate::ir::{Class, Code, Instr, Op};
+use crate::ptx::{Function, Instruction, Module, Statement};
+use layout::Layout;
+
+pub use floating::{larger, smaller};
+pub use layout::DYNAMIC;
+
+/// An instruction that the simulator does not run, or runs only on other cards.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("PTX line {line}: {why}: `{text}`")]
+pub struct DecodeError {
+    /// Line, from 1.
+    pub line: u32,
+    /// The instruction.
+    pub text: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What a decoder of one instruction says: done, or why not.
+type Decoded = Result<(Op, Class), String>;
+
+/// An opcode taken apart at its dots.
+struct Opcode<'a> {
+    base: &'a str,
+    modifiers: Vec<&'a str>,
+}
+
+impl<'a> Opcode<'a> {
+    fn new(text: &'a str) -> Self {
+        let mut parts = text.split('.').filter(|part| !part.is_empty());
+        Self { base: parts.next().unwrap_or_default(), modifiers: parts.collect() }
+    }
+
+    fn has(&self, modifier: &str) -> bool {
+        self.modifiers.contains(&modifier)
+    }
+
+    /// The last modifier: the type, for most instructions.
+    fn ty(&self) -> &'a str {
+        self.modifiers.last().copied().unwrap_or_default()
+    }
+}
+
+/// Functions of a module, decoded into one stream of instructions for one kernel.
+struct Decoder<'m> {
+    module: &'m Module,
+    layout: Layout<'m>,
+    instructions: Vec<Instr>,
+    /// Where each function starts.
+    entries: HashMap<&'m str, u32>,
+    /// Functions called but not decoded yet.
+    wanted: Vec<&'m Function>,
+    /// Calls to be given their target.
+    calls: Vec<(usize, &'m str)>,
+    errors: Vec<DecodeError>,
+    registers: u32,
+    predicates: u32,
+    /// The function being decoded, its first register and predicate, and its labels.
+    function: &'m Function,
+    labels: HashMap<(&'m str, u32), u32>,
+    /// Block of the instruction being decoded.
+    scope: u32,
+}
+
+/// Decodes a kernel; all that is wrong with it otherwise.
+pub fn decode(module: &Module, kernel: &Function) -> Result<Code, Vec<DecodeError>> {
+    let mut decoder = Decoder {
+        module,
+        layout: Layout::new(module, kernel),
+        instructions: Vec::new(),
+        entries: HashMap::new(),
+        wanted: vec![kernel],
+        calls: Vec::new(),
+        errors: Vec::new(),
+        registers: 0,
+        predicates: 0,
+        function: kernel,
+        labels: HashMap::new(),
+        scope: 0,
+    };
+    while let Some(function) = decoder.wanted.pop() {
+        decoder.function(function);
+    }
+    for (at, name) in std::mem::take(&mut decoder.calls) {
+        if let (Some(entry), Some(Instr { op: Op::Call { target, .. }, .. })) =
+            (decoder.entries.get(name), decoder.instructions.get_mut(at))
+        {
+            *target = *entry;
+        }
+    }
+    if !decoder.errors.is_empty() {
+        return Err(decoder.errors);
+    }
+    let (parameters, parameter_bytes) = layout::parameters(kernel);
+    Ok(Code {
+        name: kernel.name.clone(),
+        instructions: decoder.instructions,
+        registers: decoder.registers,
+        predicates: decoder.predicates,
+        parameters,
+        parameter_bytes,
+        static_shared_bytes: decoder.layout.shared_bytes(),
+        dynamic_shared_offset: decoder.layout.dynamic_offset(),
+        local_bytes: decoder.layout.local_bytes(),
+        max_threads: kernel.max_threads,
+        required_threads: kernel.required_threads,
+        cluster: kernel.cluster,
+    })
+}
+
+impl<'m> Decoder<'m> {
+    fn function(&mut self, function: &'m Function) {
+        if self.entries.contains_key(function.name.as_str()) {
+            return;
+        }
+        self.function = function;
+        self.entries.insert(&function.name, self.instructions.len() as u32);
+        let (first_register, first_predicate) = (self.registers, self.predicates);
+        self.registers += function.registers;
+        self.predicates += function.predicates;
+        self.layout.enter(function, first_register, first_predicate);
+
+        // Labels first: every statement is one instruction.
+        let mut at = self.instructions.len() as u32;
+        self.labels.clear();
+        for statement in &function.statements {
+            match statement {
+                Statement::Label(name, scope) => {
+                    self.labels.insert((name, *scope), at);
+                }
+                Statement::Instruction(_) => at += 1,
+            }
+        }
+        for statement in &function.statements {
+            let Statement::Instruction(instruction) = statement else { continue };
+            self.scope = instruction.scope;
+            let guard = instruction.guard.map(|(index, negated)| (index + first_predicate, negated));
+            let (op, class) = self.instruction(instruction).unwrap_or_else(|why| {
+                let text = instruction.opcode.clone();
+                self.errors.push(DecodeError { line: instruction.line, text, why });
+                (Op::Nop, Class::Control)
+            });
+            self.instructions.push(Instr { op, guard, line: instruction.line, class });
+        }
+        // Falling off the end is a return.
+        self.instructions.push(Instr {
+            op: Op::Return,
+            guard: None,
+            line: function.line,
+            class: Class::Control,
+        });
+    }
+
+    fn instruction(&mut self, instruction: &'m Instruction) -> Decoded {
+        let opcode = Opcode::new(&instruction.opcode);
+        let operands = &instruction.operands;
+        match opcode.base {
+            "ld" | "ldu" | "st" | "atom" | "red" | "cvta" | "isspacep" | "mapa" | "getctarank"
+            | "prefetch" | "prefetchu" | "applypriority" | "discard" | "createpolicy" => {
+                self.memory(&opcode, operands)
+            }
+            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "setmaxnreg"
+            | "pmevent" => self.control(&opcode, operands),
+            "bar" | "barrier" | "membar" | "fence" | "shfl" | "vote" | "match" | "redux" | "elect"
+            | "activemask" | "griddepcontrol" => self.collective(&opcode, operands),
+            "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wgmma" => self.tensor(&opcode, operands),
+            "cp" | "mbarrier" => self.asynchronous(&opcode, operands),
+            _ => self.scalar(&opcode, operands),
+        }
+    }
+}
+
+fn unsupported() -> String {
+    "unsupported instruction".to_owned()
+}

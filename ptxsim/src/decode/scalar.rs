@@ -1,0 +1,309 @@
+//! Arithmetic, moves, predicates and control flow.
+
+use super::convert::Conversion;
+use super::value::flush32;
+use super::{Decoded, Decoder, Opcode, floating, integer, unsupported};
+use crate::ir::{Class, FixFn, LocalCopy, Logic, Op, PredicateSrc, Src};
+use crate::ptx::{Operand, Register};
+
+impl<'m> Decoder<'m> {
+    pub(super) fn scalar(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
+        let ty = op.ty();
+        match op.base {
+            "mov" => self.mov(ty, operands),
+            "cvt" => {
+                if op.has("pack") {
+                    return Err(unsupported());
+                }
+                let how = Conversion::decode(&op.modifiers).ok_or_else(unsupported)?;
+                let wanted = if how.two_sources() { 3 } else { 2 };
+                expect(operands, wanted)?;
+                let dst = self.register(operands.first())?;
+                let a = self.source(operands.get(1), ty)?;
+                let b = if how.two_sources() { self.source(operands.get(2), ty)? } else { Src::Immediate(0) };
+                Ok((Op::Convert { how, dst, a, b }, Class::Convert))
+            }
+            "selp" => {
+                expect(operands, 4)?;
+                let dst = self.register(operands.first())?;
+                let (a, b) = (self.source(operands.get(1), ty)?, self.source(operands.get(2), ty)?);
+                let predicate = self.predicate(operands.get(3))?;
+                Ok((Op::Select { dst, a, b, predicate }, Class::Move))
+            }
+            "setp" => self.setp(op, operands),
+            "set" => self.set(op, operands),
+            "testp" => {
+                expect(operands, 2)?;
+                self.testp(op.modifiers.first().copied().unwrap_or_default(), ty, operands)
+            }
+            "and" | "or" | "xor" | "not" if ty == "pred" => self.predicate_logic(op.base, operands),
+            "add" | "sub" | "mad" | "addc" | "subc" | "madc" if op.has("cc") || op.base.ends_with('c') => {
+                let (f, reads, writes) =
+                    integer::carry(op.base, &op.modifiers, ty).ok_or_else(unsupported)?;
+                let count = if op.base.starts_with("mad") { 4 } else { 3 };
+                expect(operands, count)?;
+                let dst = self.register(operands.first())?;
+                let mut src = [Src::Immediate(0); 3];
+                for (place, operand) in src.iter_mut().zip(&operands[1..]) {
+                    *place = self.source(Some(operand), ty)?;
+                }
+                Ok((Op::Carry { f, dst, src, reads, writes }, Class::Integer))
+            }
+            "lop3" if op.has("and") || op.has("or") => Err(unsupported()),
+            _ => self.alu(op, operands),
+        }
+    }
+
+    fn alu(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
+        let ty = op.ty();
+        const SPECIAL: [&str; 8] = ["rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh"];
+        let (f, pre, post, class) =
+            if let Some((f, pre, post)) = floating::floating(op.base, &op.modifiers, ty) {
+                (f, pre, post, if SPECIAL.contains(&op.base) { Class::Special } else { Class::Float })
+            } else {
+                let f = integer::integer(op.base, &op.modifiers, ty).ok_or_else(unsupported)?;
+                (f, None, None, Class::Integer)
+            };
+        let wanted = match op.base {
+            "not" | "cnot" | "abs" | "neg" | "popc" | "clz" | "brev" | "bfind" | "rcp" | "sqrt" | "rsqrt"
+            | "ex2" | "lg2" | "sin" | "cos" | "tanh" => 1,
+            "mad" | "mad24" | "fma" | "sad" | "bfe" | "shf" | "prmt" | "dp4a" | "dp2a" | "slct" => 3,
+            "bfi" | "lop3" => 4,
+            _ => 2,
+        };
+        expect(operands, wanted + 1)?;
+        let dst = self.register(operands.first())?;
+        let mut src = [Src::Immediate(0); 4];
+        for (at, place) in src.iter_mut().enumerate().take(wanted) {
+            *place = self.source(operands.get(at + 1), ty)?;
+        }
+        Ok((Op::Alu { f, dst, src, count: wanted as u8, pre, post }, class))
+    }
+
+    fn mov(&mut self, ty: &str, operands: &'m [Operand]) -> Decoded {
+        expect(operands, 2)?;
+        let bits = crate::ptx::bits_of(ty);
+        match (&operands[0], &operands[1]) {
+            (Operand::Register(Register::Predicate(_)), _) if ty == "pred" => {
+                let dst = self.predicate_target(operands.first())?.ok_or_else(unsupported)?;
+                let a = self.predicate(operands.get(1))?;
+                let b = PredicateSrc { index: None, negated: false };
+                Ok((Op::PredicateLogic { logic: Logic::And, dst, a, b }, Class::Predicate))
+            }
+            (Operand::Vector(parts), _) => {
+                let bits = bits / parts.len().max(1) as u32;
+                let dst = self.targets(operands.first())?;
+                let src = self.source(operands.get(1), ty)?;
+                if bits == 0 || dst.len() as u32 * bits > 64 {
+                    return Err(unsupported());
+                }
+                Ok((Op::Unpack { dst, src, bits }, Class::Move))
+            }
+            (_, Operand::Vector(parts)) => {
+                let bits = bits / parts.len().max(1) as u32;
+                let dst = self.register(operands.first())?;
+                let parts = self.sources(operands.get(1), ty)?;
+                if bits == 0 || parts.len() as u32 * bits > 64 {
+                    return Err(unsupported());
+                }
+                Ok((Op::Pack { dst, parts, bits }, Class::Move))
+            }
+            _ => {
+                if bits == 128 {
+                    return Err(unsupported());
+                }
+                let dst = self.register(operands.first())?;
+                let src = self.source(operands.get(1), ty)?;
+                let f = super::value::alu!(|a: u64| a);
+                let zero = Src::Immediate(0);
+                Ok((
+                    Op::Alu { f, dst, src: [src, zero, zero, zero], count: 1, pre: None, post: None },
+                    Class::Move,
+                ))
+            }
+        }
+    }
+
+    fn combine(
+        &mut self,
+        op: &Opcode<'_>,
+        operand: Option<&Operand>,
+    ) -> Result<Option<(Logic, PredicateSrc)>, String> {
+        let logic = match op.modifiers.get(1) {
+            Some(&"and") => Logic::And,
+            Some(&"or") => Logic::Or,
+            Some(&"xor") => Logic::Xor,
+            _ => return Ok(None),
+        };
+        Ok(Some((logic, self.predicate(operand)?)))
+    }
+
+    fn setp(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
+        let ty = op.ty();
+        let name = op.modifiers.first().copied().unwrap_or_default();
+        let f = floating::comparison(name, ty).ok_or_else(unsupported)?;
+        let combine = self.combine(op, operands.get(3))?;
+        expect(operands, if combine.is_some() { 4 } else { 3 })?;
+        let (first, second) = self.pair(operands.first());
+        let dst = self.predicate_target(first)?;
+        let complement = second.map(|s| self.predicate_target(Some(s))).transpose()?.flatten();
+        let (a, b) = (self.source(operands.get(1), ty)?, self.source(operands.get(2), ty)?);
+        if ty.ends_with("16x2") {
+            return Ok((Op::ComparePair { f, low: dst, high: complement, a, b, combine }, Class::Predicate));
+        }
+        let pre: Option<FixFn> = (op.has("ftz") && ty == "f32").then_some(flush32);
+        Ok((Op::Compare { f, dst, complement, a, b, pre, combine }, Class::Predicate))
+    }
+
+    fn set(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
+        let [.., to, ty] = op.modifiers.as_slice() else { return Err(unsupported()) };
+        let name = op.modifiers.first().copied().unwrap_or_default();
+        let f = floating::comparison(name, ty).filter(|_| !ty.ends_with("x2")).ok_or_else(unsupported)?;
+        let truth = match *to {
+            "u32" | "s32" => u64::from(u32::MAX),
+            "u16" | "s16" => u64::from(u16::MAX),
+            "f32" => u64::from(1f32.to_bits()),
+            "f16" => 0x3c00,
+            "bf16" => 0x3f80,
+            _ => return Err(unsupported()),
+        };
+        let combine = self.combine(op, operands.get(3))?;
+        let dst = self.register(operands.first())?;
+        let (a, b) = (self.source(operands.get(1), ty)?, self.source(operands.get(2), ty)?);
+        let pre: Option<FixFn> = (op.has("ftz") && *ty == "f32").then_some(flush32);
+        Ok((Op::Set { f, dst, a, b, truth, pre, combine }, Class::Integer))
+    }
+
+    fn testp(&mut self, kind: &str, ty: &str, operands: &'m [Operand]) -> Decoded {
+        let f = floating::test_mask(kind, ty).ok_or_else(unsupported)?;
+        let dst = self.predicate_target(operands.first())?;
+        let a = self.source(operands.get(1), ty)?;
+        let compare =
+            Op::Compare { f, dst, complement: None, a, b: Src::Immediate(0), pre: None, combine: None };
+        Ok((compare, Class::Predicate))
+    }
+
+    fn predicate_logic(&mut self, base: &str, operands: &'m [Operand]) -> Decoded {
+        let dst = self.predicate_target(operands.first())?.ok_or_else(unsupported)?;
+        let mut a = self.predicate(operands.get(1))?;
+        let (logic, b) = match base {
+            "and" => (Logic::And, self.predicate(operands.get(2))?),
+            "or" => (Logic::Or, self.predicate(operands.get(2))?),
+            "xor" => (Logic::Xor, self.predicate(operands.get(2))?),
+            _ => {
+                a.negated = !a.negated;
+                (Logic::And, PredicateSrc { index: None, negated: false })
+            }
+        };
+        Ok((Op::PredicateLogic { logic, dst, a, b }, Class::Predicate))
+    }
+
+    pub(super) fn control(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
+        let decoded = match op.base {
+            "bra" => Op::Branch { target: self.label(operands.first())? },
+            "brx" if op.has("idx") => {
+                let index = self.source(operands.first(), "u32")?;
+                let Some(Operand::Name(list)) = operands.get(1) else { return Err(unsupported()) };
+                let targets = self.function.branch_targets.iter().find(|(name, _)| name == list);
+                let (_, names) = targets.ok_or_else(|| format!("no branch targets `{list}`"))?;
+                Op::BranchIndexed {
+                    index,
+                    targets: names.iter().map(|name| self.target_of(name)).collect::<Result<_, _>>()?,
+                }
+            }
+            "ret" => Op::Return,
+            "exit" => Op::Exit,
+            "trap" | "brkpt" => Op::Trap,
+            "nanosleep" => Op::Sleep,
+            // Registers are never short here.
+            "setmaxnreg" => {
+                self.constant(operands.first())?;
+                Op::Nop
+            }
+            "pmevent" => Op::Nop,
+            "call" => return self.call(operands),
+            _ => return Err(unsupported()),
+        };
+        Ok((decoded, Class::Control))
+    }
+
+    /// `call (results), function, (arguments)`: both lists name call parameters, which are local
+    /// variables of the caller; they are copied by `st.param`/`ld.param` to and from the function's.
+    fn call(&mut self, operands: &'m [Operand]) -> Decoded {
+        let name = operands.iter().find_map(|o| match o {
+            Operand::Name(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let name = name.ok_or("a call through a pointer is not supported")?;
+        let lists: Vec<&'m Vec<Operand>> = operands
+            .iter()
+            .filter_map(|o| match o {
+                Operand::List(list) => Some(list),
+                _ => None,
+            })
+            .collect();
+        let named_first = matches!(operands.first(), Some(Operand::Name(_)));
+        let (results, arguments): (&[Operand], &[Operand]) = match lists.as_slice() {
+            [] => (&[], &[]),
+            [one] if named_first => (&[], one),
+            [one] => (one, &[]),
+            [results, arguments, ..] => (results, arguments),
+        };
+        let caller = self.function.name.as_str();
+        let slot = |operand: Option<&Operand>, layout: &super::layout::Layout<'_>| match operand {
+            Some(Operand::Name(name)) => {
+                layout.local_of(caller, name).ok_or_else(|| format!("`{name}` is no call parameter"))
+            }
+            other => Err(format!("{other:?} where a call parameter is expected")),
+        };
+        match name {
+            "vprintf" => {
+                let format = slot(arguments.first(), &self.layout)?;
+                let values = slot(arguments.get(1), &self.layout)?;
+                let result = results.first().map(|r| slot(Some(r), &self.layout)).transpose()?;
+                return Ok((Op::Printf { format, arguments: values, result }, Class::Control));
+            }
+            "__assertfail" => {
+                let message = slot(arguments.first(), &self.layout)?;
+                let file = slot(arguments.get(1), &self.layout)?;
+                let line = slot(arguments.get(2), &self.layout)?;
+                return Ok((Op::AssertFail { message, file, line }, Class::Control));
+            }
+            _ => {}
+        }
+        let function = self.module.functions.iter().find(|f| f.name == name && f.has_body && !f.is_kernel);
+        let function = function.ok_or_else(|| format!("function `{name}` has no body here"))?;
+        if function.name == caller
+            || self.entries.contains_key(name) && self.calls.iter().any(|(_, n)| *n == caller)
+        {
+            // Registers are not saved over calls: a function active twice would overwrite its own.
+            return Err(format!("recursion through `{name}` is not supported"));
+        }
+        self.layout.signature(function);
+        let copy =
+            |variable: &Operand, parameter: &crate::ptx::Variable, layout: &super::layout::Layout<'_>| {
+                let callee = layout.local_of(name, &parameter.name).ok_or_else(unsupported)?;
+                Ok::<_, String>((slot(Some(variable), layout)?, callee, parameter.bytes as u32))
+            };
+        let inward = arguments
+            .iter()
+            .zip(&function.params)
+            .map(|(v, p)| copy(v, p, &self.layout).map(|(from, to, bytes)| LocalCopy { from, to, bytes }))
+            .collect::<Result<_, _>>()?;
+        let outward = results
+            .iter()
+            .zip(&function.returns)
+            .map(|(v, p)| copy(v, p, &self.layout).map(|(to, from, bytes)| LocalCopy { from, to, bytes }))
+            .collect::<Result<_, _>>()?;
+        self.wanted.push(function);
+        self.calls.push((self.instructions.len(), &function.name));
+        Ok((Op::Call { target: 0, arguments: inward, results: outward }, Class::Control))
+    }
+}
+
+fn expect(operands: &[Operand], count: usize) -> Result<(), String> {
+    if operands.len() < count {
+        return Err(format!("{} operands, {count} are expected", operands.len()));
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! Matrix instructions.
+
+use super::memory::window;
+use super::{Decoded, Decoder, Opcode, unsupported};
+use crate::ir::{Class, Mma, MmaType, Op, ScaleD, Wgmma, Window};
+use crate::ptx::{Operand, Register};
+
+fn mma_type(name: &str) -> Option<MmaType> {
+    Some(match name {
+        "f16" => MmaType::F16,
+        "bf16" => MmaType::Bf16,
+        "tf32" => MmaType::Tf32,
+        "e4m3" => MmaType::E4M3,
+        "e5m2" => MmaType::E5M2,
+        "s8" => MmaType::S8,
+        "u8" => MmaType::U8,
+        _ => return None,
+    })
+}
+
+impl<'m> Decoder<'m> {
+    pub(super) fn tensor(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
+        let class = Class::TensorCore;
+        let decoded = match op.base {
+            "ldmatrix" => {
+                self.matrix_form(op)?;
+                let dst = self.registers_of(operands.first())?;
+                let (address, _) = self.address(operands.get(1))?;
+                return Ok((Op::LoadMatrix { address, dst, transpose: op.has("trans") }, Class::SharedLoad));
+            }
+            "stmatrix" => {
+                self.matrix_form(op)?;
+                let (address, _) = self.address(operands.first())?;
+                let src = self.sources(operands.get(1), "b32")?;
+                return Ok((
+                    Op::StoreMatrix { address, src, transpose: op.has("trans") },
+                    Class::SharedStore,
+                ));
+            }
+            "movmatrix" => {
+                let (dst, a) = (self.register(operands.first())?, self.source(operands.get(1), "b32")?);
+                return Ok((Op::MoveMatrix { dst, a }, Class::Collective));
+            }
+            "mma" => self.mma(op, operands)?,
+            _ => match op.modifiers.first().copied() {
+                Some("fence") => Op::WgmmaFence,
+                Some("commit_group") => Op::WgmmaCommit,
+                Some("wait_group") => Op::WgmmaWait { pending: self.constant(operands.first())? as u32 },
+                Some("mma_async") => self.wgmma(op, operands)?,
+                _ => return Err(unsupported()),
+            },
+        };
+        Ok((decoded, class))
+    }
+
+    fn matrix_form(&self, op: &Opcode<'_>) -> Result<(), String> {
+        let shared = matches!(window(op), Some(Window::Shared | Window::Cluster) | None);
+        if !op.has("m8n8") || op.ty() != "b16" || !shared {
+            return Err(unsupported());
+        }
+        Ok(())
+    }
+
+    fn mma(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Result<Op, String> {
+        let shape = op.modifiers.iter().find_map(|m| m.strip_prefix("m16n8k"));
+        let k: usize = shape.and_then(|k| k.parse().ok()).ok_or_else(unsupported)?;
+        let [.., d_type, a_type, b_type, c_type] = op.modifiers.as_slice() else { return Err(unsupported()) };
+        let (Some(a_type), Some(b_type)) = (mma_type(a_type), mma_type(b_type)) else {
+            return Err(unsupported());
+        };
+        if !op.has("row")
+            || !op.has("col")
+            || op.has("sp")
+            || op.has("satfinite")
+            || op.has("xor")
+            || op.has("and")
+        {
+            return Err(unsupported());
+        }
+        let integer = matches!(a_type, MmaType::S8 | MmaType::U8);
+        let half_accumulate = *d_type == "f16";
+        let right = match (integer, *d_type) {
+            (true, "s32") => *c_type == "s32",
+            (false, "f32" | "f16") => c_type == d_type,
+            _ => false,
+        };
+        if !right || k * a_type.bits() > 256 || k * a_type.bits() < 128 {
+            return Err(unsupported());
+        }
+        let d = self.registers_of(operands.first())?;
+        let (a, b) = (self.sources(operands.get(1), "b32")?, self.sources(operands.get(2), "b32")?);
+        let c = self.sources(operands.get(3), d_type)?;
+        let words = k * a_type.bits() / 64;
+        let accumulators = if half_accumulate { 2 } else { 4 };
+        if a.len() != words || b.len() * 2 != words || d.len() != accumulators || c.len() != accumulators {
+            return Err(format!(
+                "{}, {}, {}, {} registers of D, A, B, C",
+                d.len(),
+                a.len(),
+                b.len(),
+                c.len()
+            ));
+        }
+        Ok(Op::Mma(Box::new(Mma { k, a_type, b_type, half_accumulate, d, a, b, c })))
+    }
+
+    /// `wgmma.mma_async.sync.aligned.m64nNkK.d.a.b d, a, b, scale-d, imm-a, imm-b [, trans-a, trans-b]`
+    fn wgmma(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Result<Op, String> {
+        let shape = op.modifiers.iter().find_map(|m| m.strip_prefix("m64n")).ok_or_else(unsupported)?;
+        let (n, k) = shape.split_once('k').ok_or_else(unsupported)?;
+        let (n, k): (usize, usize) =
+            (n.parse().map_err(|_| unsupported())?, k.parse().map_err(|_| unsupported())?);
+        let [.., d_type, a_type, b_type] = op.modifiers.as_slice() else { return Err(unsupported()) };
+        let (Some(a_type), Some(b_type)) = (mma_type(a_type), mma_type(b_type)) else {
+            return Err(unsupported());
+        };
+        let half_accumulate = *d_type == "f16";
+        if n == 0
+            || n % 8 != 0
+            || n > 256
+            || k * a_type.bits() != 256
+            || !matches!(*d_type, "f32" | "f16" | "s32")
+        {
+            return Err(unsupported());
+        }
+        let d = self.registers_of(operands.first())?;
+        if d.len() != n / if half_accumulate { 4 } else { 2 } {
+            return Err(format!("{} registers of D for n = {n}", d.len()));
+        }
+        let a = self.sources(operands.get(1), "b64")?;
+        if a.len() != 1 && a.len() != 4 {
+            return Err(format!("{} registers of A", a.len()));
+        }
+        let b = self.source(operands.get(2), "b64")?;
+        let scale_d = match operands.get(3) {
+            Some(Operand::Integer(scale)) => ScaleD::Constant(*scale != 0),
+            Some(Operand::Register(Register::Predicate(_)) | Operand::Not(_)) => {
+                ScaleD::Predicate(self.predicate(operands.get(3))?)
+            }
+            // The short form without scale accumulates.
+            None => ScaleD::Constant(true),
+            other => return Err(format!("{other:?} where scale-d is expected")),
+        };
+        let flag = |at: usize| match operands.get(at) {
+            Some(Operand::Integer(value)) => *value as i64,
+            _ => 0,
+        };
+        let from_registers = a.len() == 4;
+        Ok(Op::Wgmma(Box::new(Wgmma {
+            n,
+            k,
+            a_type,
+            b_type,
+            half_accumulate,
+            d,
+            a,
+            b,
+            scale_d,
+            negate_a: flag(4) == -1,
+            negate_b: flag(5) == -1,
+            transpose_a: !from_registers && flag(6) == 1,
+            transpose_b: flag(if from_registers { 6 } else { 7 }) == 1,
+        })))
+    }
+}

@@ -1,0 +1,410 @@
+//! Loads, stores and atomics of every window.
+
+use super::atomic;
+use super::machine::Machine;
+use super::shared::Who;
+use super::warp::{LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, SHARED_WINDOW, Warp, lanes_of};
+use crate::counters::{sectors, wavefronts};
+use crate::fault::{FaultKind, Outcome, Trouble};
+use crate::ir::{Address, AtomicOp, Element, Lanes, Src, WARP, Window};
+use crate::memory::Allocation;
+
+/// Where an address leads.
+#[derive(Debug, Clone, Copy)]
+pub enum Site {
+    Global(u64),
+    /// Block of the cluster and offset.
+    Shared(usize, u32),
+    Local(u32),
+    Param(u32),
+}
+
+impl Warp {
+    /// This warp's lane as a user of the shared memory of block `cta`.
+    pub fn who(&self, lane: usize, cta: usize, strong: bool) -> Who<'_> {
+        Who {
+            actor: self.actor,
+            warp: (cta == self.cta).then_some(self.index),
+            lane,
+            clock: &self.clock,
+            full_sync: self.full_sync,
+            pair_sync: self.pair_sync.as_deref(),
+            strong,
+        }
+    }
+}
+
+impl<'a> Machine<'_, 'a> {
+    /// Addresses of all lanes.
+    pub fn addresses(&self, warp: &Warp, address: Address) -> Lanes {
+        let mut lanes = warp.lanes(address.base, self.grid);
+        for a in &mut lanes {
+            *a = a.wrapping_add_signed(address.offset);
+        }
+        lanes
+    }
+
+    pub fn site(&self, warp: &Warp, window: Window, address: u64) -> Outcome<Site> {
+        Ok(match window {
+            Window::Global | Window::Const => Site::Global(address),
+            Window::Local => Site::Local(address as u32),
+            Window::Param => Site::Param(address as u32),
+            Window::Shared | Window::Cluster => self.shared_site(warp, window, address)?,
+            Window::Generic => match address >> 48 << 48 {
+                SHARED_WINDOW => self.shared_site(warp, Window::Cluster, address - SHARED_WINDOW)?,
+                LOCAL_WINDOW => Site::Local((address - LOCAL_WINDOW) as u32),
+                PARAM_WINDOW => Site::Param((address - PARAM_WINDOW) as u32),
+                _ => Site::Global(address),
+            },
+        })
+    }
+
+    fn shared_site(&self, warp: &Warp, window: Window, address: u64) -> Outcome<Site> {
+        let (rank, offset) = ((address >> RANK_SHIFT) as usize, address as u32 & ((1 << RANK_SHIFT) - 1));
+        if rank >= self.state.ctas.len() || (window == Window::Shared && rank != warp.cta) {
+            let what = match window {
+                Window::Shared => "the address is not in the block's shared memory",
+                _ => "the address is not in the shared memory of the cluster",
+            };
+            return Err(Trouble::new(FaultKind::OutOfBounds, what).at(address));
+        }
+        Ok(Site::Shared(rank, offset))
+    }
+
+    /// The allocation of a global access of `bytes`, checked; `held` is the latest one.
+    pub fn allocation<'h>(
+        &self,
+        held: &mut Option<&'h Allocation>,
+        address: u64,
+        bytes: u64,
+    ) -> Outcome<&'h Allocation>
+    where
+        'a: 'h,
+    {
+        let grid: &'a super::grid::Grid<'a> = self.grid;
+        let found = match *held {
+            Some(a) if address.wrapping_sub(a.base) < a.bytes => a,
+            _ => {
+                let found = grid.memory.find(address).ok_or_else(|| {
+                    let what = format!("{bytes} bytes of global memory: {}", grid.global.nearest(address));
+                    Trouble::new(FaultKind::OutOfBounds, what).at(address)
+                })?;
+                *held = Some(found);
+                found
+            }
+        };
+        if bytes > found.bytes - (address - found.base) {
+            let what = format!(
+                "{bytes} bytes of global memory reach past the allocation of {} bytes at {:#x}",
+                found.bytes, found.base
+            );
+            return Err(Trouble::new(FaultKind::OutOfBounds, what).at(address));
+        }
+        Ok(found)
+    }
+
+    pub fn aligned(address: u64, bytes: u64) -> Outcome {
+        if !address.is_multiple_of(bytes) {
+            let what = format!("the address is no multiple of {bytes} bytes");
+            return Err(Trouble::new(FaultKind::Misaligned, what).at(address));
+        }
+        Ok(())
+    }
+
+    fn global_written(&self, a: &Allocation, address: u64, bytes: u32) -> Outcome {
+        if self.grid.options.check_written && !a.written(address - a.base, bytes) {
+            let what =
+                format!("read of global memory that nothing has written, in the allocation at {:#x}", a.base);
+            return Err(Trouble::new(FaultKind::Uninitialized, what).at(address));
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of the instruction")]
+    pub fn load(
+        &mut self,
+        warp: &mut Warp,
+        window: Window,
+        address: Address,
+        dst: &[Option<u32>],
+        bytes: u8,
+        signed: bool,
+        strong: bool,
+        exec: u32,
+        pc: usize,
+    ) -> Outcome {
+        let n = dst.len() as u32;
+        let (bytes, total) = (u32::from(bytes), u32::from(bytes) * n);
+        let addresses = self.addresses(warp, address);
+        let mut values = [[0u64; WARP]; 8];
+        let mut shared: [Option<u32>; 32] = [None; 32];
+        let mut global = ([0u64; WARP], 0usize);
+        let mut held = None;
+        for lane in lanes_of(exec) {
+            let at = addresses[lane];
+            let each = |k: u32| k * bytes;
+            (|| -> Outcome {
+                Self::aligned(at, total.into())?;
+                match self.site(warp, window, at)? {
+                    Site::Global(at) => {
+                        let a = self.allocation(&mut held, at, total.into())?;
+                        self.global_written(a, at, total)?;
+                        let offset = at - a.base;
+                        for k in 0..n {
+                            values[k as usize][lane] = a.load(offset + u64::from(each(k)), bytes);
+                        }
+                        self.tally.total.distinct_bytes += u64::from(a.touch(offset, total));
+                        global.0[global.1] = at;
+                        global.1 += 1;
+                    }
+                    Site::Shared(cta, offset) => {
+                        let who = warp.who(lane, cta, strong);
+                        let memory = &mut self.state.ctas[cta].shared;
+                        memory.check(offset, total)?;
+                        memory.reading(offset, total, &who)?;
+                        for k in 0..n {
+                            values[k as usize][lane] = memory.peek(offset + each(k), bytes);
+                        }
+                        shared[lane] = Some(offset);
+                    }
+                    Site::Local(offset) => {
+                        let from = self.local_range(warp, offset, total, lane)?;
+                        if self.grid.options.check_written
+                            && warp.local_written[from..from + total as usize].contains(&false)
+                        {
+                            let what = "read of local memory that nothing has written";
+                            return Err(Trouble::new(FaultKind::Uninitialized, what).at(offset.into()));
+                        }
+                        for k in 0..n {
+                            values[k as usize][lane] = read_le(&warp.local[from + each(k) as usize..], bytes);
+                        }
+                    }
+                    Site::Param(offset) => {
+                        let all = self.grid.parameters;
+                        let part =
+                            all.get(offset as usize..offset as usize + total as usize).ok_or_else(|| {
+                                let what = format!(
+                                    "{total} bytes at offset {offset} of {} of parameters",
+                                    all.len()
+                                );
+                                Trouble::new(FaultKind::OutOfBounds, what)
+                            })?;
+                        for k in 0..n {
+                            values[k as usize][lane] = read_le(&part[each(k) as usize..], bytes);
+                        }
+                    }
+                }
+                Ok(())
+            })()
+            .map_err(|t| t.by(lane))?;
+        }
+        if global.1 > 0 {
+            self.tally.total.global_load_bytes += u64::from(total) * global.1 as u64;
+            self.tally.total.global_load_sectors +=
+                sectors(global.0[..global.1].iter().copied(), total.into());
+        }
+        self.banks(&shared, total, pc);
+        for (register, lanes) in dst.iter().zip(&mut values) {
+            let Some(register) = register else { continue };
+            if signed && bytes < 8 {
+                let shift = 64 - 8 * bytes;
+                lanes.iter_mut().for_each(|v| *v = ((*v << shift) as i64 >> shift) as u64);
+            }
+            warp.put(*register, lanes, exec);
+        }
+        Ok(())
+    }
+
+    /// Counts the wavefronts of a shared access.
+    pub fn banks(&mut self, offsets: &[Option<u32>; 32], bytes: u32, pc: usize) {
+        if offsets.iter().any(Option::is_some) {
+            let (passes, conflicts) = wavefronts(offsets, bytes);
+            self.tally.total.shared_wavefronts += passes;
+            self.tally.conflicts[pc] += conflicts;
+        }
+    }
+
+    fn local_range(&self, warp: &Warp, offset: u32, bytes: u32, lane: usize) -> Outcome<usize> {
+        let each = self.grid.code.local_bytes;
+        if u64::from(offset) + u64::from(bytes) > u64::from(each) {
+            let what = format!("{bytes} bytes at offset {offset} of {each} bytes of local memory");
+            return Err(Trouble::new(FaultKind::OutOfBounds, what).at(offset.into()));
+        }
+        debug_assert!(warp.local.len() == each as usize * WARP);
+        Ok(each as usize * lane + offset as usize)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of the instruction")]
+    pub fn store(
+        &mut self,
+        warp: &mut Warp,
+        window: Window,
+        address: Address,
+        src: &[Src],
+        bytes: u8,
+        strong: bool,
+        exec: u32,
+        pc: usize,
+    ) -> Outcome {
+        let n = src.len() as u32;
+        let (bytes, total) = (u32::from(bytes), u32::from(bytes) * n);
+        let addresses = self.addresses(warp, address);
+        let mut values = [[0u64; WARP]; 8];
+        for (source, lanes) in src.iter().zip(&mut values) {
+            warp.fetch(*source, self.grid, lanes);
+        }
+        let mask = if bytes == 8 { u64::MAX } else { (1 << (8 * bytes)) - 1 };
+        let mut shared: [Option<u32>; 32] = [None; 32];
+        let mut global = ([0u64; WARP], 0usize);
+        let mut held = None;
+        for lane in lanes_of(exec) {
+            let at = addresses[lane];
+            (|| -> Outcome {
+                Self::aligned(at, total.into())?;
+                match self.site(warp, window, at)? {
+                    Site::Global(_) if window == Window::Const => {
+                        return Err(Trouble::new(
+                            FaultKind::IllegalInstruction,
+                            "a store to constant memory",
+                        ));
+                    }
+                    Site::Global(at) => {
+                        let a = self.allocation(&mut held, at, total.into())?;
+                        let offset = at - a.base;
+                        for k in 0..n {
+                            a.store(offset + u64::from(k * bytes), bytes, values[k as usize][lane] & mask);
+                        }
+                        self.tally.total.distinct_bytes += u64::from(a.touch(offset, total));
+                        global.0[global.1] = at;
+                        global.1 += 1;
+                    }
+                    Site::Shared(cta, offset) => {
+                        let who = warp.who(lane, cta, strong);
+                        let memory = &mut self.state.ctas[cta].shared;
+                        memory.check(offset, total)?;
+                        let same = (0..n).all(|k| {
+                            memory.peek(offset + k * bytes, bytes) == values[k as usize][lane] & mask
+                        });
+                        memory.writing(offset, total, &who, same && bytes >= 4)?;
+                        for k in 0..n {
+                            memory.poke(offset + k * bytes, bytes, values[k as usize][lane] & mask);
+                        }
+                        shared[lane] = Some(offset);
+                    }
+                    Site::Local(offset) => {
+                        let from = self.local_range(warp, offset, total, lane)?;
+                        for k in 0..n {
+                            let at = from + (k * bytes) as usize;
+                            let data = values[k as usize][lane].to_le_bytes();
+                            warp.local[at..at + bytes as usize].copy_from_slice(&data[..bytes as usize]);
+                        }
+                        warp.local_written[from..from + total as usize].fill(true);
+                    }
+                    Site::Param(_) => {
+                        return Err(Trouble::new(
+                            FaultKind::IllegalInstruction,
+                            "a store to kernel parameters",
+                        ));
+                    }
+                }
+                Ok(())
+            })()
+            .map_err(|t| t.by(lane))?;
+        }
+        if global.1 > 0 {
+            self.tally.total.global_store_bytes += u64::from(total) * global.1 as u64;
+            self.tally.total.global_store_sectors +=
+                sectors(global.0[..global.1].iter().copied(), total.into());
+        }
+        self.banks(&shared, total, pc);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of the instruction")]
+    pub fn atomic(
+        &mut self,
+        warp: &mut Warp,
+        window: Window,
+        address: Address,
+        op: AtomicOp,
+        element: Element,
+        dst: Option<u32>,
+        b: &[Src],
+        c: Src,
+        exec: u32,
+    ) -> Outcome {
+        let bytes = u32::from(element.bytes());
+        let addresses = self.addresses(warp, address);
+        let values: Vec<Lanes> = b.iter().map(|src| warp.lanes(*src, self.grid)).collect();
+        let compare = warp.lanes(c, self.grid);
+        let mut old = [0; WARP];
+        let mut held = None;
+        let total = bytes * values.len() as u32;
+        for lane in lanes_of(exec) {
+            (|| -> Outcome {
+                Self::aligned(addresses[lane], total.into())?;
+                for (k, value) in values.iter().enumerate() {
+                    let at = addresses[lane] + u64::from(k as u32 * bytes);
+                    // Compare-and-swap has the comparand first.
+                    let f = |x: u64| atomic::apply(op, element, x, value[lane], compare[lane]);
+                    old[lane] = match self.site(warp, window, at)? {
+                        Site::Global(at) => {
+                            let a = self.allocation(&mut held, at, bytes.into())?;
+                            self.global_written(a, at, bytes)?;
+                            self.tally.total.distinct_bytes += u64::from(a.touch(at - a.base, bytes));
+                            self.global_atomic(a, at - a.base, bytes, f)
+                        }
+                        Site::Shared(cta, offset) => {
+                            let who = warp.who(lane, cta, true);
+                            let memory = &mut self.state.ctas[cta].shared;
+                            memory.check(offset, bytes)?;
+                            memory.reading(offset, bytes, &who)?;
+                            memory.writing(offset, bytes, &who, false)?;
+                            let x = memory.peek(offset, bytes);
+                            memory.poke(offset, bytes, f(x));
+                            x
+                        }
+                        Site::Local(_) | Site::Param(_) => {
+                            let what = "an atomic on local memory or parameters";
+                            return Err(Trouble::new(FaultKind::IllegalInstruction, what));
+                        }
+                    };
+                }
+                Ok(())
+            })()
+            .map_err(|t| t.by(lane))?;
+        }
+        if let Some(dst) = dst {
+            warp.put(dst, &old, exec);
+        }
+        Ok(())
+    }
+
+    /// One atomic step on global memory.
+    pub fn global_atomic(&self, a: &Allocation, offset: u64, bytes: u32, f: impl Fn(u64) -> u64) -> u64 {
+        match bytes {
+            4 => a.update32(offset, |x| f(x.into()) as u32).into(),
+            2 => {
+                let shift = (offset % 4) * 8;
+                let put = |x: u32| {
+                    (x & !(0xffff << shift)) | (f((x >> shift & 0xffff).into()) as u32 & 0xffff) << shift
+                };
+                u64::from(a.update32(offset & !3, put) >> shift & 0xffff)
+            }
+            // The words are 32 bits wide: one lock makes wider atomics one step among themselves.
+            _ => {
+                let _guard = atomic::WIDE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let old = a.load(offset, 8);
+                a.store(offset, 8, f(old));
+                old
+            }
+        }
+    }
+}
+
+fn read_le(bytes: &[u8], count: u32) -> u64 {
+    let mut value = [0; 8];
+    let count = count as usize;
+    value[..count].copy_from_slice(&bytes[..count]);
+    u64::from_le_bytes(value)
+}

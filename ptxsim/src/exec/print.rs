@@ -1,0 +1,151 @@
+//! Device printf and assertions.
+
+use std::io::Write as _;
+
+use super::access::Site;
+use super::machine::Machine;
+use super::warp::{Warp, lanes_of};
+use crate::fault::{FaultKind, Outcome, Trouble};
+use crate::ir::Window;
+
+/// Longest string that is read from device memory.
+const MOST: u64 = 4096;
+
+impl Machine<'_, '_> {
+    fn byte(&self, warp: &Warp, address: u64, lane: usize) -> Outcome<u8> {
+        match self.site(warp, Window::Generic, address)? {
+            Site::Global(at) => {
+                let a = self.allocation(&mut None, at, 1)?;
+                Ok(a.load(at - a.base, 1) as u8)
+            }
+            Site::Shared(cta, offset) => {
+                let memory = &self.state.ctas[cta].shared;
+                memory.check(offset, 1)?;
+                Ok(memory.peek(offset, 1) as u8)
+            }
+            Site::Local(offset) => {
+                let each = self.grid.code.local_bytes as usize;
+                let found =
+                    warp.local.get(each * lane + offset as usize).filter(|_| (offset as usize) < each);
+                found
+                    .copied()
+                    .ok_or_else(|| Trouble::new(FaultKind::OutOfBounds, "printf reads past local memory"))
+            }
+            Site::Param(_) => {
+                Err(Trouble::new(FaultKind::IllegalInstruction, "printf of a parameter's address"))
+            }
+        }
+    }
+
+    fn text(&self, warp: &Warp, address: u64, lane: usize) -> Outcome<String> {
+        let mut bytes = Vec::new();
+        for i in 0..MOST {
+            match self.byte(warp, address + i, lane)? {
+                0 => break,
+                byte => bytes.push(byte),
+            }
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn number(&self, warp: &Warp, address: u64, bytes: u64, lane: usize) -> Outcome<u64> {
+        (0..bytes).try_fold(0, |sum, i| Ok(sum | u64::from(self.byte(warp, address + i, lane)?) << (8 * i)))
+    }
+
+    /// Eight bytes of a call parameter.
+    fn parameter(&self, warp: &Warp, offset: u32, lane: usize) -> u64 {
+        let from = self.grid.code.local_bytes as usize * lane + offset as usize;
+        warp.local[from..from + 8].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    }
+
+    pub fn printf(
+        &mut self,
+        warp: &mut Warp,
+        format: u32,
+        arguments: u32,
+        result: Option<u32>,
+        exec: u32,
+    ) -> Outcome {
+        for lane in lanes_of(exec) {
+            let text = self.text(warp, self.parameter(warp, format, lane), lane)?;
+            let line = self.formatted(warp, &text, self.parameter(warp, arguments, lane), lane)?;
+            // Losing output is no reason to fail a launch.
+            let _ = std::io::stdout().lock().write_all(line.as_bytes());
+            if let Some(result) = result {
+                let from = self.grid.code.local_bytes as usize * lane + result as usize;
+                warp.local[from..from + 4].copy_from_slice(&(line.len() as u32).to_le_bytes());
+                warp.local_written[from..from + 4].fill(true);
+            }
+        }
+        Ok(())
+    }
+
+    /// C's printf, for the conversions that devices have; values lie at their natural alignment.
+    fn formatted(&self, warp: &Warp, format: &str, mut at: u64, lane: usize) -> Outcome<String> {
+        let mut out = String::new();
+        let mut rest = format.chars().peekable();
+        while let Some(c) = rest.next() {
+            if c != '%' {
+                out.push(c);
+                continue;
+            }
+            let mut spec = String::new();
+            let kind = loop {
+                match rest.next() {
+                    None => break '%',
+                    Some(c)
+                        if c.is_ascii_alphabetic() && !matches!(c, 'l' | 'h' | 'z' | 'j' | 't')
+                            || c == '%' =>
+                    {
+                        break c;
+                    }
+                    Some(c) => spec.push(c),
+                }
+            };
+            if kind == '%' {
+                out.push('%');
+                continue;
+            }
+            let wide = spec.contains(['l', 'z', 'j', 't'])
+                || matches!(kind, 'p' | 's' | 'f' | 'e' | 'g' | 'E' | 'G' | 'F');
+            let bytes = if wide { 8 } else { 4 };
+            at = at.next_multiple_of(bytes);
+            let bits = self.number(warp, at, bytes, lane)?;
+            at += bytes;
+            let signed = if wide { bits as i64 } else { i64::from(bits as u32 as i32) };
+            let shape: String = spec.chars().filter(|c| !c.is_ascii_alphabetic()).collect();
+            let (flags, digits) = shape.split_once('.').unwrap_or((&shape, ""));
+            let precision = digits.parse::<usize>().ok();
+            let value = match kind {
+                'd' | 'i' => signed.to_string(),
+                'u' => bits.to_string(),
+                'x' => format!("{bits:x}"),
+                'X' => format!("{bits:X}"),
+                'o' => format!("{bits:o}"),
+                'p' => format!("{bits:#x}"),
+                'c' => char::from(bits as u8).to_string(),
+                's' => self.text(warp, bits, lane)?,
+                'e' | 'E' => format!("{:.*e}", precision.unwrap_or(6), f64::from_bits(bits)),
+                'g' | 'G' => f64::from_bits(bits).to_string(),
+                _ => format!("{:.*}", precision.unwrap_or(6), f64::from_bits(bits)),
+            };
+            let width = flags.trim_start_matches(['-', '+', '0', ' ', '#']).parse::<usize>().unwrap_or(0);
+            match () {
+                () if flags.starts_with('-') => out.push_str(&format!("{value:<width$}")),
+                () if flags.starts_with('0') => out.push_str(&format!("{value:0>width$}")),
+                () => out.push_str(&format!("{value:>width$}")),
+            }
+        }
+        Ok(out)
+    }
+
+    pub fn assertion(&mut self, warp: &mut Warp, message: u32, file: u32, line: u32, exec: u32) -> Trouble {
+        let lane = exec.trailing_zeros() as usize;
+        let text = |offset| self.text(warp, self.parameter(warp, offset, lane), lane).unwrap_or_default();
+        let from = self.grid.code.local_bytes as usize * lane + line as usize;
+        let number =
+            warp.local[from..from + 4].iter().rev().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
+        let what = format!("assertion `{}` failed at {}:{number}", text(message), text(file));
+        Trouble::new(FaultKind::Assert, what).by(lane)
+    }
+}

@@ -1,0 +1,417 @@
+//! Shared memory of a block, and what is known of each word: who wrote it when, who read it since,
+//! which asynchronous work still uses it.
+//!
+//! Order is kept by vector clocks. Every warp of the cluster is an actor with an epoch that grows when it
+//! publishes (barrier arrival, warp sync); every mbarrier is an actor for the copies that complete on it.
+//! Actor `a` has seen actor `b`'s write of epoch `e` if `a`'s clock for `b` is at least `e`. Warps are
+//! coarser than threads: an order that one thread of a warp acquires counts for its warp, so races may be
+//! missed there, but correct code is never blamed.
+
+use std::collections::HashMap;
+
+use crate::fault::{FaultKind, Outcome, Trouble};
+
+/// Lane number of a stamp that several lanes made at once.
+const SEVERAL: u8 = 63;
+/// Lane number of asynchronous writers.
+const ASYNCHRONOUS: u8 = 62;
+const LANE_BITS: u32 = 6;
+
+/// Who touches memory, and what it has seen.
+#[derive(Clone, Copy)]
+pub struct Who<'a> {
+    pub actor: usize,
+    /// Warp within the block that owns the memory; `None` for other blocks of the cluster.
+    pub warp: Option<usize>,
+    pub lane: usize,
+    pub clock: &'a [u32],
+    /// Epoch of the last sync of the whole warp.
+    pub full_sync: u32,
+    /// Epochs of syncs of part of the warp, by pair of lanes.
+    pub pair_sync: Option<&'a [[u32; 32]; 32]>,
+    /// An atomic or volatile access: no race with its like.
+    pub strong: bool,
+}
+
+impl Who<'_> {
+    fn epoch(&self) -> u32 {
+        self.clock.get(self.actor).copied().unwrap_or(0)
+    }
+
+    /// A stamp of the same warp happened before: same lane, or a warp sync since.
+    fn synced(&self, lane: u8, epoch: u32) -> bool {
+        usize::from(lane) == self.lane
+            || epoch < self.full_sync
+            || self
+                .pair_sync
+                .is_some_and(|sync| sync.get(usize::from(lane)).is_some_and(|row| epoch < row[self.lane]))
+    }
+}
+
+/// Last write of a word or byte.
+#[derive(Clone, Copy, Default)]
+struct Stamp {
+    epoch: u32,
+    actor: u16,
+    lane: u8,
+    strong: bool,
+}
+
+impl Stamp {
+    fn of(who: &Who<'_>) -> Self {
+        Self { epoch: who.epoch(), actor: who.actor as u16, lane: who.lane as u8, strong: who.strong }
+    }
+
+    fn before(&self, who: &Who<'_>) -> bool {
+        self.epoch == 0
+            || (self.strong && who.strong)
+            || if usize::from(self.actor) == who.actor {
+                who.synced(self.lane, self.epoch)
+            } else {
+                who.clock.get(usize::from(self.actor)).is_some_and(|seen| *seen >= self.epoch)
+            }
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Cell {
+    write: Stamp,
+    /// Bytes that were ever written.
+    written: u8,
+    /// An unfinished `cp.async` will write here.
+    incoming: bool,
+    /// Bytes have stamps of their own.
+    split: bool,
+    /// Asynchronous readers that have not finished.
+    readers: u16,
+}
+
+/// Which checks of shared memory are on.
+#[derive(Clone, Copy)]
+pub struct SharedChecks {
+    pub written: bool,
+    pub races: bool,
+    pub asynchronous: bool,
+}
+
+pub struct Shared {
+    words: Vec<u32>,
+    cells: Vec<Cell>,
+    /// Last read of each word by each warp: epoch and lane.
+    reads: Vec<u32>,
+    split: HashMap<usize, [Stamp; 4]>,
+    warps: usize,
+    bytes: u32,
+    checks: SharedChecks,
+}
+
+impl Shared {
+    pub fn new(bytes: u32, warps: usize, checks: SharedChecks) -> Self {
+        let words = bytes.div_ceil(4) as usize;
+        let reads = if checks.races { words * warps } else { 0 };
+        Self {
+            words: vec![0; words],
+            cells: vec![Cell::default(); words],
+            reads: vec![0; reads],
+            split: HashMap::new(),
+            warps,
+            bytes,
+            checks,
+        }
+    }
+
+    /// Bounds and alignment of an access.
+    pub fn check(&self, offset: u32, bytes: u32) -> Outcome {
+        if !offset.is_multiple_of(bytes.min(16)) {
+            let what = format!("{bytes} bytes of shared memory at offset {offset:#x} are not aligned");
+            return Err(Trouble::new(FaultKind::Misaligned, what).at(offset.into()));
+        }
+        self.check_range(offset, bytes)
+    }
+
+    pub fn check_range(&self, offset: u32, bytes: u32) -> Outcome {
+        if u64::from(offset) + u64::from(bytes) > u64::from(self.bytes) {
+            let what = format!("{bytes} bytes at offset {offset} of {} bytes of shared memory", self.bytes);
+            return Err(Trouble::new(FaultKind::OutOfBounds, what).at(offset.into()));
+        }
+        Ok(())
+    }
+
+    /// The plain bits of up to 8 bytes; checked before.
+    pub fn peek(&self, offset: u32, bytes: u32) -> u64 {
+        let word = (offset / 4) as usize;
+        match bytes {
+            4 => self.words[word].into(),
+            8 => u64::from(self.words[word]) | u64::from(self.words[word + 1]) << 32,
+            _ => u64::from(self.words[word]) >> (8 * (offset % 4)) & ((1 << (8 * bytes)) - 1),
+        }
+    }
+
+    /// Sets bits; checked before.
+    pub fn poke(&mut self, offset: u32, bytes: u32, value: u64) {
+        let word = (offset / 4) as usize;
+        match bytes {
+            4 => self.words[word] = value as u32,
+            8 => {
+                self.words[word] = value as u32;
+                self.words[word + 1] = (value >> 32) as u32;
+            }
+            _ => {
+                let shift = 8 * (offset % 4);
+                let mask = (((1u64 << (8 * bytes)) - 1) << shift) as u32;
+                self.words[word] = (self.words[word] & !mask) | ((value << shift) as u32 & mask);
+            }
+        }
+    }
+
+    /// Every check of a read by a thread.
+    pub fn reading(&mut self, offset: u32, bytes: u32, who: &Who<'_>) -> Outcome {
+        let first = (offset / 4) as usize;
+        for word in first..first + bytes.div_ceil(4) as usize {
+            let cell = self.cells[word];
+            if self.checks.asynchronous && cell.incoming {
+                let what = "read before the cp.async that writes it was waited for";
+                return Err(Trouble::new(FaultKind::AsyncPending, what).at(word as u64 * 4));
+            }
+            if self.checks.written && !cell.incoming {
+                self.require_written(word, offset, bytes)?;
+            }
+            if !self.checks.races {
+                continue;
+            }
+            self.after_writes(word, offset, bytes, who, "read")?;
+            if let Some(warp) = who.warp {
+                let entry = &mut self.reads[word * self.warps + warp];
+                let epoch = who.epoch();
+                let lane = match *entry >> LANE_BITS == epoch && *entry & 63 != who.lane as u32 {
+                    true => u32::from(SEVERAL),
+                    false => who.lane as u32,
+                };
+                *entry = epoch << LANE_BITS | lane;
+            }
+        }
+        Ok(())
+    }
+
+    fn require_written(&self, word: usize, offset: u32, bytes: u32) -> Outcome {
+        let wanted = if bytes >= 4 { 15 } else { (((1u32 << bytes) - 1) << (offset % 4)) as u8 };
+        if self.cells[word].written & wanted != wanted {
+            let what = "read of shared memory that nothing has written";
+            return Err(Trouble::new(FaultKind::Uninitialized, what).at(word as u64 * 4));
+        }
+        Ok(())
+    }
+
+    /// Whether every write to the bytes of a word happened before.
+    fn after_writes(&self, word: usize, offset: u32, bytes: u32, who: &Who<'_>, verb: &str) -> Outcome {
+        let cell = self.cells[word];
+        let stamps: &[Stamp] = match cell.split {
+            true => {
+                let all = self.split.get(&word).map_or(&[][..], |s| &s[..]);
+                if bytes < 4 {
+                    all.get((offset % 4) as usize..((offset % 4) + bytes) as usize).unwrap_or(all)
+                } else {
+                    all
+                }
+            }
+            false => std::slice::from_ref(&cell.write),
+        };
+        match stamps.iter().find(|stamp| !stamp.before(who)) {
+            None => Ok(()),
+            Some(stamp) => Err(self.race(word, who, verb, &writer(stamp, who))),
+        }
+    }
+
+    fn race(&self, word: usize, who: &Who<'_>, verb: &str, other: &str) -> Trouble {
+        let what = format!(
+            "{verb} of shared memory at offset {:#x} races with {other}: nothing orders them",
+            word * 4
+        );
+        Trouble::new(FaultKind::Race, what).at(word as u64 * 4).by(who.lane)
+    }
+
+    /// Every check of a write by a thread; `same` tells that the bits do not change.
+    pub fn writing(&mut self, offset: u32, bytes: u32, who: &Who<'_>, same: bool) -> Outcome {
+        let first = (offset / 4) as usize;
+        for word in first..first + bytes.div_ceil(4) as usize {
+            self.free_of_asynchronous(word)?;
+            if self.checks.races && !same {
+                self.after_writes(word, offset, bytes, who, "write")?;
+                self.after_reads(word, who)?;
+            }
+            let cell = &mut self.cells[word];
+            if bytes >= 4 {
+                cell.written = 15;
+                if cell.split {
+                    cell.split = false;
+                    self.split.remove(&word);
+                }
+                // Lanes that write the same bits at once: nobody can tell whose they are.
+                cell.write = Stamp::of(who);
+            } else {
+                cell.written |= (((1u32 << bytes) - 1) << (offset % 4)) as u8;
+                if self.checks.races {
+                    let old = cell.write;
+                    cell.split = true;
+                    let stamps = self.split.entry(word).or_insert([old; 4]);
+                    for stamp in stamps.iter_mut().skip((offset % 4) as usize).take(bytes as usize) {
+                        *stamp = Stamp::of(who);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn free_of_asynchronous(&self, word: usize) -> Outcome {
+        let cell = self.cells[word];
+        if self.checks.asynchronous && (cell.incoming || cell.readers > 0) {
+            let what = match cell.incoming {
+                true => "written while a cp.async to it is unfinished",
+                false => "written while an asynchronous operation still reads it",
+            };
+            return Err(Trouble::new(FaultKind::AsyncPending, what).at(word as u64 * 4));
+        }
+        Ok(())
+    }
+
+    /// Whether every read of a word happened before a write to it.
+    fn after_reads(&self, word: usize, who: &Who<'_>) -> Outcome {
+        // Words with stamps per byte have neighbours that are read on their own.
+        if self.cells[word].split || who.strong {
+            return Ok(());
+        }
+        let base = who.warp.map_or(usize::MAX, |warp| who.actor - warp);
+        for warp in 0..self.warps {
+            let entry = self.reads[word * self.warps + warp];
+            let (epoch, lane) = (entry >> LANE_BITS, (entry & 63) as u8);
+            let before = epoch == 0
+                || match who.warp {
+                    Some(own) if own == warp => who.synced(lane, epoch),
+                    Some(_) => who.clock.get(base + warp).is_some_and(|seen| *seen >= epoch),
+                    // Of another block's writes only the order among writes is known.
+                    None => true,
+                };
+            if !before {
+                return Err(self.race(word, who, "write", &format!("a read by warp {warp}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// An asynchronous write of whole words that has completed: stamped by its mbarrier.
+    pub fn arrived(
+        &mut self,
+        offset: u32,
+        bytes: u32,
+        issuer: &Who<'_>,
+        actor: usize,
+        epoch: u32,
+    ) -> Outcome {
+        let first = (offset / 4) as usize;
+        for word in first..first + bytes.div_ceil(4) as usize {
+            self.free_of_asynchronous(word)?;
+            if self.checks.races {
+                self.after_writes(word, 0, 4, issuer, "asynchronous write")?;
+                self.after_reads(word, issuer)?;
+            }
+            let cell = &mut self.cells[word];
+            cell.written = 15;
+            cell.write = Stamp { epoch, actor: actor as u16, lane: ASYNCHRONOUS, strong: false };
+            if cell.split {
+                cell.split = false;
+                self.split.remove(&word);
+            }
+        }
+        Ok(())
+    }
+
+    /// A `cp.async` was issued: its words may not be touched until [`Shared::landed`].
+    pub fn incoming(&mut self, offset: u32, bytes: u32, who: &Who<'_>) -> Outcome {
+        let first = (offset / 4) as usize;
+        for word in first..first + (bytes / 4) as usize {
+            self.free_of_asynchronous(word)?;
+            if self.checks.races {
+                self.after_writes(word, 0, 4, who, "cp.async")?;
+                self.after_reads(word, who)?;
+            }
+            self.cells[word].incoming = true;
+        }
+        Ok(())
+    }
+
+    /// A `cp.async` was waited for by its thread: now a write of that thread.
+    pub fn landed(&mut self, offset: u32, bytes: u32, who: &Who<'_>) {
+        let first = (offset / 4) as usize;
+        for word in first..first + (bytes / 4) as usize {
+            let cell = &mut self.cells[word];
+            cell.incoming = false;
+            cell.written = 15;
+            cell.write = Stamp::of(who);
+            if cell.split {
+                cell.split = false;
+                self.split.remove(&word);
+            }
+        }
+    }
+
+    /// The asynchronous proxy starts to read: written, ordered, fenced. `fenced` tells of a write's actor
+    /// and epoch whether a proxy fence lies between.
+    pub fn proxy_reading(
+        &mut self,
+        offset: u32,
+        bytes: u32,
+        who: &Who<'_>,
+        fenced: impl Fn(usize, u32) -> bool,
+    ) -> Outcome {
+        let first = (offset / 4) as usize;
+        for word in first..first + bytes.div_ceil(4) as usize {
+            let cell = self.cells[word];
+            if self.checks.asynchronous && cell.incoming {
+                let what = "read asynchronously before the cp.async that writes it was waited for";
+                return Err(Trouble::new(FaultKind::AsyncPending, what).at(word as u64 * 4));
+            }
+            if self.checks.written && !cell.incoming {
+                self.require_written(word, 0, 4)?;
+            }
+            if self.checks.races {
+                self.after_writes(word, 0, 4, who, "asynchronous read")?;
+            }
+            if !self.checks.asynchronous {
+                continue;
+            }
+            let own = std::slice::from_ref(&cell.write);
+            let stamps = self.split.get(&word).filter(|_| cell.split).map_or(own, |s| &s[..]);
+            let open =
+                |s: &&Stamp| s.epoch != 0 && s.lane != ASYNCHRONOUS && !fenced(s.actor.into(), s.epoch);
+            if let Some(stamp) = stamps.iter().find(open) {
+                let what = format!(
+                    "the asynchronous proxy reads what {} wrote, without fence.proxy.async between",
+                    writer(stamp, who)
+                );
+                return Err(Trouble::new(FaultKind::ProxyFence, what).at(word as u64 * 4));
+            }
+            let readers = &mut self.cells[word].readers;
+            *readers = readers.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// The asynchronous read that [`Shared::proxy_reading`] started is done.
+    pub fn proxy_read(&mut self, offset: u32, bytes: u32) {
+        if self.checks.asynchronous {
+            let first = (offset / 4) as usize;
+            for cell in &mut self.cells[first..first + bytes.div_ceil(4) as usize] {
+                cell.readers = cell.readers.saturating_sub(1);
+            }
+        }
+    }
+}
+
+fn writer(stamp: &Stamp, who: &Who<'_>) -> String {
+    match stamp.lane {
+        ASYNCHRONOUS => "an asynchronous copy whose mbarrier was not waited for".to_owned(),
+        lane if usize::from(stamp.actor) == who.actor => format!("a write by lane {lane} of the same warp"),
+        lane => format!("a write by lane {lane} of warp {}", stamp.actor),
+    }
+}

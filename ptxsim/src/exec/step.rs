@@ -1,0 +1,359 @@
+//! One instruction, for the threads of a group.
+
+use super::machine::{Flow, Machine};
+use super::warp::{LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, SHARED_WINDOW, State, Warp, lanes_of};
+use crate::fault::{FaultKind, Outcome, Trouble};
+use crate::ir::{FenceKind, Instr, Lanes, LocalCopy, Op, WARP, Window};
+
+impl Machine<'_, '_> {
+    /// Runs `instruction` for the lanes of `exec`.
+    pub fn execute(&mut self, warp: &mut Warp, instruction: &Instr, exec: u32, pc: usize) -> Outcome<Flow> {
+        let grid = self.grid;
+        match &instruction.op {
+            Op::Nop => {}
+            Op::Alu { f, dst, src, count, pre, post } => {
+                let mut sources = [[0; WARP]; 4];
+                for (source, lanes) in src.iter().zip(&mut sources).take(usize::from(*count)) {
+                    warp.fetch(*source, grid, lanes);
+                    if let Some(pre) = pre {
+                        pre(lanes);
+                    }
+                }
+                let mut out = [0; WARP];
+                f(&sources, &mut out);
+                if let Some(post) = post {
+                    post(&mut out);
+                }
+                warp.put(*dst, &out, exec);
+            }
+            Op::Carry { f, dst, src, reads, writes } => {
+                let sources = src.map(|s| warp.lanes(s, grid));
+                let mut out = [0; WARP];
+                let mut carry = warp.carry;
+                for lane in lanes_of(exec) {
+                    let held = if *reads { u64::from(warp.carry >> lane & 1) } else { 0 };
+                    let (value, flag) = f(sources[0][lane], sources[1][lane], sources[2][lane], held);
+                    out[lane] = value;
+                    carry = (carry & !(1 << lane)) | (flag as u32) << lane;
+                }
+                if *writes {
+                    warp.carry = carry;
+                }
+                warp.put(*dst, &out, exec);
+            }
+            Op::Convert { how, dst, a, b } => {
+                let (a, b) = (warp.lanes(*a, grid), warp.lanes(*b, grid));
+                let out: Lanes = std::array::from_fn(|lane| how.apply(a[lane], b[lane]));
+                warp.put(*dst, &out, exec);
+            }
+            Op::Select { dst, a, b, predicate } => {
+                let chosen = warp.predicate(*predicate);
+                let (a, b) = (warp.lanes(*a, grid), warp.lanes(*b, grid));
+                let out: Lanes = std::array::from_fn(|l| if chosen >> l & 1 == 1 { a[l] } else { b[l] });
+                warp.put(*dst, &out, exec);
+            }
+            Op::Compare { f, dst, complement, a, b, pre, combine } => {
+                let (mut a, mut b) = (warp.lanes(*a, grid), warp.lanes(*b, grid));
+                if let Some(pre) = pre {
+                    pre(&mut a);
+                    pre(&mut b);
+                }
+                let truth = f(&a, &b);
+                let with =
+                    |value: u32| combine.map_or(value, |(logic, p)| logic.apply(value, warp.predicate(p)));
+                let (yes, no) = (with(truth), with(!truth));
+                if let Some(dst) = dst {
+                    warp.put_predicate(*dst, yes, exec);
+                }
+                if let Some(complement) = complement {
+                    warp.put_predicate(*complement, no, exec);
+                }
+            }
+            Op::ComparePair { f, low, high, a, b, combine } => {
+                let (mut a, mut b) = (warp.lanes(*a, grid), warp.lanes(*b, grid));
+                let lower = f(&a, &b);
+                a.iter_mut().chain(&mut b).for_each(|x| *x >>= 16);
+                let upper = f(&a, &b);
+                let with =
+                    |value: u32| combine.map_or(value, |(logic, p)| logic.apply(value, warp.predicate(p)));
+                let (lower, upper) = (with(lower), with(upper));
+                if let Some(low) = low {
+                    warp.put_predicate(*low, lower, exec);
+                }
+                if let Some(high) = high {
+                    warp.put_predicate(*high, upper, exec);
+                }
+            }
+            Op::Set { f, dst, a, b, truth, pre, combine } => {
+                let (mut a, mut b) = (warp.lanes(*a, grid), warp.lanes(*b, grid));
+                if let Some(pre) = pre {
+                    pre(&mut a);
+                    pre(&mut b);
+                }
+                let mut value = f(&a, &b);
+                if let Some((logic, p)) = combine {
+                    value = logic.apply(value, warp.predicate(*p));
+                }
+                let out: Lanes = std::array::from_fn(|l| if value >> l & 1 == 1 { *truth } else { 0 });
+                warp.put(*dst, &out, exec);
+            }
+            Op::PredicateLogic { logic, dst, a, b } => {
+                let value = logic.apply(warp.predicate(*a), warp.predicate(*b));
+                warp.put_predicate(*dst, value, exec);
+            }
+            Op::Pack { dst, parts, bits } => {
+                let mut out = [0; WARP];
+                for (i, part) in parts.iter().enumerate() {
+                    let part = warp.lanes(*part, grid);
+                    for (o, x) in out.iter_mut().zip(part) {
+                        *o |= (x & ((1 << bits) - 1)) << (*bits as usize * i);
+                    }
+                }
+                warp.put(*dst, &out, exec);
+            }
+            Op::Unpack { dst, src, bits } => {
+                let value = warp.lanes(*src, grid);
+                for (i, dst) in dst.iter().enumerate() {
+                    if let Some(dst) = dst {
+                        let part = value.map(|x| x >> (*bits as usize * i) & ((1 << bits) - 1));
+                        warp.put(*dst, &part, exec);
+                    }
+                }
+            }
+            Op::Load { window, address, dst, bytes, signed, strong } => {
+                self.load(warp, *window, *address, dst, *bytes, *signed, *strong, exec, pc)?;
+                // A flag that another block sets: give it a chance.
+                if *strong && matches!(window, Window::Global | Window::Generic) {
+                    self.waited += 1;
+                    return Ok(Flow::Yield);
+                }
+            }
+            Op::Store { window, address, src, bytes, strong } => {
+                self.store(warp, *window, *address, src, *bytes, *strong, exec, pc)?;
+            }
+            Op::Atomic { window, address, op, element, dst, b, c } => {
+                self.atomic(warp, *window, *address, *op, *element, *dst, b, *c, exec)?;
+                if dst.is_some() && *window != Window::Shared {
+                    self.waited += 1;
+                    return Ok(Flow::Yield);
+                }
+            }
+            Op::ToGeneric { window, dst, a } => {
+                let base = window_base(*window);
+                let out = warp.lanes(*a, grid).map(|a| a.wrapping_add(base));
+                warp.put(*dst, &out, exec);
+            }
+            Op::FromGeneric { window, dst, a } => {
+                let base = window_base(*window);
+                let out = warp.lanes(*a, grid).map(|a| a.wrapping_sub(base));
+                warp.put(*dst, &out, exec);
+            }
+            Op::IsWindow { window, dst, a } => {
+                let a = warp.lanes(*a, grid);
+                let mut truth = 0;
+                for lane in lanes_of(exec) {
+                    let top = a[lane] >> 48 << 48;
+                    let is = match window {
+                        Window::Shared => {
+                            top == SHARED_WINDOW && (a[lane] - SHARED_WINDOW) >> RANK_SHIFT == warp.cta as u64
+                        }
+                        Window::Cluster => top == SHARED_WINDOW,
+                        Window::Local => top == LOCAL_WINDOW,
+                        Window::Param => top == PARAM_WINDOW,
+                        _ => ![SHARED_WINDOW, LOCAL_WINDOW, PARAM_WINDOW].contains(&top),
+                    };
+                    truth |= u32::from(is) << lane;
+                }
+                warp.put_predicate(*dst, truth, exec);
+            }
+            Op::MapShared { dst, a, rank, generic } => {
+                let (a, rank) = (warp.lanes(*a, grid), warp.lanes(*rank, grid));
+                let base = if *generic { SHARED_WINDOW } else { 0 };
+                let blocks = self.state.ctas.len() as u64;
+                let mut out = [0; WARP];
+                for lane in lanes_of(exec) {
+                    if rank[lane] & 0xffff_ffff >= blocks {
+                        let what = format!("mapa to block {} of a cluster of {blocks}", rank[lane]);
+                        return Err(Trouble::new(FaultKind::IllegalInstruction, what).by(lane));
+                    }
+                    out[lane] = base
+                        + (a[lane] & ((1 << RANK_SHIFT) - 1))
+                        + ((rank[lane] & 0xffff_ffff) << RANK_SHIFT);
+                }
+                warp.put(*dst, &out, exec);
+            }
+            Op::SharedRank { dst, a, generic } => {
+                let base = if *generic { SHARED_WINDOW } else { 0 };
+                let out = warp.lanes(*a, grid).map(|a| a.wrapping_sub(base) >> RANK_SHIFT);
+                warp.put(*dst, &out, exec);
+            }
+            Op::Branch { target } => return Ok(Flow::Jump(*target)),
+            Op::BranchIndexed { index, targets } => {
+                return self.branch_indexed(warp, *index, targets, exec, pc);
+            }
+            Op::Call { target, arguments, .. } => {
+                self.copy_local(warp, arguments, exec)?;
+                return Ok(Flow::Call(*target));
+            }
+            Op::Return => return Ok(Flow::Return),
+            Op::Exit => return Ok(Flow::Exit),
+            Op::Trap => {
+                return Err(Trouble::new(FaultKind::Trap, "trap").by(exec.trailing_zeros() as usize));
+            }
+            Op::Printf { format, arguments, result } => {
+                self.printf(warp, *format, *arguments, *result, exec)?
+            }
+            Op::AssertFail { message, file, line } => {
+                return Err(self.assertion(warp, *message, *file, *line, exec));
+            }
+            Op::Sleep => {
+                self.waited += 1;
+                return Ok(Flow::Yield);
+            }
+            Op::Barrier { id, count, waits, reduce } => {
+                if exec != warp.alive {
+                    return Ok(Flow::Wait(State::Gather));
+                }
+                let lane = exec.trailing_zeros() as usize;
+                let number = warp.scalar(*id, lane, grid) as usize;
+                let count = count.map(|c| warp.scalar(c, lane, grid) as u32);
+                let value = reduce.map_or(0, |r| warp.predicate(r.value));
+                let cta = &mut self.state.ctas[warp.cta];
+                let live = cta.live_warps;
+                let barrier = cta.barriers.get_mut(number).ok_or_else(|| {
+                    Trouble::new(FaultKind::IllegalInstruction, format!("barrier {number}; there are 16"))
+                })?;
+                let generation = barrier.generation;
+                barrier.arrive(warp, count, value)?;
+                self.tally.total.barriers += 1;
+                if *waits {
+                    return Ok(Flow::Wait(State::Barrier { id: number, generation }));
+                }
+                barrier.poll(live);
+            }
+            Op::ClusterArrive => {
+                if exec != warp.alive {
+                    return Ok(Flow::Wait(State::Gather));
+                }
+                self.state.barrier.arrive(warp)?;
+                self.state.barrier.poll(self.state.live_warps);
+            }
+            Op::ClusterWait => {
+                if exec != warp.alive {
+                    return Ok(Flow::Wait(State::Gather));
+                }
+                let Some(Some(generation)) = self.state.barrier.arrivals.get(warp.actor).copied() else {
+                    let what = "barrier.cluster.wait without an arrive before it";
+                    return Err(Trouble::new(FaultKind::BarrierMismatch, what));
+                };
+                return Ok(Flow::Wait(State::ClusterBarrier { generation }));
+            }
+            Op::Fence(FenceKind::ProxyAsync) => {
+                // What this warp wrote or has seen is fenced; what it writes from now on is not.
+                warp.fenced.copy_from_slice(&warp.clock);
+                self.state.fences[warp.actor] = warp.epoch();
+                warp.advance();
+            }
+            Op::Fence(_) => {}
+            Op::LoadMatrix { address, dst, transpose } => {
+                return self.load_matrix(warp, *address, dst, *transpose, exec, pc);
+            }
+            Op::StoreMatrix { address, src, transpose } => {
+                return self.store_matrix(warp, *address, src, *transpose, exec, pc);
+            }
+            Op::MoveMatrix { dst, a } => return self.move_matrix(warp, *dst, *a, exec),
+            Op::Mma(mma) => return self.mma(warp, mma, exec),
+            Op::Wgmma(wgmma) => return self.wgmma(warp, wgmma, exec),
+            Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait { .. } => {
+                return self.wgmma_order(warp, &instruction.op, exec);
+            }
+            Op::CopyAsync { dst, src, bytes, src_bytes, ignore } => {
+                self.copy_async(warp, *dst, *src, *bytes, *src_bytes, *ignore, exec, pc)?;
+            }
+            Op::CopyAsyncCommit => {
+                for lane in lanes_of(exec) {
+                    warp.copies[lane].commit();
+                }
+            }
+            Op::CopyAsyncWait { pending } => self.copy_wait(warp, *pending as usize, exec),
+            Op::CopyAsyncArrive { barrier, noinc } => self.copy_arrive(warp, *barrier, *noinc, exec)?,
+            Op::Mbarrier { window, address, op } => return self.mbarrier(warp, *window, *address, op, exec),
+            Op::Bulk(bulk) => self.bulk(warp, bulk, exec)?,
+            Op::BulkCommit => {
+                for lane in lanes_of(exec) {
+                    warp.copies[lane].commit_bulk();
+                }
+            }
+            Op::BulkWait { pending } => self.bulk_wait(warp, *pending as usize, exec),
+            Op::WarpSync { .. }
+            | Op::Shuffle { .. }
+            | Op::Vote { .. }
+            | Op::Match { .. }
+            | Op::Redux { .. }
+            | Op::Elect { .. }
+            | Op::ActiveMask { .. } => return self.collective(warp, &instruction.op, exec),
+        }
+        if !warp.wgmma.pending.is_empty() {
+            self.accumulators_untouched(warp, &instruction.op)?;
+        }
+        Ok(Flow::Next)
+    }
+
+    /// Lanes whose indices agree go together; the others meet the instruction again.
+    fn branch_indexed(
+        &mut self,
+        warp: &mut Warp,
+        index: crate::ir::Src,
+        targets: &[u32],
+        exec: u32,
+        pc: usize,
+    ) -> Outcome<Flow> {
+        let index = warp.lanes(index, self.grid);
+        let first = exec.trailing_zeros() as usize;
+        let same = lanes_of(exec).filter(|l| index[*l] == index[first]).fold(0u32, |m, l| m | 1 << l);
+        let target = *targets.get(index[first] as usize).ok_or_else(|| {
+            let what = format!("branch to target {} of {}", index[first], targets.len());
+            Trouble::new(FaultKind::IllegalInstruction, what).by(first)
+        })?;
+        let others = exec & !same;
+        if others != 0
+            && let Some(group) = warp.groups.iter_mut().find(|g| g.pc as usize == pc && g.mask & exec == exec)
+        {
+            group.mask &= !others;
+            let (stack, state) = (group.stack.clone(), State::Ready);
+            warp.groups.push(super::warp::Group { pc: pc as u32, mask: others, state, stack });
+        }
+        Ok(Flow::Jump(target))
+    }
+
+    fn copy_local(&mut self, warp: &mut Warp, copies: &[LocalCopy], exec: u32) -> Outcome {
+        let each = self.grid.code.local_bytes as usize;
+        for lane in lanes_of(exec) {
+            for LocalCopy { from, to, bytes } in copies {
+                let (from, to) = (each * lane + *from as usize, each * lane + *to as usize);
+                let bytes = *bytes as usize;
+                warp.local.copy_within(from..from + bytes, to);
+                warp.local_written.copy_within(from..from + bytes, to);
+            }
+        }
+        Ok(())
+    }
+
+    /// A function returned: its results go to the caller's variables.
+    pub fn copy_results(&mut self, warp: &mut Warp, call: u32, exec: u32) -> Outcome {
+        let code = self.grid.code;
+        if let Some(Instr { op: Op::Call { results, .. }, .. }) = code.instructions.get(call as usize) {
+            self.copy_local(warp, results, exec)?;
+        }
+        Ok(())
+    }
+}
+
+fn window_base(window: Window) -> u64 {
+    match window {
+        Window::Shared | Window::Cluster => SHARED_WINDOW,
+        Window::Local => LOCAL_WINDOW,
+        Window::Param => PARAM_WINDOW,
+        _ => 0,
+    }
+}

@@ -1,0 +1,230 @@
+//! Barriers of blocks and clusters, and mbarriers.
+
+use super::warp::{Phase, Warp, join};
+use crate::fault::{FaultKind, Outcome, Trouble};
+
+/// One of the 16 barriers of a block.
+#[derive(Default)]
+pub struct Barrier {
+    /// Threads that have arrived, in whole warps.
+    arrived: u32,
+    /// Threads to wait for; `None` is the whole block.
+    expected: Option<u32>,
+    pub generation: u64,
+    pending: Vec<u32>,
+    done: Vec<u32>,
+    reduction: Reduction,
+    /// What the last generation's values reduced to.
+    pub result: Reduction,
+}
+
+#[derive(Clone, Copy)]
+pub struct Reduction {
+    pub all: bool,
+    pub any: bool,
+    pub count: u32,
+}
+
+impl Default for Reduction {
+    fn default() -> Self {
+        Self { all: true, any: false, count: 0 }
+    }
+}
+
+impl Barrier {
+    /// A warp arrives; `value` holds the predicates of its live lanes.
+    pub fn arrive(&mut self, warp: &mut Warp, count: Option<u32>, value: u32) -> Outcome {
+        if self.arrived > 0 && self.expected != count {
+            let say = |c: Option<u32>| c.map_or("the whole block".to_owned(), |c| format!("{c} threads"));
+            let what =
+                format!("arrival for {} at a barrier that waits for {}", say(count), say(self.expected));
+            return Err(Trouble::new(FaultKind::BarrierMismatch, what));
+        }
+        if let Some(count) = count
+            && (count == 0 || !count.is_multiple_of(32))
+        {
+            let what = format!("a barrier of {count} threads; allowed are multiples of 32");
+            return Err(Trouble::new(FaultKind::BarrierMismatch, what));
+        }
+        self.expected = count;
+        self.arrived += 32;
+        if let Some(count) = count
+            && self.arrived > count
+        {
+            let what = format!("{} threads arrived at a barrier of {count}", self.arrived);
+            return Err(Trouble::new(FaultKind::BarrierMismatch, what));
+        }
+        let live = warp.alive;
+        self.reduction.all &= value & live == live;
+        self.reduction.any |= value & live != 0;
+        self.reduction.count += (value & live).count_ones();
+        self.pending.resize(warp.clock.len(), 0);
+        join(&mut self.pending, &warp.clock);
+        warp.advance();
+        Ok(())
+    }
+
+    /// Completes the generation if all have come.
+    pub fn poll(&mut self, live_warps: usize) {
+        let wanted = self.expected.unwrap_or(live_warps as u32 * 32);
+        if self.arrived > 0 && self.arrived >= wanted {
+            self.arrived = 0;
+            self.generation += 1;
+            self.done = std::mem::take(&mut self.pending);
+            self.result = std::mem::take(&mut self.reduction);
+        }
+    }
+
+    /// A warp leaves the completed barrier.
+    pub fn leave(&self, warp: &mut Warp) {
+        join(&mut warp.clock, &self.done);
+        warp.synchronize(warp.alive);
+    }
+}
+
+/// The barrier of a cluster.
+#[derive(Default)]
+pub struct ClusterBarrier {
+    arrived: usize,
+    pub generation: u64,
+    pending: Vec<u32>,
+    done: Vec<u32>,
+    /// Generation that each warp arrived in.
+    pub arrivals: Vec<Option<u64>>,
+}
+
+impl ClusterBarrier {
+    pub fn arrive(&mut self, warp: &mut Warp) -> Outcome {
+        self.arrivals.resize(self.arrivals.len().max(warp.actor + 1), None);
+        if self.arrivals[warp.actor].replace(self.generation).is_some() {
+            let what = "barrier.cluster.arrive twice without a wait between";
+            return Err(Trouble::new(FaultKind::BarrierMismatch, what));
+        }
+        self.arrived += 1;
+        self.pending.resize(warp.clock.len(), 0);
+        join(&mut self.pending, &warp.clock);
+        warp.advance();
+        Ok(())
+    }
+
+    pub fn poll(&mut self, live_warps: usize) {
+        if self.arrived > 0 && self.arrived >= live_warps {
+            self.arrived = 0;
+            self.generation += 1;
+            self.done = std::mem::take(&mut self.pending);
+        }
+    }
+
+    pub fn leave(&mut self, warp: &mut Warp) {
+        if let Some(arrival) = self.arrivals.get_mut(warp.actor) {
+            *arrival = None;
+        }
+        join(&mut warp.clock, &self.done);
+        warp.synchronize(warp.alive);
+    }
+}
+
+/// Most bytes that an mbarrier can expect.
+const MOST_TX: i64 = (1 << 20) - 1;
+
+/// An mbarrier object. Its memory holds an opaque word; the state is here.
+pub struct Mbarrier {
+    /// Arrivals that a phase needs.
+    expected: u32,
+    /// Arrivals that this phase still needs.
+    pending: u32,
+    /// Bytes announced less bytes arrived.
+    tx: i64,
+    pub phase: u64,
+    /// Actor that its copies write as, and their count.
+    pub actor: usize,
+    pub epoch: u32,
+    arriving: Vec<u32>,
+    done: Vec<u32>,
+}
+
+impl Mbarrier {
+    pub fn new(count: u32, actor: usize, epoch: u32, clocks: usize) -> Self {
+        let none = vec![0; clocks];
+        Self {
+            expected: count,
+            pending: count,
+            tx: 0,
+            phase: 0,
+            actor,
+            epoch,
+            arriving: none.clone(),
+            done: none,
+        }
+    }
+
+    pub fn passed(&self, phase: Phase) -> bool {
+        match phase {
+            Phase::Parity(parity) => self.phase & 1 != parity & 1,
+            Phase::Number(number) => self.phase > number,
+        }
+    }
+
+    pub fn pending(&self) -> u32 {
+        self.pending
+    }
+
+    /// `count` arrivals; `drop` takes them out of later phases too.
+    pub fn arrive(&mut self, clock: &[u32], count: u32, drop: bool) -> Outcome {
+        if count == 0 || count > self.pending {
+            let what =
+                format!("{count} arrivals at an mbarrier that waits for {} more in this phase", self.pending);
+            return Err(Trouble::new(FaultKind::BarrierMismatch, what));
+        }
+        self.pending -= count;
+        if drop {
+            self.expected -= count.min(self.expected);
+        }
+        join(&mut self.arriving, clock);
+        self.poll();
+        Ok(())
+    }
+
+    pub fn expect(&mut self, bytes: u32) -> Outcome {
+        self.tx += i64::from(bytes);
+        if self.tx > MOST_TX {
+            let what = format!("an mbarrier that expects {} bytes; allowed are {MOST_TX}", self.tx);
+            return Err(Trouble::new(FaultKind::IllegalInstruction, what));
+        }
+        Ok(())
+    }
+
+    /// `bytes` have arrived.
+    pub fn complete(&mut self, bytes: u32) -> Outcome {
+        self.tx -= i64::from(bytes);
+        if self.tx < -MOST_TX {
+            let what = format!("{} more bytes arrived at an mbarrier than it expects", -self.tx);
+            return Err(Trouble::new(FaultKind::BarrierMismatch, what));
+        }
+        if let Some(seen) = self.arriving.get_mut(self.actor) {
+            *seen = (*seen).max(self.epoch);
+        }
+        self.poll();
+        Ok(())
+    }
+
+    /// The epoch that the next completing copy writes with.
+    pub fn stamp(&mut self) -> u32 {
+        self.epoch += 1;
+        self.epoch
+    }
+
+    fn poll(&mut self) {
+        if self.pending == 0 && self.tx == 0 {
+            self.phase += 1;
+            self.pending = self.expected;
+            let arrived = std::mem::replace(&mut self.arriving, vec![0; self.done.len()]);
+            join(&mut self.done, &arrived);
+        }
+    }
+
+    /// A warp has seen the phase complete.
+    pub fn observe(&self, warp: &mut Warp) {
+        join(&mut warp.clock, &self.done);
+    }
+}

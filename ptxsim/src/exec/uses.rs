@@ -1,0 +1,178 @@
+//! Which registers an instruction reads or writes.
+
+use crate::ir::{Address, Bulk, MbarrierOp, Op, Src};
+
+/// Calls `f` with every value register of `op`.
+pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
+    let src = |s: &Src, f: &mut dyn FnMut(u32)| {
+        if let Src::Register(r) = s {
+            f(*r);
+        }
+    };
+    let address = |a: &Address, f: &mut dyn FnMut(u32)| {
+        if let Src::Register(r) = a.base {
+            f(r);
+        }
+    };
+    match op {
+        Op::Alu { dst, src: sources, count, .. } => {
+            f(*dst);
+            sources.iter().take(usize::from(*count)).for_each(|s| src(s, f));
+        }
+        Op::Carry { dst, src: sources, .. } => {
+            f(*dst);
+            sources.iter().for_each(|s| src(s, f));
+        }
+        Op::Convert { dst, a, b, .. } | Op::Select { dst, a, b, .. } | Op::Set { dst, a, b, .. } => {
+            f(*dst);
+            src(a, f);
+            src(b, f);
+        }
+        Op::Compare { a, b, .. } | Op::ComparePair { a, b, .. } => {
+            src(a, f);
+            src(b, f);
+        }
+        Op::Pack { dst, parts, .. } => {
+            f(*dst);
+            parts.iter().for_each(|s| src(s, f));
+        }
+        Op::Unpack { dst, src: s, .. } => {
+            dst.iter().flatten().for_each(|d| f(*d));
+            src(s, f);
+        }
+        Op::Load { address: a, dst, .. } => {
+            address(a, f);
+            dst.iter().flatten().for_each(|d| f(*d));
+        }
+        Op::Store { address: a, src: sources, .. } | Op::StoreMatrix { address: a, src: sources, .. } => {
+            address(a, f);
+            sources.iter().for_each(|s| src(s, f));
+        }
+        Op::Atomic { address: a, dst, b, c, .. } => {
+            address(a, f);
+            dst.iter().for_each(|d| f(*d));
+            b.iter().for_each(|s| src(s, f));
+            src(c, f);
+        }
+        Op::ToGeneric { dst, a, .. }
+        | Op::FromGeneric { dst, a, .. }
+        | Op::SharedRank { dst, a, .. }
+        | Op::MoveMatrix { dst, a } => {
+            f(*dst);
+            src(a, f);
+        }
+        Op::Match { dst, a, mask, .. } | Op::Redux { dst, a, mask, .. } => {
+            f(*dst);
+            src(a, f);
+            src(mask, f);
+        }
+        Op::IsWindow { a, .. } => src(a, f),
+        Op::MapShared { dst, a, rank, .. } => {
+            f(*dst);
+            src(a, f);
+            src(rank, f);
+        }
+        Op::BranchIndexed { index, .. } => src(index, f),
+        Op::Barrier { id, count, reduce, .. } => {
+            src(id, f);
+            count.iter().for_each(|s| src(s, f));
+            if let Some(reduce) = reduce.filter(|r| r.logic.is_none()) {
+                f(reduce.dst);
+            }
+        }
+        Op::WarpSync { mask } => src(mask, f),
+        Op::Shuffle { dst, a, b, c, mask, .. } => {
+            f(*dst);
+            [a, b, c, mask].into_iter().for_each(|s| src(s, f));
+        }
+        Op::Vote { mode, dst, mask, .. } => {
+            if *mode == crate::ir::VoteMode::Ballot {
+                f(*dst);
+            }
+            src(mask, f);
+        }
+        Op::Elect { dst, mask, .. } => {
+            dst.iter().for_each(|d| f(*d));
+            src(mask, f);
+        }
+        Op::ActiveMask { dst } => f(*dst),
+        Op::LoadMatrix { address: a, dst, .. } => {
+            address(a, f);
+            dst.iter().for_each(|d| f(*d));
+        }
+        Op::Mma(mma) => {
+            mma.d.iter().for_each(|d| f(*d));
+            mma.a.iter().chain(&mma.b).chain(&mma.c).for_each(|s| src(s, f));
+        }
+        Op::Wgmma(wgmma) => {
+            wgmma.d.iter().for_each(|d| f(*d));
+            wgmma.a.iter().chain([&wgmma.b]).for_each(|s| src(s, f));
+        }
+        Op::CopyAsync { dst, src: s, src_bytes, .. } => {
+            address(dst, f);
+            address(s, f);
+            src_bytes.iter().for_each(|s| src(s, f));
+        }
+        Op::CopyAsyncArrive { barrier, .. } => address(barrier, f),
+        Op::Mbarrier { address: a, op, .. } => {
+            address(a, f);
+            match op {
+                MbarrierOp::Init { count: s }
+                | MbarrierOp::ExpectTx { tx: s }
+                | MbarrierOp::CompleteTx { tx: s }
+                | MbarrierOp::Wait { phase: s, .. } => src(s, f),
+                MbarrierOp::Arrive { count, tx, state, .. } => {
+                    src(count, f);
+                    tx.iter().for_each(|s| src(s, f));
+                    state.iter().for_each(|d| f(*d));
+                }
+                MbarrierOp::PendingCount { dst, state } => {
+                    f(*dst);
+                    src(state, f);
+                }
+                MbarrierOp::Invalidate => {}
+            }
+        }
+        Op::Bulk(bulk) => match bulk.as_ref() {
+            Bulk::ToShared { dst, src: s, bytes, barrier, multicast, .. } => {
+                [dst, s, barrier].into_iter().for_each(|a| address(a, f));
+                src(bytes, f);
+                multicast.iter().for_each(|s| src(s, f));
+            }
+            Bulk::ToGlobal { dst, src: s, bytes, .. } => {
+                address(dst, f);
+                address(s, f);
+                src(bytes, f);
+            }
+            Bulk::TensorToShared { dst, map, coordinates, barrier, multicast } => {
+                [dst, map, barrier].into_iter().for_each(|a| address(a, f));
+                coordinates.iter().chain(multicast).for_each(|s| src(s, f));
+            }
+            Bulk::TensorToGlobal { map, coordinates, src: s, .. } => {
+                address(map, f);
+                address(s, f);
+                coordinates.iter().for_each(|s| src(s, f));
+            }
+        },
+        Op::Nop
+        | Op::PredicateLogic { .. }
+        | Op::Branch { .. }
+        | Op::Call { .. }
+        | Op::Return
+        | Op::Exit
+        | Op::Trap
+        | Op::Printf { .. }
+        | Op::AssertFail { .. }
+        | Op::Sleep
+        | Op::ClusterArrive
+        | Op::ClusterWait
+        | Op::Fence(_)
+        | Op::WgmmaFence
+        | Op::WgmmaCommit
+        | Op::WgmmaWait { .. }
+        | Op::CopyAsyncCommit
+        | Op::CopyAsyncWait { .. }
+        | Op::BulkCommit
+        | Op::BulkWait { .. } => {}
+    }
+}

@@ -1,0 +1,232 @@
+//! Narrow float formats and directed rounding, to the bit.
+
+/// How a result that does not fit is rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounding {
+    /// To nearest, ties to even.
+    Nearest,
+    /// To nearest, ties away from zero.
+    NearestAway,
+    /// Toward zero.
+    Zero,
+    /// Toward minus infinity.
+    Down,
+    /// Toward plus infinity.
+    Up,
+}
+
+/// A binary format of at most 16 bits, or tf32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Format {
+    pub exponent_bits: u32,
+    pub mantissa_bits: u32,
+    /// Has infinities; otherwise the largest finite value stands in (e4m3).
+    pub infinite: bool,
+    /// The NaN that arithmetic makes.
+    pub nan: u32,
+}
+
+pub const F16: Format = Format { exponent_bits: 5, mantissa_bits: 10, infinite: true, nan: 0x7fff };
+pub const BF16: Format = Format { exponent_bits: 8, mantissa_bits: 7, infinite: true, nan: 0x7fff };
+pub const TF32: Format = Format { exponent_bits: 8, mantissa_bits: 10, infinite: true, nan: 0x3_ffff };
+pub const E4M3: Format = Format { exponent_bits: 4, mantissa_bits: 3, infinite: false, nan: 0x7f };
+pub const E5M2: Format = Format { exponent_bits: 5, mantissa_bits: 2, infinite: true, nan: 0x7f };
+
+impl Format {
+    fn sign_bit(self) -> u32 {
+        self.exponent_bits + self.mantissa_bits
+    }
+
+    fn bias(self) -> i32 {
+        (1 << (self.exponent_bits - 1)) - 1
+    }
+
+    /// Magnitude bits of the largest finite value.
+    pub fn largest(self) -> u32 {
+        if self.infinite {
+            (((1 << self.exponent_bits) - 1) << self.mantissa_bits) - 1
+        } else {
+            // All ones but the last: all ones is NaN.
+            (1 << self.sign_bit()) - 2
+        }
+    }
+
+    /// Rounds `x`; a NaN becomes the format's own.
+    pub fn encode(self, x: f64, rounding: Rounding) -> u32 {
+        if x.is_nan() {
+            return self.nan;
+        }
+        let negative = x.is_sign_negative();
+        let sign = u32::from(negative) << self.sign_bit();
+        let magnitude = x.abs();
+        let away = match rounding {
+            Rounding::Up => !negative,
+            Rounding::Down => negative,
+            _ => false,
+        };
+        let overflow = || match rounding {
+            Rounding::Nearest | Rounding::NearestAway if self.infinite => self.largest() + 1,
+            _ if away && self.infinite => self.largest() + 1,
+            _ => self.largest(),
+        };
+        if magnitude.is_infinite() {
+            return sign | if self.infinite { self.largest() + 1 } else { self.largest() };
+        }
+        if magnitude == 0.0 {
+            return sign;
+        }
+        let least = 1 - self.bias();
+        // An f64 subnormal is far below every format's smallest value.
+        let exponent = (((magnitude.to_bits() >> 52) as i32) - 1023).max(least);
+        if exponent > self.bias() + i32::from(!self.infinite) {
+            return sign | overflow();
+        }
+        // In units of the last place: below 2^(mantissa + 1), so exact, or a tiny fraction.
+        let scaled = magnitude * power_of_two(self.mantissa_bits as i32 - exponent);
+        let whole = scaled.floor();
+        let rest = scaled - whole;
+        let mut units = whole as u32;
+        let up = match rounding {
+            Rounding::Nearest => rest > 0.5 || (rest == 0.5 && units & 1 == 1),
+            Rounding::NearestAway => rest >= 0.5,
+            _ => away && rest > 0.0,
+        };
+        units += u32::from(up);
+        let bits = if whole < f64::from(1u32 << self.mantissa_bits) {
+            units
+        } else {
+            (((exponent - least + 1) as u32) << self.mantissa_bits) + units - (1 << self.mantissa_bits)
+        };
+        sign | if bits > self.largest() { overflow() } else { bits }
+    }
+
+    /// The value of `bits`.
+    pub fn decode(self, bits: u32) -> f64 {
+        let mantissa = bits & ((1 << self.mantissa_bits) - 1);
+        let exponent = (bits >> self.mantissa_bits) & ((1 << self.exponent_bits) - 1);
+        let sign = if bits >> self.sign_bit() & 1 == 1 { -1.0 } else { 1.0 };
+        let magnitude = bits & ((1 << self.sign_bit()) - 1);
+        if magnitude > self.largest() {
+            return if self.infinite && mantissa == 0 { sign * f64::INFINITY } else { f64::NAN };
+        }
+        let unit = power_of_two((exponent.max(1) as i32) - self.bias() - self.mantissa_bits as i32);
+        let units = if exponent == 0 { mantissa } else { mantissa + (1 << self.mantissa_bits) };
+        sign * f64::from(units) * unit
+    }
+}
+
+/// 2^n, for exponents of normal f64.
+fn power_of_two(n: i32) -> f64 {
+    f64::from_bits(((n + 1023) as u64) << 52)
+}
+
+/// The value of f16 bits.
+pub fn f16(bits: u32) -> f32 {
+    half::f16::from_bits(bits as u16).to_f32()
+}
+
+/// The value of bf16 bits.
+pub fn bf16(bits: u32) -> f32 {
+    f32::from_bits(bits << 16)
+}
+
+/// `p + c` rounded to odd: rounding the result again, to two bits less or fewer, is as rounding the exact sum.
+pub fn sum_to_odd(p: f64, c: f64) -> f64 {
+    let s = p + c;
+    if !s.is_finite() {
+        return s;
+    }
+    // Knuth's TwoSum: `error` is exactly what `s` lacks.
+    let b = s - p;
+    let error = (p - (s - b)) + (c - b);
+    if error == 0.0 || s.to_bits() & 1 == 1 {
+        return s;
+    }
+    if error > 0.0 { s.next_up() } else { s.next_down() }
+}
+
+/// Rounds to f32.
+pub fn to_f32(x: f64, rounding: Rounding) -> f32 {
+    let y = x as f32;
+    let exact = f64::from(y);
+    match rounding {
+        _ if x.is_nan() || exact == x || x.is_infinite() => y,
+        Rounding::Nearest | Rounding::NearestAway => y,
+        Rounding::Zero if exact.abs() > x.abs() => {
+            if x > 0.0 {
+                y.next_down()
+            } else {
+                y.next_up()
+            }
+        }
+        Rounding::Down if exact > x => y.next_down(),
+        Rounding::Up if exact < x => y.next_up(),
+        _ => y,
+    }
+}
+
+/// Subnormals become zero of the same sign.
+pub fn flush(x: f32) -> f32 {
+    if x.is_subnormal() { 0f32.copysign(x) } else { x }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_f16_and_bf16_survives_a_round_trip() {
+        for bits in 0..=0xffffu32 {
+            let half = half::f16::from_bits(bits as u16);
+            if !half.is_nan() {
+                assert_eq!(F16.decode(bits), half.to_f64());
+                for mode in [Rounding::Nearest, Rounding::Zero, Rounding::Up, Rounding::Down] {
+                    assert_eq!(F16.encode(F16.decode(bits), mode), bits);
+                }
+            }
+            let brain = f32::from_bits(bits << 16);
+            if !brain.is_nan() {
+                assert_eq!(BF16.encode(f64::from(brain), Rounding::Nearest), bits);
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_to_f16_is_the_half_crates_from_f32() {
+        let mut state = 1u32;
+        for _ in 0..200_000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Exponents around f16's range.
+            let x = f32::from_bits((state & 0x807f_ffff) | ((100 + (state >> 23 & 63)) << 23));
+            assert_eq!(
+                F16.encode(x.into(), Rounding::Nearest),
+                u32::from(half::f16::from_f32(x).to_bits()),
+                "{x:e}"
+            );
+            assert_eq!(
+                BF16.encode(x.into(), Rounding::Nearest),
+                u32::from(half::bf16::from_f32(x).to_bits())
+            );
+        }
+    }
+
+    #[test]
+    fn fp8_corners() {
+        assert_eq!(E4M3.decode(0x7e), 448.0);
+        assert!(E4M3.decode(0x7f).is_nan());
+        assert_eq!(E4M3.encode(1e9, Rounding::Nearest), 0x7e);
+        assert_eq!(E4M3.encode(460.0, Rounding::Nearest), 0x7e);
+        assert_eq!(E4M3.encode(2f64.powi(-9), Rounding::Nearest), 1);
+        assert_eq!(E5M2.decode(0x7b), 57344.0);
+        assert_eq!(E5M2.encode(1.25, Rounding::Nearest), 0x3d);
+    }
+
+    #[test]
+    fn sums_round_once() {
+        // 1 + 2^-53 + 2^-80 lies above the tie between 1 and the next f64.
+        let odd = sum_to_odd(1.0 + 2f64.powi(-24), 2f64.powi(-80));
+        assert_eq!(to_f32(odd, Rounding::Nearest), 1.0f32.next_up());
+        assert_eq!(to_f32(odd, Rounding::Zero), 1.0);
+        assert_eq!(to_f32(sum_to_odd(1.0, -2f64.powi(-80)), Rounding::Down), 1.0f32.next_down());
+    }
+}

@@ -1,0 +1,383 @@
+//! Global memory: live allocations with gaps between them, so that running past one never hits another.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Above what a process maps, so that a device address is never a host address.
+const FIRST_ADDRESS: u64 = 0x0010_0000_0000_0000;
+const ALIGNMENT: u64 = 256;
+/// Freed allocations that messages can name.
+const REMEMBERED: usize = 256;
+
+/// Low half of a mark: bytes of the word that were written.
+const WRITTEN: u8 = 0x0f;
+
+/// Why memory could not be had or touched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// The card or the host has no room.
+    #[error("{asked} bytes asked for, {used} in use of {limit}")]
+    OutOfMemory {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes in live allocations.
+        used: u64,
+        /// Bytes of the card.
+        limit: u64,
+    },
+    /// The address is in no live allocation, or the range leaves it.
+    #[error("{bytes} bytes at {address:#x} are not in a live allocation; {nearest}")]
+    Outside {
+        /// Start of the range.
+        address: u64,
+        /// Its bytes.
+        bytes: u64,
+        /// The nearest allocation, in words.
+        nearest: String,
+    },
+    /// Not what an allocation starts with.
+    #[error("{0:#x} is not the start of a live allocation")]
+    NotAnAllocation(u64),
+}
+
+/// One allocation. Threads of several blocks use it at once, so its words are atomics; every kernel
+/// access is relaxed, which compiles to plain loads and stores.
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    pub base: u64,
+    pub bytes: u64,
+    words: Box<[AtomicU32]>,
+    /// Per word: which bytes are written (low four bits), which were touched in this launch (high four).
+    marks: Box<[AtomicU8]>,
+}
+
+impl Allocation {
+    fn new(base: u64, bytes: u64) -> Option<Self> {
+        let count = usize::try_from(bytes.div_ceil(4)).ok()?;
+        Some(Self {
+            base,
+            bytes,
+            words: bytemuck::allocation::try_zeroed_slice_box(count).ok()?,
+            marks: bytemuck::allocation::try_zeroed_slice_box(count).ok()?,
+        })
+    }
+
+    /// Reads up to 8 bytes at an offset that is a multiple of them.
+    #[inline]
+    pub fn load(&self, offset: u64, bytes: u32) -> u64 {
+        let word = (offset / 4) as usize;
+        match bytes {
+            4 => self.words[word].load(Relaxed).into(),
+            8 => {
+                u64::from(self.words[word].load(Relaxed))
+                    | u64::from(self.words[word + 1].load(Relaxed)) << 32
+            }
+            _ => {
+                let shift = (offset % 4) * 8;
+                u64::from(self.words[word].load(Relaxed)) >> shift & ((1 << (8 * bytes)) - 1)
+            }
+        }
+    }
+
+    /// Writes likewise.
+    #[inline]
+    pub fn store(&self, offset: u64, bytes: u32, value: u64) {
+        let word = (offset / 4) as usize;
+        match bytes {
+            4 => {
+                self.words[word].store(value as u32, Relaxed);
+                self.mark(word, WRITTEN);
+            }
+            8 => {
+                self.words[word].store(value as u32, Relaxed);
+                self.words[word + 1].store((value >> 32) as u32, Relaxed);
+                self.mark(word, WRITTEN);
+                self.mark(word + 1, WRITTEN);
+            }
+            _ => {
+                let shift = (offset % 4) * 8;
+                let mask = (((1u64 << (8 * bytes)) - 1) << shift) as u32;
+                let new = (value << shift) as u32 & mask;
+                // Neighbouring bytes may be written by another thread at the same time.
+                let _ = self.words[word].fetch_update(Relaxed, Relaxed, |old| Some((old & !mask) | new));
+                self.mark(word, (((1u32 << bytes) - 1) << (offset % 4)) as u8);
+            }
+        }
+    }
+
+    /// Replaces a word or half word as one atomic step; returns what was there.
+    pub fn update32(&self, offset: u64, f: impl Fn(u32) -> u32) -> u32 {
+        let word = (offset / 4) as usize;
+        self.mark(word, WRITTEN);
+        match self.words[word].fetch_update(Relaxed, Relaxed, |old| Some(f(old))) {
+            Ok(old) | Err(old) => old,
+        }
+    }
+
+    #[inline]
+    fn mark(&self, word: usize, mask: u8) {
+        let old = self.marks[word].load(Relaxed);
+        if old & mask != mask {
+            self.marks[word].fetch_or(mask, Relaxed);
+        }
+    }
+
+    /// All of a range of at most 16 bytes within whole words, or of part of a word, is written.
+    #[inline]
+    pub fn written(&self, offset: u64, bytes: u32) -> bool {
+        let word = (offset / 4) as usize;
+        if bytes < 4 {
+            let mask = (((1u32 << bytes) - 1) << (offset % 4)) as u8;
+            return self.marks[word].load(Relaxed) & mask == mask;
+        }
+        self.marks[word..word + bytes as usize / 4].iter().all(|m| m.load(Relaxed) & WRITTEN == WRITTEN)
+    }
+
+    /// Counts bytes of a range that this launch touches for the first time.
+    #[inline]
+    pub fn touch(&self, offset: u64, bytes: u32) -> u32 {
+        let mut fresh = 0;
+        let end = offset + u64::from(bytes);
+        for word in offset / 4..end.div_ceil(4) {
+            let from = offset.max(word * 4) - word * 4;
+            let to = end.min(word * 4 + 4) - word * 4;
+            let mask = (((1u32 << (to - from)) - 1) << from << 4) as u8;
+            let mark = &self.marks[word as usize];
+            if mark.load(Relaxed) & mask != mask {
+                fresh += (mask & !mark.fetch_or(mask, Relaxed)).count_ones();
+            }
+        }
+        fresh
+    }
+
+    fn forget_touches(&self) {
+        for mark in &self.marks {
+            if mark.load(Relaxed) & !WRITTEN != 0 {
+                mark.fetch_and(WRITTEN, Relaxed);
+            }
+        }
+    }
+
+    pub fn read(&self, offset: u64, into: &mut [u8]) {
+        for (i, byte) in into.iter_mut().enumerate() {
+            let at = offset + i as u64;
+            *byte = (self.words[(at / 4) as usize].load(Relaxed) >> (8 * (at % 4))) as u8;
+        }
+    }
+
+    pub fn write(&self, offset: u64, bytes: &[u8]) {
+        let mut at = offset;
+        let mut rest = bytes;
+        while let Some((first, tail)) = rest.split_first() {
+            match rest.split_first_chunk::<4>() {
+                Some((word, tail)) if at.is_multiple_of(4) => {
+                    self.store(at, 4, u32::from_le_bytes(*word).into());
+                    (at, rest) = (at + 4, tail);
+                }
+                _ => {
+                    self.store(at, 1, (*first).into());
+                    (at, rest) = (at + 1, tail);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    live: BTreeMap<u64, Arc<Allocation>>,
+    freed: VecDeque<(u64, u64)>,
+    next: u64,
+    used: u64,
+}
+
+/// The memory of a card. Shared by all threads of the host.
+pub struct GlobalMemory {
+    table: RwLock<Table>,
+    limit: u64,
+}
+
+impl GlobalMemory {
+    /// Empty memory of `limit` bytes.
+    pub fn new(limit: u64) -> Self {
+        Self { table: RwLock::default(), limit }
+    }
+
+    /// Bytes in live allocations.
+    pub fn used_bytes(&self) -> u64 {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).used
+    }
+
+    /// Allocates; contents count as unwritten. Addresses are multiples of 256.
+    pub fn allocate(&self, bytes: u64) -> Result<u64, MemoryError> {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let used = table.used;
+        let none = || MemoryError::OutOfMemory { asked: bytes, used, limit: self.limit };
+        if bytes > self.limit.saturating_sub(used) {
+            return Err(none());
+        }
+        let base = FIRST_ADDRESS + table.next;
+        let allocation = Allocation::new(base, bytes).ok_or_else(none)?;
+        table.next += bytes.next_multiple_of(ALIGNMENT) + ALIGNMENT;
+        table.used += bytes;
+        table.live.insert(base, Arc::new(allocation));
+        Ok(base)
+    }
+
+    /// Frees an allocation.
+    pub fn free(&self, address: u64) -> Result<(), MemoryError> {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let gone = table.live.remove(&address).ok_or(MemoryError::NotAnAllocation(address))?;
+        table.used -= gone.bytes;
+        if table.freed.len() == REMEMBERED {
+            table.freed.pop_front();
+        }
+        table.freed.push_back((gone.base, gone.bytes));
+        Ok(())
+    }
+
+    /// The live allocation an address lies in: start and bytes.
+    pub fn allocation(&self, address: u64) -> Option<(u64, u64)> {
+        self.snapshot().find(address).map(|a| (a.base, a.bytes))
+    }
+
+    /// The live allocations: start and bytes.
+    pub fn allocations(&self) -> Vec<(u64, u64)> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.live.values().map(|a| (a.base, a.bytes)).collect()
+    }
+
+    /// Reads as the host does: unwritten bytes come as they are.
+    pub fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        let (allocation, offset) = self.range(address, into.len() as u64)?;
+        allocation.read(offset, into);
+        Ok(())
+    }
+
+    /// Writes as the host does.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        let (allocation, offset) = self.range(address, bytes.len() as u64)?;
+        allocation.write(offset, bytes);
+        Ok(())
+    }
+
+    fn range(&self, address: u64, bytes: u64) -> Result<(Arc<Allocation>, u64), MemoryError> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let found = table.live.range(..=address).next_back().map(|(_, a)| a);
+        match found {
+            Some(a) if address - a.base <= a.bytes && bytes <= a.bytes - (address - a.base) => {
+                Ok((a.clone(), address - a.base))
+            }
+            _ => {
+                drop(table);
+                Err(MemoryError::Outside { address, bytes, nearest: self.nearest(address) })
+            }
+        }
+    }
+
+    /// The nearest allocation to an address, in words.
+    pub fn nearest(&self, address: u64) -> String {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let inside = |(base, bytes): &&(u64, u64)| address >= *base && address < base + bytes;
+        if let Some((base, bytes)) = table.freed.iter().rev().find(inside) {
+            return format!(
+                "it is {} bytes into a freed allocation of {bytes} bytes at {base:#x}",
+                address - base
+            );
+        }
+        let below = table.live.range(..=address).next_back().map(|(_, a)| a);
+        let above = table.live.range(address..).next().map(|(_, a)| a);
+        let past = |a: &Arc<Allocation>| address - a.base - a.bytes.min(address - a.base);
+        match (below, above) {
+            (Some(b), Some(a)) if a.base - address < past(b) => {
+                format!(
+                    "{} bytes before the allocation of {} bytes at {:#x}",
+                    a.base - address,
+                    a.bytes,
+                    a.base
+                )
+            }
+            (Some(b), _) => {
+                format!(
+                    "{} bytes past the end of the allocation of {} bytes at {:#x}",
+                    past(b),
+                    b.bytes,
+                    b.base
+                )
+            }
+            (None, Some(a)) => {
+                format!(
+                    "{} bytes before the allocation of {} bytes at {:#x}",
+                    a.base - address,
+                    a.bytes,
+                    a.base
+                )
+            }
+            (None, None) => "nothing is allocated".to_owned(),
+        }
+    }
+
+    /// The live allocations as a launch sees them.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        Snapshot { allocations: table.live.values().cloned().collect() }
+    }
+}
+
+/// The allocations of one launch, in order of address.
+pub(crate) struct Snapshot {
+    allocations: Vec<Arc<Allocation>>,
+}
+
+impl Snapshot {
+    /// The allocation an address lies in.
+    #[inline]
+    pub fn find(&self, address: u64) -> Option<&Allocation> {
+        let at = self.allocations.partition_point(|a| a.base <= address);
+        let found = self.allocations.get(at.wrapping_sub(1))?;
+        (address - found.base < found.bytes).then_some(found)
+    }
+
+    /// Starts counting distinct bytes anew.
+    pub fn forget_touches(&self) {
+        self.allocations.iter().for_each(|a| a.forget_touches());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_hold_to_the_byte_and_end_with_free() {
+        let memory = GlobalMemory::new(1 << 20);
+        let (first, second) = (memory.allocate(300).unwrap(), memory.allocate(1).unwrap());
+        assert!(second >= first + 512, "a gap follows the first");
+        memory.write(first + 299, &[1]).unwrap();
+        assert!(memory.write(first + 299, &[1, 2]).is_err());
+        assert!(memory.read(first + 300, &mut [0]).is_err());
+        assert!(memory.nearest(first + 303).contains("3 bytes past"), "{}", memory.nearest(first + 303));
+        memory.free(first).unwrap();
+        assert!(memory.read(first, &mut [0]).is_err());
+        assert!(memory.nearest(first + 4).contains("freed"));
+        assert_eq!(memory.free(first), Err(MemoryError::NotAnAllocation(first)));
+        assert_eq!(memory.used_bytes(), 1);
+    }
+
+    #[test]
+    fn bytes_survive_unaligned_writes() {
+        let memory = GlobalMemory::new(1 << 20);
+        let at = memory.allocate(64).unwrap();
+        let data: Vec<u8> = (1..=21).collect();
+        memory.write(at + 3, &data).unwrap();
+        let mut back = vec![0; 21];
+        memory.read(at + 3, &mut back).unwrap();
+        assert_eq!(back, data);
+        let snapshot = memory.snapshot();
+        let allocation = snapshot.find(at).unwrap();
+        assert!(allocation.written(4, 16) && !allocation.written(24, 4) && allocation.written(3, 1));
+        assert!(!allocation.written(2, 2));
+        assert_eq!((allocation.touch(0, 16), allocation.touch(8, 16), allocation.touch(2, 1)), (16, 8, 0));
+    }
+}

@@ -1,0 +1,150 @@
+//! Tensor maps: what a `CUtensorMap` of the simulator holds.
+
+/// Bytes of a map.
+pub const TENSOR_MAP_BYTES: usize = 128;
+const MAGIC: &[u8; 8] = b"PTXSIMTM";
+/// Bytes of an element by data type: integers 8 to 64, f16, f32, f64, bf16, f32 with flush, tf32 twice.
+const ELEMENT_BYTES: [u32; 13] = [1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4];
+
+/// A tiled tensor in global memory, and the box that one copy moves.
+///
+/// The hardware's own layout is not public; programs must treat the bytes as opaque. Here:
+/// ```text
+/// 0 "PTXSIMTM" | 8 address u64 | 16 type, rank, interleave, swizzle, L2 promotion, fill: u8 each
+/// | 24 dimensions 5 x u64 | 64 strides of dimensions 1 to 4 in bytes, 4 x u64 | 96 box 5 x u16
+/// | 106 element strides 5 x u8
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorMap {
+    /// Data type as the driver numbers them, 0 to 12.
+    pub data_type: u8,
+    /// Address of element 0.
+    pub address: u64,
+    /// Elements along each dimension, innermost first; one to five.
+    pub dimensions: Vec<u64>,
+    /// Bytes between neighbours along every dimension but the first.
+    pub strides: Vec<u64>,
+    /// Elements of the box along each dimension.
+    pub box_size: Vec<u32>,
+    /// Steps between elements that are copied.
+    pub element_strides: Vec<u32>,
+    /// 0 none, 1 and 2 of 16 and 32 bytes.
+    pub interleave: u8,
+    /// 0 none, 1 to 3 of 32, 64, 128 bytes.
+    pub swizzle: u8,
+    /// A hint.
+    pub promotion: u8,
+    /// Fill of elements out of bounds: 0 zeros, 1 NaN.
+    pub fill: u8,
+}
+
+impl TensorMap {
+    /// The map's bytes.
+    pub fn to_bytes(&self) -> [u8; TENSOR_MAP_BYTES] {
+        let mut map = [0; TENSOR_MAP_BYTES];
+        map[..8].copy_from_slice(MAGIC);
+        map[8..16].copy_from_slice(&self.address.to_le_bytes());
+        let rank = self.dimensions.len() as u8;
+        let small = [self.data_type, rank, self.interleave, self.swizzle, self.promotion, self.fill];
+        map[16..22].copy_from_slice(&small);
+        for (place, size) in map[24..64].chunks_exact_mut(8).zip(&self.dimensions) {
+            place.copy_from_slice(&size.to_le_bytes());
+        }
+        for (place, stride) in map[64..96].chunks_exact_mut(8).zip(&self.strides) {
+            place.copy_from_slice(&stride.to_le_bytes());
+        }
+        for (place, size) in map[96..106].chunks_exact_mut(2).zip(&self.box_size) {
+            place.copy_from_slice(&(*size as u16).to_le_bytes());
+        }
+        for (place, stride) in map[106..111].iter_mut().zip(&self.element_strides) {
+            *place = *stride as u8;
+        }
+        map
+    }
+
+    /// Reads a map; `None` if these bytes are none.
+    pub fn from_bytes(map: &[u8; TENSOR_MAP_BYTES]) -> Option<Self> {
+        let rank = usize::from(map[17]);
+        if &map[..8] != MAGIC || !(1..=5).contains(&rank) || usize::from(map[16]) >= ELEMENT_BYTES.len() {
+            return None;
+        }
+        let wide = |from: usize, count: usize| -> Vec<u64> {
+            let part = map.get(from..from + 8 * count).unwrap_or_default();
+            part.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap_or_default())).collect()
+        };
+        let box_size = map[96..96 + 2 * rank].chunks_exact(2).map(|c| u32::from(c[0]) | u32::from(c[1]) << 8);
+        Some(Self {
+            data_type: map[16],
+            address: wide(8, 1)[0],
+            dimensions: wide(24, rank),
+            strides: wide(64, rank - 1),
+            box_size: box_size.collect(),
+            element_strides: map[106..106 + rank].iter().map(|s| u32::from(*s)).collect(),
+            interleave: map[18],
+            swizzle: map[19],
+            promotion: map[20],
+            fill: map[21],
+        })
+    }
+
+    /// Bytes of an element.
+    pub fn element_bytes(&self) -> u32 {
+        ELEMENT_BYTES.get(usize::from(self.data_type)).copied().unwrap_or(1)
+    }
+
+    /// Bytes of the box.
+    pub fn box_bytes(&self) -> u32 {
+        self.box_size.iter().product::<u32>() * self.element_bytes()
+    }
+
+    /// Bytes of a swizzled row; 16 without swizzle.
+    pub(crate) fn swizzle_width(&self) -> u32 {
+        16 << self.swizzle
+    }
+
+    /// Bits of the element that stands in for what lies out of bounds.
+    pub(crate) fn fill_bits(&self) -> u64 {
+        match (self.fill, self.element_bytes()) {
+            (0, _) => 0,
+            (_, 2) => 0x7fff,
+            (_, 8) => 0x7fff_ffff_ffff_ffff,
+            _ => 0x7fff_ffff,
+        }
+    }
+
+    /// Address of the element at `coordinates`; `None` out of bounds.
+    pub(crate) fn element(&self, coordinates: &[i64]) -> Option<u64> {
+        let inside = |(c, d): (&i64, &u64)| u64::try_from(*c).is_ok_and(|c| c < *d);
+        if !coordinates.iter().zip(&self.dimensions).all(inside) {
+            return None;
+        }
+        let inner = coordinates.first().copied()? as u64 * u64::from(self.element_bytes());
+        let outer: u64 = coordinates.iter().skip(1).zip(&self.strides).map(|(c, s)| *c as u64 * s).sum();
+        Some(self.address + inner + outer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_survive_their_bytes() {
+        let map = TensorMap {
+            data_type: 9,
+            address: 0x1234_5670,
+            dimensions: vec![768, 512, 3],
+            strides: vec![1536, 1 << 20],
+            box_size: vec![64, 256, 1],
+            element_strides: vec![1, 2, 1],
+            interleave: 0,
+            swizzle: 3,
+            promotion: 2,
+            fill: 1,
+        };
+        assert_eq!(TensorMap::from_bytes(&map.to_bytes()), Some(map.clone()));
+        assert_eq!(TensorMap::from_bytes(&[0; 128]), None);
+        assert_eq!(map.element(&[2, 3, 1]), Some(0x1234_5670 + 4 + 3 * 1536 + (1 << 20)));
+        assert_eq!((map.element(&[-1, 0, 0]), map.element(&[0, 512, 0])), (None, None));
+    }
+}
