@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, tests, peers and reports.
 
 mod peers;
+mod planted;
 mod report;
 mod run;
 mod test;
@@ -20,6 +21,12 @@ struct Arguments {
 enum Task {
     /// Set up what the tests need and run all of them
     Test,
+    /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
+    Planted {
+        /// Only those whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// Measure our CPU path beside PyTorch, Hugging Face and CTranslate2, in one run
     Peers {
         #[command(subcommand)]
@@ -35,6 +42,7 @@ enum Task {
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Test => test::run(),
+        Task::Planted { only } => planted::run(only.as_deref()),
         Task::Peers { device } => peers::run(&device),
         Task::Report { report } => report::run(&report),
     }

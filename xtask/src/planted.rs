@@ -1,0 +1,125 @@
+//! `cargo xtask planted`: are the tests able to fail? Each known bug is planted in a copy of the tree, and
+//! the tests that are meant to catch it must turn red.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::run::{command, output, root};
+
+/// A bug and who catches it.
+struct Planted {
+    /// What the bug is.
+    name: &'static str,
+    file: &'static str,
+    /// Text that occurs once, and what it becomes.
+    from: &'static str,
+    to: &'static str,
+    /// Arguments of the `cargo test` that must fail.
+    caught_by: &'static [&'static str],
+}
+
+const ATTENTION: &[&str] = &["-p", "onekv", "--test", "attention"];
+const PROBLEM: &[&str] = &["-p", "onekv", "--test", "problem"];
+const GOLDENS: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_goldens"];
+const SIM: &[&str] = &["-p", "ptxsim"];
+
+#[rustfmt::skip]
+const BUGS: &[Planted] = &[
+    Planted { name: "the running sum is not rescaled when the maximum grows (many rows)", file: "src/cpu/lanes.rs",
+        from: "self.sum[r] = simd.mul_f32s(self.sum[r], rescale[r]);", to: "", caught_by: ATTENTION },
+    Planted { name: "the output is not rescaled when the maximum grows (many rows)", file: "src/cpu/lanes.rs",
+        from: "out[r] = simd.mul_f32s(out[r], rescale[r]);", to: "let _ = &out;", caught_by: ATTENTION },
+    Planted { name: "the running sum is not rescaled (few rows)", file: "src/cpu/single.rs",
+        from: "self.sum * rescale + simd.reduce_sum_f32s(sum)", to: "self.sum + simd.reduce_sum_f32s(sum)", caught_by: ATTENTION },
+    Planted { name: "the scale is applied twice", file: "src/cpu/math.rs",
+        from: "log2_scale: scale * LOG2_E", to: "log2_scale: scale * scale * LOG2_E", caught_by: ATTENTION },
+    Planted { name: "the softcap forgets its factor", file: "src/cpu/math.rs",
+        from: "simd.mul_f32s(simd.splat_f32s(cap), tanh(simd, x))", to: "{ let _ = cap; tanh(simd, x) }", caught_by: ATTENTION },
+    Planted { name: "infinities are subtracted from each other where nothing has weight", file: "src/cpu/math.rs",
+        from: "simd.select_f32s(none, simd.splat_f32s(0.0), shift)", to: "{ let _ = none; shift }", caught_by: ATTENTION },
+    Planted { name: "a key too many is read in a strided tile", file: "src/cpu/mod.rs",
+        from: "E::widen(&src[i * self.stride..][..self.dim], dst);", to: "E::widen(&src[i.saturating_sub(1) * self.stride..][..self.dim], dst);", caught_by: ATTENTION },
+    Planted { name: "merging forgets the weight of a part", file: "src/cpu/merge.rs",
+        from: "*o += weight * p.to_f32()", to: "*o += p.to_f32()", caught_by: ATTENTION },
+    Planted { name: "merging gives the maximum instead of the log-sum", file: "src/cpu/merge.rs",
+        from: "shift + total.ln()", to: "shift", caught_by: ATTENTION },
+    Planted { name: "strides are not checked", file: "src/problem.rs",
+        from: "keys.check(\"v\", kv.v, kv.v_strides)?;", to: "", caught_by: PROBLEM },
+    Planted { name: "the log of a bucket is one off", file: "examples/t5/buckets.rs",
+        from: "first + (exact + log).min(buckets - 1)", to: "first + (exact + log + 1).min(buckets - 1)", caught_by: GOLDENS },
+    Planted { name: "a row goes on after its EOS", file: "examples/t5/generate.rs",
+        from: "!(limits.stop_at_eos && *id == model.config.eos)", to: "!(limits.stop_at_eos && *id == model.config.eos + 1)", caught_by: GOLDENS },
+    Planted { name: "GELU's cubic term is lost", file: "examples/t5/backend/cpu/elementwise.rs",
+        from: "(0.044_715 * x * x).mul_add(x, x)", to: "x", caught_by: GOLDENS },
+    Planted { name: "a barrier does not wait for the last warp", file: "ptxsim/src/exec/sync.rs",
+        from: "self.arrived > 0 && self.arrived >= wanted", to: "self.arrived > 0 && self.arrived + 32 >= wanted", caught_by: SIM },
+    Planted { name: "the check of races sees no writes", file: "ptxsim/src/exec/shared.rs",
+        from: "self.epoch == 0\n", to: "self.epoch > 0\n || self.epoch == 0\n", caught_by: SIM },
+    Planted { name: "bounds are one byte too wide", file: "ptxsim/src/exec/access.rs",
+        from: "if bytes > found.bytes - (address - found.base) {", to: "if bytes > found.bytes + 4 - (address - found.base) {", caught_by: SIM },
+    Planted { name: "ldmatrix swaps rows and columns", file: "ptxsim/src/exec/tensor.rs",
+        from: "if transpose { (halves[t][g]", to: "if !transpose { (halves[t][g]", caught_by: SIM },
+    Planted { name: "the 128-byte swizzle takes the wrong bits", file: "ptxsim/src/exec/tensor.rs",
+        from: "(address >> 7 & mask)", to: "(address >> 8 & mask)", caught_by: SIM },
+    Planted { name: "a proxy fence is taken for granted", file: "ptxsim/src/exec/tensor.rs",
+        from: "reaches(&warp.fenced) || reaches(fences)", to: "reaches(&warp.fenced) || reaches(fences) || true", caught_by: SIM },
+    Planted { name: "cp.async counts as landed at once", file: "ptxsim/src/exec/shared.rs",
+        from: "self.cells[word].incoming = true;", to: "self.cells[word].written = 15;", caught_by: SIM },
+];
+
+/// Plants every bug whose name contains `only`; fails if one goes unnoticed.
+pub fn run(only: Option<&str>) -> Result<()> {
+    let copy = root().join("target/planted/tree");
+    if copy.exists() {
+        std::fs::remove_dir_all(&copy)?;
+    }
+    let files = output("copy the tree to target/planted", &mut command("git", &["ls-files"]))?;
+    for file in files.lines() {
+        let to = copy.join(file);
+        if let Some(folder) = to.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::copy(root().join(file), to).with_context(|| format!("cannot copy {file}"))?;
+    }
+    let chosen: Vec<&Planted> = BUGS.iter().filter(|bug| only.is_none_or(|o| bug.name.contains(o))).collect();
+    if chosen.is_empty() {
+        bail!("no planted bug has a name with `{}`", only.unwrap_or_default());
+    }
+    let mut unnoticed = Vec::new();
+    for bug in chosen {
+        let caught = plant(&copy, bug)?;
+        println!("{} {} ({})", if caught { "caught   " } else { "UNNOTICED" }, bug.name, bug.file);
+        if !caught {
+            unnoticed.push(bug.name);
+        }
+    }
+    if !unnoticed.is_empty() {
+        bail!("{} planted bugs went unnoticed: {}", unnoticed.len(), unnoticed.join("; "));
+    }
+    Ok(())
+}
+
+/// Plants one bug, runs the tests that must fail, takes it out again.
+fn plant(copy: &Path, bug: &Planted) -> Result<bool> {
+    let path = copy.join(bug.file);
+    let text = std::fs::read_to_string(&path)?;
+    let flat = text.matches(bug.from).count();
+    if flat != 1 {
+        bail!("`{}` occurs {flat} times in {}; a planted bug needs a place of its own", bug.from, bug.file);
+    }
+    std::fs::write(&path, text.replace(bug.from, bug.to))?;
+    let cargo = |arguments: &[&str]| {
+        let mut cargo = crate::run::cargo(arguments);
+        cargo.args(bug.caught_by).current_dir(copy).env("CARGO_TARGET_DIR", root().join("target/planted/build"));
+        cargo.output()
+    };
+    // A bug that does not compile shows nothing.
+    let built = cargo(&["test", "--quiet", "--no-run"])?;
+    if !built.status.success() {
+        bail!("`{}` does not compile: {}", bug.name, String::from_utf8_lossy(&built.stderr));
+    }
+    let tests = cargo(&["test", "--quiet"])?;
+    std::fs::write(&path, text)?;
+    Ok(!tests.status.success())
+}
