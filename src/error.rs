@@ -133,9 +133,84 @@ pub enum Error {
         min: usize,
     },
 
+    /// No CUDA kernel exists for this head_dim.
+    #[error("head_dim is {value}, allowed on CUDA: {}", join(allowed))]
+    UnsupportedHeadDim {
+        /// The problem's head_dim.
+        value: usize,
+        /// Those that kernels exist for.
+        allowed: &'static [usize],
+    },
+
+    /// No kernel fits the card and the options.
+    #[error(
+        "no kernel for {dtype}, head_dim {head_dim}{} on a card of compute capability {}.{} with {shared_bytes} \
+         bytes of shared memory per block; allowed: 8.0 or newer, 16, 32, 64 or 128 tile_rows",
+        tile_rows.map_or_else(String::new, |rows| format!(", tile_rows {rows}")), capability.0, capability.1
+    )]
+    NoKernel {
+        /// Element type.
+        dtype: crate::DType,
+        /// Elements per head.
+        head_dim: usize,
+        /// The card's compute capability.
+        capability: (u32, u32),
+        /// Shared memory of one block on it.
+        shared_bytes: usize,
+        /// The wish of the options.
+        tile_rows: Option<usize>,
+    },
+
+    /// A buffer for partial states is too small.
+    #[error("workspace has {value} elements of f32, allowed: {min} or more for this plan")]
+    Workspace {
+        /// Its length.
+        value: usize,
+        /// What the plan needs.
+        min: usize,
+    },
+
+    /// Output memory overlaps other operands.
+    #[error("{tensor} overlaps {other}; allowed: memory of its own")]
+    Overlap {
+        /// What is written.
+        tensor: &'static str,
+        /// What it overlaps.
+        other: &'static str,
+    },
+
+    /// An operand or stream belongs to another CUDA context.
+    #[error("{tensor} belongs to another CUDA context; allowed: the context that the kernels were loaded in")]
+    WrongContext {
+        /// Which one.
+        tensor: &'static str,
+    },
+
+    /// The plan is for another element type.
+    #[error("the operands are {value}, allowed: {planned}, which the plan is for")]
+    WrongDType {
+        /// Type of the operands.
+        value: crate::DType,
+        /// Type of the plan.
+        planned: crate::DType,
+    },
+
+    /// The CUDA driver refused.
+    #[error("CUDA: {what}: {why}")]
+    Cuda {
+        /// What was tried.
+        what: &'static str,
+        /// The driver's answer.
+        why: String,
+    },
+
     /// A call was made without anything to merge.
     #[error("states is empty, allowed: at least one partial state")]
     NoStates,
+}
+
+fn join(values: &[usize]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The library's result.

@@ -35,12 +35,14 @@
 //! - [`Problem`]: what is attended to what, validated once; operands are borrowed views.
 //! - [`cpu`]: the fused CPU backend, and [`cpu::merge_states`].
 //! - [`reference`](mod@reference): the definition in f64, for tests.
+//! - [`plan`]: from a problem and a card to a launch.
 //! - [`cost`]: FLOPs, bytes and intensity of prompt-in-encoder and prompt-in-decoder.
 
 pub mod cost;
 pub mod cpu;
 mod dtype;
 mod error;
+pub mod plan;
 mod problem;
 pub mod reference;
 

@@ -1,0 +1,54 @@
+// Structures that the host hands to kernels. Rust's side is src/cuda/abi.rs, generated from this file.
+#pragma once
+#include <stdint.h>
+
+// Strides are in elements: from a row (of K and V: a key) to the next, from a head to the next.
+typedef struct OnekvStrides {
+    int64_t row;
+    int64_t head;
+} OnekvStrides;
+
+// One block's share: a tile of folded query rows of one input and K/V head, and a range of its keys.
+// Folded row i of an input is query row row_base + i / group of query head kv_head * group + i % group.
+typedef struct OnekvWork {
+    int32_t row_base;   // first query row of the input
+    int32_t rows;       // folded rows of the input: query rows x group
+    int32_t tile;       // first folded row of the tile
+    int32_t kv_head;
+    int32_t key_begin;  // positions in K and V
+    int32_t key_end;
+    int32_t slot;       // partial state to write, or -1: the result itself
+    int32_t reserved;
+} OnekvWork;
+
+// One merge: the partial states of a tile of folded rows, which stand one after the other.
+typedef struct OnekvMerge {
+    int32_t row_base;
+    int32_t rows;
+    int32_t tile;
+    int32_t kv_head;
+    int32_t slot;       // first partial state
+    int32_t slots;
+    int32_t reserved[2];
+} OnekvMerge;
+
+typedef struct OnekvAttention {
+    const void* q;      // [rows, heads, head_dim]
+    const void* k;      // [key positions, kv_heads, head_dim]
+    const void* v;
+    void* out;          // [rows, heads, head_dim]
+    float* lse;         // [rows, heads], natural log; null: not wanted
+    float* partial_out; // [slots, tile rows, head_dim], normalised
+    float* partial_lse; // [slots, tile rows], natural log
+    const OnekvWork* work;
+    const OnekvMerge* merges;
+    OnekvStrides q_strides;
+    OnekvStrides k_strides;
+    OnekvStrides v_strides;
+    OnekvStrides out_strides;
+    OnekvStrides lse_strides;
+    int32_t group;      // query heads per K/V head
+    int32_t tile_rows;
+    float score_scale;  // scores are q.k times this, before the softcap: scale / softcap, or scale
+    float softcap;      // 0: none
+} OnekvAttention;

@@ -1,0 +1,82 @@
+// f32 on plain FMA: exact enough for tests, not meant to be fast. Four warps of four rows each; a lane
+// takes one key of 32 for the scores, and head_dim / 32 columns for the values.
+#include "attention/softmax.cuh"
+
+template <int DIM>
+__device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork& work) {
+    constexpr int ROWS = 16, KEYS = 32, COLUMNS = DIM / 32;
+    // Rows of K padded by 4: a lane's key then starts in a bank of its own.
+    extern __shared__ __align__(16) float shared[];
+    float(*k_tile)[DIM + 4] = reinterpret_cast<float(*)[DIM + 4]>(shared);
+    float(*q_tile)[DIM] = reinterpret_cast<float(*)[DIM]>(shared + KEYS * (DIM + 4));
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const float* q = static_cast<const float*>(p.q);
+    const float* k = static_cast<const float*>(p.k) + work.kv_head * p.k_strides.head;
+    const float* v = static_cast<const float*>(p.v) + work.kv_head * p.v_strides.head;
+    for (int i = threadIdx.x; i < ROWS * DIM; i += 128) {
+        const int folded = work.tile + i / DIM;
+        const int64_t query = work.row_base + folded / p.group, head = work.kv_head * p.group + folded % p.group;
+        q_tile[i / DIM][i % DIM] = folded < work.rows ? q[query * p.q_strides.row + head * p.q_strides.head + i % DIM] : 0.0f;
+    }
+    const Score score(p);
+    float out[4][COLUMNS] = {}, highest[4], sum[4] = {};
+    for (int r = 0; r < 4; r++) highest[r] = -INFINITY;
+    for (int first = work.key_begin; first < work.key_end; first += KEYS) {
+        const int count = min(KEYS, work.key_end - first);
+        __syncthreads();
+        for (int i = threadIdx.x; i < KEYS * DIM; i += 128)
+            k_tile[i / DIM][i % DIM] = i / DIM < count ? k[(first + i / DIM) * p.k_strides.row + i % DIM] : 0.0f;
+        __syncthreads();
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            float dot = 0;
+#pragma unroll 8
+            for (int d = 0; d < DIM; d += 4) {
+                const float4 a = *reinterpret_cast<const float4*>(&q_tile[warp * 4 + r][d]);
+                const float4 b = *reinterpret_cast<const float4*>(&k_tile[lane][d]);
+                dot = fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, dot))));
+            }
+            const float s = lane < count ? score.capped(dot) : -INFINITY;
+            float top = fmaxf(highest[r], s);
+            for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+            const float shift = score.shift(top), rescale = score.weight(highest[r], shift), weight = score.weight(s, shift);
+            highest[r] = top;
+            sum[r] = sum[r] * rescale + weight;
+#pragma unroll
+            for (int c = 0; c < COLUMNS; c++) out[r][c] *= rescale;
+            for (int j = 0; j < count; j++) {
+                const float w = __shfl_sync(~0u, weight, j);
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++)
+                    out[r][c] = fmaf(w, v[(first + j) * p.v_strides.row + 32 * c + lane], out[r][c]);
+            }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+        float total = sum[r];
+        for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+        const int row = warp * 4 + r, folded = work.tile + row;
+        if (folded >= work.rows) continue;
+        const float scale = total == 0 ? 0.0f : 1.0f / total;
+        const float lse = total == 0 ? -INFINITY : score.shift(highest[r]) * LN2 + logf(total);
+        const int64_t query = work.row_base + folded / p.group, head = work.kv_head * p.group + folded % p.group;
+        const int64_t slot = static_cast<int64_t>(work.slot) * ROWS + row;
+        float* to = work.slot >= 0 ? p.partial_out + slot * DIM
+                                   : static_cast<float*>(p.out) + query * p.out_strides.row + head * p.out_strides.head;
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) to[32 * c + lane] = out[r][c] * scale;
+        if (lane == 0) {
+            if (work.slot >= 0) p.partial_lse[slot] = lse;
+            else if (p.lse) p.lse[query * p.lse_strides.row + head * p.lse_strides.head] = lse;
+        }
+    }
+}
+
+#define ONEKV_KERNEL(DIM)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(128) onekv_f32_##DIM##_16(const __grid_constant__ OnekvAttention p) {      \
+        attend<DIM>(p, p.work[blockIdx.x]);                                                                                 \
+    }
+ONEKV_KERNEL(64)
+ONEKV_KERNEL(128)
+ONEKV_KERNEL(256)

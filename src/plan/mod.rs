@@ -1,0 +1,284 @@
+//! From a problem and a card to a launch: which kernel, which tiles, how the keys are split, what each
+//! block does. Pure: no driver is touched, the same inputs give the same plan.
+//!
+//! All query rows that read one K/V head of one input, of every prompt, beam, token and grouped query head,
+//! are folded into the rows of tiles: that is the method, in one sentence.
+
+pub mod variants;
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::problem::{Input, Problem};
+pub use variants::Variant;
+
+/// What a plan needs to know of a card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// Compute capability: major, minor.
+    pub compute_capability: (u32, u32),
+    /// Number of multiprocessors.
+    pub multiprocessors: usize,
+    /// Shared memory that a block can be given, in bytes.
+    pub shared_bytes_per_block: usize,
+    /// Shared memory of a multiprocessor, in bytes.
+    pub shared_bytes_per_multiprocessor: usize,
+    /// Threads that a multiprocessor holds at once.
+    pub threads_per_multiprocessor: usize,
+}
+
+/// Wishes about a plan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Keys of one split, rounded up to whole K/V tiles. With a fixed size an input's result has the same
+    /// bits whatever else is in the batch and whatever the card; `None` lets the cost model choose.
+    pub split_keys: Option<usize>,
+    /// Folded rows of a tile; `None` lets the cost model choose.
+    pub tile_rows: Option<usize>,
+}
+
+/// One block's share: a tile of folded rows of one input and K/V head, and a range of its keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// The input's first query row.
+    pub row_base: usize,
+    /// Folded rows of the input: query rows x heads per K/V head.
+    pub rows: usize,
+    /// First folded row of the tile.
+    pub tile: usize,
+    /// K/V head.
+    pub kv_head: usize,
+    /// Positions in K and V.
+    pub keys: std::ops::Range<usize>,
+    /// Partial state to write; `None`: the result itself.
+    pub slot: Option<usize>,
+}
+
+/// One merge of a tile's partial states, which stand one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Merge {
+    /// As in [`Work`].
+    pub row_base: usize,
+    /// As in [`Work`].
+    pub rows: usize,
+    /// As in [`Work`].
+    pub tile: usize,
+    /// As in [`Work`].
+    pub kv_head: usize,
+    /// First partial state, and how many.
+    pub slots: std::ops::Range<usize>,
+}
+
+/// A problem made ready for a card.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    problem: Problem,
+    variant: &'static Variant,
+    split_keys: usize,
+    work: Vec<Work>,
+    merges: Vec<Merge>,
+    slots: usize,
+    why: String,
+}
+
+/// Costs in microseconds. Not fitted to a card yet: from data sheets and instruction counts, good for
+/// comparing variants and splits with each other, not for predicting time.
+mod cost {
+    /// Starting a block and writing its result.
+    pub const BLOCK: f64 = 2.0;
+    /// A second launch that merges, and reading one split's state of one tile.
+    pub const MERGE: f64 = 3.0;
+    pub const MERGE_SLOT: f64 = 0.02;
+    /// Bytes that one multiprocessor streams, and products that it multiplies on tensor cores, per
+    /// microsecond: about an A100's 1.5 TB/s and 200 TFLOP/s over 108.
+    pub const BYTES: f64 = 14_000.0;
+    pub const FLOPS: f64 = 1_800_000.0;
+    /// Plain FMA against tensor cores.
+    pub const FMA: f64 = 16.0;
+}
+
+impl Plan {
+    /// Plans `problem` on operands of type `dtype` for a card.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedHeadDim`], [`Error::NoKernel`] where no variant fits the card or the options,
+    /// [`Error::Zero`] for a split of no keys, [`Error::TooLarge`] past 2^31 rows or keys.
+    pub fn new(problem: &Problem, dtype: DType, facts: &DeviceFacts, options: &PlanOptions) -> Result<Self> {
+        if options.split_keys == Some(0) {
+            return Err(Error::Zero { field: "split_keys" });
+        }
+        let limit = i32::MAX as usize;
+        let folded = problem.total_rows().saturating_mul(problem.group());
+        for (field, value) in [("rows x heads / kv_heads", folded), ("key positions", problem.key_positions())] {
+            if value > limit {
+                return Err(Error::TooLarge { field, value, max: limit });
+            }
+        }
+        if !variants::HEAD_DIMS.contains(&problem.head_dim()) {
+            return Err(Error::UnsupportedHeadDim { value: problem.head_dim(), allowed: &variants::HEAD_DIMS });
+        }
+        let capability = facts.compute_capability.0 * 10 + facts.compute_capability.1;
+        let fits = |v: &&Variant| {
+            v.dtype == dtype
+                && v.head_dim == problem.head_dim()
+                && v.least_capability <= capability
+                && v.shared_bytes <= facts.shared_bytes_per_block
+                && options.tile_rows.is_none_or(|rows| rows == v.tile_rows)
+        };
+        let mut best: Option<(f64, &'static Variant, usize)> = None;
+        for variant in variants::all().filter(fits) {
+            for split_keys in splits(problem, variant, facts, options) {
+                let cost = cost_of(problem, variant, facts, split_keys);
+                if best.is_none_or(|(least, ..)| cost < least) {
+                    best = Some((cost, variant, split_keys));
+                }
+            }
+        }
+        let Some((cost, variant, split_keys)) = best else {
+            return Err(Error::NoKernel {
+                dtype,
+                head_dim: problem.head_dim(),
+                capability: facts.compute_capability,
+                shared_bytes: facts.shared_bytes_per_block,
+                tile_rows: options.tile_rows,
+            });
+        };
+        let (mut work, mut merges, mut slots) = (Vec::new(), Vec::new(), 0);
+        for input in problem.inputs() {
+            for kv_head in 0..problem.kv_heads() {
+                let rows = input.rows.len() * problem.group();
+                for tile in (0..rows).step_by(variant.tile_rows) {
+                    let parts = input.keys.len().div_ceil(split_keys).max(1);
+                    let first = slots;
+                    for part in 0..parts {
+                        let begin = input.keys.start + part * split_keys;
+                        let keys = begin..(begin + split_keys).min(input.keys.end);
+                        let slot = (parts > 1).then_some(first + part);
+                        work.push(Work { row_base: input.rows.start, rows, tile, kv_head, keys, slot });
+                    }
+                    if parts > 1 {
+                        slots += parts;
+                        let slots = first..first + parts;
+                        merges.push(Merge { row_base: input.rows.start, rows, tile, kv_head, slots });
+                    }
+                }
+            }
+        }
+        // The longest first, so that the last wave is not made of one long block.
+        work.sort_by_key(|w| std::cmp::Reverse(w.keys.len().div_ceil(variant.tile_keys)));
+        for (field, value) in [("blocks", work.len()), ("partial states", slots)] {
+            if value > limit {
+                return Err(Error::TooLarge { field, value, max: limit });
+            }
+        }
+        let why = format!(
+            "{}: tiles of {} rows x {} keys, splits of {split_keys} keys; {} blocks, {} merges, about {} at once on \
+             {} multiprocessors; relative cost {cost:.1}",
+            variant.kernel(),
+            variant.tile_rows,
+            variant.tile_keys,
+            work.len(),
+            merges.len(),
+            resident(variant, facts) * facts.multiprocessors,
+            facts.multiprocessors,
+        );
+        Ok(Self { problem: problem.clone(), variant, split_keys, work, merges, slots, why })
+    }
+
+    /// The problem.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// The kernel that was chosen.
+    pub fn variant(&self) -> &'static Variant {
+        self.variant
+    }
+
+    /// Keys of one split, whole K/V tiles.
+    pub fn split_keys(&self) -> usize {
+        self.split_keys
+    }
+
+    /// What each block does.
+    pub fn work(&self) -> &[Work] {
+        &self.work
+    }
+
+    /// What is merged afterwards; empty where no input is split.
+    pub fn merges(&self) -> &[Merge] {
+        &self.merges
+    }
+
+    /// Partial states `[slots, tile_rows, head_dim]`.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Elements of f32 that a run needs as workspace: partial outputs, then their LSE.
+    pub fn workspace_len(&self) -> usize {
+        self.slots * self.variant.tile_rows * (self.variant.head_dim + 1)
+    }
+
+    /// Bytes of that workspace.
+    pub fn workspace_bytes(&self) -> usize {
+        self.workspace_len() * size_of::<f32>()
+    }
+
+    /// What was chosen and why, in one line.
+    pub fn explain(&self) -> &str {
+        &self.why
+    }
+}
+
+fn longest(problem: &Problem) -> usize {
+    problem.inputs().iter().map(|input: &Input| input.keys.len()).max().unwrap_or(0)
+}
+
+/// Sizes of a split to compare: the fixed one, or those that divide the longest input evenly.
+fn splits(problem: &Problem, variant: &Variant, facts: &DeviceFacts, options: &PlanOptions) -> Vec<usize> {
+    if let Some(keys) = options.split_keys {
+        return vec![keys.next_multiple_of(variant.tile_keys)];
+    }
+    let tiles = longest(problem).div_ceil(variant.tile_keys).max(1);
+    // More parts than fit at once only add merges.
+    let most = tiles.min(4 * facts.multiprocessors).min(128);
+    let mut sizes: Vec<usize> = (1..=most).map(|parts| tiles.div_ceil(parts) * variant.tile_keys).collect();
+    sizes.dedup();
+    sizes
+}
+
+/// Blocks that a multiprocessor holds at once.
+fn resident(variant: &Variant, facts: &DeviceFacts) -> usize {
+    // The hardware keeps 1 KiB of shared memory per block for itself.
+    let by_shared = facts.shared_bytes_per_multiprocessor / (variant.shared_bytes + 1024);
+    by_shared.min(facts.threads_per_multiprocessor / variant.threads).max(1)
+}
+
+/// Waves of blocks times the length of one, plus the merge.
+fn cost_of(problem: &Problem, variant: &Variant, facts: &DeviceFacts, split_keys: usize) -> f64 {
+    let tile_bytes = (2 * variant.tile_keys * variant.head_dim * variant.dtype.size_bytes()) as f64;
+    let tile_flops = (4 * variant.tile_rows * variant.tile_keys * variant.head_dim) as f64;
+    let slower = if variant.dtype == DType::F32 { cost::FMA } else { 1.0 };
+    let at_once = resident(variant, facts) as f64;
+    // Blocks that share a multiprocessor share its bandwidth and its tensor cores.
+    let tile_cost = at_once * (tile_bytes / cost::BYTES).max(tile_flops * slower / cost::FLOPS);
+    let (mut blocks, mut slots) = (0.0, 0.0);
+    for input in problem.inputs() {
+        let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows) * problem.kv_heads();
+        let parts = input.keys.len().div_ceil(split_keys).max(1);
+        blocks += (tiles * parts) as f64;
+        if parts > 1 {
+            slots += (tiles * parts) as f64;
+        }
+    }
+    let places = at_once * facts.multiprocessors as f64;
+    // A last wave that is not full still shares less.
+    let waves = (blocks / places).max(1.0).ceil();
+    let crowd = (blocks / facts.multiprocessors as f64).ceil().clamp(1.0, at_once) / at_once;
+    let length = split_keys.min(longest(problem).max(1)).div_ceil(variant.tile_keys) as f64;
+    let merge = if slots > 0.0 { cost::MERGE + cost::MERGE_SLOT * slots / facts.multiprocessors as f64 } else { 0.0 };
+    waves * (length * tile_cost * crowd + cost::BLOCK) + merge
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! Plans cover their problem exactly, fit their card, and say no clearly.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::problem::{Keys, ProblemSpec};
+
+pub(crate) const A100: DeviceFacts = DeviceFacts {
+    compute_capability: (8, 0),
+    multiprocessors: 108,
+    shared_bytes_per_block: 163 << 10,
+    shared_bytes_per_multiprocessor: 164 << 10,
+    threads_per_multiprocessor: 2048,
+};
+
+const RTX4090: DeviceFacts = DeviceFacts {
+    compute_capability: (8, 9),
+    multiprocessors: 128,
+    shared_bytes_per_block: 99 << 10,
+    shared_bytes_per_multiprocessor: 100 << 10,
+    threads_per_multiprocessor: 1536,
+};
+
+fn problem(heads: usize, kv_heads: usize, head_dim: usize, inputs: &[(usize, usize)]) -> Problem {
+    let offsets = |f: fn(&(usize, usize)) -> usize| {
+        inputs.iter().fold(vec![0], |mut all, input| {
+            all.push(all[all.len() - 1] + f(input));
+            all
+        })
+    };
+    Problem::new(ProblemSpec {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 1.0,
+        softcap: None,
+        row_offsets: offsets(|i| i.0),
+        keys: Keys::Packed { offsets: offsets(|i| i.1) },
+    })
+    .unwrap()
+}
+
+proptest! {
+    /// Every (folded row, key) pair of every input and K/V head is in exactly one block; slots are used once
+    /// and merged once.
+    #[test]
+    fn work_covers_the_problem_once(
+        inputs in prop::collection::vec((0..200usize, 0..700usize), 0..5),
+        (heads, kv_heads) in prop::sample::select(vec![(1, 1), (6, 2), (8, 8)]),
+        split_keys in prop::option::of(1..600usize),
+        tile_rows in prop::option::of(prop::sample::select(vec![16usize, 32, 64, 128])),
+    ) {
+        let problem = problem(heads, kv_heads, 64, &inputs);
+        let options = PlanOptions { split_keys, tile_rows };
+        let plan = Plan::new(&problem, DType::Bf16, &A100, &options).unwrap();
+        prop_assert_eq!(&plan, &Plan::new(&problem, DType::Bf16, &A100, &options).unwrap());
+        for input in problem.inputs() {
+            for kv_head in 0..kv_heads {
+                let rows = input.rows.len() * problem.group();
+                let mut covered = vec![0usize; rows];
+                for w in plan.work() {
+                    if w.row_base == input.rows.start && w.rows == rows && w.kv_head == kv_head && rows > 0 {
+                        prop_assert!(w.keys.start >= input.keys.start && w.keys.end <= input.keys.end);
+                        for row in covered.iter_mut().skip(w.tile).take(plan.variant().tile_rows) {
+                            *row += w.keys.len();
+                        }
+                    }
+                }
+                prop_assert!(covered.iter().all(|keys| *keys == input.keys.len()), "{:?}", covered);
+            }
+        }
+        let mut written: Vec<usize> = plan.work().iter().filter_map(|w| w.slot).collect();
+        written.sort();
+        let merged: Vec<usize> = plan.merges().iter().flat_map(|m| m.slots.clone()).collect();
+        prop_assert_eq!(&written, &merged);
+        prop_assert_eq!(written, (0..plan.slots()).collect::<Vec<_>>());
+        prop_assert!(plan.merges().iter().all(|m| m.slots.len() > 1));
+    }
+}
+
+#[test]
+fn few_rows_take_small_tiles_and_split_many_rows_do_not() {
+    // One prompt of T5-base over 4096 keys: 12 blocks would leave most of the card idle.
+    let few = Plan::new(&problem(12, 12, 64, &[(1, 4096)]), DType::Bf16, &A100, &PlanOptions::default()).unwrap();
+    assert_eq!(few.variant().tile_rows, 16);
+    assert!(few.work().len() > 50, "{}", few.explain());
+    let batch = vec![(256, 512); 64];
+    let many = Plan::new(&problem(12, 12, 64, &batch), DType::Bf16, &A100, &PlanOptions::default()).unwrap();
+    assert!(many.variant().tile_rows >= 64 && many.merges().is_empty(), "{}", many.explain());
+}
+
+#[test]
+fn every_card_has_a_kernel_for_every_head_dim() {
+    for facts in [A100, RTX4090] {
+        for dtype in [DType::Bf16, DType::F16, DType::F32] {
+            for head_dim in variants::HEAD_DIMS {
+                let plan = Plan::new(&problem(4, 2, head_dim, &[(30, 500)]), dtype, &facts, &PlanOptions::default());
+                assert!(plan.unwrap().variant().shared_bytes <= facts.shared_bytes_per_block);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let plan = |dim, facts: &DeviceFacts, options: &PlanOptions| {
+        Plan::new(&problem(2, 2, dim, &[(1, 1)]), DType::Bf16, facts, options).unwrap_err().to_string()
+    };
+    let default = PlanOptions::default();
+    assert_eq!(plan(96, &A100, &default), "head_dim is 96, allowed on CUDA: 64, 128, 256");
+    let old = DeviceFacts { compute_capability: (7, 5), ..A100 };
+    assert!(plan(64, &old, &default).contains("compute capability 7.5"), "{}", plan(64, &old, &default));
+    let small = DeviceFacts { shared_bytes_per_block: 1 << 10, ..A100 };
+    assert!(plan(64, &small, &default).contains("1024 bytes of shared memory"));
+    let options = PlanOptions { tile_rows: Some(48), ..default };
+    assert!(plan(64, &A100, &options).contains("tile_rows 48"));
+    let options = PlanOptions { split_keys: Some(0), ..default };
+    assert_eq!(plan(64, &A100, &options), "split_keys is 0, allowed: 1 or more");
+}
+
+#[test]
+fn a_fixed_split_does_not_depend_on_the_batch_or_the_card() {
+    let options = PlanOptions { split_keys: Some(100), tile_rows: Some(16) };
+    let alone = Plan::new(&problem(2, 2, 64, &[(5, 300)]), DType::Bf16, &A100, &options).unwrap();
+    let beside = Plan::new(&problem(2, 2, 64, &[(5, 300), (9, 1000)]), DType::Bf16, &RTX4090, &options).unwrap();
+    let ranges = |plan: &Plan| {
+        let mut keys: Vec<_> = plan.work().iter().filter(|w| w.row_base == 0).map(|w| (w.kv_head, w.keys.start, w.keys.end)).collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(ranges(&alone), ranges(&beside));
+    assert_eq!(alone.split_keys(), 128);
+}
