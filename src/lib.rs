@@ -40,6 +40,8 @@
 
 pub mod cost;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dtype;
 mod error;
 pub mod plan;

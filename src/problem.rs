@@ -318,16 +318,27 @@ pub(crate) struct Extent {
 impl Extent {
     /// Checks memory and strides of one operand against this extent.
     pub(crate) fn check<E: Element>(self, tensor: &'static str, data: &[E], strides: Strides) -> Result<()> {
+        self.check_memory(tensor, data.len(), data.as_ptr().addr(), size_of::<E>(), strides)
+    }
+
+    /// Checks `len` elements of `size` bytes at an address, of host or device memory, likewise.
+    pub(crate) fn check_memory(
+        self,
+        tensor: &'static str,
+        len: usize,
+        address: usize,
+        size: usize,
+        strides: Strides,
+    ) -> Result<()> {
         let min = self.required_len(tensor, strides)?;
-        if data.len() < min {
-            return Err(Error::TooShort { tensor, value: data.len(), min });
+        if len < min {
+            return Err(Error::TooShort { tensor, value: len, min });
         }
         // Vectors are accessed 16 bytes at a time, or at the largest power of two that divides
         // them: so a head_dim of 64 asks for 16 bytes and one of 5 for the element's own size.
-        let size = size_of::<E>();
         let align = 16.min(1 << (self.vector * size).trailing_zeros());
         let parts = [
-            ("data", data.as_ptr().addr(), min > 0),
+            ("data", address, min > 0),
             ("strides.row", strides.row * size, self.tokens > 1),
             ("strides.head", strides.head * size, self.heads > 1),
         ];

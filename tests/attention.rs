@@ -2,20 +2,31 @@
 
 mod common;
 
-use common::{Answer, Attend, Case, Operands, assert_close, cases};
+use common::{Answer, Attend, Case, Operands, TestElement, assert_close, cases};
 use onekv::cpu::{PartialState, StateShape, merge_states};
-use onekv::{Element, Keys, Lse, Output, Strides, cpu};
+use onekv::{Keys, Lse, Output, Strides, cpu};
 use proptest::prelude::*;
 
-/// The backends of this machine. A further backend joins every test by a line here.
-fn backends<E: Element>() -> Vec<(&'static str, Attend<E>)> {
-    vec![("cpu", cpu::attend::<E>)]
+/// The backends of this machine that take this head_dim. A further backend joins every test by a line here.
+fn backends<E: TestElement>(head_dim: usize) -> Vec<(&'static str, Attend<E>)> {
+    #[allow(unused_mut, reason = "only CUDA adds to it")]
+    let mut found: Vec<(&'static str, Attend<E>)> = vec![("cpu", cpu::attend::<E>)];
+    #[cfg(feature = "cuda")]
+    if common::device::card().is_some() && onekv::plan::variants::HEAD_DIMS.contains(&head_dim) {
+        found.push(("cuda", common::device::attend::<E>));
+        found.push((FIXED, common::device::attend_fixed::<E>));
+    }
+    let _ = head_dim;
+    found
 }
 
-fn matches_reference<E: Element>(case: &Case) {
+/// CUDA with fixed splits; the CPU's results never depend on the batch.
+const FIXED: &str = "cuda, fixed splits";
+
+fn matches_reference<E: TestElement>(case: &Case) {
     let operands = Operands::<E>::new(case);
     let want = operands.reference();
-    for (name, attend) in backends() {
+    for (name, attend) in backends(case.spec.head_dim) {
         println!("{name} {case:?}");
         assert_close(E::DTYPE, &operands.run(attend), &want, case);
     }
@@ -48,7 +59,7 @@ proptest! {
         let width = operands.q_strides.row;
         let mut rotated = Operands::<f32>::new(&case);
         rotated.q.rotate_left(width);
-        for (_, attend) in backends() {
+        for (_, attend) in backends(64) {
             let mut straight = operands.run(attend);
             straight.out.rotate_left(width);
             straight.lse.rotate_left(2);
@@ -70,7 +81,10 @@ proptest! {
         beside.q[..alone.q.len()].copy_from_slice(&alone.q);
         beside.k[..alone.k.len()].copy_from_slice(&alone.k);
         beside.v[..alone.v.len()].copy_from_slice(&alone.v);
-        for (_, attend) in backends() {
+        for (name, attend) in backends(64) {
+            if name == "cuda" {
+                continue;
+            }
             let (alone, beside) = (alone.run(attend), beside.run(attend));
             prop_assert_eq!(&alone.out, &beside.out[..alone.out.len()]);
             prop_assert_eq!(&alone.lse, &beside.lse[..alone.lse.len()]);
@@ -94,7 +108,7 @@ proptest! {
         let at = at.index(tensor.len());
         tensor[at] = value;
         let want = operands.reference();
-        for (_, attend) in backends() {
+        for (_, attend) in backends(64) {
             let got = operands.run(attend);
             for (i, (g, w)) in got.out.iter().zip(&want.out).enumerate() {
                 prop_assert_eq!(g.is_finite(), w.is_finite(), "out[{}] is {}, the oracle has {}", i, g, w);
@@ -103,11 +117,11 @@ proptest! {
     }
 }
 
-fn merge_equals_whole<E: Element>(case: &Case, bounds: &[usize]) {
+fn merge_equals_whole<E: TestElement>(case: &Case, bounds: &[usize]) {
     let operands = Operands::<E>::new(case);
     let p = &operands.problem;
     let (rows, heads, dim) = (p.total_rows(), p.heads(), p.head_dim());
-    for (_, attend) in backends::<E>() {
+    for (_, attend) in backends::<E>(dim) {
         let parts: Vec<Answer> = bounds
             .windows(2)
             .map(|w| {
@@ -183,7 +197,25 @@ fn extreme_scores() {
             // Multiples of 1/256 times 1e4 are exact in f32, and so are their differences.
             operands.k.iter_mut().for_each(|k| *k = (*k * 256.0).round() / 256.0);
             let want = operands.reference();
-            for (_, attend) in backends() {
+            for (_, attend) in backends(64) {
+                assert_close(onekv::DType::F32, &operands.run(attend), &want, &case);
+            }
+        }
+    }
+}
+
+/// Keys of score -inf weigh nothing, even before any other key was seen.
+#[test]
+fn keys_of_minus_infinity() {
+    for rows in [1, 5, 30] {
+        for hidden in [70, 200] {
+            let case = Case::packed(2, 2, 64, &[(rows, 200)]);
+            let mut operands = Operands::<f32>::new(&case);
+            operands.q.iter_mut().for_each(|q| *q = q.abs() + 0.01);
+            operands.k[..hidden * 128].fill(f32::NEG_INFINITY);
+            let want = operands.reference();
+            for (name, attend) in backends(64) {
+                println!("{name} {rows} rows, {hidden} keys hidden");
                 assert_close(onekv::DType::F32, &operands.run(attend), &want, &case);
             }
         }
@@ -193,7 +225,7 @@ fn extreme_scores() {
 #[test]
 fn the_same_bits_twice() {
     let operands = Operands::<f32>::new(&Case::packed(3, 1, 64, &[(30, 500), (1, 700)]));
-    for (_, attend) in backends() {
+    for (_, attend) in backends(64) {
         assert_eq!(operands.run(attend), operands.run(attend));
     }
 }

@@ -89,6 +89,11 @@ impl Variant {
         format!("onekv_{}_{}_{}", self.dtype, self.head_dim, self.tile_rows)
     }
 
+    /// Source that the kernel is compiled from, without its extension.
+    pub fn module(&self) -> String {
+        format!("attention_{}", self.dtype)
+    }
+
     /// Name of the kernel that merges its partial states.
     pub fn combine_kernel(&self) -> String {
         format!("onekv_combine_{}_{}", self.dtype, self.head_dim)

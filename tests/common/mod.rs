@@ -8,6 +8,20 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+#[cfg(feature = "cuda")]
+pub mod device;
+
+/// An element type that every backend takes.
+#[cfg(feature = "cuda")]
+pub trait TestElement: Element + cudarc::driver::DeviceRepr {}
+#[cfg(feature = "cuda")]
+impl<E: Element + cudarc::driver::DeviceRepr> TestElement for E {}
+/// An element type that every backend takes.
+#[cfg(not(feature = "cuda"))]
+pub trait TestElement: Element {}
+#[cfg(not(feature = "cuda"))]
+impl<E: Element> TestElement for E {}
+
 /// A backend under test: the signature of `onekv::cpu::attend`.
 pub type Attend<E> =
     fn(&Problem, Queries<'_, E>, SharedKv<'_, E>, Output<'_, E>, Option<Lse<'_>>) -> Result<()>;

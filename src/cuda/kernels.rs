@@ -1,0 +1,158 @@
+//! The compiled kernels in a CUDA context, and the only code that calls the driver unsafely.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute};
+use cudarc::driver::{CudaContext, DriverError, result};
+
+use super::abi::OnekvAttention;
+use crate::error::{Error, Result};
+use crate::plan::DeviceFacts;
+
+include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
+/// Shared memory that a block gets without asking.
+const DEFAULT_SHARED_BYTES: usize = 48 << 10;
+
+pub(super) fn cuda(what: &'static str) -> impl Fn(DriverError) -> Error {
+    move |error| Error::Cuda { what, why: format!("{error:?}") }
+}
+
+/// A function of a loaded module.
+#[derive(Clone, Copy)]
+pub(super) struct Function(sys::CUfunction);
+
+// SAFETY: a CUfunction is a handle that the driver lets any thread use; `Kernels` keeps its module loaded.
+unsafe impl Send for Function {}
+// SAFETY: as above; launching changes nothing of the function.
+unsafe impl Sync for Function {}
+
+/// Modules by the name of their source.
+struct Modules(HashMap<&'static str, sys::CUmodule>);
+
+// SAFETY: module handles may be used from any thread that has the context current.
+unsafe impl Send for Modules {}
+// SAFETY: they are only read, and unloaded once, in `drop`.
+unsafe impl Sync for Modules {}
+
+/// The library's kernels, loaded in one CUDA context. Cheap to share: clone the `Arc`.
+pub struct Kernels {
+    context: Arc<CudaContext>,
+    facts: DeviceFacts,
+    modules: Modules,
+    functions: Mutex<HashMap<String, Function>>,
+}
+
+impl Kernels {
+    /// Loads the kernels in `context`.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] with the driver's answer.
+    pub fn new(context: &Arc<CudaContext>) -> Result<Arc<Self>> {
+        context.bind_to_thread().map_err(cuda("making the context current"))?;
+        let get = |attribute| -> Result<usize> {
+            let value = context.attribute(attribute).map_err(cuda("asking for a device attribute"))?;
+            Ok(usize::try_from(value).unwrap_or(0))
+        };
+        let facts = DeviceFacts {
+            compute_capability: (
+                get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32,
+                get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32,
+            ),
+            multiprocessors: get(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes_per_block: get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            shared_bytes_per_multiprocessor: get(
+                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+            )?,
+            threads_per_multiprocessor: get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?,
+        };
+        let mut modules = Modules(HashMap::new());
+        for (name, fatbin) in FATBINS {
+            // SAFETY: the bytes are a fatbin that nvcc wrote, which carries its own length; the context is
+            // current.
+            let module = unsafe { result::module::load_data(fatbin.as_ptr().cast()) };
+            modules.0.insert(*name, module.map_err(cuda("loading the kernels"))?);
+        }
+        let functions = Mutex::new(HashMap::new());
+        Ok(Arc::new(Self { context: context.clone(), facts, modules, functions }))
+    }
+
+    /// What plans need to know of the card.
+    pub fn facts(&self) -> &DeviceFacts {
+        &self.facts
+    }
+
+    /// The context that the kernels are loaded in.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// A kernel of a module by name, with its shared memory raised to `shared_bytes`.
+    pub(super) fn function(&self, module: &str, name: &str, shared_bytes: usize) -> Result<Function> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(name) {
+            return Ok(*function);
+        }
+        self.context.bind_to_thread().map_err(cuda("making the context current"))?;
+        let c_name = CString::new(name).map_err(|e| Error::Cuda { what: "finding a kernel", why: e.to_string() })?;
+        let Some(module) = self.modules.0.get(module) else {
+            return Err(Error::Cuda { what: "finding a kernel", why: format!("no module `{module}`") });
+        };
+        // SAFETY: the module is loaded, and stays so as long as `self`.
+        let function =
+            unsafe { result::module::get_function(*module, c_name) }.map_err(cuda("finding a kernel"))?;
+        if shared_bytes > DEFAULT_SHARED_BYTES {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function was just found; the plan checked the size against the card.
+            unsafe { result::function::set_function_attribute(function, attribute, shared_bytes as i32) }
+                .map_err(cuda("raising a kernel's shared memory"))?;
+        }
+        functions.insert(name.to_owned(), Function(function));
+        Ok(Function(function))
+    }
+
+    /// Launches a kernel.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of [`Kernels::context`]; the pointers in `parameters` are device memory that
+    /// stays allocated until the launch has run, as large as the work list in it reaches.
+    pub(super) unsafe fn launch(
+        &self,
+        function: Function,
+        blocks: usize,
+        threads: usize,
+        shared_bytes: usize,
+        stream: sys::CUstream,
+        parameters: &OnekvAttention,
+    ) -> Result<()> {
+        self.context.bind_to_thread().map_err(cuda("making the context current"))?;
+        let mut list = [std::ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
+        // SAFETY: the one parameter of every kernel is an OnekvAttention, which the driver copies before the
+        // call returns; the rest is this function's contract.
+        unsafe {
+            result::launch_kernel(
+                function.0,
+                (blocks as u32, 1, 1),
+                (threads as u32, 1, 1),
+                shared_bytes as u32,
+                stream,
+                &mut list,
+            )
+        }
+        .map_err(cuda("launching a kernel"))
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            for (_, module) in self.modules.0.drain() {
+                // SAFETY: loaded in `new`, unloaded only here. Launches hold an `Arc` of `self` until they are
+                // dropped, and the driver finishes what it was given. A failure leaves nothing to do.
+                let _ = unsafe { result::module::unload(module) };
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! A plan on the device, and its runs.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr};
+
+use super::abi::{OnekvAttention, OnekvMerge, OnekvStrides, OnekvWork};
+use super::kernels::{Function, Kernels, cuda};
+use crate::dtype::Element;
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::problem::{Extent, Problem, Strides};
+
+// SAFETY: plain old data, as the kernels read it.
+unsafe impl DeviceRepr for OnekvWork {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for OnekvMerge {}
+
+/// Queries `[total_rows, heads, head_dim]` on the device.
+pub struct DeviceQueries<'a, E> {
+    /// Memory from row 0, head 0 on.
+    pub data: CudaView<'a, E>,
+    /// Its strides, in elements.
+    pub strides: Strides,
+}
+
+/// The shared K and V on the device, each `[key_positions, kv_heads, head_dim]`.
+pub struct DeviceKv<'a, E> {
+    /// Keys, from position 0, head 0 on.
+    pub k: CudaView<'a, E>,
+    /// Values, likewise.
+    pub v: CudaView<'a, E>,
+    /// Strides of `k`, in elements.
+    pub k_strides: Strides,
+    /// Strides of `v`, in elements.
+    pub v_strides: Strides,
+}
+
+/// Output `[total_rows, heads, head_dim]` on the device.
+pub struct DeviceOutput<'a, E> {
+    /// Memory from row 0, head 0 on.
+    pub data: CudaViewMut<'a, E>,
+    /// Its strides, in elements.
+    pub strides: Strides,
+}
+
+/// Natural-log LSE `[total_rows, heads]` on the device.
+pub struct DeviceLse<'a> {
+    /// Memory from row 0, head 0 on.
+    pub data: CudaViewMut<'a, f32>,
+    /// Its strides, in elements.
+    pub strides: Strides,
+}
+
+impl<'a, E> DeviceQueries<'a, E> {
+    /// Queries without gaps.
+    pub fn contiguous(problem: &Problem, data: CudaView<'a, E>) -> Self {
+        Self { data, strides: problem.query_strides() }
+    }
+}
+
+impl<'a, E> DeviceKv<'a, E> {
+    /// K and V without gaps.
+    pub fn contiguous(problem: &Problem, k: CudaView<'a, E>, v: CudaView<'a, E>) -> Self {
+        let strides = problem.kv_strides();
+        Self { k, v, k_strides: strides, v_strides: strides }
+    }
+}
+
+impl<'a, E> DeviceOutput<'a, E> {
+    /// Output without gaps.
+    pub fn contiguous(problem: &Problem, data: CudaViewMut<'a, E>) -> Self {
+        Self { data, strides: problem.query_strides() }
+    }
+}
+
+impl<'a> DeviceLse<'a> {
+    /// LSE without gaps.
+    pub fn contiguous(problem: &Problem, data: CudaViewMut<'a, f32>) -> Self {
+        Self { data, strides: Strides::contiguous(problem.heads(), 1) }
+    }
+}
+
+/// Operands as device addresses; strides in elements. An LSE of address 0 is not written.
+#[derive(Debug, Clone, Copy)]
+pub struct RawOperands {
+    /// `[total_rows, heads, head_dim]`.
+    pub q: CUdeviceptr,
+    /// `[key_positions, kv_heads, head_dim]`.
+    pub k: CUdeviceptr,
+    /// As `k`.
+    pub v: CUdeviceptr,
+    /// `[total_rows, heads, head_dim]`.
+    pub out: CUdeviceptr,
+    /// `[total_rows, heads]`, f32, or 0.
+    pub lse: CUdeviceptr,
+    /// At least [`Plan::workspace_len`] f32; not read where no input is split.
+    pub workspace: CUdeviceptr,
+    /// Strides of `q`.
+    pub q_strides: Strides,
+    /// Strides of `k`.
+    pub k_strides: Strides,
+    /// Strides of `v`.
+    pub v_strides: Strides,
+    /// Strides of `out`.
+    pub out_strides: Strides,
+    /// Strides of `lse`.
+    pub lse_strides: Strides,
+}
+
+/// A plan with its work list on the device; runs any number of times, from any thread and on any stream.
+///
+/// Runs at the same time need a workspace each.
+pub struct Launch {
+    kernels: Arc<Kernels>,
+    plan: Plan,
+    function: Function,
+    combine: Option<Function>,
+    work: CudaSlice<OnekvWork>,
+    merges: Option<CudaSlice<OnekvMerge>>,
+}
+
+impl Launch {
+    /// Uploads the plan's work list on `stream` and waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`], [`Error::WrongContext`] for a stream of another context.
+    pub fn new(kernels: &Arc<Kernels>, plan: Plan, stream: &Arc<CudaStream>) -> Result<Self> {
+        same_context(kernels, stream.context(), "stream")?;
+        let variant = plan.variant();
+        let function = kernels.function(&variant.module(), &variant.kernel(), variant.shared_bytes)?;
+        // The plan keeps every number below 2^31.
+        let work: Vec<OnekvWork> = plan
+            .work()
+            .iter()
+            .map(|w| OnekvWork {
+                row_base: w.row_base as i32,
+                rows: w.rows as i32,
+                tile: w.tile as i32,
+                kv_head: w.kv_head as i32,
+                key_begin: w.keys.start as i32,
+                key_end: w.keys.end as i32,
+                slot: w.slot.map_or(-1, |slot| slot as i32),
+                reserved: 0,
+            })
+            .collect();
+        let merges: Vec<OnekvMerge> = plan
+            .merges()
+            .iter()
+            .map(|m| OnekvMerge {
+                row_base: m.row_base as i32,
+                rows: m.rows as i32,
+                tile: m.tile as i32,
+                kv_head: m.kv_head as i32,
+                slot: m.slots.start as i32,
+                slots: m.slots.len() as i32,
+                reserved: [0; 2],
+            })
+            .collect();
+        let upload = cuda("uploading a plan");
+        // A plan without work has nothing to launch; memory of no bytes does not exist.
+        let none = OnekvWork { row_base: 0, rows: 0, tile: 0, kv_head: 0, key_begin: 0, key_end: 0, slot: -1, reserved: 0 };
+        let work = stream.clone_htod(if work.is_empty() { std::slice::from_ref(&none) } else { &work }).map_err(&upload)?;
+        let (combine, merges) = match merges.is_empty() {
+            true => (None, None),
+            false => {
+                let combine = kernels.function("combine", &variant.combine_kernel(), 0)?;
+                (Some(combine), Some(stream.clone_htod(&merges).map_err(&upload)?))
+            }
+        };
+        // Other streams may run it from now on.
+        stream.synchronize().map_err(&upload)?;
+        Ok(Self { kernels: kernels.clone(), plan, function, combine, work, merges })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Runs on `stream`: allocates nothing, waits for nothing.
+    ///
+    /// # Errors
+    /// What [`Problem::check`] refuses, of device memory; [`Error::WrongDType`], [`Error::WrongContext`],
+    /// [`Error::Workspace`], [`Error::Overlap`], [`Error::Cuda`].
+    pub fn run<E: Element + DeviceRepr>(
+        &self,
+        stream: &Arc<CudaStream>,
+        q: DeviceQueries<'_, E>,
+        kv: DeviceKv<'_, E>,
+        mut out: DeviceOutput<'_, E>,
+        mut lse: Option<DeviceLse<'_>>,
+        workspace: &mut CudaViewMut<'_, f32>,
+    ) -> Result<()> {
+        let planned = self.plan.variant().dtype;
+        if E::DTYPE != planned {
+            return Err(Error::WrongDType { value: E::DTYPE, planned });
+        }
+        same_context(&self.kernels, stream.context(), "stream")?;
+        if workspace.len() < self.plan.workspace_len() {
+            return Err(Error::Workspace { value: workspace.len(), min: self.plan.workspace_len() });
+        }
+        let no_lse = Strides { row: 0, head: 0 };
+        let (out_len, lse_len, workspace_len) = (out.data.len(), lse.as_ref().map(|l| l.data.len()), workspace.len());
+        let (q_at, _q) = q.data.device_ptr(stream);
+        let (k_at, _k) = kv.k.device_ptr(stream);
+        let (v_at, _v) = kv.v.device_ptr(stream);
+        let out_strides = out.strides;
+        let (out_at, _out) = out.data.device_ptr_mut(stream);
+        let lse_strides = lse.as_ref().map_or(no_lse, |l| l.strides);
+        let lse_ptr = lse.as_mut().map(|l| l.data.device_ptr_mut(stream));
+        let lse_at = lse_ptr.as_ref().map_or(0, |(at, _)| *at);
+        let (workspace_at, _workspace) = workspace.device_ptr_mut(stream);
+
+        let problem = self.plan.problem();
+        let rows = Extent { tokens: problem.total_rows(), heads: problem.heads(), vector: problem.head_dim() };
+        let keys = Extent { tokens: problem.key_positions(), heads: problem.kv_heads(), vector: problem.head_dim() };
+        let size = size_of::<E>();
+        let address = |at: CUdeviceptr| at as usize;
+        rows.check_memory("q", q.data.len(), address(q_at), size, q.strides)?;
+        keys.check_memory("k", kv.k.len(), address(k_at), size, kv.k_strides)?;
+        keys.check_memory("v", kv.v.len(), address(v_at), size, kv.v_strides)?;
+        rows.check_memory("out", out_len, address(out_at), size, out_strides)?;
+        if let Some(len) = lse_len {
+            Extent { vector: 1, ..rows }.check_memory("lse", len, address(lse_at), size_of::<f32>(), lse_strides)?;
+        }
+        let read = [("q", q_at, q.data.len() * size), ("k", k_at, kv.k.len() * size), ("v", v_at, kv.v.len() * size)];
+        let written = [
+            ("out", out_at, out_len * size),
+            ("lse", lse_at, lse_len.unwrap_or(0) * size_of::<f32>()),
+            ("workspace", workspace_at, workspace_len * size_of::<f32>()),
+        ];
+        apart(&read, &written)?;
+        let operands = RawOperands {
+            q: q_at,
+            k: k_at,
+            v: v_at,
+            out: out_at,
+            lse: lse_at,
+            workspace: workspace_at,
+            q_strides: q.strides,
+            k_strides: kv.k_strides,
+            v_strides: kv.v_strides,
+            out_strides,
+            lse_strides,
+        };
+        // SAFETY: sizes, strides and alignment were checked against the problem, the context is the kernels';
+        // the views keep the memory allocated, and cudarc orders its release after this stream's work.
+        unsafe { self.run_raw(stream.cu_stream(), &operands) }
+    }
+
+    /// Runs on a stream handle and device addresses, unchecked.
+    ///
+    /// # Safety
+    /// - `stream` is a stream of the context of [`Kernels`], alive, or null for its default stream.
+    /// - Every operand is device memory of that context, of the plan's dtype (LSE and workspace f32), as large
+    ///   as the problem and the strides reach, with addresses and strides that are multiples of 16 bytes (LSE: 4).
+    /// - It stays allocated until the work queued here has run; nothing else writes the inputs, or touches
+    ///   output, LSE and workspace, before then.
+    /// - Output, LSE and workspace overlap nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub unsafe fn run_raw(&self, stream: CUstream, operands: &RawOperands) -> Result<()> {
+        if self.plan.work().is_empty() {
+            return Ok(());
+        }
+        let (problem, variant) = (self.plan.problem(), self.plan.variant());
+        let strides = |s: Strides| OnekvStrides { row: s.row as i64, head: s.head as i64 };
+        let partial_out = operands.workspace as *mut f32;
+        let (score_scale, softcap) = match problem.softcap() {
+            Some(cap) => (problem.scale() / cap, cap),
+            None => (problem.scale(), 0.0),
+        };
+        let parameters = OnekvAttention {
+            q: operands.q as *const _,
+            k: operands.k as *const _,
+            v: operands.v as *const _,
+            out: operands.out as *mut _,
+            lse: operands.lse as *mut f32,
+            partial_out,
+            partial_lse: partial_out.wrapping_add(self.plan.slots() * variant.tile_rows * variant.head_dim),
+            work: raw(&self.work) as *const OnekvWork,
+            merges: self.merges.as_ref().map_or(std::ptr::null(), |m| raw(m) as *const OnekvMerge),
+            q_strides: strides(operands.q_strides),
+            k_strides: strides(operands.k_strides),
+            v_strides: strides(operands.v_strides),
+            out_strides: strides(operands.out_strides),
+            lse_strides: strides(operands.lse_strides),
+            group: problem.group() as i32,
+            tile_rows: variant.tile_rows as i32,
+            score_scale,
+            softcap,
+        };
+        let blocks = self.plan.work().len();
+        // SAFETY: the caller's contract; the work list is the plan's own and lives as long as `self`.
+        unsafe {
+            self.kernels.launch(self.function, blocks, variant.threads, variant.shared_bytes, stream, &parameters)?;
+            match self.combine {
+                Some(combine) => self.kernels.launch(combine, self.plan.merges().len(), 128, 0, stream, &parameters),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Address of memory that is written once, before any launch: no stream needs to wait for it.
+fn raw<T>(slice: &CudaSlice<T>) -> CUdeviceptr {
+    let stream = slice.stream().clone();
+    let (at, _) = slice.device_ptr(&stream);
+    at
+}
+
+fn same_context(kernels: &Kernels, context: &Arc<cudarc::driver::CudaContext>, tensor: &'static str) -> Result<()> {
+    if kernels.context().cu_ctx() != context.cu_ctx() {
+        return Err(Error::WrongContext { tensor });
+    }
+    Ok(())
+}
+
+/// What is written overlaps nothing.
+fn apart(
+    read: &[(&'static str, CUdeviceptr, usize)],
+    written: &[(&'static str, CUdeviceptr, usize)],
+) -> Result<()> {
+    for (i, (tensor, at, bytes)) in written.iter().enumerate() {
+        for (other, other_at, other_bytes) in read.iter().chain(&written[i + 1..]) {
+            let overlaps = *bytes > 0
+                && *other_bytes > 0
+                && *at < other_at + *other_bytes as CUdeviceptr
+                && *other_at < at + *bytes as CUdeviceptr;
+            if overlaps {
+                return Err(Error::Overlap { tensor, other });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! The CUDA runtime: kernels, plans on the device, launches.
+//!
+//! ```no_run
+//! use cudarc::driver::CudaContext;
+//! use half::bf16;
+//! use onekv::cuda::{DeviceKv, DeviceOutput, DeviceQueries, Kernels, Launch};
+//! use onekv::plan::{Plan, PlanOptions};
+//! use onekv::{DType, Keys, Problem, ProblemSpec};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let context = CudaContext::new(0)?;
+//! let stream = context.default_stream();
+//! let kernels = Kernels::new(&context)?;
+//! let problem = Problem::new(ProblemSpec {
+//!     heads: 12, kv_heads: 12, head_dim: 64, scale: 1.0, softcap: None,
+//!     row_offsets: vec![0, 30], keys: Keys::Packed { offsets: vec![0, 512] },
+//! })?;
+//! let plan = Plan::new(&problem, DType::Bf16, kernels.facts(), &PlanOptions::default())?;
+//! let launch = Launch::new(&kernels, plan, &stream)?;          // uploads the work list, once
+//! let mut workspace = stream.alloc_zeros::<f32>(launch.plan().workspace_len().max(1))?;
+//! let q = stream.alloc_zeros::<bf16>(30 * 768)?;
+//! let (k, v) = (stream.alloc_zeros::<bf16>(512 * 768)?, stream.alloc_zeros::<bf16>(512 * 768)?);
+//! let mut out = stream.alloc_zeros::<bf16>(30 * 768)?;
+//! launch.run(                                                   // every layer, every step
+//!     &stream,
+//!     DeviceQueries::contiguous(&problem, q.as_view()),
+//!     DeviceKv::contiguous(&problem, k.as_view(), v.as_view()),
+//!     DeviceOutput::contiguous(&problem, out.as_view_mut()),
+//!     None,
+//!     &mut workspace.as_view_mut(),
+//! )?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Launch::run`] allocates nothing, waits for nothing and reads nothing back: it can be captured in a graph,
+//! and follows the order of its stream. [`Launch::run_raw`] is the same by stream handle and device addresses.
+
+#[allow(missing_docs, reason = "generated; cuda/abi.h documents it")]
+mod abi;
+mod kernels;
+mod launch;
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaContext;
+
+pub use kernels::Kernels;
+pub use launch::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, Launch, RawOperands};
+
+use crate::error::{Error, Result};
+
+/// The context of a device, or an error where there is no driver or no such device.
+///
+/// # Errors
+/// [`Error::Cuda`]; cudarc's own constructor panics without a driver.
+pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
+    // SAFETY: looks for the library and its symbols; nothing else is asked of it.
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+        let why = "libcuda was not found: no NVIDIA driver is installed".to_owned();
+        return Err(Error::Cuda { what: "loading the driver", why });
+    }
+    CudaContext::new(ordinal).map_err(kernels::cuda("opening the device"))
+}
