@@ -117,8 +117,22 @@ pub struct Launch {
     plan: Plan,
     function: Function,
     combine: Option<Function>,
-    work: CudaSlice<OnekvWork>,
-    merges: Option<CudaSlice<OnekvMerge>>,
+    work: Uploaded<OnekvWork>,
+    merges: Option<Uploaded<OnekvMerge>>,
+}
+
+/// Device memory that is written once, before any launch: no stream needs to wait for it.
+struct Uploaded<T> {
+    at: CUdeviceptr,
+    _memory: CudaSlice<T>,
+}
+
+impl<T: DeviceRepr> Uploaded<T> {
+    fn new(stream: &Arc<CudaStream>, data: &[T]) -> Result<Self> {
+        let memory = stream.clone_htod(data).map_err(cuda("uploading a plan"))?;
+        let at = memory.device_ptr(stream).0;
+        Ok(Self { at, _memory: memory })
+    }
 }
 
 impl Launch {
@@ -158,19 +172,18 @@ impl Launch {
                 reserved: [0; 2],
             })
             .collect();
-        let upload = cuda("uploading a plan");
         // A plan without work has nothing to launch; memory of no bytes does not exist.
         let none = OnekvWork { row_base: 0, rows: 0, tile: 0, kv_head: 0, key_begin: 0, key_end: 0, slot: -1, reserved: 0 };
-        let work = stream.clone_htod(if work.is_empty() { std::slice::from_ref(&none) } else { &work }).map_err(&upload)?;
+        let work = Uploaded::new(stream, if work.is_empty() { std::slice::from_ref(&none) } else { &work })?;
         let (combine, merges) = match merges.is_empty() {
             true => (None, None),
             false => {
                 let combine = kernels.function("combine", &variant.combine_kernel(), 0)?;
-                (Some(combine), Some(stream.clone_htod(&merges).map_err(&upload)?))
+                (Some(combine), Some(Uploaded::new(stream, &merges)?))
             }
         };
         // Other streams may run it from now on.
-        stream.synchronize().map_err(&upload)?;
+        stream.synchronize().map_err(cuda("uploading a plan"))?;
         Ok(Self { kernels: kernels.clone(), plan, function, combine, work, merges })
     }
 
@@ -180,6 +193,10 @@ impl Launch {
     }
 
     /// Runs on `stream`: allocates nothing, waits for nothing.
+    ///
+    /// To capture it in a graph, switch cudarc's event tracking off before the operands are allocated
+    /// ([`CudaContext::disable_event_tracking`](cudarc::driver::CudaContext::disable_event_tracking)): its events lie
+    /// outside of the capture.
     ///
     /// # Errors
     /// What [`Problem::check`] refuses, of device memory; [`Error::WrongDType`], [`Error::WrongContext`],
@@ -281,8 +298,8 @@ impl Launch {
             lse: operands.lse as *mut f32,
             partial_out,
             partial_lse: partial_out.wrapping_add(self.plan.slots() * variant.tile_rows * variant.head_dim),
-            work: raw(&self.work) as *const OnekvWork,
-            merges: self.merges.as_ref().map_or(std::ptr::null(), |m| raw(m) as *const OnekvMerge),
+            work: self.work.at as *const OnekvWork,
+            merges: self.merges.as_ref().map_or(std::ptr::null(), |m| m.at as *const OnekvMerge),
             q_strides: strides(operands.q_strides),
             k_strides: strides(operands.k_strides),
             v_strides: strides(operands.v_strides),
@@ -303,13 +320,6 @@ impl Launch {
             }
         }
     }
-}
-
-/// Address of memory that is written once, before any launch: no stream needs to wait for it.
-fn raw<T>(slice: &CudaSlice<T>) -> CUdeviceptr {
-    let stream = slice.stream().clone();
-    let (at, _) = slice.device_ptr(&stream);
-    at
 }
 
 fn same_context(kernels: &Kernels, context: &Arc<cudarc::driver::CudaContext>, tensor: &'static str) -> Result<()> {

@@ -4,6 +4,7 @@ mod peers;
 mod planted;
 mod report;
 mod run;
+mod setup;
 mod test;
 
 use anyhow::Result;
@@ -19,6 +20,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Fetch the CUDA compiler from PyPI into target/, where the build script finds it
+    Setup,
     /// Set up what the tests need and run all of them
     Test,
     /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
@@ -41,6 +44,7 @@ enum Task {
 
 fn main() -> Result<()> {
     match Arguments::parse().task {
+        Task::Setup => setup::run(),
         Task::Test => test::run(),
         Task::Planted { only } => planted::run(only.as_deref()),
         Task::Peers { device } => peers::run(&device),

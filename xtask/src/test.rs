@@ -1,8 +1,14 @@
 //! `cargo xtask test`: everything that can be tested on this machine.
 
-use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
 
-use crate::run::{cargo, command, step};
+use anyhow::{Context as _, Result, bail};
+
+use crate::run::{cargo, command, root, step};
+use crate::setup;
+
+/// Cards that the virtual GPU plays for the CUDA tests.
+const CARDS: [&str; 3] = ["a100", "rtx4090", "h200"];
 
 /// Checks the prerequisites, then runs every test of the workspace.
 pub fn run() -> Result<()> {
@@ -10,13 +16,51 @@ pub fn run() -> Result<()> {
     if command("cc", &["--version"]).output().is_err() {
         bail!("no linker: `cc` was not found. Install one, e.g. `apt-get install gcc`, and try again");
     }
+    if !setup::nvcc_found() {
+        setup::run()?;
+    }
     step(
         "build the T5 example, which its tests run as a program",
         &mut cargo(&["build", "--example", "t5"]),
     )?;
     step(
-        "test the library, the example and the tools",
+        "test the library, the example, the virtual GPU and the tools",
         &mut cargo(&["test", "--workspace", "--all-targets"]),
     )?;
-    step("test the documentation's examples", &mut cargo(&["test", "--workspace", "--doc"]))
+    step("test the documentation's examples", &mut cargo(&["test", "--workspace", "--doc"]))?;
+    let driver = virtual_driver()?;
+    for card in CARDS {
+        step(
+            &format!("test the CUDA kernels on a virtual {card}"),
+            cuda_tests()
+                .env("LD_LIBRARY_PATH", &driver)
+                .env("PTXSIM_DEVICE", card)
+                // PTX alone is what a simulator runs.
+                .env("ONEKV_CUDA_ARCHS", "ptx"),
+        )?;
+    }
+    if Path::new("/dev/nvidiactl").exists() {
+        step("test the CUDA kernels on this machine's card", &mut cuda_tests())?;
+    }
+    Ok(())
+}
+
+fn cuda_tests() -> std::process::Command {
+    let mut tests = cargo(&["test", "--package", "onekv", "--features", "cuda"]);
+    tests.args(["--test", "attention", "--test", "cuda"]).env("ONEKV_REQUIRE_CUDA", "1");
+    tests
+}
+
+/// A folder with the virtual GPU's driver under the name that CUDA programs look for.
+fn virtual_driver() -> Result<PathBuf> {
+    step("build the virtual GPU's driver", &mut cargo(&["build", "--package", "ptxsim-driver"]))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let folder = target.join("virtual-gpu");
+    std::fs::create_dir_all(&folder)?;
+    let from = target.join("debug/libcuda.so");
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        let to = folder.join(name);
+        std::fs::copy(&from, &to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    }
+    Ok(folder)
 }

@@ -1,0 +1,222 @@
+//! What is particular to CUDA: every kernel variant, streams, graphs, refusals, exact counts.
+#![cfg(feature = "cuda")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::device::{Card, attend_with, card};
+use common::{Answer, Case, Operands, TestElement, assert_close};
+use cudarc::driver::CudaStream;
+use cudarc::driver::sys::CUgraphInstantiate_flags;
+use half::{bf16, f16};
+use onekv::cuda::{DeviceKv, DeviceOutput, DeviceQueries, Launch};
+use onekv::plan::{Plan, PlanOptions, variants};
+use onekv::{DType, Error, Lse, Output};
+
+fn run<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan) {
+    let operands = Operands::<E>::new(case);
+    let p = &operands.problem;
+    let mut out = vec![E::from_f32(f32::NAN); p.total_rows() * p.heads() * p.head_dim()];
+    let mut lse = vec![f32::NAN; p.total_rows() * p.heads()];
+    let result = Output::contiguous(p, &mut out);
+    let plan =
+        attend_with(options, p, operands.queries(), operands.kv(), result, Some(Lse::contiguous(p, &mut lse))).unwrap();
+    assert_close(E::DTYPE, &Answer { out: out.iter().map(|x| x.to_f32()).collect(), lse: lse.clone() }, &operands.reference(), case);
+    (Answer { out: out.iter().map(|x| x.to_f32()).collect(), lse }, plan)
+}
+
+fn run_as(dtype: DType, case: &Case, options: &PlanOptions) -> (Answer, Plan) {
+    match dtype {
+        DType::F16 => run::<f16>(case, options),
+        DType::Bf16 => run::<bf16>(case, options),
+        _ => run::<f32>(case, options),
+    }
+}
+
+/// Every variant of the table, with and without splits, on rows at its tile's edges and on grouped heads.
+#[test]
+fn every_variant_equals_the_reference() {
+    let Some(card) = card() else { return };
+    for variant in variants::all() {
+        if variant.shared_bytes > card.kernels.facts().shared_bytes_per_block {
+            println!("{}: too large for this card", variant.kernel());
+            continue;
+        }
+        let tile = variant.tile_rows;
+        for (rows, keys, split_keys) in [(tile / 2 + 1, 150, 1000), (tile / 2, 200, variant.tile_keys), (3, 70, 1000)] {
+            let mut case = Case::packed(4, 2, variant.head_dim, &[(rows, keys), (1, 40)]);
+            case.magnitude = 0.5;
+            let options = PlanOptions { split_keys: Some(split_keys), tile_rows: Some(tile) };
+            let (_, plan) = run_as(variant.dtype, &case, &options);
+            assert_eq!(plan.variant(), variant, "the options choose the variant");
+            assert_eq!(plan.merges().is_empty(), split_keys == 1000);
+        }
+    }
+}
+
+/// Splits of every size give the same result, within rounding, and the same bits when run again.
+#[test]
+fn every_number_of_splits_equals_the_reference() {
+    if card().is_none() {
+        return;
+    }
+    let case = Case::packed(2, 1, 64, &[(9, 640)]);
+    for split_keys in (64..=640).step_by(64) {
+        let options = PlanOptions { split_keys: Some(split_keys), tile_rows: Some(32) };
+        let (first, plan) = run::<bf16>(&case, &options);
+        assert_eq!(plan.slots(), if split_keys == 640 { 0 } else { 640usize.div_ceil(split_keys) });
+        assert_eq!(first, run::<bf16>(&case, &options).0);
+    }
+}
+
+/// A problem on the device: operands, workspace, launch.
+struct OnDevice {
+    launch: Launch,
+    q: cudarc::driver::CudaSlice<bf16>,
+    k: cudarc::driver::CudaSlice<bf16>,
+    v: cudarc::driver::CudaSlice<bf16>,
+    out: cudarc::driver::CudaSlice<bf16>,
+    workspace: cudarc::driver::CudaSlice<f32>,
+}
+
+impl OnDevice {
+    /// Everything belongs to `stream`: cudarc orders the use of memory on other streams by events, which a
+    /// capture cannot take in.
+    fn new(card: &Card, stream: &Arc<CudaStream>, operands: &Operands<bf16>, options: &PlanOptions) -> Self {
+        let plan = Plan::new(&operands.problem, DType::Bf16, card.kernels.facts(), options).unwrap();
+        let launch = Launch::new(&card.kernels, plan, stream).unwrap();
+        Self {
+            q: stream.clone_htod(&operands.q).unwrap(),
+            k: stream.clone_htod(&operands.k).unwrap(),
+            v: stream.clone_htod(&operands.v).unwrap(),
+            out: stream.alloc_zeros(operands.q.len()).unwrap(),
+            workspace: stream.alloc_zeros(launch.plan().workspace_len().max(1)).unwrap(),
+            launch,
+        }
+    }
+
+    fn run(&mut self, stream: &Arc<CudaStream>) -> onekv::Result<()> {
+        let problem = self.launch.plan().problem().clone();
+        self.launch.run(
+            stream,
+            DeviceQueries::contiguous(&problem, self.q.as_view()),
+            DeviceKv::contiguous(&problem, self.k.as_view(), self.v.as_view()),
+            DeviceOutput::contiguous(&problem, self.out.as_view_mut()),
+            None,
+            &mut self.workspace.as_view_mut(),
+        )
+    }
+
+    fn result(&self, stream: &Arc<CudaStream>) -> Vec<f32> {
+        stream.clone_dtoh(&self.out).unwrap().iter().map(|x| x.to_f32()).collect()
+    }
+}
+
+fn without_lse(answer: &Answer) -> Answer {
+    Answer { out: answer.out.clone(), lse: Vec::new() }
+}
+
+/// Captured once, replayed with new data in the same memory: the split plan too, whose merge follows.
+#[test]
+fn a_captured_graph_replays_with_new_data() {
+    let Some(card) = card() else { return };
+    let stream = card.context.new_stream().unwrap();
+    let mut case = Case::packed(2, 2, 64, &[(5, 300)]);
+    let options = PlanOptions { split_keys: Some(64), tile_rows: Some(16) };
+    let first = Operands::<bf16>::new(&case);
+    let mut device = OnDevice::new(card, &stream, &first, &options);
+    stream.begin_capture(cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+    device.run(&stream).unwrap();
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).unwrap().expect("a graph was captured");
+    for seed in [3, 4] {
+        case.seed = seed;
+        let operands = Operands::<bf16>::new(&case);
+        stream.memcpy_htod(&operands.q, &mut device.q).unwrap();
+        stream.memcpy_htod(&operands.k, &mut device.k).unwrap();
+        stream.memcpy_htod(&operands.v, &mut device.v).unwrap();
+        graph.launch().unwrap();
+        let got = Answer { out: device.result(&stream), lse: Vec::new() };
+        assert_close(DType::Bf16, &got, &without_lse(&operands.reference()), &case);
+    }
+}
+
+/// One launch object, two streams and two threads, a workspace each.
+#[test]
+fn streams_and_threads_share_the_kernels() {
+    let Some(card) = card() else { return };
+    let options = PlanOptions { split_keys: Some(64), tile_rows: Some(16) };
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let options = &options;
+            scope.spawn(move || {
+                let stream = card.context.new_stream().unwrap();
+                let mut case = Case::packed(2, 1, 64, &[(4, 200)]);
+                case.seed = seed;
+                let operands = Operands::<bf16>::new(&case);
+                let mut device = OnDevice::new(card, &stream, &operands, options);
+                for _ in 0..3 {
+                    device.run(&stream).unwrap();
+                }
+                let got = Answer { out: device.result(&stream), lse: Vec::new() };
+                assert_close(DType::Bf16, &got, &without_lse(&operands.reference()), &case);
+            });
+        }
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let Some(card) = card() else { return };
+    let case = Case::packed(2, 2, 64, &[(5, 300)]);
+    let operands = Operands::<bf16>::new(&case);
+    let options = PlanOptions { split_keys: Some(64), tile_rows: Some(16) };
+    let mut device = OnDevice::new(card, &card.stream, &operands, &options);
+    let problem = operands.problem.clone();
+    let needed = device.launch.plan().workspace_len();
+    assert_eq!(needed, 2 * 5 * 16 * 65, "2 heads, 5 splits, tiles of 16 rows");
+
+    let mut small = card.stream.alloc_zeros::<f32>(needed - 1).unwrap();
+    let refused = device.launch.run(
+        &card.stream,
+        DeviceQueries::contiguous(&problem, device.q.as_view()),
+        DeviceKv::contiguous(&problem, device.k.as_view(), device.v.as_view()),
+        DeviceOutput::contiguous(&problem, device.out.as_view_mut()),
+        None,
+        &mut small.as_view_mut(),
+    );
+    assert_eq!(refused, Err(Error::Workspace { value: needed - 1, min: needed }));
+
+    let refused = device.launch.run(
+        &card.stream,
+        DeviceQueries::contiguous(&problem, device.q.as_view()),
+        DeviceKv::contiguous(&problem, device.k.as_view(), device.v.slice(64..)),
+        DeviceOutput::contiguous(&problem, device.out.as_view_mut()),
+        None,
+        &mut device.workspace.as_view_mut(),
+    );
+    assert!(matches!(refused, Err(Error::TooShort { tensor: "v", .. })), "{refused:?}");
+
+    let refused = device.launch.run(
+        &card.stream,
+        DeviceQueries::contiguous(&problem, device.q.slice(4..)),
+        DeviceKv::contiguous(&problem, device.k.as_view(), device.v.as_view()),
+        DeviceOutput::contiguous(&problem, device.out.as_view_mut()),
+        None,
+        &mut device.workspace.as_view_mut(),
+    );
+    assert!(matches!(refused, Err(Error::TooShort { tensor: "q", .. } | Error::Misaligned { tensor: "q", .. })));
+
+    let f32s = card.stream.alloc_zeros::<f32>(operands.k.len()).unwrap();
+    let mut f32_out = card.stream.alloc_zeros::<f32>(operands.q.len()).unwrap();
+    let refused = device.launch.run(
+        &card.stream,
+        DeviceQueries::contiguous(&problem, f32s.as_view()),
+        DeviceKv::contiguous(&problem, f32s.as_view(), f32s.as_view()),
+        DeviceOutput::contiguous(&problem, f32_out.as_view_mut()),
+        None,
+        &mut device.workspace.as_view_mut(),
+    );
+    assert_eq!(refused, Err(Error::WrongDType { value: DType::F32, planned: DType::Bf16 }));
+}

@@ -1,0 +1,77 @@
+//! `cargo xtask setup`: the CUDA toolkit from PyPI wheels, into `target/cuda-toolkit`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::run::{command, root, step};
+
+/// What nvcc needs to compile device code: compiler, headers, PTX optimiser.
+const WHEELS: &[&str] = &[
+    "nvidia-cuda-nvcc==13.0.*",
+    "nvidia-cuda-crt==13.0.*",
+    "nvidia-nvvm==13.0.*",
+    "nvidia-cuda-runtime==13.0.*",
+    "nvidia-cuda-cccl==13.0.*",
+];
+
+/// Where the toolkit goes; the build script looks there.
+fn toolkit() -> PathBuf {
+    root().join("target/cuda-toolkit")
+}
+
+/// Fetches the toolkit unless it is there.
+pub fn run() -> Result<()> {
+    let wheels = root().join("target/cuda-wheels");
+    let nvcc = toolkit().join("bin/nvcc");
+    if nvcc.exists() {
+        println!("the CUDA toolkit is at {}", toolkit().display());
+        return Ok(());
+    }
+    let python = ["python3", "python"].into_iter().find(|python| runs(python, &["-m", "pip", "--version"]));
+    let Some(python) = python else {
+        bail!(
+            "the CUDA compiler comes from PyPI by pip, which was not found. Install it, e.g. `apt-get install \
+             python3-pip`, or set NVCC to a compiler of CUDA 12.4 or newer"
+        );
+    };
+    let target = wheels.to_string_lossy().into_owned();
+    let mut arguments =
+        vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"];
+    arguments.extend(["--target", &target]);
+    arguments.extend(WHEELS);
+    step("fetch the CUDA 13.0 compiler from PyPI into target/ (about 150 MB)", &mut command(python, &arguments))?;
+    let found = wheels.join("nvidia/cu13");
+    if !found.join("bin/nvcc").exists() {
+        bail!("the wheels hold no nvcc under {}", found.display());
+    }
+    link(&found, &toolkit())?;
+    println!("the CUDA toolkit is at {}", toolkit().display());
+    Ok(())
+}
+
+/// A compiler that the build script will find: any of the usual places, or the one of `setup`.
+pub fn nvcc_found() -> bool {
+    let usual = ["/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc", "/usr/lib/cuda/bin/nvcc"];
+    std::env::var_os("NVCC").is_some()
+        || ["CUDA_HOME", "CUDA_PATH"].iter().any(|v| std::env::var_os(v).is_some())
+        || runs("nvcc", &["--version"])
+        || usual.iter().any(|path| Path::new(path).exists())
+        || toolkit().join("bin/nvcc").exists()
+}
+
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    command(program, arguments).output().is_ok_and(|output| output.status.success())
+}
+
+#[cfg(unix)]
+fn link(from: &Path, to: &Path) -> Result<()> {
+    // A link of an interrupted run may be left.
+    let _ = std::fs::remove_file(to);
+    std::os::unix::fs::symlink(from, to).with_context(|| format!("cannot link {}", to.display()))
+}
+
+#[cfg(not(unix))]
+fn link(_: &Path, _: &Path) -> Result<()> {
+    bail!("setup works on Linux; elsewhere set NVCC to the compiler")
+}
