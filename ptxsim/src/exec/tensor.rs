@@ -172,7 +172,7 @@ impl Machine<'_, '_> {
                 }
             }
         }
-        let integer = matches!(mma.a_type, MmaType::S8 | MmaType::U8);
+        let integer = mma.a_type.is_integer();
         let c = registers(&mma.c);
         let mut d = [0f32; 16 * 8];
         // Products are exact in f32; their sum is rounded at each step, as tensor cores' order is free.
@@ -229,8 +229,9 @@ impl Machine<'_, '_> {
             }
         }
         let per_tile = if op.half_accumulate { 2 } else { 4 };
+        let integer = op.a_type.is_integer();
         let mut d = vec![0f32; 16 * n];
-        if accumulates {
+        if accumulates && !integer {
             for (tile, registers) in op.d.chunks_exact(per_tile).enumerate() {
                 let c: Vec<Lanes> = registers.iter().map(|r| warp.registers[*r as usize]).collect();
                 for row in 0..16 {
@@ -248,7 +249,10 @@ impl Machine<'_, '_> {
             }
         }
         for (tile, registers) in op.d.chunks_exact(per_tile).enumerate() {
-            let results = pack(op.half_accumulate, false, per_tile, |row, j| d[row * n + tile * 8 + j], &[]);
+            let held = |r: &u32| if accumulates { warp.registers[*r as usize] } else { [0; 32] };
+            let c: Vec<Lanes> = if integer { registers.iter().map(held).collect() } else { Vec::new() };
+            let at = |row: usize, j: usize| d[row * n + tile * 8 + j];
+            let results = pack(op.half_accumulate, integer, per_tile, at, &c);
             for (register, lanes) in registers.iter().zip(&results) {
                 warp.put(*register, lanes, exec);
             }
