@@ -89,7 +89,11 @@ impl<'m> Decoder<'m> {
             return Err(unsupported());
         }
         let half_accumulate = *d_type == "f16";
-        if !accumulates(a_type, b_type, d_type) || c_type != d_type || k * a_type.bits() > 256 || k * a_type.bits() < 128 {
+        if !accumulates(a_type, b_type, d_type)
+            || c_type != d_type
+            || k * a_type.bits() > 256
+            || k * a_type.bits() < 128
+        {
             return Err(unsupported());
         }
         let d = self.registers_of(operands.first())?;

@@ -1,5 +1,6 @@
 //! Barriers of blocks and clusters, and mbarriers.
 
+use super::asynchronous::Range;
 use super::warp::{Phase, Warp, join};
 use crate::fault::{FaultKind, Outcome, Trouble};
 
@@ -141,6 +142,10 @@ pub struct Mbarrier {
     pub epoch: u32,
     arriving: Vec<u32>,
     done: Vec<u32>,
+    /// Shared memory of blocks that this phase's copies read.
+    pub reading: Vec<(usize, Range)>,
+    /// What completed phases' copies have read, until a thread sees that.
+    pub read: Vec<(usize, Range)>,
 }
 
 impl Mbarrier {
@@ -155,6 +160,8 @@ impl Mbarrier {
             epoch,
             arriving: none.clone(),
             done: none,
+            reading: Vec::new(),
+            read: Vec::new(),
         }
     }
 
@@ -185,12 +192,19 @@ impl Mbarrier {
         Ok(())
     }
 
+    /// Who sees the phase complete has seen this.
+    pub fn learn(&mut self, clock: &[u32]) {
+        join(&mut self.arriving, clock);
+    }
+
     pub fn expect(&mut self, bytes: u32) -> Outcome {
         self.tx += i64::from(bytes);
         if self.tx > MOST_TX {
             let what = format!("an mbarrier that expects {} bytes; allowed are {MOST_TX}", self.tx);
             return Err(Trouble::new(FaultKind::IllegalInstruction, what));
         }
+        // The bytes may have been the last thing missing: they can come before they are expected.
+        self.poll();
         Ok(())
     }
 
@@ -220,11 +234,15 @@ impl Mbarrier {
             self.pending = self.expected;
             let arrived = std::mem::replace(&mut self.arriving, vec![0; self.done.len()]);
             join(&mut self.done, &arrived);
+            self.read.append(&mut self.reading);
         }
     }
 
-    /// A warp has seen the phase complete.
+    /// A warp has seen the phase complete: what its own lanes did before they arrived, too.
     pub fn observe(&self, warp: &mut Warp) {
         join(&mut warp.clock, &self.done);
+        let own = self.done.get(warp.actor).copied().unwrap_or(0);
+        // Its arrivals have advanced the epoch since.
+        warp.full_sync = warp.full_sync.max(own + 1);
     }
 }
