@@ -224,7 +224,7 @@ impl Machine<'_, '_> {
                     Trouble::new(FaultKind::IllegalInstruction, format!("barrier {number}; there are 16"))
                 })?;
                 let generation = barrier.generation;
-                barrier.arrive(warp, count, value)?;
+                barrier.arrive(warp, count, value, *waits)?;
                 self.tally.total.barriers += 1;
                 if *waits {
                     return Ok(Flow::Wait(State::Barrier { id: number, generation }));

@@ -15,6 +15,9 @@ pub struct Barrier {
     pending: Vec<u32>,
     done: Vec<u32>,
     reduction: Reduction,
+    /// Warps that wait for this generation, and those that have not left the last one.
+    waiting: usize,
+    leaving: usize,
     /// What the last generation's values reduced to.
     pub result: Reduction,
 }
@@ -33,8 +36,8 @@ impl Default for Reduction {
 }
 
 impl Barrier {
-    /// A warp arrives; `value` holds the predicates of its live lanes.
-    pub fn arrive(&mut self, warp: &mut Warp, count: Option<u32>, value: u32) -> Outcome {
+    /// A warp arrives, and may wait; `value` holds the predicates of its live lanes.
+    pub fn arrive(&mut self, warp: &mut Warp, count: Option<u32>, value: u32, waits: bool) -> Outcome {
         if self.arrived > 0 && self.expected != count {
             let say = |c: Option<u32>| c.map_or("the whole block".to_owned(), |c| format!("{c} threads"));
             let what =
@@ -55,6 +58,7 @@ impl Barrier {
             let what = format!("{} threads arrived at a barrier of {count}", self.arrived);
             return Err(Trouble::new(FaultKind::BarrierMismatch, what));
         }
+        self.waiting += usize::from(waits);
         let live = warp.alive;
         self.reduction.all &= value & live == live;
         self.reduction.any |= value & live != 0;
@@ -65,11 +69,12 @@ impl Barrier {
         Ok(())
     }
 
-    /// Completes the generation if all have come.
+    /// Completes the generation if all have come, and the last one's result is no longer needed.
     pub fn poll(&mut self, live_warps: usize) {
         let wanted = self.expected.unwrap_or(live_warps as u32 * 32);
-        if self.arrived > 0 && self.arrived >= wanted {
+        if self.arrived > 0 && self.arrived >= wanted && self.leaving == 0 {
             self.arrived = 0;
+            self.leaving = std::mem::take(&mut self.waiting);
             self.generation += 1;
             self.done = std::mem::take(&mut self.pending);
             self.result = std::mem::take(&mut self.reduction);
@@ -77,7 +82,8 @@ impl Barrier {
     }
 
     /// A warp leaves the completed barrier.
-    pub fn leave(&self, warp: &mut Warp) {
+    pub fn leave(&mut self, warp: &mut Warp) {
+        self.leaving = self.leaving.saturating_sub(1);
         join(&mut warp.clock, &self.done);
         warp.synchronize(warp.alive);
     }
