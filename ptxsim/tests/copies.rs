@@ -335,6 +335,81 @@ fn tensor_boxes_are_stored_and_added() {
 }
 
 #[test]
+fn bulk_copies_reduce() {
+    let half = |x: u32| u32::from(half::f16::from_f32(x as f32).to_bits()) * 0x1_0001;
+    let brain = |x: u32| u32::from(half::bf16::from_f32(x as f32).to_bits()) * 0x1_0001;
+    let float = |x: u32| (x as f32).to_bits();
+    // What the memory holds, what is sent, what it then holds; in every word.
+    for (operation, held, sent, want) in [
+        ("min.s32", -5i32 as u32, 3, -5i32 as u32),
+        ("min.u32", -5i32 as u32, 3, 3),
+        ("max.s32", -5i32 as u32, 3, 3),
+        ("max.u32", -5i32 as u32, 3, -5i32 as u32),
+        ("inc.u32", 7, 9, 8),
+        ("inc.u32", 9, 9, 0),
+        ("dec.u32", 0, 9, 9),
+        ("dec.u32", 4, 9, 3),
+        ("and.b32", 0b1100, 0b1010, 0b1000),
+        ("or.b32", 0b1100, 0b1010, 0b1110),
+        ("xor.b32", 0b1100, 0b1010, 0b0110),
+        ("add.s32", -5i32 as u32, 3, -2i32 as u32),
+        ("add.f32", float(4), float(5), float(9)),
+        ("add.noftz.f16", half(4), half(5), half(9)),
+        ("add.noftz.bf16", brain(4), brain(5), brain(9)),
+        ("min.f16", half(4), half(5), half(4)),
+        ("max.bf16", brain(4), brain(5), brain(5)),
+        ("min.u64", 4, 5, 4),
+        ("max.s64", 4, 5, 5),
+        ("and.b64", 12, 10, 8),
+    ] {
+        let reduce =
+            format!("cp.reduce.async.bulk.global.shared::cta.bulk_group.{operation} [%a1], [%r39], 64;\n");
+        let body = copy(true, 16) + PUBLISH + &first(&(reduce + DRAIN));
+        let gpu = gpu(operation, &body);
+        let (input, out) = (gpu.ints(&[sent; 16]), gpu.ints(&[held; 16]));
+        gpu.run("run", &config(1, 32), &[&NO_MAP, &input, &out]);
+        assert_eq!(gpu.read_ints(out, 16), [want; 16], "{operation}");
+    }
+    // 64 bits, with a carry.
+    let reduce = "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u64 [%a1], [%r39], 16;\n";
+    let body = copy(true, 4) + PUBLISH + &first(&(reduce.to_owned() + reduce + DRAIN));
+    let got = run("add.u64", &config(1, 32), &body, NO_MAP, &[0x8000_0001, 3, 1, 2], 4);
+    assert_eq!(got, [2, 7, 2, 4]);
+}
+
+#[test]
+fn narrow_boxes_may_be_swizzled() {
+    // Rows of 16 bytes, three of them, at the end of shared memory.
+    for swizzle in 1..4 {
+        let case = Case {
+            data_type: F32,
+            dimensions: vec![8, 8],
+            box_size: vec![4, 3],
+            steps: vec![1, 1],
+            swizzle,
+            fill: 0,
+            at: vec![4, 1],
+        };
+        let start = 32768 - 128;
+        let load = format!(
+            "mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 48;\nadd.s32 %r0, %r39, {start};\nmov.u32 %r1, bar;\n\
+             cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r0], {0}, [%r1];\n{1}\
+             cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group {0}, [%r0];\n{DRAIN}",
+            case.coordinates(),
+            wait(0)
+        );
+        let gpu = gpu("narrow", &(init(1) + &first(&load)));
+        let mut want: Vec<f32> = (0..64).map(|i| i as f32).collect();
+        let tensor = gpu.floats(&want);
+        gpu.run("run", &config(1, 32), &[&case.map(tensor), &tensor, &tensor]);
+        for (_, place) in case.places(start) {
+            want[place.unwrap()] *= 2.0;
+        }
+        assert_eq!(gpu.read_floats(tensor, 64), want, "swizzle {swizzle}");
+    }
+}
+
+#[test]
 fn boxes_are_multicast() {
     let case = Case {
         data_type: U32,

@@ -116,6 +116,8 @@ fn mbarriers_misused_are_faults() {
     assert_eq!(kind(&format!("{start}mbarrier.inval.shared.b64 [bar];\n{arrive}")), FaultKind::Uninitialized);
     assert_eq!(kind(&format!("{start}{arrive}{}", wait(0))), FaultKind::Deadlock);
     assert_eq!(kind("mbarrier.init.shared.b64 [bar], 0;"), FaultKind::IllegalInstruction);
+    let last = "mbarrier.arrive.noComplete.release.cta.shared::cta.b64 %s0, [bar], 2;\n";
+    assert_eq!(kind(&format!("{start}{last}")), FaultKind::BarrierMismatch);
 }
 
 #[test]
@@ -342,7 +344,8 @@ fn what_bulk_copies_write_is_awaited() {
         + &first(&fetch.replace("[%r39], [%a0]", "[%r39], [%a0+1024]"));
     assert_eq!(fault("early refill", 64, &again).kind, FaultKind::Race);
 
-    let odd = fetch.replace("1024, [%r1]", "1000, [%r1]");
+    let odd =
+        fetch.replace("1024, [%r1]", "%r6, [%r1]").replace("mov.u32 %r1", "mov.u32 %r6, 1000;\nmov.u32 %r1");
     assert_eq!(fault("size", 32, &(init(1) + &first(&odd))).kind, FaultKind::Misaligned);
     let off = format!("add.s32 %r39, %r39, 8;\n{fetch}");
     assert_eq!(fault("destination", 32, &(init(1) + &first(&off))).kind, FaultKind::Misaligned);
@@ -369,6 +372,11 @@ fn accumulators_and_operands_of_wgmma_are_left_alone() {
     assert_eq!(kind(use_d), FaultKind::AsyncPending);
     assert_eq!(kind("add.f32 %f4, %f3, %f3;\n"), FaultKind::AsyncPending);
     assert_eq!(kind("mov.f32 %f1, %f4;\n"), FaultKind::AsyncPending);
+    assert_eq!(kind("shfl.sync.bfly.b32 %f4, %f3, 1, 31, 0xffffffff;\n"), FaultKind::AsyncPending);
+    assert_eq!(
+        kind("mov.b32 %r1, %f4;\nmovmatrix.sync.aligned.m8n8.trans.b16 %f0, %r1;\n"),
+        FaultKind::AsyncPending
+    );
     assert_eq!(kind(&format!("wgmma.wait_group.sync.aligned 1;\n{use_d}")), FaultKind::AsyncPending);
     assert_eq!(kind(reuse), FaultKind::AsyncPending);
     // Lane 0 writes a word again, which is free now.

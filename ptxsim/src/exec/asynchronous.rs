@@ -240,7 +240,7 @@ impl Machine<'_, '_> {
                     }
                 }
             }
-            MbarrierOp::Arrive { count, tx, state, drop, .. } => {
+            MbarrierOp::Arrive { count, tx, state, no_complete, drop } => {
                 let counts = warp.lanes(*count, grid);
                 let tx = tx.map(|tx| warp.lanes(tx, grid));
                 let mut states = [0; 32];
@@ -248,6 +248,10 @@ impl Machine<'_, '_> {
                 for lane in lanes_of(exec) {
                     let (_, mbarrier) = self.barrier_at(warp, window, addresses[lane], lane)?;
                     states[lane] = mbarrier.phase << 20 | u64::from(mbarrier.pending());
+                    if *no_complete && counts[lane] as u32 == mbarrier.pending() {
+                        let what = "the last arrival of a phase is one with .noComplete";
+                        return Err(Trouble::new(FaultKind::BarrierMismatch, what).by(lane));
+                    }
                     (|| {
                         if let Some(tx) = tx {
                             mbarrier.expect(tx[lane] as u32)?;
@@ -436,8 +440,13 @@ impl Machine<'_, '_> {
                 let Site::Shared(_, offset) = self.site(warp, Window::Shared, from)? else { return Ok(()) };
                 let size = map.box_bytes();
                 aligned_shared(from, 128)?;
-                let linear = self.read_shared(warp, offset, size, lane)?;
-                warp.copies[lane].bulk_open.push(Range { offset, bytes: size });
+                let width = map.swizzle_width();
+                let mut linear = Vec::with_capacity(size as usize);
+                for part in box_parts(offset, size, width) {
+                    linear.extend(self.read_shared(warp, part.offset, part.bytes, lane)?);
+                    warp.copies[lane].bulk_open.push(part);
+                }
+                let whole = box_parts(offset, size, width).count() == 1;
                 let each = map.element_bytes();
                 let reduction = reduction
                     .map(|op| Ok::<_, Trouble>(BulkReduction { op, element: map_element(&map, op)? }))
@@ -445,7 +454,11 @@ impl Machine<'_, '_> {
                 let mut held = None;
                 for (i, element) in box_elements(&map, &coordinates)?.enumerate() {
                     let Some(address) = element else { continue };
-                    let at = swizzle(offset + i as u32 * each, map.swizzle_width()) - offset;
+                    let at = match whole {
+                        true => swizzle(offset + i as u32 * each, width) - offset,
+                        // The parts were read in the box's own order.
+                        false => i as u32 * each,
+                    };
                     let data = &linear[at as usize..(at + each) as usize];
                     let a = self.allocation(&mut held, address, each.into())?;
                     self.tally.total.distinct_bytes += u64::from(a.touch(address - a.base, each));
@@ -517,8 +530,10 @@ impl Machine<'_, '_> {
             let (actor, epoch) = (mbarrier.actor, mbarrier.stamp());
             let who = warp.who(lane, cta, false);
             let memory = &mut self.state.ctas[cta].shared;
-            memory.check_range(offset, bytes)?;
-            memory.arrived(offset, bytes, &who, actor, epoch)?;
+            for part in box_parts(offset, bytes, swizzle_width) {
+                memory.check_range(part.offset, part.bytes)?;
+                memory.arrived(part.offset, part.bytes, &who, actor, epoch)?;
+            }
             for (i, word) in data.chunks_exact(4).enumerate() {
                 let word = u32::from_le_bytes(word.try_into().unwrap_or_default());
                 memory.poke(swizzle(offset + 4 * i as u32, swizzle_width), 4, word.into());
@@ -601,6 +616,17 @@ fn sixteen(address: u64, bytes: u32) -> Outcome {
         return Err(Trouble::new(FaultKind::Misaligned, what).at(address));
     }
     Ok(())
+}
+
+/// The shared memory of a box: in one piece if the swizzle only permutes it, else 16 bytes at a time, as they
+/// follow each other in the box.
+fn box_parts(offset: u32, bytes: u32, width: u32) -> impl Iterator<Item = Range> {
+    let whole = width <= 16 || bytes.is_multiple_of(128);
+    let step = if whole { bytes.max(1) } else { 16 };
+    (0..bytes).step_by(step as usize).map(move |at| match whole {
+        true => Range { offset, bytes },
+        false => Range { offset: swizzle(offset + at, width), bytes: 16 },
+    })
 }
 
 /// The shared end of a bulk copy.
