@@ -179,6 +179,16 @@ impl MmaType {
             _ => 8,
         }
     }
+
+    /// Integers, whose products add up to s32.
+    pub fn is_integer(self) -> bool {
+        matches!(self, MmaType::S8 | MmaType::U8)
+    }
+
+    /// Whether the other operand may be `other`: the same type, or the other one of 8 bits.
+    pub fn goes_with(self, other: Self) -> bool {
+        self == other || self.bits() == 8 && other.bits() == 8 && self.is_integer() == other.is_integer()
+    }
 }
 
 /// `mma.sync` of shape m16n8k: types and registers.

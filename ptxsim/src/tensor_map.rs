@@ -24,9 +24,9 @@ pub struct TensorMap {
     pub dimensions: Vec<u64>,
     /// Bytes between neighbours along every dimension but the first.
     pub strides: Vec<u64>,
-    /// Elements of the box along each dimension.
+    /// Elements along each dimension that the box spans, those that are stepped over too.
     pub box_size: Vec<u32>,
-    /// Steps between elements that are copied.
+    /// Steps between elements that are copied; the first dimension's is ignored.
     pub element_strides: Vec<u32>,
     /// 0 none, 1 and 2 of 16 and 32 bytes.
     pub interleave: u8,
@@ -92,9 +92,22 @@ impl TensorMap {
         ELEMENT_BYTES.get(usize::from(self.data_type)).copied().unwrap_or(1)
     }
 
-    /// Bytes of the box.
+    /// Bytes that a box has in shared memory.
     pub fn box_bytes(&self) -> u32 {
-        self.box_size.iter().product::<u32>() * self.element_bytes()
+        self.box_counts().product::<u32>() * self.element_bytes()
+    }
+
+    /// Elements that are copied along each dimension.
+    pub(crate) fn box_counts(&self) -> impl Iterator<Item = u32> {
+        self.box_size.iter().enumerate().map(|(d, size)| size.div_ceil(self.step(d)))
+    }
+
+    /// Step between the elements that are copied along a dimension.
+    pub(crate) fn step(&self, dimension: usize) -> u32 {
+        match dimension {
+            0 => 1,
+            d => self.element_strides.get(d).copied().unwrap_or(1).max(1),
+        }
     }
 
     /// Bytes of a swizzled row; 16 without swizzle.

@@ -18,6 +18,17 @@ fn mma_type(name: &str) -> Option<MmaType> {
     })
 }
 
+/// Whether products of these types add up to `d_type`.
+fn accumulates(a: MmaType, b: MmaType, d_type: &str) -> bool {
+    let right = match d_type {
+        "f32" => !a.is_integer(),
+        "f16" => matches!(a, MmaType::F16 | MmaType::E4M3 | MmaType::E5M2),
+        "s32" => a.is_integer(),
+        _ => false,
+    };
+    right && a.goes_with(b)
+}
+
 impl<'m> Decoder<'m> {
     pub(super) fn tensor(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
         let class = Class::TensorCore;
@@ -77,14 +88,12 @@ impl<'m> Decoder<'m> {
         {
             return Err(unsupported());
         }
-        let integer = matches!(a_type, MmaType::S8 | MmaType::U8);
         let half_accumulate = *d_type == "f16";
-        let right = match (integer, *d_type) {
-            (true, "s32") => *c_type == "s32",
-            (false, "f32" | "f16") => c_type == d_type,
-            _ => false,
-        };
-        if !right || k * a_type.bits() > 256 || k * a_type.bits() < 128 {
+        if !accumulates(a_type, b_type, d_type)
+            || c_type != d_type
+            || k * a_type.bits() > 256
+            || k * a_type.bits() < 128
+        {
             return Err(unsupported());
         }
         let d = self.registers_of(operands.first())?;
@@ -119,7 +128,8 @@ impl<'m> Decoder<'m> {
             || n % 8 != 0
             || n > 256
             || k * a_type.bits() != 256
-            || !matches!(*d_type, "f32" | "f16" | "s32")
+            || !accumulates(a_type, b_type, d_type)
+            || op.has("satfinite")
         {
             return Err(unsupported());
         }

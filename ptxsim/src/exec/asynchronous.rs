@@ -165,15 +165,16 @@ impl Machine<'_, '_> {
     /// `cp.async.mbarrier.arrive`: the copies so far are complete when it arrives.
     pub fn copy_arrive(&mut self, warp: &mut Warp, barrier: Address, noinc: bool, exec: u32) -> Outcome {
         self.copy_wait(warp, ALL, exec);
-        if !noinc {
-            // It adds the arrival that it then makes.
-            return Ok(());
-        }
         let addresses = self.addresses(warp, barrier);
         for lane in lanes_of(exec) {
             let clock = warp.clock.clone();
             let (_, mbarrier) = self.barrier_at(warp, Window::Generic, addresses[lane], lane)?;
-            mbarrier.arrive(&clock, 1, false).map_err(|t| t.by(lane))?;
+            if noinc {
+                mbarrier.arrive(&clock, 1, false).map_err(|t| t.by(lane))?;
+            } else {
+                // It adds the arrival that it then makes.
+                mbarrier.learn(&clock);
+            }
         }
         warp.advance();
         Ok(())
@@ -234,10 +235,12 @@ impl Machine<'_, '_> {
                 for lane in lanes_of(exec) {
                     let (cta, offset) = self.barrier_site(warp, window, addresses[lane], lane)?;
                     self.barrier_at(warp, window, addresses[lane], lane)?;
-                    self.state.ctas[cta].mbarriers.remove(&offset);
+                    if let Some(gone) = self.state.ctas[cta].mbarriers.remove(&offset) {
+                        self.release(gone.reading.into_iter().chain(gone.read));
+                    }
                 }
             }
-            MbarrierOp::Arrive { count, tx, state, drop, .. } => {
+            MbarrierOp::Arrive { count, tx, state, no_complete, drop } => {
                 let counts = warp.lanes(*count, grid);
                 let tx = tx.map(|tx| warp.lanes(tx, grid));
                 let mut states = [0; 32];
@@ -245,6 +248,10 @@ impl Machine<'_, '_> {
                 for lane in lanes_of(exec) {
                     let (_, mbarrier) = self.barrier_at(warp, window, addresses[lane], lane)?;
                     states[lane] = mbarrier.phase << 20 | u64::from(mbarrier.pending());
+                    if *no_complete && counts[lane] as u32 == mbarrier.pending() {
+                        let what = "the last arrival of a phase is one with .noComplete";
+                        return Err(Trouble::new(FaultKind::BarrierMismatch, what).by(lane));
+                    }
                     (|| {
                         if let Some(tx) = tx {
                             mbarrier.expect(tx[lane] as u32)?;
@@ -285,8 +292,10 @@ impl Machine<'_, '_> {
                     if mbarrier.passed(phase) {
                         truth |= 1 << lane;
                         let (_, offset) = self.barrier_site(warp, window, addresses[lane], lane)?;
-                        if let Some(mbarrier) = self.state.ctas[cta].mbarriers.get(&offset) {
+                        if let Some(mbarrier) = self.state.ctas[cta].mbarriers.get_mut(&offset) {
                             mbarrier.observe(warp);
+                            let read = std::mem::take(&mut mbarrier.read);
+                            self.release(read.into_iter());
                         }
                     } else if *blocking {
                         // try_wait may suspend the thread: it does, until the phase completes.
@@ -305,6 +314,13 @@ impl Machine<'_, '_> {
             }
         }
         Ok(Flow::Next)
+    }
+
+    /// Copies have read these parts of shared memory.
+    fn release(&mut self, read: impl Iterator<Item = (usize, Range)>) {
+        for (cta, range) in read {
+            self.state.ctas[cta].shared.proxy_read(range.offset, range.bytes);
+        }
     }
 
     fn init_barrier(
@@ -359,10 +375,18 @@ impl Machine<'_, '_> {
                         let Site::Shared(_, offset) = self.site(warp, Window::Shared, from)? else {
                             return Ok(());
                         };
-                        self.read_shared(warp, offset, size, lane)?
+                        let data = self.read_shared(warp, offset, size, lane)?;
+                        let (cta, place) =
+                            self.barrier_site(warp, Window::Generic, at(warp, *barrier), lane)?;
+                        // Without the barrier the delivery fails.
+                        if let Some(mbarrier) = self.state.ctas[cta].mbarriers.get_mut(&place) {
+                            mbarrier.reading.push((warp.cta, Range { offset, bytes: size }));
+                        }
+                        data
                     }
                 };
                 let multicast = multicast.map(|m| warp.scalar(m, lane, grid) as u16);
+                aligned_shared(to, 16)?;
                 self.deliver(warp, to, &data, at(warp, *barrier), multicast, lane, 16)
             }
             Bulk::ToGlobal { dst, src, bytes, reduction } => {
@@ -406,6 +430,7 @@ impl Machine<'_, '_> {
                 }
                 let multicast = multicast.map(|m| warp.scalar(m, lane, grid) as u16);
                 let (to, barrier) = (at(warp, *dst), at(warp, *barrier));
+                aligned_shared(to, 128)?;
                 self.deliver(warp, to, &data, barrier, multicast, lane, map.swizzle_width())
             }
             Bulk::TensorToGlobal { map, coordinates, src, reduction } => {
@@ -414,9 +439,14 @@ impl Machine<'_, '_> {
                 let from = at(warp, *src);
                 let Site::Shared(_, offset) = self.site(warp, Window::Shared, from)? else { return Ok(()) };
                 let size = map.box_bytes();
-                sixteen(offset.into(), 128)?;
-                let linear = self.read_shared(warp, offset, size, lane)?;
-                warp.copies[lane].bulk_open.push(Range { offset, bytes: size });
+                aligned_shared(from, 128)?;
+                let width = map.swizzle_width();
+                let mut linear = Vec::with_capacity(size as usize);
+                for part in box_parts(offset, size, width) {
+                    linear.extend(self.read_shared(warp, part.offset, part.bytes, lane)?);
+                    warp.copies[lane].bulk_open.push(part);
+                }
+                let whole = box_parts(offset, size, width).count() == 1;
                 let each = map.element_bytes();
                 let reduction = reduction
                     .map(|op| Ok::<_, Trouble>(BulkReduction { op, element: map_element(&map, op)? }))
@@ -424,7 +454,11 @@ impl Machine<'_, '_> {
                 let mut held = None;
                 for (i, element) in box_elements(&map, &coordinates)?.enumerate() {
                     let Some(address) = element else { continue };
-                    let at = swizzle(offset + i as u32 * each, map.swizzle_width()) - offset;
+                    let at = match whole {
+                        true => swizzle(offset + i as u32 * each, width) - offset,
+                        // The parts were read in the box's own order.
+                        false => i as u32 * each,
+                    };
                     let data = &linear[at as usize..(at + each) as usize];
                     let a = self.allocation(&mut held, address, each.into())?;
                     self.tally.total.distinct_bytes += u64::from(a.touch(address - a.base, each));
@@ -481,11 +515,6 @@ impl Machine<'_, '_> {
             None => vec![(cta, barrier_cta)],
             Some(mask) => (0..16).filter(|r| mask >> r & 1 == 1).map(|r| (r, r)).collect(),
         };
-        let alignment = if swizzle_width > 16 { 128 } else { 16 };
-        if !offset.is_multiple_of(alignment) {
-            let what = format!("the destination of this copy must be aligned to {alignment} bytes");
-            return Err(Trouble::new(FaultKind::Misaligned, what).at(to));
-        }
         let bytes = data.len() as u32;
         for (cta, barrier_cta) in targets {
             if cta >= self.state.ctas.len() {
@@ -501,8 +530,10 @@ impl Machine<'_, '_> {
             let (actor, epoch) = (mbarrier.actor, mbarrier.stamp());
             let who = warp.who(lane, cta, false);
             let memory = &mut self.state.ctas[cta].shared;
-            memory.check_range(offset, bytes)?;
-            memory.arrived(offset, bytes, &who, actor, epoch)?;
+            for part in box_parts(offset, bytes, swizzle_width) {
+                memory.check_range(part.offset, part.bytes)?;
+                memory.arrived(part.offset, part.bytes, &who, actor, epoch)?;
+            }
             for (i, word) in data.chunks_exact(4).enumerate() {
                 let word = u32::from_le_bytes(word.try_into().unwrap_or_default());
                 memory.poke(swizzle(offset + 4 * i as u32, swizzle_width), 4, word.into());
@@ -587,6 +618,26 @@ fn sixteen(address: u64, bytes: u32) -> Outcome {
     Ok(())
 }
 
+/// The shared memory of a box: in one piece if the swizzle only permutes it, else 16 bytes at a time, as they
+/// follow each other in the box.
+fn box_parts(offset: u32, bytes: u32, width: u32) -> impl Iterator<Item = Range> {
+    let whole = width <= 16 || bytes.is_multiple_of(128);
+    let step = if whole { bytes.max(1) } else { 16 };
+    (0..bytes).step_by(step as usize).map(move |at| match whole {
+        true => Range { offset, bytes },
+        false => Range { offset: swizzle(offset + at, width), bytes: 16 },
+    })
+}
+
+/// The shared end of a bulk copy.
+fn aligned_shared(address: u64, alignment: u64) -> Outcome {
+    if !address.is_multiple_of(alignment) {
+        let what = format!("the shared memory of this copy must be aligned to {alignment} bytes");
+        return Err(Trouble::new(FaultKind::Misaligned, what).at(address));
+    }
+    Ok(())
+}
+
 /// Addresses of a box's elements, in the order they lie in shared memory.
 fn box_elements<'m>(map: &'m TensorMap, at: &[i64]) -> Outcome<impl Iterator<Item = Option<u64>> + 'm> {
     if at.len() != map.dimensions.len() {
@@ -595,12 +646,12 @@ fn box_elements<'m>(map: &'m TensorMap, at: &[i64]) -> Outcome<impl Iterator<Ite
         return Err(Trouble::new(FaultKind::IllegalInstruction, what));
     }
     let at = at.to_vec();
-    let count: u32 = map.box_size.iter().product();
+    let count: u32 = map.box_counts().product();
     Ok((0..count).map(move |i| {
         let mut rest = i;
         let mut place = [0; 5];
-        for (d, (size, step)) in map.box_size.iter().zip(&map.element_strides).enumerate() {
-            place[d] = at[d] + i64::from(rest % size * step);
+        for (d, size) in map.box_counts().enumerate() {
+            place[d] = at[d] + i64::from(rest % size * map.step(d));
             rest /= size;
         }
         map.element(&place[..at.len()])

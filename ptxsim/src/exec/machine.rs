@@ -286,7 +286,6 @@ impl<'a> Machine<'_, 'a> {
                     let barrier = &mut self.state.ctas[cta].barriers[id];
                     barrier.poll(live);
                     if barrier.generation != generation {
-                        let barrier = &self.state.ctas[cta].barriers[id];
                         barrier.leave(warp);
                         self.reduced(warp, at, id);
                         warp.groups[at].state = State::Ready;

@@ -9,6 +9,9 @@ impl Machine<'_, '_> {
     /// Runs `instruction` for the lanes of `exec`.
     pub fn execute(&mut self, warp: &mut Warp, instruction: &Instr, exec: u32, pc: usize) -> Outcome<Flow> {
         let grid = self.grid;
+        if !warp.wgmma.pending.is_empty() {
+            self.accumulators_untouched(warp, &instruction.op)?;
+        }
         match &instruction.op {
             Op::Nop => {}
             Op::Alu { f, dst, src, count, pre, post } => {
@@ -224,7 +227,7 @@ impl Machine<'_, '_> {
                     Trouble::new(FaultKind::IllegalInstruction, format!("barrier {number}; there are 16"))
                 })?;
                 let generation = barrier.generation;
-                barrier.arrive(warp, count, value)?;
+                barrier.arrive(warp, count, value, *waits)?;
                 self.tally.total.barriers += 1;
                 if *waits {
                     return Ok(Flow::Wait(State::Barrier { id: number, generation }));
@@ -292,9 +295,6 @@ impl Machine<'_, '_> {
             | Op::Redux { .. }
             | Op::Elect { .. }
             | Op::ActiveMask { .. } => return self.collective(warp, &instruction.op, exec),
-        }
-        if !warp.wgmma.pending.is_empty() {
-            self.accumulators_untouched(warp, &instruction.op)?;
         }
         Ok(Flow::Next)
     }

@@ -1,5 +1,6 @@
 //! Barriers of blocks and clusters, and mbarriers.
 
+use super::asynchronous::Range;
 use super::warp::{Phase, Warp, join};
 use crate::fault::{FaultKind, Outcome, Trouble};
 
@@ -14,6 +15,9 @@ pub struct Barrier {
     pending: Vec<u32>,
     done: Vec<u32>,
     reduction: Reduction,
+    /// Warps that wait for this generation, and those that have not left the last one.
+    waiting: usize,
+    leaving: usize,
     /// What the last generation's values reduced to.
     pub result: Reduction,
 }
@@ -32,8 +36,8 @@ impl Default for Reduction {
 }
 
 impl Barrier {
-    /// A warp arrives; `value` holds the predicates of its live lanes.
-    pub fn arrive(&mut self, warp: &mut Warp, count: Option<u32>, value: u32) -> Outcome {
+    /// A warp arrives, and may wait; `value` holds the predicates of its live lanes.
+    pub fn arrive(&mut self, warp: &mut Warp, count: Option<u32>, value: u32, waits: bool) -> Outcome {
         if self.arrived > 0 && self.expected != count {
             let say = |c: Option<u32>| c.map_or("the whole block".to_owned(), |c| format!("{c} threads"));
             let what =
@@ -54,6 +58,7 @@ impl Barrier {
             let what = format!("{} threads arrived at a barrier of {count}", self.arrived);
             return Err(Trouble::new(FaultKind::BarrierMismatch, what));
         }
+        self.waiting += usize::from(waits);
         let live = warp.alive;
         self.reduction.all &= value & live == live;
         self.reduction.any |= value & live != 0;
@@ -64,11 +69,12 @@ impl Barrier {
         Ok(())
     }
 
-    /// Completes the generation if all have come.
+    /// Completes the generation if all have come, and the last one's result is no longer needed.
     pub fn poll(&mut self, live_warps: usize) {
         let wanted = self.expected.unwrap_or(live_warps as u32 * 32);
-        if self.arrived > 0 && self.arrived >= wanted {
+        if self.arrived > 0 && self.arrived >= wanted && self.leaving == 0 {
             self.arrived = 0;
+            self.leaving = std::mem::take(&mut self.waiting);
             self.generation += 1;
             self.done = std::mem::take(&mut self.pending);
             self.result = std::mem::take(&mut self.reduction);
@@ -76,7 +82,8 @@ impl Barrier {
     }
 
     /// A warp leaves the completed barrier.
-    pub fn leave(&self, warp: &mut Warp) {
+    pub fn leave(&mut self, warp: &mut Warp) {
+        self.leaving = self.leaving.saturating_sub(1);
         join(&mut warp.clock, &self.done);
         warp.synchronize(warp.alive);
     }
@@ -141,6 +148,10 @@ pub struct Mbarrier {
     pub epoch: u32,
     arriving: Vec<u32>,
     done: Vec<u32>,
+    /// Shared memory of blocks that this phase's copies read.
+    pub reading: Vec<(usize, Range)>,
+    /// What completed phases' copies have read, until a thread sees that.
+    pub read: Vec<(usize, Range)>,
 }
 
 impl Mbarrier {
@@ -155,6 +166,8 @@ impl Mbarrier {
             epoch,
             arriving: none.clone(),
             done: none,
+            reading: Vec::new(),
+            read: Vec::new(),
         }
     }
 
@@ -185,12 +198,19 @@ impl Mbarrier {
         Ok(())
     }
 
+    /// Who sees the phase complete has seen this.
+    pub fn learn(&mut self, clock: &[u32]) {
+        join(&mut self.arriving, clock);
+    }
+
     pub fn expect(&mut self, bytes: u32) -> Outcome {
         self.tx += i64::from(bytes);
         if self.tx > MOST_TX {
             let what = format!("an mbarrier that expects {} bytes; allowed are {MOST_TX}", self.tx);
             return Err(Trouble::new(FaultKind::IllegalInstruction, what));
         }
+        // The bytes may have been the last thing missing: they can come before they are expected.
+        self.poll();
         Ok(())
     }
 
@@ -220,11 +240,15 @@ impl Mbarrier {
             self.pending = self.expected;
             let arrived = std::mem::replace(&mut self.arriving, vec![0; self.done.len()]);
             join(&mut self.done, &arrived);
+            self.read.append(&mut self.reading);
         }
     }
 
-    /// A warp has seen the phase complete.
+    /// A warp has seen the phase complete: what its own lanes did before they arrived, too.
     pub fn observe(&self, warp: &mut Warp) {
         join(&mut warp.clock, &self.done);
+        let own = self.done.get(warp.actor).copied().unwrap_or(0);
+        // Its arrivals have advanced the epoch since.
+        warp.full_sync = warp.full_sync.max(own + 1);
     }
 }

@@ -1,6 +1,7 @@
 //! Matrix instructions. Fragment layouts as in the PTX ISA, "Matrix Fragments"; `g` is the lane's group
 //! (lane / 4), `t` its place in the group (lane % 4).
 
+use super::access::Site;
 use super::asynchronous::Range;
 use super::machine::{Flow, Machine};
 use super::warp::{State, Warp};
@@ -39,13 +40,26 @@ fn rows_of_a(ty: MmaType, registers: &[Lanes], k: usize, a: &mut [f32]) {
 }
 
 impl Machine<'_, '_> {
+    /// Offset in the block's own shared memory of a shared address, or of a generic one.
+    fn own_shared(&self, warp: &Warp, address: u64) -> Outcome<Option<u32>> {
+        let window = if address >> 32 == 0 { Window::Shared } else { Window::Generic };
+        Ok(match self.site(warp, window, address)? {
+            Site::Shared(cta, offset) if cta == warp.cta => Some(offset),
+            _ => None,
+        })
+    }
+
     /// The eight addresses of each 8x8 matrix, from lanes 0-7, 8-15, ...
     fn matrix_rows(&self, warp: &Warp, address: Address, matrices: usize) -> Outcome<Vec<u32>> {
         let addresses = self.addresses(warp, address);
         (0..8 * matrices)
-            .map(|lane| match self.site(warp, Window::Shared, addresses[lane]) {
-                Ok(super::access::Site::Shared(_, offset)) => Ok(offset),
-                Ok(_) => Err(Trouble::new(FaultKind::IllegalInstruction, "no shared address").by(lane)),
+            .map(|lane| match self.own_shared(warp, addresses[lane]) {
+                Ok(Some(offset)) => Ok(offset),
+                Ok(_) => Err(Trouble::new(
+                    FaultKind::IllegalInstruction,
+                    "an address that is not in the block's shared memory",
+                )
+                .by(lane)),
                 Err(t) => Err(t.by(lane)),
             })
             .collect()
@@ -172,7 +186,7 @@ impl Machine<'_, '_> {
                 }
             }
         }
-        let integer = matches!(mma.a_type, MmaType::S8 | MmaType::U8);
+        let integer = mma.a_type.is_integer();
         let c = registers(&mma.c);
         let mut d = [0f32; 16 * 8];
         // Products are exact in f32; their sum is rounded at each step, as tensor cores' order is free.
@@ -229,8 +243,9 @@ impl Machine<'_, '_> {
             }
         }
         let per_tile = if op.half_accumulate { 2 } else { 4 };
+        let integer = op.a_type.is_integer();
         let mut d = vec![0f32; 16 * n];
-        if accumulates {
+        if accumulates && !integer {
             for (tile, registers) in op.d.chunks_exact(per_tile).enumerate() {
                 let c: Vec<Lanes> = registers.iter().map(|r| warp.registers[*r as usize]).collect();
                 for row in 0..16 {
@@ -248,7 +263,10 @@ impl Machine<'_, '_> {
             }
         }
         for (tile, registers) in op.d.chunks_exact(per_tile).enumerate() {
-            let results = pack(op.half_accumulate, false, per_tile, |row, j| d[row * n + tile * 8 + j], &[]);
+            let held = |r: &u32| if accumulates { warp.registers[*r as usize] } else { [0; 32] };
+            let c: Vec<Lanes> = if integer { registers.iter().map(held).collect() } else { Vec::new() };
+            let at = |row: usize, j: usize| d[row * n + tile * 8 + j];
+            let results = pack(op.half_accumulate, integer, per_tile, at, &c);
             for (register, lanes) in registers.iter().zip(&results) {
                 warp.put(*register, lanes, exec);
             }

@@ -1,6 +1,9 @@
 //! A module on a card, its memory, and typed copies.
 #![allow(dead_code, reason = "every test binary uses a part")]
 
+pub mod fragments;
+pub mod kernel;
+
 use ptxsim::{Card, Counters, Fault, GlobalMemory, LaunchConfig, LaunchError, Module, Options};
 
 pub struct Gpu {

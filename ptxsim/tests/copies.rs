@@ -1,0 +1,447 @@
+//! Asynchronous copies and tensor maps in hand-written kernels.
+
+mod support;
+
+use ptxsim::{FaultKind, TensorMap};
+use support::kernel::*;
+use support::{config, noise};
+
+/// Source and destination of this thread's `cp.async`.
+fn ends(bytes: u32) -> String {
+    format!(
+        "mul.lo.u32 %r0, %t, {bytes};\ncvt.u64.u32 %a3, %r0;\nadd.s64 %a3, %a3, %a0;\nadd.s32 %r1, %r0, %r39;\n"
+    )
+}
+
+#[test]
+fn cp_async_copies_fills_and_ignores() {
+    let data = numbers(256);
+    let source = bytes_of(&data);
+    for bytes in [4, 8, 16] {
+        for (kind, last) in [("all", ""), ("part", ", %r2"), ("ignore", ", %p1")] {
+            let body = ends(bytes)
+                + &format!(
+                    "rem.u32 %r2, %t, {};\nand.b32 %r3, %t, 1;\nsetp.eq.u32 %p1, %r3, 1;\n",
+                    bytes + 1
+                )
+                + &format!("cp.async.ca.shared.global [%r1], [%a3], {bytes}{last};\n")
+                + "cp.async.commit_group;\ncp.async.wait_group 0;\nbar.sync 0;\n"
+                + &copy(false, 16 * bytes as usize);
+            let what = format!("cp.async {bytes} {kind}");
+            let got = bytes_of(&run(&what, &config(1, 64), &body, NO_MAP, &data, 16 * bytes as usize));
+            for (i, byte) in got.iter().enumerate() {
+                let (thread, at) = (i as u32 / bytes, i as u32 % bytes);
+                let kept = match kind {
+                    "all" => true,
+                    "part" => at < thread % (bytes + 1),
+                    _ => thread % 2 == 0,
+                };
+                assert_eq!(*byte, if kept { source[i] } else { 0 }, "{what}, byte {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn cp_async_groups_complete_in_order() {
+    // Three groups of 1 KiB; then a copy that is in no group.
+    let group = |i: u32| {
+        format!("cp.async.cg.shared.global [%r1+{0}], [%a3+{0}], 16;\ncp.async.commit_group;\n", 1024 * i)
+    };
+    let issue = ends(16) + &group(0) + &group(1) + &group(2);
+    let read = |i: u32| format!("ld.shared.b32 %r4, [%r1+{}];\n", 1024 * i);
+    let body = issue.clone()
+        + "cp.async.wait_group 1;\n"
+        + &read(0)
+        + &read(1)
+        + "cp.async.cg.shared.global [%r1+3072], [%a3+3072], 16;\ncp.async.wait_all;\nbar.sync 0;\n"
+        + &copy(false, 1024);
+    let data = numbers(1024);
+    assert_eq!(run("groups", &config(1, 64), &body, NO_MAP, &data, 1024), data);
+    for (pending, early) in [(1, 2), (2, 1), (3, 0)] {
+        let body = issue.clone() + &format!("cp.async.wait_group {pending};\n") + &read(early);
+        assert_eq!(fault("early", 64, &body).kind, FaultKind::AsyncPending);
+    }
+    // Waiting is each thread's own: others' copies are seen after a barrier.
+    let body = issue + "cp.async.wait_all;\nxor.b32 %r5, %r1, 16;\nld.shared.b32 %r4, [%r5];\n";
+    assert_eq!(fault("no barrier", 64, &body).kind, FaultKind::Race);
+}
+
+#[test]
+fn cp_async_arrives_at_mbarriers() {
+    let data = numbers(64);
+    // Each lane reads its neighbour's copy, ordered by the mbarrier only.
+    let read = "xor.b32 %r5, %r1, 4;\nld.shared.b32 %r4, [%r5];\nxor.b32 %r6, %r0, 4;\ncvt.u64.u32 %a4, %r6;\n\
+                add.s64 %a4, %a4, %a1;\nst.global.b32 [%a4], %r4;\n";
+    let issue = ends(4) + "cp.async.ca.shared.global [%r1], [%a3], 4;\n";
+    let noinc = "cp.async.mbarrier.arrive.noinc.shared.b64 [bar];\n";
+    let body = init(64) + &issue + noinc + &wait(0) + read;
+    assert_eq!(run("noinc", &config(1, 64), &body, NO_MAP, &data, 64), data);
+    let counted = "cp.async.mbarrier.arrive.shared.b64 [bar];\nmbarrier.arrive.shared.b64 %s0, [bar];\n";
+    let body = init(64) + &issue + counted + &wait(0) + read;
+    assert_eq!(run("inc", &config(1, 64), &body, NO_MAP, &data, 64), data);
+    let body = issue + "cp.async.mbarrier.arrive.shared.b64 [bar];\n";
+    assert_eq!(fault("no init", 32, &body).kind, FaultKind::Uninitialized);
+}
+
+#[test]
+fn bulk_copies_go_every_way() {
+    let data = numbers(256);
+    let fetch = |to: u32, from: u32, bytes: u32| {
+        format!(
+            "add.s32 %r0, %r39, {to};\nadd.s64 %a3, %a0, {from};\nmov.u32 %r1, bar;\n\
+             cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r0], [%a3], {bytes}, [%r1];\n"
+        )
+    };
+    let expect = |bytes: u32| format!("mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], {bytes};\n");
+    let body = init(1)
+        + &first(&(expect(1024) + &fetch(0, 512, 512) + &fetch(512, 16, 496) + &fetch(1008, 0, 16)))
+        + &wait(0)
+        + &copy(false, 256);
+    let got = run("to shared", &config(1, 64), &body, NO_MAP, &data, 256);
+    assert_eq!(got, [&data[128..], &data[4..128], &data[..4]].concat());
+
+    let body = copy(true, 256)
+        + PUBLISH
+        + &first(
+            &(String::from("add.s64 %a3, %a1, 32;\nadd.s32 %r0, %r39, 512;\n")
+                + "cp.async.bulk.global.shared::cta.bulk_group [%a3], [%r0], 496;\n"
+                + DRAIN),
+        );
+    let got = run("to global", &config(1, 64), &body, NO_MAP, &data, 256);
+    assert_eq!(got, [&[0; 8], &data[128..252], &[0; 124]].concat());
+
+    // Each of two blocks sends its words to the other; what the copy read is free once it has arrived.
+    let send = "mapa.shared::cluster.u32 %r3, %r39, %r2;\nadd.s32 %r3, %r3, 1024;\nmov.u32 %r4, bar;\n\
+                mapa.shared::cluster.u32 %r5, %r4, %r2;\n\
+                cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r3], [%r39], 1024, [%r5];\n";
+    let body = String::from(
+        "mov.u32 %r0, %cluster_ctarank;\nmul.wide.u32 %a4, %r0, 1024;\nadd.s64 %a0, %a0, %a4;\n",
+    ) + "add.s64 %a1, %a1, %a4;\nxor.b32 %r2, %r0, 1;\n"
+        + &copy(true, 256)
+        + &init(1)
+        + &first(&expect(1024))
+        + CLUSTER_SYNC
+        + &first(send)
+        + &wait(0)
+        + CLUSTER_SYNC
+        + "add.s32 %r39, %r39, 1024;\n"
+        + &copy(false, 256)
+        + "sub.s32 %r39, %r39, 1024;\n"
+        + &copy(true, 256)
+        + CLUSTER_SYNC;
+    let both = numbers(512);
+    let got = run("between blocks", &cluster(2, 64), &body, NO_MAP, &both, 512);
+    assert_eq!(got, [&both[256..], &both[..256]].concat());
+
+    let floats: Vec<u32> = noise(256, 1).iter().map(|x| x.to_bits()).collect();
+    for (ty, input) in [("u32", &data), ("f32", &floats)] {
+        let reduce =
+            format!("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.{ty} [%a1], [%r39], 1024;\n");
+        let body = copy(true, 256) + PUBLISH + &first(&(reduce.clone() + &reduce + DRAIN));
+        let got = run(ty, &config(1, 64), &body, NO_MAP, input, 256);
+        let twice = |x: &u32| match ty {
+            "u32" => x.wrapping_mul(2),
+            _ => (2.0 * f32::from_bits(*x)).to_bits(),
+        };
+        assert_eq!(got, input.iter().map(twice).collect::<Vec<_>>(), "{ty}");
+    }
+}
+
+const U16: u8 = 1;
+const U32: u8 = 2;
+const F16: u8 = 6;
+const F32: u8 = 7;
+
+/// A dense tensor and a box at `at`.
+struct Case {
+    data_type: u8,
+    dimensions: Vec<u64>,
+    box_size: Vec<u32>,
+    steps: Vec<u32>,
+    swizzle: u8,
+    fill: u8,
+    at: Vec<i32>,
+}
+
+impl Case {
+    fn bytes(&self) -> usize {
+        if matches!(self.data_type, U16 | F16) { 2 } else { 4 }
+    }
+
+    fn map(&self, address: u64) -> [u8; 128] {
+        let row = |d: usize| self.dimensions[..d].iter().product::<u64>() * self.bytes() as u64;
+        let map = TensorMap {
+            data_type: self.data_type,
+            address,
+            dimensions: self.dimensions.clone(),
+            strides: (1..self.dimensions.len()).map(row).collect(),
+            box_size: self.box_size.clone(),
+            element_strides: self.steps.clone(),
+            interleave: 0,
+            swizzle: self.swizzle,
+            promotion: 0,
+            fill: self.fill,
+        };
+        map.to_bytes()
+    }
+
+    fn elements(&self) -> usize {
+        self.dimensions.iter().product::<u64>() as usize
+    }
+
+    /// For each element of the box: its byte in shared memory from `start`, a multiple of 1024 or not, and
+    /// its number in the tensor.
+    fn places(&self, start: usize) -> Vec<(usize, Option<usize>)> {
+        let step = |d: usize| if d == 0 { 1 } else { self.steps[d] };
+        let counts: Vec<u32> = self.box_size.iter().enumerate().map(|(d, n)| n.div_ceil(step(d))).collect();
+        let total: u32 = counts.iter().product();
+        let mut places = Vec::new();
+        for i in 0..total {
+            let (mut rest, mut number, mut scale, mut inside) = (i, 0i64, 1i64, true);
+            for (d, count) in counts.iter().enumerate() {
+                let x = i64::from(self.at[d]) + i64::from(rest % count * step(d));
+                inside &= x >= 0 && x < self.dimensions[d] as i64;
+                (number, scale, rest) = (number + x * scale, scale * self.dimensions[d] as i64, rest / count);
+            }
+            let linear = start + i as usize * self.bytes();
+            let (chunk, row) = (linear / 16 % 8, linear / 128 % 8);
+            let chunk = chunk ^ (row & [0, 1, 3, 7][usize::from(self.swizzle)]);
+            places.push((linear / 128 * 128 + chunk * 16 + linear % 16, inside.then_some(number as usize)));
+        }
+        places
+    }
+
+    fn box_bytes(&self) -> usize {
+        self.places(0).len() * self.bytes()
+    }
+
+    fn coordinates(&self) -> String {
+        let all: Vec<String> = self.at.iter().map(i32::to_string).collect();
+        format!("[%a2, {{{}}}]", all.join(", "))
+    }
+
+    fn element(&self, memory: &[u8], byte: usize) -> u32 {
+        let word = memory[byte..byte + self.bytes()].iter().rev();
+        word.fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+    }
+}
+
+/// Every rank, swizzle and base, inside and over the edges.
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rank, swizzle) in (1..=5).flat_map(|rank| (0..4).map(move |swizzle| (rank, swizzle))) {
+        for (data_type, fill) in [(U32, 0), (F32, 1), (U16, 0), (F16, 1)] {
+            let element = if matches!(data_type, U16 | F16) { 2 } else { 4 };
+            let inner = [64, 32, 64, 128][usize::from(swizzle)] / element;
+            for (steps, at) in [
+                ([1, 1, 1, 1, 1], [8, 1, 0, 0, 1]),
+                ([1, 1, 1, 1, 1], [-3, -1, 2, 1, -1]),
+                ([1, 2, 1, 3, 1], [64, 5, -1, 2, 0]),
+                // The first dimension has no steps.
+                ([2, 3, 2, 1, 2], [1, 0, 1, 0, 0]),
+            ] {
+                cases.push(Case {
+                    data_type,
+                    dimensions: [72, 9, 4, 5, 3][..rank].to_vec(),
+                    box_size: [inner, 5, 3, 4, 2][..rank].to_vec(),
+                    steps: steps[..rank].to_vec(),
+                    swizzle,
+                    fill,
+                    at: at[..rank].to_vec(),
+                });
+            }
+        }
+    }
+    cases
+}
+
+#[test]
+fn tensor_boxes_arrive_where_the_swizzle_puts_them() {
+    for (i, case) in cases().iter().enumerate() {
+        let start = if i % 2 == 0 { 0 } else { 384 };
+        let (rank, bytes) = (case.at.len(), case.box_bytes());
+        let words = (start + bytes).div_ceil(128) * 32;
+        let load = format!(
+            "mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], {bytes};\nadd.s32 %r0, %r39, {start};\nmov.u32 %r1, bar;\n\
+             cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes \
+             [%r0], {}, [%r1];\n",
+            case.coordinates()
+        );
+        // What the box leaves alone is zero.
+        let body = format!("mov.b64 %a9, %a0;\nadd.s64 %a0, %a1, 0;\n{}", copy(true, words))
+            + &init(1)
+            + &first(&load)
+            + &wait(0)
+            + &copy(false, words);
+        let gpu = gpu(&format!("load {i}"), &body);
+        let data = numbers((case.elements() * case.bytes() / 4) as u32);
+        let (input, out) = (gpu.ints(&data), gpu.ints(&vec![0; words]));
+        gpu.run("run", &config(1, 128), &[&case.map(input), &input, &out]);
+        let (data, got) = (bytes_of(&data), bytes_of(&gpu.read_ints(out, words)));
+        for (byte, number) in case.places(start) {
+            let element = case.element(&got, byte);
+            match number {
+                Some(n) => {
+                    assert_eq!(element, case.element(&data, n * case.bytes()), "case {i}, byte {byte}")
+                }
+                None if case.fill == 0 => assert_eq!(element, 0, "case {i}, byte {byte}"),
+                None if case.bytes() == 2 => assert!(half::f16::from_bits(element as u16).is_nan()),
+                None => assert!(f32::from_bits(element).is_nan()),
+            }
+        }
+    }
+}
+
+#[test]
+fn tensor_boxes_are_stored_and_added() {
+    for (i, case) in cases().iter().enumerate() {
+        let start = if i % 2 == 0 { 0 } else { 384 };
+        let (rank, words) = (case.at.len(), (start + case.box_bytes()).div_ceil(128) * 32);
+        let reduces = i % 3 == 0 && case.data_type != U16;
+        let (name, add) = if reduces { ("cp.reduce", ".add") } else { ("cp", "") };
+        let store = format!(
+            "add.s32 %r0, %r39, {start};\n\
+             {name}.async.bulk.tensor.{rank}d.global.shared::cta{add}.tile.bulk_group {}, [%r0];\n{DRAIN}",
+            case.coordinates()
+        );
+        let body = copy(true, words) + PUBLISH + &first(&store);
+        let gpu = gpu(&format!("store {i}"), &body);
+        // Small integers as each type has them.
+        let number = |n: usize| match case.data_type {
+            U32 => n as u32,
+            F32 => (n as f32).to_bits(),
+            F16 => half::f16::from_f32(n as f32).to_bits().into(),
+            _ => n as u32 & 0xffff,
+        };
+        let pack = |codes: &[u32]| -> Vec<u32> {
+            let bytes =
+                codes.iter().flat_map(|c| c.to_le_bytes()[..case.bytes()].to_vec()).collect::<Vec<_>>();
+            bytes.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect()
+        };
+        let image: Vec<u32> = (0..4 * words / case.bytes()).map(|x| number(x % 1009)).collect();
+        let mut want = vec![number(5); case.elements()];
+        let (input, out) = (gpu.ints(&pack(&image)), gpu.ints(&pack(&want)));
+        gpu.run("run", &config(1, 128), &[&case.map(out), &input, &out]);
+        for (byte, place) in case.places(start) {
+            if let Some(place) = place {
+                let moved = byte / case.bytes() % 1009;
+                want[place] = number(if reduces { moved + 5 } else { moved });
+            }
+        }
+        let got = gpu.read_ints(out, case.elements() * case.bytes() / 4);
+        assert_eq!(got, pack(&want), "case {i}");
+    }
+}
+
+#[test]
+fn bulk_copies_reduce() {
+    let half = |x: u32| u32::from(half::f16::from_f32(x as f32).to_bits()) * 0x1_0001;
+    let brain = |x: u32| u32::from(half::bf16::from_f32(x as f32).to_bits()) * 0x1_0001;
+    let float = |x: u32| (x as f32).to_bits();
+    // What the memory holds, what is sent, what it then holds; in every word.
+    for (operation, held, sent, want) in [
+        ("min.s32", -5i32 as u32, 3, -5i32 as u32),
+        ("min.u32", -5i32 as u32, 3, 3),
+        ("max.s32", -5i32 as u32, 3, 3),
+        ("max.u32", -5i32 as u32, 3, -5i32 as u32),
+        ("inc.u32", 7, 9, 8),
+        ("inc.u32", 9, 9, 0),
+        ("dec.u32", 0, 9, 9),
+        ("dec.u32", 4, 9, 3),
+        ("and.b32", 0b1100, 0b1010, 0b1000),
+        ("or.b32", 0b1100, 0b1010, 0b1110),
+        ("xor.b32", 0b1100, 0b1010, 0b0110),
+        ("add.s32", -5i32 as u32, 3, -2i32 as u32),
+        ("add.f32", float(4), float(5), float(9)),
+        ("add.noftz.f16", half(4), half(5), half(9)),
+        ("add.noftz.bf16", brain(4), brain(5), brain(9)),
+        ("min.f16", half(4), half(5), half(4)),
+        ("max.bf16", brain(4), brain(5), brain(5)),
+        ("min.u64", 4, 5, 4),
+        ("max.s64", 4, 5, 5),
+        ("and.b64", 12, 10, 8),
+    ] {
+        let reduce =
+            format!("cp.reduce.async.bulk.global.shared::cta.bulk_group.{operation} [%a1], [%r39], 64;\n");
+        let body = copy(true, 16) + PUBLISH + &first(&(reduce + DRAIN));
+        let gpu = gpu(operation, &body);
+        let (input, out) = (gpu.ints(&[sent; 16]), gpu.ints(&[held; 16]));
+        gpu.run("run", &config(1, 32), &[&NO_MAP, &input, &out]);
+        assert_eq!(gpu.read_ints(out, 16), [want; 16], "{operation}");
+    }
+    // 64 bits, with a carry.
+    let reduce = "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u64 [%a1], [%r39], 16;\n";
+    let body = copy(true, 4) + PUBLISH + &first(&(reduce.to_owned() + reduce + DRAIN));
+    let got = run("add.u64", &config(1, 32), &body, NO_MAP, &[0x8000_0001, 3, 1, 2], 4);
+    assert_eq!(got, [2, 7, 2, 4]);
+}
+
+#[test]
+fn narrow_boxes_may_be_swizzled() {
+    // Rows of 16 bytes, three of them, at the end of shared memory.
+    for swizzle in 1..4 {
+        let case = Case {
+            data_type: F32,
+            dimensions: vec![8, 8],
+            box_size: vec![4, 3],
+            steps: vec![1, 1],
+            swizzle,
+            fill: 0,
+            at: vec![4, 1],
+        };
+        let start = 32768 - 128;
+        let load = format!(
+            "mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 48;\nadd.s32 %r0, %r39, {start};\nmov.u32 %r1, bar;\n\
+             cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r0], {0}, [%r1];\n{1}\
+             cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group {0}, [%r0];\n{DRAIN}",
+            case.coordinates(),
+            wait(0)
+        );
+        let gpu = gpu("narrow", &(init(1) + &first(&load)));
+        let mut want: Vec<f32> = (0..64).map(|i| i as f32).collect();
+        let tensor = gpu.floats(&want);
+        gpu.run("run", &config(1, 32), &[&case.map(tensor), &tensor, &tensor]);
+        for (_, place) in case.places(start) {
+            want[place.unwrap()] *= 2.0;
+        }
+        assert_eq!(gpu.read_floats(tensor, 64), want, "swizzle {swizzle}");
+    }
+}
+
+#[test]
+fn boxes_are_multicast() {
+    let case = Case {
+        data_type: U32,
+        dimensions: vec![64, 8],
+        box_size: vec![32, 8],
+        steps: vec![1, 1],
+        swizzle: 3,
+        fill: 0,
+        at: vec![16, 0],
+    };
+    // Block 2 of 4 sends to blocks 0, 2 and 3.
+    let body = init(1)
+        + &first("mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 1024;\n")
+        + CLUSTER_SYNC
+        + "mov.u32 %r0, %cluster_ctarank;\nmul.wide.u32 %a4, %r0, 1024;\nadd.s64 %a1, %a1, %a4;\n\
+           setp.eq.and.u32 %p1, %r0, 2, %p9;\nmov.b16 %h0, 13;\nmov.u32 %r1, bar;\n@%p1 "
+        + "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+        + &format!("[%r39], {}, [%r1], %h0;\n", case.coordinates())
+        + "setp.ne.u32 %p2, %r0, 1;\n@!%p2 bra SKIP;\n"
+        + &wait(0)
+        + &copy(false, 256)
+        + "SKIP:\n"
+        + CLUSTER_SYNC;
+    let gpu = gpu("multicast", &body);
+    let data = numbers(512);
+    let (input, out) = (gpu.ints(&data), gpu.ints(&[0; 1024]));
+    gpu.run("run", &cluster(4, 64), &[&case.map(input), &input, &out]);
+    let got = gpu.read_ints(out, 1024);
+    for (byte, place) in case.places(0) {
+        for block in 0..4 {
+            let want = if block == 1 { 0 } else { data[place.unwrap()] };
+            assert_eq!(got[256 * block + byte / 4], want, "block {block}, byte {byte}");
+        }
+    }
+}

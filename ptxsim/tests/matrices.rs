@@ -1,0 +1,188 @@
+//! mma, ldmatrix, stmatrix and movmatrix in hand-written kernels, against products of f64 and layouts as the PTX ISA words them.
+
+mod support;
+
+use half::f16;
+use support::fragments::*;
+use support::{Gpu, config, noise};
+
+fn mma(card: &str, target: &str, k: usize, a_ty: Ty, b_ty: Ty, kind: &str) {
+    let what = format!("m16n8k{k} {kind} {a_ty:?} {b_ty:?}");
+    let (bytes, elements) = (a_ty.bytes(), 16 * k / 32);
+    let per_word = if kind == "f16" { 2 } else { 1 };
+    let (a_words, b_words, d_words) = (elements * bytes / 4, elements * bytes / 8, 4 / per_word);
+    let (a, b) = (a_ty.random(16 * k, 1), b_ty.random(k * 8, 2));
+    let c: Vec<f64> =
+        noise(128, 3).iter().map(|x| f16::from_f64((f64::from(*x) * 64.0).round() / 16.0).to_f64()).collect();
+    let c: Vec<f64> = if kind == "s32" { c.iter().map(|x| (x * 1e5).round()).collect() } else { c };
+
+    let regs = ".reg .b32 %a<4>, %b<2>, %c<4>, %d<4>;";
+    let mut body = registers(true, "%a", a_words, "%p_a", 32)
+        + &registers(true, "%b", b_words, "%p_b", 32)
+        + &registers(true, "%c", d_words, "%p_c", 32);
+    body += &format!(
+        "mma.sync.aligned.m16n8k{k}.row.col.{kind}.{}.{}.{kind} {}, {}, {}, {};\n",
+        a_ty.name(),
+        b_ty.name(),
+        list("%d", 0..d_words),
+        list("%a", 0..a_words),
+        list("%b", 0..b_words),
+        list("%c", 0..d_words)
+    );
+    body += &registers(false, "%d", d_words, "%p_d", 32);
+    let text = kernel(target, &[("a", true), ("b", true), ("c", true), ("d", true)], regs, &body);
+    dump(&what, &text);
+    let gpu = Gpu::new(card, &text);
+
+    let pa = gpu.ints(&fragments(bytes, 32, elements, |lane, i| {
+        let (row, column) = place_a(bytes, elements, lane, i);
+        a[row * k + column]
+    }));
+    let pb =
+        gpu.ints(&fragments(bytes, 32, elements / 2, |lane, i| b[row_of_b(bytes, lane, i) * 8 + lane / 4]));
+    let pc = gpu.ints(&fragments(4 / per_word, 32, 4, |lane, i| {
+        let (row, column) = place_d(lane, i);
+        accumulator(kind, c[row * 8 + column])
+    }));
+    let pd = gpu.space(4 * 32 * d_words as u64);
+    gpu.run("run", &config(1, 32), &[&pa, &pb, &pc, &pd]);
+    let words = gpu.read_ints(pd, 32 * d_words);
+    let (mut got, mut want) = (vec![f64::NAN; 128], vec![0.0; 128]);
+    for (lane, i) in (0..32).flat_map(|lane| (0..4).map(move |i| (lane, i))) {
+        let (row, column) = place_d(lane, i);
+        got[row * 8 + column] = unpack(kind, words[i / per_word * 32 + lane], i % per_word);
+        want[row * 8 + column] = c[row * 8 + column]
+            + (0..k).map(|x| a_ty.value(a[row * k + x]) * b_ty.value(b[x * 8 + column])).sum::<f64>();
+    }
+    check(
+        &what,
+        &got,
+        &want,
+        [1e-5, 2e-3, 0.0][["f32", "f16", "s32"].iter().position(|n| *n == kind).unwrap()],
+    );
+}
+
+#[test]
+fn mma_of_every_shape_and_type() {
+    for k in [8, 16] {
+        mma("a100", "sm_80", k, F16, F16, "f32");
+        mma("a100", "sm_80", k, F16, F16, "f16");
+        mma("a100", "sm_80", k, Bf16, Bf16, "f32");
+    }
+    mma("a100", "sm_80", 4, Tf32, Tf32, "f32");
+    mma("a100", "sm_80", 8, Tf32, Tf32, "f32");
+    for (a, b) in [(E4M3, E4M3), (E5M2, E5M2), (E4M3, E5M2), (E5M2, E4M3)] {
+        for kind in ["f32", "f16"] {
+            mma("rtx4090", "sm_89", 32, a, b, kind);
+            mma("rtx4090", "sm_89", 16, a, b, kind);
+        }
+    }
+    for (a, b) in [(S8, S8), (U8, U8), (S8, U8), (U8, S8)] {
+        mma("a100", "sm_80", 16, a, b, "s32");
+        mma("a100", "sm_80", 32, a, b, "s32");
+    }
+}
+
+/// Offsets of 32 rows of 16 bytes in 1024, in no order.
+fn scattered_rows() -> Vec<u32> {
+    (0..32).map(|i| (i * 27 + 5) % 64 * 16).collect()
+}
+
+/// Element (row, column) of matrix `m` lies at half (column) of row address 8 m + row.
+fn half_index(rows: &[u32], m: usize, row: usize, column: usize) -> usize {
+    rows[8 * m + row] as usize / 2 + column
+}
+
+#[test]
+fn ldmatrix_loads_rows_and_columns() {
+    let halves: Vec<u32> = (0..512).map(|i| (i * 57 + 11) & 0xffff).collect();
+    let image = fragments(2, 1, 512, |_, i| halves[i]);
+    let rows = scattered_rows();
+    for (count, trans) in [1, 2, 4].into_iter().flat_map(|n| [(n, false), (n, true)]) {
+        let what = format!("ldmatrix x{count} {trans}");
+        // Generic addresses too.
+        let (space, address) = if count == 2 { ("", "%ra") } else { (".shared", "%r") };
+        let body = fill(256)
+            + "ld.global.b32 %r, [%p_rows];\nadd.s32 %r, %r, %base;\n"
+            + &format!(
+                "cvt.u64.u32 %ra, %r;\ncvta.shared.u64 %ra, %ra;\n\
+                 ldmatrix.sync.aligned.m8n8.x{count}{}{space}.b16 {}, [{address}];\n",
+                if trans { ".trans" } else { "" },
+                list("%d", 0..count)
+            )
+            + &registers(false, "%d", count, "%p_d", 32);
+        let parameters = [("image", false), ("rows", true), ("d", true)];
+        let text = kernel("sm_80", &parameters, ".reg .b32 %r, %d<4>;\n.reg .b64 %ra;", &body);
+        dump(&what, &text);
+        let gpu = Gpu::new("a100", &text);
+        // Lanes past the last matrix may hold any address.
+        let mut given = rows.clone();
+        given[8 * count..].fill(3);
+        let (image, given, d) = (gpu.ints(&image), gpu.ints(&given), gpu.space(4 * 32 * 4));
+        gpu.run("run", &shared(32, 1024), &[&image, &given, &d]);
+        let got = gpu.read_ints(d, 32 * count);
+        for (x, word) in got.iter().enumerate() {
+            let (m, lane) = (x / 32, x % 32);
+            for half in 0..2 {
+                let (a, b) = (lane / 4, lane % 4 * 2 + half);
+                let (row, column) = if trans { (b, a) } else { (a, b) };
+                let want = halves[half_index(&rows, m, row, column)];
+                assert_eq!(word >> (16 * half) & 0xffff, want, "{what}: matrix {m} lane {lane}");
+            }
+        }
+    }
+}
+
+#[test]
+fn stmatrix_stores_rows_and_columns() {
+    let rows = scattered_rows();
+    let values: Vec<u32> = (0..128).map(|i: u32| i.wrapping_mul(0x9e37_79b9)).collect();
+    for (count, trans) in [1, 2, 4].into_iter().flat_map(|n| [(n, false), (n, true)]) {
+        let what = format!("stmatrix x{count} {trans}");
+        let body = fill(256)
+            + "ld.global.b32 %r, [%p_rows];\nadd.s32 %r, %r, %base;\n"
+            + &registers(true, "%d", count, "%p_values", 32)
+            + &format!(
+                "stmatrix.sync.aligned.m8n8.x{count}{}.shared.b16 [%r], {};\n",
+                if trans { ".trans" } else { "" },
+                list("%d", 0..count)
+            )
+            + "bar.sync 0;\nshl.b32 %o, %t, 2;\nadd.s32 %o, %o, %base;\n"
+            + &(0..8)
+                .map(|i| format!("ld.shared.b32 %v, [%o+{0}];\nst.global.b32 [%p_out+{0}], %v;\n", 128 * i))
+                .collect::<String>();
+        let parameters = [("image", false), ("rows", true), ("values", true), ("out", true)];
+        let text = kernel("sm_90", &parameters, ".reg .b32 %r, %d<4>;", &body);
+        dump(&what, &text);
+        let gpu = Gpu::new("h200", &text);
+        let (image, given, input, out) =
+            (gpu.ints(&[0xdead_beef; 256]), gpu.ints(&rows), gpu.ints(&values), gpu.space(1024));
+        gpu.run("run", &shared(32, 1024), &[&image, &given, &input, &out]);
+        let words = gpu.read_ints(out, 256);
+        let mut want: Vec<u32> = (0..512).map(|i| if i % 2 == 0 { 0xbeef } else { 0xdead }).collect();
+        for (m, row, column) in (0..64 * count).map(|x| (x / 64, x / 8 % 8, x % 8)) {
+            let (a, b) = if trans { (column, row) } else { (row, column) };
+            want[half_index(&rows, m, row, column)] =
+                values[32 * m + 4 * a + b / 2] >> (16 * (b % 2)) & 0xffff;
+        }
+        assert_eq!(words, fragments(2, 1, 512, |_, i| want[i]), "{what}");
+    }
+}
+
+#[test]
+fn movmatrix_transposes() {
+    let body = "ld.global.b32 %a, [%p_a];\nmovmatrix.sync.aligned.m8n8.trans.b16 %d, %a;\nst.global.b32 [%p_d], %d;\n";
+    let text = kernel("sm_80", &[("a", true), ("d", true)], ".reg .b32 %a, %d;", body);
+    dump("movmatrix", &text);
+    let gpu = Gpu::new("a100", &text);
+    // Element (row, column) is 8 row + column.
+    let matrix = |transposed: bool| {
+        fragments(2, 32, 2, |lane, i| {
+            let (row, column) = (lane as u32 / 4, lane as u32 % 4 * 2 + i as u32);
+            if transposed { 8 * column + row } else { 8 * row + column }
+        })
+    };
+    let (a, d) = (gpu.ints(&matrix(false)), gpu.space(128));
+    gpu.run("run", &config(1, 32), &[&a, &d]);
+    assert_eq!(gpu.read_ints(d, 32), matrix(true));
+}

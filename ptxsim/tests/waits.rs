@@ -1,0 +1,387 @@
+//! mbarriers, barriers, and what is touched too early, in hand-written kernels.
+
+mod support;
+
+use ptxsim::FaultKind;
+use support::config;
+use support::kernel::*;
+
+/// Runs steps by one thread, each of which leaves a number in `%r10`.
+fn trace(what: &str, count: u32, steps: &[(&str, u32)]) {
+    let mut text = format!("mbarrier.init.shared.b64 [bar], {count};\n");
+    for (i, (step, _)) in steps.iter().enumerate() {
+        text += &format!("mov.u32 %r10, 0;\n{step}\nst.global.b32 [%a1+{}], %r10;\n", 4 * i);
+    }
+    let got = run(what, &config(1, 1), &text, NO_MAP, &[0], steps.len());
+    for ((step, want), got) in steps.iter().zip(got) {
+        assert_eq!(got, *want, "{what}: {step}");
+    }
+}
+
+#[test]
+fn mbarriers_count_arrivals_and_phases() {
+    let arrive = "mbarrier.arrive.shared.b64 %s0, [bar];\nmbarrier.pending_count.b64 %r10, %s0;";
+    let two =
+        "mbarrier.arrive.release.cta.shared::cta.b64 %s0, [bar], 2;\nmbarrier.pending_count.b64 %r10, %s0;";
+    let drop = "mbarrier.arrive_drop.shared.b64 %s0, [bar];\nmbarrier.pending_count.b64 %r10, %s0;";
+    let keep = "mov.b64 %s1, %s0;";
+    let state = "mbarrier.test_wait.shared.b64 %p0, [bar], %s1;\nselp.u32 %r10, 1, 0, %p0;";
+    let even = "mbarrier.test_wait.parity.shared.b64 %p0, [bar], 0;\nselp.u32 %r10, 1, 0, %p0;";
+    let odd = "mbarrier.test_wait.parity.shared.b64 %p0, [bar], 1;\nselp.u32 %r10, 1, 0, %p0;";
+    trace(
+        "phases",
+        3,
+        &[
+            // The phase before the first counts as complete.
+            (even, 0),
+            (odd, 1),
+            (arrive, 3),
+            (keep, 0),
+            (arrive, 2),
+            (state, 0),
+            (even, 0),
+            (arrive, 1),
+            (state, 1),
+            (even, 1),
+            (odd, 0),
+            (two, 3),
+            (keep, 0),
+            (drop, 1),
+            (state, 1),
+            (odd, 1),
+            // One fewer from now on.
+            (arrive, 2),
+            (even, 0),
+            (arrive, 1),
+            (even, 1),
+            (two, 2),
+            (odd, 1),
+            ("mbarrier.inval.shared.b64 [bar];\nmbarrier.init.shared.b64 [bar], 1;", 0),
+            (even, 0),
+            (arrive, 1),
+            (even, 1),
+        ],
+    );
+    let expect_arrive = "mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 64;";
+    let expect = "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [bar], 32;";
+    let complete = "mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [bar], 32;";
+    trace(
+        "transactions",
+        1,
+        &[
+            (expect_arrive, 0),
+            (complete, 0),
+            (even, 0),
+            (complete, 0),
+            (even, 1),
+            // Bytes before they are expected.
+            (complete, 0),
+            (complete, 0),
+            (odd, 0),
+            (expect_arrive, 0),
+            (odd, 1),
+            (complete, 0),
+            (arrive, 1),
+            (even, 0),
+            (expect, 0),
+            (even, 1),
+            // Neither bytes without arrivals nor arrivals without bytes complete a phase.
+            (expect, 0),
+            (complete, 0),
+            (odd, 0),
+            (expect, 0),
+            (arrive, 1),
+            (odd, 0),
+            (complete, 0),
+            (odd, 1),
+        ],
+    );
+}
+
+#[test]
+fn mbarriers_misused_are_faults() {
+    let arrive = "mbarrier.arrive.shared.b64 %s0, [bar];\n";
+    let start = "mbarrier.init.shared.b64 [bar], 2;\n";
+    let kind = |body: &str| fault("mbarrier misuse", 1, body).kind;
+    assert_eq!(
+        kind(&format!("{start}mbarrier.arrive.release.cta.shared::cta.b64 %s0, [bar], 3;")),
+        FaultKind::BarrierMismatch
+    );
+    // The phase has its arrivals, but lacks bytes.
+    let lacking = "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [bar], 16;\n";
+    assert_eq!(kind(&format!("{start}{lacking}{arrive}{arrive}{arrive}")), FaultKind::BarrierMismatch);
+    assert_eq!(kind(arrive), FaultKind::Uninitialized);
+    assert_eq!(kind(&wait(0)), FaultKind::Uninitialized);
+    assert_eq!(kind("mbarrier.inval.shared.b64 [bar];"), FaultKind::Uninitialized);
+    assert_eq!(kind(&format!("{start}mbarrier.inval.shared.b64 [bar];\n{arrive}")), FaultKind::Uninitialized);
+    assert_eq!(kind(&format!("{start}{arrive}{}", wait(0))), FaultKind::Deadlock);
+    assert_eq!(kind("mbarrier.init.shared.b64 [bar], 0;"), FaultKind::IllegalInstruction);
+    let last = "mbarrier.arrive.noComplete.release.cta.shared::cta.b64 %s0, [bar], 2;\n";
+    assert_eq!(kind(&format!("{start}{last}")), FaultKind::BarrierMismatch);
+}
+
+#[test]
+fn blocks_of_a_cluster_arrive_at_each_others_mbarriers() {
+    // Blocks 1 to 3 write their threads' words to block 0, which waits for 96 arrivals.
+    let body = init(96)
+        + CLUSTER_SYNC
+        + "mov.u32 %r0, %cluster_ctarank;\nsetp.ne.u32 %p1, %r0, 0;\nmov.u32 %r2, bar;\n\
+           mapa.shared::cluster.u32 %r3, %r39, 0;\nmapa.shared::cluster.u32 %r4, %r2, 0;\n\
+           mad.lo.u32 %r5, %r0, 32, %t;\nshl.b32 %r6, %r5, 2;\nadd.s32 %r7, %r3, %r6;\n\
+           @!%p1 bra OWNER;\nst.shared::cluster.b32 [%r7], %r5;\n\
+           mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r4];\nbra END;\n\
+           OWNER:\nst.shared.b32 [%r7], %r5;\n\
+           LOOP:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %p2, [bar], 0;\n@!%p2 bra LOOP;\n"
+        + &copy(false, 128)
+        + "END:\nbar.sync 0;\n"
+        + CLUSTER_SYNC;
+    let got = run("remote", &cluster(4, 32), &body, NO_MAP, &[0], 128);
+    assert_eq!(got, (0..128).collect::<Vec<_>>());
+}
+
+/// Runs `texts[w]` in warp `w`.
+fn by_warp(texts: &[String]) -> String {
+    let mut all = "shr.u32 %r20, %t, 5;\n".to_owned();
+    for (warp, text) in texts.iter().enumerate() {
+        all += &format!("setp.ne.u32 %p5, %r20, {warp};\n@%p5 bra AFTER{warp};\n{text}AFTER{warp}:\n");
+    }
+    all
+}
+
+/// This thread's word of the tile is `%r21`, of the output `%a8`.
+const OWN: &str =
+    "shl.b32 %r22, %t, 2;\nadd.s32 %r21, %r22, %r39;\ncvt.u64.u32 %a8, %r22;\nadd.s64 %a8, %a8, %a1;\n";
+
+#[test]
+fn barriers_have_ids_and_counts() {
+    // Two pairs of warps exchange words, each at a barrier of its own.
+    let body = OWN.to_owned()
+        + "st.shared.b32 [%r21], %t;\nshr.u32 %r0, %t, 6;\nadd.s32 %r0, %r0, 14;\nbarrier.sync %r0, 64;\n\
+           xor.b32 %r1, %r21, 128;\nld.shared.b32 %r2, [%r1];\nst.global.b32 [%a8], %r2;\n";
+    let got = run("pairs", &config(1, 128), &body, NO_MAP, &[0], 128);
+    assert_eq!(got, (0..128).map(|t| t ^ 32).collect::<Vec<_>>());
+    // The other pair's words are not ordered.
+    assert_eq!(fault("others", 128, &body.replace("%r21, 128", "%r21, 256")).kind, FaultKind::Race);
+
+    // A warp that produces four words per lane in turn, one that consumes them.
+    for producer in [0, 1] {
+        let away = if producer == 0 { -128 } else { 128 };
+        let round = |i: u32| {
+            let (word, out) = (100 * i, 128 * i);
+            (
+                format!(
+                    "bar.sync 1, 64;\nadd.s32 %r1, %t, {word};\nst.shared.b32 [%r21], %r1;\nbar.arrive 2, 64;\n"
+                ),
+                format!(
+                    "bar.arrive 1, 64;\nbar.sync 2, 64;\nld.shared.b32 %r1, [%r21+{away}];\n\
+                     st.global.b32 [%a8+{out}], %r1;\n"
+                ),
+            )
+        };
+        let (produce, consume): (Vec<_>, Vec<_>) = (0..4).map(round).unzip();
+        let mut texts = [produce.concat(), consume.concat()];
+        texts.rotate_left(producer);
+        let got = run("rounds", &config(1, 64), &(OWN.to_owned() + &by_warp(&texts)), NO_MAP, &[0], 192);
+        let want = |i: usize| i / 32 * 100 + i % 32 + 32 * producer;
+        assert_eq!(got[32 - 32 * producer..][..128], (0..128).map(|i| want(i) as u32).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn barriers_reduce() {
+    let store = |i: u32| format!("st.global.b32 [%a8+{}], %r1;\n", 512 * i);
+    let truth = |i: u32| "selp.u32 %r1, 1, 0, %p1;\n".to_owned() + &store(i);
+    let body = OWN.to_owned()
+        + "setp.lt.u32 %p0, %t, 70;\n"
+        + "bar.red.popc.u32 %r1, 0, %p0;\n"
+        + &store(0)
+        + "bar.red.popc.u32 %r1, 0, !%p0;\n"
+        + &store(1)
+        + "bar.red.and.pred %p1, 0, %p0;\n"
+        + &truth(2)
+        + "bar.red.or.pred %p1, 0, %p0;\n"
+        + &truth(3)
+        + "setp.lt.u32 %p0, %t, 100;\n"
+        + "barrier.cta.red.and.aligned.pred %p1, 3, %p0;\n"
+        + &truth(4)
+        + "barrier.cta.red.or.aligned.pred %p1, 3, !%p0;\n"
+        + &truth(5);
+    // The last warp is not whole.
+    let got = run("reductions", &config(1, 100), &body, NO_MAP, &[0], 768);
+    for (i, want) in [70, 30, 0, 1, 1, 0].into_iter().enumerate() {
+        assert!(got[128 * i..128 * i + 100].iter().all(|x| *x == want), "{i}: {:?}", &got[128 * i..]);
+    }
+    // Of two warps.
+    let body = OWN.to_owned()
+        + "setp.gt.u32 %p0, %t, 10;\nshr.u32 %r0, %t, 6;\nbarrier.red.popc.u32 %r1, %r0, 64, %p0;\n"
+        + &store(0);
+    let got = run("partial", &config(1, 128), &body, NO_MAP, &[0], 128);
+    assert!(got[..64].iter().all(|x| *x == 53) && got[64..].iter().all(|x| *x == 64));
+
+    // Warp 1, which comes late, must get its own generation's result, though warps 0 and 2 go on without it.
+    let late = "mov.u32 %r3, 0;\nSPIN:\nadd.s32 %r3, %r3, 1;\nsetp.lt.u32 %p2, %r3, 2000;\n@%p2 bra SPIN;\n";
+    let count = |p: &str| format!("barrier.red.popc.u32 %r1, 1, 64, {p};\n");
+    let body = OWN.to_owned()
+        + "setp.lt.u32 %p0, %t, 999;\n"
+        + &by_warp(&[
+            format!("bar.sync 2, 64;\n{}", count("!%p0")),
+            format!("{late}{}", count("%p0")),
+            format!("{}bar.arrive 2, 64;\n{}", count("%p0"), count("!%p0")),
+        ])
+        + &store(0);
+    let got = run("late", &config(1, 96), &body, NO_MAP, &[0], 96);
+    assert_eq!((got[0], got[32], got[64]), (0, 64, 0));
+}
+
+#[test]
+fn barriers_misused_are_faults() {
+    let kind = |texts: &[&str]| {
+        let texts: Vec<String> = texts.iter().map(|t| format!("{t}\n")).collect();
+        fault("barrier misuse", 32 * texts.len() as u32, &by_warp(&texts)).kind
+    };
+    assert_eq!(kind(&["bar.sync 1, 64;", "bar.sync 1, 96;", ""]), FaultKind::BarrierMismatch);
+    assert_eq!(kind(&["bar.sync 1, 64;", "bar.arrive 1, 96;", ""]), FaultKind::BarrierMismatch);
+    assert_eq!(kind(&["mov.u32 %r0, 48;\nbar.sync 1, %r0;", ""]), FaultKind::BarrierMismatch);
+    assert_eq!(kind(&["bar.sync 1, 64;", ""]), FaultKind::Deadlock);
+    assert_eq!(kind(&["bar.sync 1, 64;", "bar.sync 2, 64;"]), FaultKind::Deadlock);
+    assert_eq!(kind(&["mov.u32 %r0, 16;\nbar.sync %r0, 32;"]), FaultKind::IllegalInstruction);
+    let cluster = |text: &str| fault("cluster misuse", 64, text).kind;
+    assert_eq!(
+        cluster("barrier.cluster.arrive.aligned;\nbarrier.cluster.arrive.aligned;"),
+        FaultKind::BarrierMismatch
+    );
+    assert_eq!(cluster("barrier.cluster.wait.aligned;"), FaultKind::BarrierMismatch);
+}
+
+#[test]
+fn barriers_do_not_wait_for_the_dead() {
+    let body = OWN.to_owned()
+        + "setp.gt.u32 %p0, %t, 63;\n@%p0 bra END;\nst.shared.b32 [%r21], %t;\nbar.sync 0;\n\
+           xor.b32 %r1, %r21, 128;\nld.shared.b32 %r2, [%r1];\nst.global.b32 [%a8], %r2;\nEND:\n";
+    let got = run("dead", &config(1, 128), &body, NO_MAP, &[0], 64);
+    assert_eq!(got, (0..64).map(|t| t ^ 32).collect::<Vec<_>>());
+}
+
+#[test]
+fn clusters_meet_at_their_barrier() {
+    // Each block writes to the next one's memory, in two rounds, with work between arrival and wait.
+    let round = |i: u32| {
+        format!(
+            "add.s32 %r3, %r0, {};\nst.shared::cluster.b32 [%r2], %r3;\n\
+             barrier.cluster.arrive.release;\nadd.s32 %r4, %r3, 1;\nbarrier.cluster.wait.acquire;\n\
+             ld.shared.b32 %r5, [%r21];\nst.global.b32 [%a8+{}], %r5;\n{CLUSTER_SYNC}",
+            10 * (i + 1),
+            4 * 96 * i
+        )
+    };
+    let body = OWN.to_owned()
+        + "mov.u32 %r0, %cluster_ctarank;\nadd.s32 %r1, %r0, 1;\nrem.u32 %r1, %r1, 3;\n\
+           mapa.shared::cluster.u32 %r2, %r21, %r1;\nmul.wide.u32 %a4, %r0, 128;\nadd.s64 %a8, %a8, %a4;\n"
+        + &round(0)
+        + &round(1);
+    let got = run("cluster", &cluster(3, 32), &body, NO_MAP, &[0], 192);
+    let want = |i: usize| 10 * (i / 96 + 1) + (i % 96 / 32 + 2) % 3;
+    assert_eq!(got, (0..192).map(|i| want(i) as u32).collect::<Vec<_>>());
+    let body = body
+        .replace("barrier.cluster.arrive.release", "mov.u32 %r6, 0")
+        .replace("barrier.cluster.wait.acquire", "mov.u32 %r6, 0");
+    let (gpu, shape) = (gpu("no barrier", &body), cluster(3, 32));
+    let out = gpu.ints(&[0; 192]);
+    let kind = gpu.fault("run", &shape, &[&NO_MAP, &out, &out]).kind;
+    assert!(matches!(kind, FaultKind::Race | FaultKind::Uninitialized), "{kind:?}");
+}
+
+#[test]
+fn what_bulk_copies_still_read_is_left_alone() {
+    let send = "cp.async.bulk.global.shared::cta.bulk_group [%a1], [%r39], 1024;\n";
+    let overwrite = "st.shared.b32 [%r39+64], %t;\n";
+    let with = |drain: &str, more: &str| {
+        copy(true, 256) + PUBLISH + &first(&format!("{send}{drain}{more}{overwrite}"))
+    };
+    assert_eq!(fault("early store", 64, &with("", "")).kind, FaultKind::AsyncPending);
+    assert_eq!(
+        fault("early store", 64, &with("cp.async.bulk.commit_group;\n", "")).kind,
+        FaultKind::AsyncPending
+    );
+    let pending = "cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 1;\n";
+    assert_eq!(fault("early store", 64, &with(pending, "")).kind, FaultKind::AsyncPending);
+    let words = numbers(256);
+    for drain in [DRAIN, DRAIN_READ] {
+        assert_eq!(run("drained", &config(1, 64), &with(drain, ""), NO_MAP, &words, 256), words);
+    }
+    assert_eq!(
+        fault("no fence", 64, &(copy(true, 256) + "bar.sync 0;\n" + &first(send))).kind,
+        FaultKind::ProxyFence
+    );
+
+    // Between shared memories, until the mbarrier's phase is seen.
+    let move_on = "mov.u32 %r1, bar;\nadd.s32 %r2, %r39, 2048;\nmbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 1024;\n\
+                   cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r2], [%r39], 1024, [%r1];\n";
+    let body = copy(true, 256) + &init(1) + &first(&format!("{move_on}{overwrite}"));
+    assert_eq!(fault("early move", 64, &body).kind, FaultKind::AsyncPending);
+}
+
+#[test]
+fn what_bulk_copies_write_is_awaited() {
+    let fetch = "mov.u32 %r1, bar;\nmbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 1024;\n\
+                 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r39], [%a0], 1024, [%r1];\n";
+    let read = "ld.shared.b32 %r2, [%r39+4];\n";
+    let body = init(1) + &first(fetch) + read;
+    assert_eq!(fault("no wait", 32, &body).kind, FaultKind::Race);
+    // A barrier of the block does not stand in for the wait.
+    assert_eq!(
+        fault("bar only", 64, &(init(1) + &first(fetch) + "bar.sync 0;\n" + read)).kind,
+        FaultKind::Race
+    );
+    // One warp waits; the other only meets it there, which suffices.
+    let body = init(1) + &first(&format!("{fetch}{}", wait(0))) + "bar.sync 0;\n" + &copy(false, 256);
+    assert_eq!(run("handed on", &config(1, 64), &body, NO_MAP, &numbers(256), 256), numbers(256));
+    // Refilled while another warp may still read.
+    let again = init(1)
+        + &first(fetch)
+        + &wait(0)
+        + read
+        + &first(&fetch.replace("[%r39], [%a0]", "[%r39], [%a0+1024]"));
+    assert_eq!(fault("early refill", 64, &again).kind, FaultKind::Race);
+
+    let odd =
+        fetch.replace("1024, [%r1]", "%r6, [%r1]").replace("mov.u32 %r1", "mov.u32 %r6, 1000;\nmov.u32 %r1");
+    assert_eq!(fault("size", 32, &(init(1) + &first(&odd))).kind, FaultKind::Misaligned);
+    let off = format!("add.s32 %r39, %r39, 8;\n{fetch}");
+    assert_eq!(fault("destination", 32, &(init(1) + &first(&off))).kind, FaultKind::Misaligned);
+    let past = fetch.replace("[%a0]", "[%a0+15872]");
+    assert_eq!(fault("source", 32, &(init(1) + &first(&past))).kind, FaultKind::OutOfBounds);
+    assert_eq!(
+        fault("no init", 32, &first(&fetch.replace("mbarrier.arrive", "//"))).kind,
+        FaultKind::Uninitialized
+    );
+}
+
+#[test]
+fn accumulators_and_operands_of_wgmma_are_left_alone() {
+    // 64 x 8 of A and B of zeros, no swizzle.
+    let product = "wgmma.fence.sync.aligned;\nshr.u32 %r0, %r39, 4;\ncvt.u64.u32 %a3, %r0;\n\
+                   add.s64 %a3, %a3, 0x0000000800400000;\n\
+                   wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f0, %f1, %f2, %f3}, %a3, %a3, 1, 1, 1, 0, 0;\n\
+                   wgmma.commit_group.sync.aligned;\n";
+    let zeros = "mov.f32 %f0, 0f00000000;\nmov.f32 %f1, %f0;\nmov.f32 %f2, %f0;\nmov.f32 %f3, %f0;\n";
+    let done = "wgmma.wait_group.sync.aligned 0;\n";
+    let (use_d, reuse) = ("st.global.f32 [%a1], %f2;\n", "st.shared.b32 [%r39+64], %t;\n");
+    let set_up = copy(true, 1024) + PUBLISH + zeros;
+    let kind = |text: &str| fault("wgmma misuse", 128, &format!("{set_up}{product}{text}")).kind;
+    assert_eq!(kind(use_d), FaultKind::AsyncPending);
+    assert_eq!(kind("add.f32 %f4, %f3, %f3;\n"), FaultKind::AsyncPending);
+    assert_eq!(kind("mov.f32 %f1, %f4;\n"), FaultKind::AsyncPending);
+    assert_eq!(kind("shfl.sync.bfly.b32 %f4, %f3, 1, 31, 0xffffffff;\n"), FaultKind::AsyncPending);
+    assert_eq!(
+        kind("mov.b32 %r1, %f4;\nmovmatrix.sync.aligned.m8n8.trans.b16 %f0, %r1;\n"),
+        FaultKind::AsyncPending
+    );
+    assert_eq!(kind(&format!("wgmma.wait_group.sync.aligned 1;\n{use_d}")), FaultKind::AsyncPending);
+    assert_eq!(kind(reuse), FaultKind::AsyncPending);
+    // Lane 0 writes a word again, which is free now.
+    let body = format!("{set_up}{product}{done}bar.sync 0;\n@%p9 {reuse}@%p9 {use_d}");
+    assert_eq!(run("wgmma", &config(1, 128), &body, NO_MAP, &[0; 1024], 1), [0]);
+    let unfenced = copy(true, 1024) + "bar.sync 0;\n" + zeros + product;
+    assert_eq!(fault("wgmma fence", 128, &unfenced).kind, FaultKind::ProxyFence);
+}
