@@ -68,7 +68,9 @@ fn compile_all() -> Result<()> {
         return Err(error.clone().into());
     }
 
-    let mut list = String::from("/// Every fatbin: name and contents.\npub(super) static FATBINS: &[(&str, &[u8])] = &[\n");
+    let mut list = String::from(
+        "/// Every fatbin: name and contents.\npub(super) static FATBINS: &[(&str, &[u8])] = &[\n",
+    );
     for source in &sources {
         let name = stem(source)?;
         writeln!(list, "    ({name:?}, include_bytes!({:?})),", out.join(format!("{name}.fatbin")))?;
@@ -87,9 +89,16 @@ fn stem(source: &Path) -> Result<String> {
 fn find_nvcc(root: &Path) -> Result<PathBuf> {
     if let Some(nvcc) = env::var_os("NVCC") {
         let nvcc = PathBuf::from(nvcc);
-        return if nvcc.exists() { Ok(nvcc) } else { Err(format!("NVCC={} does not exist", nvcc.display()).into()) };
+        return if nvcc.exists() {
+            Ok(nvcc)
+        } else {
+            Err(format!("NVCC={} does not exist", nvcc.display()).into())
+        };
     }
-    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(|home| PathBuf::from(home).join("bin"));
+    let homes = ["CUDA_HOME", "CUDA_PATH"]
+        .into_iter()
+        .filter_map(env::var_os)
+        .map(|home| PathBuf::from(home).join("bin"));
     let path: Vec<PathBuf> = env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
     let usual = ["/usr/local/cuda/bin", "/opt/cuda/bin", "/usr/lib/cuda/bin"].into_iter().map(PathBuf::from);
     let own = std::iter::once(root.join("target/cuda-toolkit/bin"));

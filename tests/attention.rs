@@ -21,6 +21,7 @@ fn backends<E: TestElement>(head_dim: usize) -> Vec<(&'static str, Attend<E>)> {
 }
 
 /// CUDA with fixed splits; the CPU's results never depend on the batch.
+#[cfg(feature = "cuda")]
 const FIXED: &str = "cuda, fixed splits";
 
 fn matches_reference<E: TestElement>(case: &Case) {

@@ -20,9 +20,21 @@ fn run<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan) {
     let mut out = vec![E::from_f32(f32::NAN); p.total_rows() * p.heads() * p.head_dim()];
     let mut lse = vec![f32::NAN; p.total_rows() * p.heads()];
     let result = Output::contiguous(p, &mut out);
-    let plan =
-        attend_with(options, p, operands.queries(), operands.kv(), result, Some(Lse::contiguous(p, &mut lse))).unwrap();
-    assert_close(E::DTYPE, &Answer { out: out.iter().map(|x| x.to_f32()).collect(), lse: lse.clone() }, &operands.reference(), case);
+    let plan = attend_with(
+        options,
+        p,
+        operands.queries(),
+        operands.kv(),
+        result,
+        Some(Lse::contiguous(p, &mut lse)),
+    )
+    .unwrap();
+    assert_close(
+        E::DTYPE,
+        &Answer { out: out.iter().map(|x| x.to_f32()).collect(), lse: lse.clone() },
+        &operands.reference(),
+        case,
+    );
     (Answer { out: out.iter().map(|x| x.to_f32()).collect(), lse }, plan)
 }
 
@@ -44,7 +56,9 @@ fn every_variant_equals_the_reference() {
             continue;
         }
         let tile = variant.tile_rows;
-        for (rows, keys, split_keys) in [(tile / 2 + 1, 150, 1000), (tile / 2, 200, variant.tile_keys), (3, 70, 1000)] {
+        for (rows, keys, split_keys) in
+            [(tile / 2 + 1, 150, 1000), (tile / 2, 200, variant.tile_keys), (3, 70, 1000)]
+        {
             let mut case = Case::packed(4, 2, variant.head_dim, &[(rows, keys), (1, 40)]);
             case.magnitude = 0.5;
             let options = PlanOptions { split_keys: Some(split_keys), tile_rows: Some(tile) };
@@ -206,7 +220,10 @@ fn what_does_not_fit_is_refused() {
         None,
         &mut device.workspace.as_view_mut(),
     );
-    assert!(matches!(refused, Err(Error::TooShort { tensor: "q", .. } | Error::Misaligned { tensor: "q", .. })));
+    assert!(matches!(
+        refused,
+        Err(Error::TooShort { tensor: "q", .. } | Error::Misaligned { tensor: "q", .. })
+    ));
 
     let f32s = card.stream.alloc_zeros::<f32>(operands.k.len()).unwrap();
     let mut f32_out = card.stream.alloc_zeros::<f32>(operands.q.len()).unwrap();

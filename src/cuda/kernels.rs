@@ -96,7 +96,8 @@ impl Kernels {
             return Ok(*function);
         }
         self.context.bind_to_thread().map_err(cuda("making the context current"))?;
-        let c_name = CString::new(name).map_err(|e| Error::Cuda { what: "finding a kernel", why: e.to_string() })?;
+        let c_name =
+            CString::new(name).map_err(|e| Error::Cuda { what: "finding a kernel", why: e.to_string() })?;
         let Some(module) = self.modules.0.get(module) else {
             return Err(Error::Cuda { what: "finding a kernel", why: format!("no module `{module}`") });
         };

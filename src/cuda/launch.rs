@@ -173,7 +173,16 @@ impl Launch {
             })
             .collect();
         // A plan without work has nothing to launch; memory of no bytes does not exist.
-        let none = OnekvWork { row_base: 0, rows: 0, tile: 0, kv_head: 0, key_begin: 0, key_end: 0, slot: -1, reserved: 0 };
+        let none = OnekvWork {
+            row_base: 0,
+            rows: 0,
+            tile: 0,
+            kv_head: 0,
+            key_begin: 0,
+            key_end: 0,
+            slot: -1,
+            reserved: 0,
+        };
         let work = Uploaded::new(stream, if work.is_empty() { std::slice::from_ref(&none) } else { &work })?;
         let (combine, merges) = match merges.is_empty() {
             true => (None, None),
@@ -219,7 +228,8 @@ impl Launch {
             return Err(Error::Workspace { value: workspace.len(), min: self.plan.workspace_len() });
         }
         let no_lse = Strides { row: 0, head: 0 };
-        let (out_len, lse_len, workspace_len) = (out.data.len(), lse.as_ref().map(|l| l.data.len()), workspace.len());
+        let (out_len, lse_len, workspace_len) =
+            (out.data.len(), lse.as_ref().map(|l| l.data.len()), workspace.len());
         let (q_at, _q) = q.data.device_ptr(stream);
         let (k_at, _k) = kv.k.device_ptr(stream);
         let (v_at, _v) = kv.v.device_ptr(stream);
@@ -231,8 +241,10 @@ impl Launch {
         let (workspace_at, _workspace) = workspace.device_ptr_mut(stream);
 
         let problem = self.plan.problem();
-        let rows = Extent { tokens: problem.total_rows(), heads: problem.heads(), vector: problem.head_dim() };
-        let keys = Extent { tokens: problem.key_positions(), heads: problem.kv_heads(), vector: problem.head_dim() };
+        let rows =
+            Extent { tokens: problem.total_rows(), heads: problem.heads(), vector: problem.head_dim() };
+        let keys =
+            Extent { tokens: problem.key_positions(), heads: problem.kv_heads(), vector: problem.head_dim() };
         let size = size_of::<E>();
         let address = |at: CUdeviceptr| at as usize;
         rows.check_memory("q", q.data.len(), address(q_at), size, q.strides)?;
@@ -240,9 +252,19 @@ impl Launch {
         keys.check_memory("v", kv.v.len(), address(v_at), size, kv.v_strides)?;
         rows.check_memory("out", out_len, address(out_at), size, out_strides)?;
         if let Some(len) = lse_len {
-            Extent { vector: 1, ..rows }.check_memory("lse", len, address(lse_at), size_of::<f32>(), lse_strides)?;
+            Extent { vector: 1, ..rows }.check_memory(
+                "lse",
+                len,
+                address(lse_at),
+                size_of::<f32>(),
+                lse_strides,
+            )?;
         }
-        let read = [("q", q_at, q.data.len() * size), ("k", k_at, kv.k.len() * size), ("v", v_at, kv.v.len() * size)];
+        let read = [
+            ("q", q_at, q.data.len() * size),
+            ("k", k_at, kv.k.len() * size),
+            ("v", v_at, kv.v.len() * size),
+        ];
         let written = [
             ("out", out_at, out_len * size),
             ("lse", lse_at, lse_len.unwrap_or(0) * size_of::<f32>()),
@@ -313,16 +335,29 @@ impl Launch {
         let blocks = self.plan.work().len();
         // SAFETY: the caller's contract; the work list is the plan's own and lives as long as `self`.
         unsafe {
-            self.kernels.launch(self.function, blocks, variant.threads, variant.shared_bytes, stream, &parameters)?;
+            self.kernels.launch(
+                self.function,
+                blocks,
+                variant.threads,
+                variant.shared_bytes,
+                stream,
+                &parameters,
+            )?;
             match self.combine {
-                Some(combine) => self.kernels.launch(combine, self.plan.merges().len(), 128, 0, stream, &parameters),
+                Some(combine) => {
+                    self.kernels.launch(combine, self.plan.merges().len(), 128, 0, stream, &parameters)
+                }
                 None => Ok(()),
             }
         }
     }
 }
 
-fn same_context(kernels: &Kernels, context: &Arc<cudarc::driver::CudaContext>, tensor: &'static str) -> Result<()> {
+fn same_context(
+    kernels: &Kernels,
+    context: &Arc<cudarc::driver::CudaContext>,
+    tensor: &'static str,
+) -> Result<()> {
     if kernels.context().cu_ctx() != context.cu_ctx() {
         return Err(Error::WrongContext { tensor });
     }

@@ -108,13 +108,18 @@ impl Plan {
         }
         let limit = i32::MAX as usize;
         let folded = problem.total_rows().saturating_mul(problem.group());
-        for (field, value) in [("rows x heads / kv_heads", folded), ("key positions", problem.key_positions())] {
+        for (field, value) in
+            [("rows x heads / kv_heads", folded), ("key positions", problem.key_positions())]
+        {
             if value > limit {
                 return Err(Error::TooLarge { field, value, max: limit });
             }
         }
         if !variants::HEAD_DIMS.contains(&problem.head_dim()) {
-            return Err(Error::UnsupportedHeadDim { value: problem.head_dim(), allowed: &variants::HEAD_DIMS });
+            return Err(Error::UnsupportedHeadDim {
+                value: problem.head_dim(),
+                allowed: &variants::HEAD_DIMS,
+            });
         }
         let capability = facts.compute_capability.0 * 10 + facts.compute_capability.1;
         let fits = |v: &&Variant| {
@@ -276,7 +281,8 @@ fn cost_of(problem: &Problem, variant: &Variant, facts: &DeviceFacts, split_keys
     let waves = (blocks / places).max(1.0).ceil();
     let crowd = (blocks / facts.multiprocessors as f64).ceil().clamp(1.0, at_once) / at_once;
     let length = split_keys.min(longest(problem).max(1)).div_ceil(variant.tile_keys) as f64;
-    let merge = if slots > 0.0 { cost::MERGE + cost::MERGE_SLOT * slots / facts.multiprocessors as f64 } else { 0.0 };
+    let merge =
+        if slots > 0.0 { cost::MERGE + cost::MERGE_SLOT * slots / facts.multiprocessors as f64 } else { 0.0 };
     waves * (length * tile_cost * crowd + cost::BLOCK) + merge
 }
 

@@ -81,7 +81,8 @@ proptest! {
 #[test]
 fn few_rows_take_small_tiles_and_split_many_rows_do_not() {
     // One prompt of T5-base over 4096 keys: 12 blocks would leave most of the card idle.
-    let few = Plan::new(&problem(12, 12, 64, &[(1, 4096)]), DType::Bf16, &A100, &PlanOptions::default()).unwrap();
+    let few =
+        Plan::new(&problem(12, 12, 64, &[(1, 4096)]), DType::Bf16, &A100, &PlanOptions::default()).unwrap();
     assert_eq!(few.variant().tile_rows, 16);
     assert!(few.work().len() > 50, "{}", few.explain());
     let batch = vec![(256, 512); 64];
@@ -94,7 +95,8 @@ fn every_card_has_a_kernel_for_every_head_dim() {
     for facts in [A100, RTX4090] {
         for dtype in [DType::Bf16, DType::F16, DType::F32] {
             for head_dim in variants::HEAD_DIMS {
-                let plan = Plan::new(&problem(4, 2, head_dim, &[(30, 500)]), dtype, &facts, &PlanOptions::default());
+                let plan =
+                    Plan::new(&problem(4, 2, head_dim, &[(30, 500)]), dtype, &facts, &PlanOptions::default());
                 assert!(plan.unwrap().variant().shared_bytes <= facts.shared_bytes_per_block);
             }
         }
@@ -122,9 +124,15 @@ fn what_does_not_fit_is_refused() {
 fn a_fixed_split_does_not_depend_on_the_batch_or_the_card() {
     let options = PlanOptions { split_keys: Some(100), tile_rows: Some(16) };
     let alone = Plan::new(&problem(2, 2, 64, &[(5, 300)]), DType::Bf16, &A100, &options).unwrap();
-    let beside = Plan::new(&problem(2, 2, 64, &[(5, 300), (9, 1000)]), DType::Bf16, &RTX4090, &options).unwrap();
+    let beside =
+        Plan::new(&problem(2, 2, 64, &[(5, 300), (9, 1000)]), DType::Bf16, &RTX4090, &options).unwrap();
     let ranges = |plan: &Plan| {
-        let mut keys: Vec<_> = plan.work().iter().filter(|w| w.row_base == 0).map(|w| (w.kv_head, w.keys.start, w.keys.end)).collect();
+        let mut keys: Vec<_> = plan
+            .work()
+            .iter()
+            .filter(|w| w.row_base == 0)
+            .map(|w| (w.kv_head, w.keys.start, w.keys.end))
+            .collect();
         keys.sort();
         keys
     };

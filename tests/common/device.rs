@@ -65,7 +65,12 @@ pub fn attend_with<E: Element + DeviceRepr>(
     launch.run(
         stream,
         DeviceQueries { data: q_data.as_view(), strides: q.strides },
-        DeviceKv { k: k_data.as_view(), v: v_data.as_view(), k_strides: kv.k_strides, v_strides: kv.v_strides },
+        DeviceKv {
+            k: k_data.as_view(),
+            v: v_data.as_view(),
+            k_strides: kv.k_strides,
+            v_strides: kv.v_strides,
+        },
         DeviceOutput { data: out_data.as_view_mut(), strides: out.strides },
         match (&mut lse_data, &lse) {
             (Some(data), Some(lse)) => Some(DeviceLse { data: data.as_view_mut(), strides: lse.strides }),

@@ -111,7 +111,10 @@ fn plant(copy: &Path, bug: &Planted) -> Result<bool> {
     std::fs::write(&path, text.replace(bug.from, bug.to))?;
     let cargo = |arguments: &[&str]| {
         let mut cargo = crate::run::cargo(arguments);
-        cargo.args(bug.caught_by).current_dir(copy).env("CARGO_TARGET_DIR", root().join("target/planted/build"));
+        cargo
+            .args(bug.caught_by)
+            .current_dir(copy)
+            .env("CARGO_TARGET_DIR", root().join("target/planted/build"));
         cargo.output()
     };
     // A bug that does not compile shows nothing.

@@ -40,7 +40,10 @@ pub fn run() -> Result<()> {
         vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"];
     arguments.extend(["--target", &target]);
     arguments.extend(WHEELS);
-    step("fetch the CUDA 13.0 compiler from PyPI into target/ (about 150 MB)", &mut command(python, &arguments))?;
+    step(
+        "fetch the CUDA 13.0 compiler from PyPI into target/ (about 150 MB)",
+        &mut command(python, &arguments),
+    )?;
     let found = wheels.join("nvidia/cu13");
     if !found.join("bin/nvcc").exists() {
         bail!("the wheels hold no nvcc under {}", found.display());

@@ -60,7 +60,8 @@ fn virtual_driver() -> Result<PathBuf> {
     let from = target.join("debug/libcuda.so");
     for name in ["libcuda.so", "libcuda.so.1"] {
         let to = folder.join(name);
-        std::fs::copy(&from, &to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+        std::fs::copy(&from, &to)
+            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
     Ok(folder)
 }
