@@ -3,7 +3,7 @@
 #include "attention/softmax.cuh"
 
 template <int DIM>
-__device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork& work) {
+__device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork work) {
     constexpr int ROWS = 16, KEYS = 32, COLUMNS = DIM / 32;
     // Rows of K padded by 4: a lane's key then starts in a bank of its own.
     extern __shared__ __align__(16) float shared[];

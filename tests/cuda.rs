@@ -237,3 +237,121 @@ fn what_does_not_fit_is_refused() {
     );
     assert_eq!(refused, Err(Error::WrongDType { value: DType::F32, planned: DType::Bf16 }));
 }
+
+/// What the virtual card counted of one launch.
+#[derive(serde::Deserialize)]
+struct Counted {
+    kernel: String,
+    global_load_bytes: u64,
+    distinct_bytes: u64,
+    tensor_flops: u64,
+    bank_conflicts: u64,
+}
+
+const REPORT: &str = "PTXSIM_REPORT";
+
+/// Runs `name` again in a process of its own, with the virtual card's report; what it counted. `None` where the
+/// card is a real one, or in that process.
+fn counted(name: &str, work: impl FnOnce()) -> Option<Vec<Counted>> {
+    if std::env::var_os(REPORT).is_some() {
+        work();
+        return None;
+    }
+    card()?;
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.jsonl");
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--test-threads=1"])
+        .env(REPORT, &report)
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    let Ok(text) = std::fs::read_to_string(&report) else {
+        println!("{name}: a real card counts nothing");
+        return None;
+    };
+    Some(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+const HEADS: u64 = 12;
+const KEYS: u64 = 512;
+const DIM: u64 = 64;
+
+fn kv_bytes(inputs: u64) -> u64 {
+    inputs * 2 * HEADS * KEYS * DIM * 2
+}
+
+/// Prompts of one input in one tile.
+const PROMPTS: [usize; 5] = [1, 8, 16, 30, 32];
+
+/// K and V are read once however many prompts share them, and U times when every prompt has its own copy.
+#[test]
+fn keys_and_values_are_read_once() {
+    let options = PlanOptions { split_keys: Some(512), tile_rows: Some(32) };
+    let work = || {
+        for rows in PROMPTS {
+            run::<bf16>(&Case::packed(12, 12, 64, &[(rows, 512)]), &options);
+        }
+        // The same 30 prompts, each with its own copy of K and V.
+        run::<bf16>(&Case::packed(12, 12, 64, &[(1, 512); 30]), &options);
+    };
+    let Some(launches) = counted("keys_and_values_are_read_once", work) else { return };
+    let (shared, replicated) = launches.split_at(PROMPTS.len());
+    for (launch, rows) in shared.iter().zip(PROMPTS) {
+        let rows = rows as u64;
+        let own = rows * HEADS * DIM * 2;
+        // Beside K, V and Q, every thread reads its block's work item.
+        let work_items = HEADS * 128 * 32;
+        let loaded = kv_bytes(1) + own;
+        assert!(
+            (loaded..=loaded + work_items).contains(&launch.global_load_bytes),
+            "{rows}: {}",
+            launch.global_load_bytes
+        );
+        // K, V, Q, output, LSE, work items.
+        assert_eq!(
+            launch.distinct_bytes,
+            kv_bytes(1) + 2 * own + rows * HEADS * 4 + HEADS * 28,
+            "{rows} rows"
+        );
+        assert_eq!(launch.bank_conflicts, 0, "{}", launch.kernel);
+    }
+    let [replicated] = replicated else { panic!("{} launches", replicated.len()) };
+    let ratio = replicated.global_load_bytes as f64 / shared[3].global_load_bytes as f64;
+    assert!((28.0..=31.0).contains(&ratio), "replicated reads {ratio:.1} times as much for 30 prompts");
+}
+
+/// Full tiles multiply what the cost model says.
+#[test]
+fn flops_are_the_cost_models() {
+    let options = PlanOptions { split_keys: None, tile_rows: Some(32) };
+    let work = || drop(run::<bf16>(&Case::packed(12, 12, 64, &[(32, 512)]), &options));
+    let Some(launches) = counted("flops_are_the_cost_models", work) else { return };
+    // Q K^T and P V, a multiplication and an addition each: 4 U n d per head (src/cost.rs).
+    let model = (4 * 32 * KEYS * DIM * HEADS) as f64;
+    let flops: u64 = launches.iter().map(|launch| launch.tensor_flops).sum();
+    assert!((flops as f64 / model - 1.0).abs() < 0.1, "{flops} for {model}");
+}
+
+/// No variant has a bank conflict, in the loop or after it.
+#[test]
+fn no_variant_has_bank_conflicts() {
+    let work = || {
+        let Some(card) = card() else { return };
+        for variant in variants::all() {
+            if variant.shared_bytes <= card.kernels.facts().shared_bytes_per_block {
+                let case = Case::packed(2, 1, variant.head_dim, &[(variant.tile_rows, 130)]);
+                run_as(
+                    variant.dtype,
+                    &case,
+                    &PlanOptions { split_keys: Some(1024), tile_rows: Some(variant.tile_rows) },
+                );
+            }
+        }
+    };
+    let Some(launches) = counted("no_variant_has_bank_conflicts", work) else { return };
+    assert!(launches.len() >= 20);
+    for launch in launches {
+        assert_eq!(launch.bank_conflicts, 0, "{}", launch.kernel);
+    }
+}

@@ -24,8 +24,8 @@ struct TileShape {
     static constexpr int CHUNKS = DIM / 8;  // 16-byte chunks of a row
     static constexpr int TILE_BYTES = TILE_KEYS * DIM * 2;
     static constexpr int Q_BYTES = ROWS * DIM * 2;
-    // The output of every warp meets in shared memory in f32, padded by 4 elements a row.
-    static constexpr int OUT_BYTES = KEY_WARPS * ROWS * (DIM + 4) * 4 + 2 * KEY_WARPS * ROWS * 4;
+    // The output of every warp meets in shared memory in f32, padded by 8 elements a row.
+    static constexpr int OUT_BYTES = KEY_WARPS * ROWS * (DIM + 8) * 4 + 2 * KEY_WARPS * ROWS * 4;
     static constexpr int LOOP_BYTES = Q_BYTES + 2 * STAGES * TILE_BYTES;
     static constexpr int SHARED_BYTES = LOOP_BYTES > OUT_BYTES ? LOOP_BYTES : OUT_BYTES;
     static_assert(WARP_KEYS % 16 == 0, "a warp multiplies 16 keys at a time");
@@ -38,7 +38,7 @@ __device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int row, int chunk) 
 }
 
 template <typename Shape>
-__device__ __forceinline__ void attend_tile(const OnekvAttention& p, const OnekvWork& work, char* shared) {
+__device__ __forceinline__ void attend_tile(const OnekvAttention& p, const OnekvWork work, char* shared) {
     using T = typename Shape::Element;
     constexpr int DIM = Shape::DIM, CHUNKS = Shape::CHUNKS, ROWS = Shape::ROWS, KEYS = Shape::TILE_KEYS;
     constexpr int WARP_KEYS = Shape::WARP_KEYS, KEY_WARPS = Shape::KEY_WARPS, STAGES = Shape::STAGES;
@@ -146,7 +146,7 @@ __device__ __forceinline__ void attend_tile(const OnekvAttention& p, const Onekv
     // Every warp's unnormalised output, maximum (in log2) and sum meet in shared memory.
     copy_wait<0>();
     __syncthreads();
-    constexpr int WIDTH = DIM + 4;
+    constexpr int WIDTH = DIM + 8;
     float* outs = reinterpret_cast<float*>(shared);
     float* shifts = outs + KEY_WARPS * ROWS * WIDTH;
     float* sums = shifts + KEY_WARPS * ROWS;
@@ -157,7 +157,7 @@ __device__ __forceinline__ void attend_tile(const OnekvAttention& p, const Onekv
         const int row = key_warp * ROWS + row_warp * 16 + lane / 4 + 8 * r;
 #pragma unroll
         for (int j = 0; j < DIM / 8; j++)
-            *reinterpret_cast<float2*>(&outs[row * WIDTH + 8 * j + lane % 4 * 2]) = make_float2(out[j][2 * r], out[j][2 * r + 1]);
+            store_pair(shared_address(&outs[row * WIDTH + 8 * j + lane % 4 * 2]), out[j][2 * r], out[j][2 * r + 1]);
         if (lane % 4 == 0) {
             shifts[row] = highest[r] == -INFINITY ? -INFINITY : highest[r] * score.log2_scale;
             sums[row] = sum[r];
@@ -179,7 +179,10 @@ __device__ __forceinline__ void attend_tile(const OnekvAttention& p, const Onekv
             const float weight = KEY_WARPS == 1 ? 1.0f : exp2_approx(shifts[w * ROWS + row] - base);
             total += weight * sums[w * ROWS + row];
             const float4* from = reinterpret_cast<const float4*>(&outs[(w * ROWS + row) * WIDTH + chunk * 8]);
-            const float4 low = from[0], high = from[1];
+            // Half of the threads take the upper four first: eight threads then cover all banks.
+            const int flip = chunk >> 2 & 1;
+            const float4 first = from[flip], second = from[flip ^ 1];
+            const float4 low = flip ? second : first, high = flip ? first : second;
             x[0] += weight * low.x, x[1] += weight * low.y, x[2] += weight * low.z, x[3] += weight * low.w;
             x[4] += weight * high.x, x[5] += weight * high.y, x[6] += weight * high.z, x[7] += weight * high.w;
         }

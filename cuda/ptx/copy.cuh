@@ -17,3 +17,8 @@ template <int PENDING>
 __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
+
+// Stores two neighbours as one access: the compiler splits some otherwise, into two with bank conflicts.
+__device__ __forceinline__ void store_pair(uint32_t to, float x, float y) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(x), "f"(y) : "memory");
+}

@@ -35,7 +35,7 @@ const fn tensor(
     let tile_rows = 16 * row_warps;
     // As `TileShape` in cuda/attention/tile.cuh: the tiles of the loop, or the outputs that meet after it.
     let in_loop = tile_rows * head_dim * 2 + 2 * stages * tile_keys * head_dim * 2;
-    let after = key_warps * tile_rows * (head_dim + 4) * 4 + 2 * key_warps * tile_rows * 4;
+    let after = key_warps * tile_rows * (head_dim + 8) * 4 + 2 * key_warps * tile_rows * 4;
     let shared_bytes = if in_loop > after { in_loop } else { after };
     let threads = 32 * row_warps * key_warps;
     Variant { dtype, head_dim, tile_rows, tile_keys, threads, stages, shared_bytes, least_capability: 80 }
