@@ -148,10 +148,12 @@ fn bulk_copies_go_every_way() {
     }
 }
 
+const U8: u8 = 0;
 const U16: u8 = 1;
 const U32: u8 = 2;
 const F16: u8 = 6;
 const F32: u8 = 7;
+const F64: u8 = 8;
 
 /// A dense tensor and a box at `at`.
 struct Case {
@@ -166,7 +168,7 @@ struct Case {
 
 impl Case {
     fn bytes(&self) -> usize {
-        if matches!(self.data_type, U16 | F16) { 2 } else { 4 }
+        [1, 2, 4, 4, 8, 8, 2, 4, 8][usize::from(self.data_type)]
     }
 
     fn map(&self, address: u64) -> [u8; 128] {
@@ -221,9 +223,9 @@ impl Case {
         format!("[%a2, {{{}}}]", all.join(", "))
     }
 
-    fn element(&self, memory: &[u8], byte: usize) -> u32 {
+    fn element(&self, memory: &[u8], byte: usize) -> u64 {
         let word = memory[byte..byte + self.bytes()].iter().rev();
-        word.fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+        word.fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }
 }
 
@@ -231,8 +233,8 @@ impl Case {
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rank, swizzle) in (1..=5).flat_map(|rank| (0..4).map(move |swizzle| (rank, swizzle))) {
-        for (data_type, fill) in [(U32, 0), (F32, 1), (U16, 0), (F16, 1)] {
-            let element = if matches!(data_type, U16 | F16) { 2 } else { 4 };
+        for (data_type, fill) in [(U32, 0), (F32, 1), (U16, 0), (F16, 1), (U8, 0), (F64, 1)] {
+            let element = [1, 2, 4, 4, 8, 8, 2, 4, 8][usize::from(data_type)];
             let inner = [64, 32, 64, 128][usize::from(swizzle)] / element;
             for (steps, at) in [
                 ([1, 1, 1, 1, 1], [8, 1, 0, 0, 1]),
@@ -243,7 +245,7 @@ fn cases() -> Vec<Case> {
             ] {
                 cases.push(Case {
                     data_type,
-                    dimensions: [72, 9, 4, 5, 3][..rank].to_vec(),
+                    dimensions: [80, 9, 4, 5, 3][..rank].to_vec(),
                     box_size: [inner, 5, 3, 4, 2][..rank].to_vec(),
                     steps: steps[..rank].to_vec(),
                     swizzle,
@@ -287,7 +289,8 @@ fn tensor_boxes_arrive_where_the_swizzle_puts_them() {
                 }
                 None if case.fill == 0 => assert_eq!(element, 0, "case {i}, byte {byte}"),
                 None if case.bytes() == 2 => assert!(half::f16::from_bits(element as u16).is_nan()),
-                None => assert!(f32::from_bits(element).is_nan()),
+                None if case.bytes() == 4 => assert!(f32::from_bits(element as u32).is_nan()),
+                None => assert!(f64::from_bits(element).is_nan()),
             }
         }
     }
@@ -298,7 +301,7 @@ fn tensor_boxes_are_stored_and_added() {
     for (i, case) in cases().iter().enumerate() {
         let start = if i % 2 == 0 { 0 } else { 384 };
         let (rank, words) = (case.at.len(), (start + case.box_bytes()).div_ceil(128) * 32);
-        let reduces = i % 3 == 0 && case.data_type != U16;
+        let reduces = i % 3 == 0 && [U32, F16, F32].contains(&case.data_type);
         let (name, add) = if reduces { ("cp.reduce", ".add") } else { ("cp", "") };
         let store = format!(
             "add.s32 %r0, %r39, {start};\n\
@@ -309,17 +312,19 @@ fn tensor_boxes_are_stored_and_added() {
         let gpu = gpu(&format!("store {i}"), &body);
         // Small integers as each type has them.
         let number = |n: usize| match case.data_type {
-            U32 => n as u32,
-            F32 => (n as f32).to_bits(),
+            U32 => n as u64,
+            F32 => (n as f32).to_bits().into(),
             F16 => half::f16::from_f32(n as f32).to_bits().into(),
-            _ => n as u32 & 0xffff,
+            U8 => n as u64 & 0xff,
+            F64 => (n as f64).to_bits(),
+            _ => n as u64 & 0xffff,
         };
-        let pack = |codes: &[u32]| -> Vec<u32> {
+        let pack = |codes: &[u64]| -> Vec<u32> {
             let bytes =
                 codes.iter().flat_map(|c| c.to_le_bytes()[..case.bytes()].to_vec()).collect::<Vec<_>>();
             bytes.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect()
         };
-        let image: Vec<u32> = (0..4 * words / case.bytes()).map(|x| number(x % 1009)).collect();
+        let image: Vec<u64> = (0..4 * words / case.bytes()).map(|x| number(x % 1009)).collect();
         let mut want = vec![number(5); case.elements()];
         let (input, out) = (gpu.ints(&pack(&image)), gpu.ints(&pack(&want)));
         gpu.run("run", &config(1, 128), &[&case.map(out), &input, &out]);
@@ -375,6 +380,54 @@ fn bulk_copies_reduce() {
     let body = copy(true, 4) + PUBLISH + &first(&(reduce.to_owned() + reduce + DRAIN));
     let got = run("add.u64", &config(1, 32), &body, NO_MAP, &[0x8000_0001, 3, 1, 2], 4);
     assert_eq!(got, [2, 7, 2, 4]);
+}
+
+#[test]
+fn tensor_copies_misused_are_faults() {
+    let case = Case {
+        data_type: U32,
+        dimensions: vec![32, 8],
+        box_size: vec![32, 8],
+        steps: vec![1, 1],
+        swizzle: 0,
+        fill: 0,
+        at: vec![0, 0],
+    };
+    let load = format!(
+        "mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 1024;\nmov.u32 %r1, bar;\n\
+         cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r39], {}, [%r1];\n",
+        case.coordinates()
+    );
+    let store = format!(
+        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group {}, [%r39];\n{DRAIN}",
+        case.coordinates()
+    );
+    let multicast = load.replace("::bytes", "::bytes.multicast::cluster").replace("[%r1];", "[%r1], %h0;");
+    let kind = |map: Option<&Case>, body: &str| {
+        let gpu = gpu("tensor misuse", body);
+        let tensor = gpu.ints(&[7; 256]);
+        let map = map.map_or(NO_MAP, |case| case.map(tensor));
+        gpu.fault("run", &config(1, 32), &[&map, &tensor, &tensor]).kind
+    };
+    let off = "add.s32 %r39, %r39, 64;\n";
+    assert_eq!(kind(Some(&case), &(init(1) + off + &first(&load))), FaultKind::Misaligned);
+    assert_eq!(
+        kind(Some(&case), &(off.to_owned() + &copy(true, 256) + PUBLISH + &first(&store))),
+        FaultKind::Misaligned
+    );
+    assert_eq!(kind(None, &(init(1) + &first(&load))), FaultKind::IllegalInstruction);
+    assert_eq!(
+        kind(Some(&case), &(copy(true, 256) + "bar.sync 0;\n" + &first(&store))),
+        FaultKind::ProxyFence
+    );
+    assert_eq!(kind(Some(&case), &first(&store)), FaultKind::Uninitialized);
+    assert_eq!(
+        kind(Some(&case), &(init(1) + "mov.b16 %h0, 2;\n" + &first(&multicast))),
+        FaultKind::IllegalInstruction
+    );
+    let larger = Case { dimensions: vec![32, 9], at: vec![0, 1], ..case };
+    let body = (init(1) + &first(&load)).replace("{0, 0}", "{0, 1}");
+    assert_eq!(kind(Some(&larger), &body), FaultKind::OutOfBounds);
 }
 
 #[test]

@@ -160,6 +160,12 @@ fn barriers_have_ids_and_counts() {
            xor.b32 %r1, %r21, 128;\nld.shared.b32 %r2, [%r1];\nst.global.b32 [%a8], %r2;\n";
     let got = run("pairs", &config(1, 128), &body, NO_MAP, &[0], 128);
     assert_eq!(got, (0..128).map(|t| t ^ 32).collect::<Vec<_>>());
+    // The whole block, by its number of threads and without.
+    let whole = body.replace(
+        "barrier.sync %r0, 64;",
+        "setp.lt.u32 %p3, %t, 64;\n@%p3 bra PART;\nbar.sync 0;\nbra JOIN;\nPART:\nbar.sync 0, 128;\nJOIN:\n",
+    );
+    assert_eq!(run("whole", &config(1, 128), &whole, NO_MAP, &[0], 128), got);
     // The other pair's words are not ordered.
     assert_eq!(fault("others", 128, &body.replace("%r21, 128", "%r21, 256")).kind, FaultKind::Race);
 

@@ -227,7 +227,7 @@ impl Machine<'_, '_> {
                     Trouble::new(FaultKind::IllegalInstruction, format!("barrier {number}; there are 16"))
                 })?;
                 let generation = barrier.generation;
-                barrier.arrive(warp, count, value, *waits)?;
+                barrier.arrive(warp, count, 32 * grid.warps_per_block() as u32, value, *waits)?;
                 self.tally.total.barriers += 1;
                 if *waits {
                     return Ok(Flow::Wait(State::Barrier { id: number, generation }));

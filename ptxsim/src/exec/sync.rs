@@ -37,8 +37,16 @@ impl Default for Reduction {
 
 impl Barrier {
     /// A warp arrives, and may wait; `value` holds the predicates of its live lanes.
-    pub fn arrive(&mut self, warp: &mut Warp, count: Option<u32>, value: u32, waits: bool) -> Outcome {
-        if self.arrived > 0 && self.expected != count {
+    /// `block` is the block's threads, in whole warps.
+    pub fn arrive(
+        &mut self,
+        warp: &mut Warp,
+        count: Option<u32>,
+        block: u32,
+        value: u32,
+        waits: bool,
+    ) -> Outcome {
+        if self.arrived > 0 && self.expected.unwrap_or(block) != count.unwrap_or(block) {
             let say = |c: Option<u32>| c.map_or("the whole block".to_owned(), |c| format!("{c} threads"));
             let what =
                 format!("arrival for {} at a barrier that waits for {}", say(count), say(self.expected));
@@ -50,7 +58,8 @@ impl Barrier {
             let what = format!("a barrier of {count} threads; allowed are multiples of 32");
             return Err(Trouble::new(FaultKind::BarrierMismatch, what));
         }
-        self.expected = count;
+        // Whoever gives the number waits for the dead, too.
+        self.expected = count.or(self.expected.filter(|_| self.arrived > 0));
         self.arrived += 32;
         if let Some(count) = count
             && self.arrived > count
