@@ -62,6 +62,16 @@ fn cp_async_groups_complete_in_order() {
         let body = issue.clone() + &format!("cp.async.wait_group {pending};\n") + &read(early);
         assert_eq!(fault("early", 64, &body).kind, FaultKind::AsyncPending);
     }
+    // Nobody writes where a copy still goes, nor copies there again.
+    for late in ["st.shared.b32 [%r1+8], %r0;\n", "cp.async.ca.shared.global [%r1+8], [%a3], 8;\n"] {
+        assert_eq!(fault("late write", 64, &(issue.clone() + late)).kind, FaultKind::AsyncPending);
+    }
+    for (odd, kind) in [("%r1, %r1, 8", FaultKind::Misaligned), ("%r1, %r1, 32768", FaultKind::OutOfBounds)] {
+        assert_eq!(fault("place", 64, &(ends(16) + &format!("add.s32 {odd};\n") + &group(0))).kind, kind);
+    }
+    for (odd, kind) in [("%a3, %a3, 8", FaultKind::Misaligned), ("%a3, %a3, 16384", FaultKind::OutOfBounds)] {
+        assert_eq!(fault("source", 64, &(ends(16) + &format!("add.s64 {odd};\n") + &group(0))).kind, kind);
+    }
     // Waiting is each thread's own: others' copies are seen after a barrier.
     let body = issue + "cp.async.wait_all;\nxor.b32 %r5, %r1, 16;\nld.shared.b32 %r4, [%r5];\n";
     assert_eq!(fault("no barrier", 64, &body).kind, FaultKind::Race);
@@ -380,6 +390,38 @@ fn bulk_copies_reduce() {
     let body = copy(true, 4) + PUBLISH + &first(&(reduce.to_owned() + reduce + DRAIN));
     let got = run("add.u64", &config(1, 32), &body, NO_MAP, &[0x8000_0001, 3, 1, 2], 4);
     assert_eq!(got, [2, 7, 2, 4]);
+}
+
+#[test]
+fn maps_lie_in_global_memory_and_barriers_at_generic_addresses() {
+    let case = Case {
+        data_type: U32,
+        dimensions: vec![32, 8],
+        box_size: vec![32, 8],
+        steps: vec![1, 1],
+        swizzle: 2,
+        fill: 0,
+        at: vec![0, 0],
+    };
+    let body =
+        "cvt.u64.u32 %a3, %r39;\ncvta.shared.u64 %a3, %a3;\nmov.u64 %a4, bar;\ncvta.shared.u64 %a4, %a4;\n\
+                @%p9 mbarrier.init.b64 [%a4], 1;\nbar.sync 0;\n"
+            .to_owned()
+            + &first(
+                "fence.proxy.tensormap::generic.acquire.gpu [%a0], 128;\n\
+             mbarrier.arrive.expect_tx.b64 %s0, [%a4], 1024;\nmov.u32 %r1, bar;\n\
+             cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r39], \
+             [%a0, {0, 0}], [%r1];\n",
+            )
+            + "WAIT:\nmbarrier.try_wait.parity.b64 %p7, [%a4], 0;\n@!%p7 bra WAIT;\n"
+            + &copy(false, 256);
+    let gpu = gpu("map in memory", &body);
+    let data = numbers(256);
+    let (tensor, out) = (gpu.ints(&data), gpu.space(1024));
+    let map = gpu.upload(&case.map(tensor), |byte| vec![byte]);
+    gpu.run("run", &config(1, 64), &[&NO_MAP, &map, &out]);
+    let got = gpu.read_ints(out, 256);
+    assert!(case.places(0).iter().all(|(byte, place)| got[byte / 4] == data[place.unwrap()]));
 }
 
 #[test]
