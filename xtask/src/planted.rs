@@ -23,6 +23,8 @@ const ATTENTION: &[&str] = &["-p", "onekv", "--test", "attention"];
 const PROBLEM: &[&str] = &["-p", "onekv", "--test", "problem"];
 const GOLDENS: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_goldens"];
 const SIM: &[&str] = &["-p", "ptxsim"];
+const CUDA: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "cuda"];
+const CUDA_ATTENTION: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "attention"];
 
 #[rustfmt::skip]
 const BUGS: &[Planted] = &[
@@ -59,13 +61,33 @@ const BUGS: &[Planted] = &[
     Planted { name: "bounds are one byte too wide", file: "ptxsim/src/exec/access.rs",
         from: "if bytes > found.bytes - (address - found.base) {", to: "if bytes > found.bytes + 4 - (address - found.base) {", caught_by: SIM },
     Planted { name: "ldmatrix swaps rows and columns", file: "ptxsim/src/exec/tensor.rs",
-        from: "if transpose { (halves[t][g]", to: "if !transpose { (halves[t][g]", caught_by: SIM },
+        from: "let pair = if transpose {", to: "let pair = if !transpose {", caught_by: SIM },
     Planted { name: "the 128-byte swizzle takes the wrong bits", file: "ptxsim/src/exec/tensor.rs",
         from: "(address >> 7 & mask)", to: "(address >> 8 & mask)", caught_by: SIM },
     Planted { name: "a proxy fence is taken for granted", file: "ptxsim/src/exec/tensor.rs",
         from: "reaches(&warp.fenced) || reaches(fences)", to: "reaches(&warp.fenced) || reaches(fences) || true", caught_by: SIM },
     Planted { name: "cp.async counts as landed at once", file: "ptxsim/src/exec/shared.rs",
         from: "self.cells[word].incoming = true;", to: "self.cells[word].written = 15;", caught_by: SIM },
+    Planted { name: "a barrier of the K/V pipeline is removed", file: "cuda/attention/tile.cuh",
+        from: "copy_wait<STAGES - 2>();\n        __syncthreads();", to: "copy_wait<STAGES - 2>();", caught_by: CUDA },
+    Planted { name: "the wait of the K/V pipeline is a stage too short", file: "cuda/attention/tile.cuh",
+        from: "copy_wait<STAGES - 2>();", to: "copy_wait<STAGES - 1>();", caught_by: CUDA },
+    Planted { name: "the mask of keys past the end is forgotten", file: "cuda/attention/tile.cuh",
+        from: "8 * j + i % 2 < left ? score.capped(s[j][i]) : -INFINITY", to: "(left, score.capped(s[j][i]))", caught_by: CUDA },
+    Planted { name: "the mask of keys is off by one", file: "cuda/attention/tile.cuh",
+        from: "8 * j + i % 2 < left", to: "8 * j + i % 2 <= left", caught_by: CUDA },
+    Planted { name: "folded rows past the input's end are written", file: "cuda/attention/tile.cuh",
+        from: "if (folded >= work.rows) continue;", to: "", caught_by: CUDA_ATTENTION },
+    Planted { name: "the scale is applied twice on the card", file: "cuda/attention/softmax.cuh",
+        from: "p.score_scale * LOG2E", to: "p.score_scale * p.score_scale * LOG2E", caught_by: CUDA },
+    Planted { name: "the XOR of chunks is lost: bank conflicts", file: "cuda/attention/tile.cuh",
+        from: "(chunk ^ (row & 7))", to: "chunk", caught_by: CUDA },
+    Planted { name: "the output is not rescaled on the card", file: "cuda/attention/tile.cuh",
+        from: "out[j][2 * r] *= rescale, out[j][2 * r + 1] *= rescale;", to: "out[j][2 * r] *= 1;", caught_by: CUDA },
+    Planted { name: "the merge takes the first part for all", file: "cuda/combine.cu",
+        from: "first + static_cast<int64_t>(i) * p.tile_rows;\n            const float weight", to: "first;\n            const float weight", caught_by: CUDA },
+    Planted { name: "a plan's last split ends a tile early", file: "src/plan/mod.rs",
+        from: "(begin + split_keys).min(input.keys.end)", to: "(begin + split_keys).min(input.keys.end.max(begin + 1) - 1)", caught_by: CUDA },
 ];
 
 /// Plants every bug whose name contains `only`; fails if one goes unnoticed.
@@ -86,9 +108,10 @@ pub fn run(only: Option<&str>) -> Result<()> {
     if chosen.is_empty() {
         bail!("no planted bug has a name with `{}`", only.unwrap_or_default());
     }
+    let driver = crate::test::virtual_driver()?;
     let mut unnoticed = Vec::new();
     for bug in chosen {
-        let caught = plant(&copy, bug)?;
+        let caught = plant(&copy, bug, &driver)?;
         println!("{} {} ({})", if caught { "caught   " } else { "UNNOTICED" }, bug.name, bug.file);
         if !caught {
             unnoticed.push(bug.name);
@@ -101,7 +124,7 @@ pub fn run(only: Option<&str>) -> Result<()> {
 }
 
 /// Plants one bug, runs the tests that must fail, takes it out again.
-fn plant(copy: &Path, bug: &Planted) -> Result<bool> {
+fn plant(copy: &Path, bug: &Planted, driver: &Path) -> Result<bool> {
     let path = copy.join(bug.file);
     let text = std::fs::read_to_string(&path)?;
     let flat = text.matches(bug.from).count();
@@ -115,6 +138,10 @@ fn plant(copy: &Path, bug: &Planted) -> Result<bool> {
             .args(bug.caught_by)
             .current_dir(copy)
             .env("CARGO_TARGET_DIR", root().join("target/planted/build"));
+        crate::test::on_virtual_card(&mut cargo, driver, "a100");
+        if let Some(nvcc) = crate::setup::own_nvcc() {
+            cargo.env("NVCC", nvcc);
+        }
         cargo.output()
     };
     // A bug that does not compile shows nothing.

@@ -53,6 +53,11 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// The compiler of `setup`, if it was run.
+pub fn own_nvcc() -> Option<PathBuf> {
+    Some(toolkit().join("bin/nvcc")).filter(|nvcc| nvcc.exists())
+}
+
 /// A compiler that the build script will find: any of the usual places, or the one of `setup`.
 pub fn nvcc_found() -> bool {
     let usual = ["/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc", "/usr/lib/cuda/bin/nvcc"];

@@ -30,14 +30,9 @@ pub fn run() -> Result<()> {
     step("test the documentation's examples", &mut cargo(&["test", "--workspace", "--doc"]))?;
     let driver = virtual_driver()?;
     for card in CARDS {
-        step(
-            &format!("test the CUDA kernels on a virtual {card}"),
-            cuda_tests()
-                .env("LD_LIBRARY_PATH", &driver)
-                .env("PTXSIM_DEVICE", card)
-                // PTX alone is what a simulator runs.
-                .env("ONEKV_CUDA_ARCHS", "ptx"),
-        )?;
+        let mut tests = cuda_tests();
+        on_virtual_card(&mut tests, &driver, card);
+        step(&format!("test the CUDA kernels on a virtual {card}"), &mut tests)?;
     }
     if Path::new("/dev/nvidiactl").exists() {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests())?;
@@ -51,8 +46,18 @@ fn cuda_tests() -> std::process::Command {
     tests
 }
 
+/// Lets `tests` find the virtual GPU as its driver.
+pub fn on_virtual_card(tests: &mut std::process::Command, driver: &Path, card: &str) {
+    tests
+        .env("LD_LIBRARY_PATH", driver)
+        .env("PTXSIM_DEVICE", card)
+        .env("ONEKV_REQUIRE_CUDA", "1")
+        // PTX alone is what a simulator runs.
+        .env("ONEKV_CUDA_ARCHS", "ptx");
+}
+
 /// A folder with the virtual GPU's driver under the name that CUDA programs look for.
-fn virtual_driver() -> Result<PathBuf> {
+pub fn virtual_driver() -> Result<PathBuf> {
     step("build the virtual GPU's driver", &mut cargo(&["build", "--package", "ptxsim-driver"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let folder = target.join("virtual-gpu");
