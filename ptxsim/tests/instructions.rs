@@ -59,7 +59,7 @@ fn module(rows: &[Row], target: &str) -> String {
         let result = widths.next().unwrap();
         let sources: Vec<String> = widths
             .zip(["a", "b", "c"])
-            .map(|(w, letter)| if w.starts_with('#') { w[1..].to_owned() } else { format!("%{letter}{w}") })
+            .map(|(w, letter)| w.strip_prefix('#').map_or_else(|| format!("%{letter}{w}"), str::to_owned))
             .collect();
         let (target, widen) = match result {
             "p" => ("%p0", "selp.u64 %out, 1, 0, %p0;"),
@@ -152,7 +152,7 @@ fn integers() {
         ("min.s32", "32 32 32", |a, b, _| s(a, 32).min(s(b, 32)) as u64),
         ("max.u64", "64 64 64", |a, b, _| u(a, 64).max(u(b, 64)) as u64),
         ("min.s16", "16 16 16", |a, b, _| s(a, 16).min(s(b, 16)) as u64),
-        ("abs.s32", "32 32", |a, _, _| s(a, 32).abs() as u64),
+        ("abs.s32", "32 32", |a, _, _| s(a, 32).unsigned_abs() as u64),
         ("neg.s64", "64 64", |a, _, _| (-s(a, 64)) as u64),
         ("div.s32", "32 32 32", |a, b, _| match s(b, 32) {
             0 => u64::MAX,
