@@ -1,5 +1,6 @@
-// Structures that the host hands to kernels. Rust's side is src/cuda/abi.rs, generated from this file.
-#pragma once
+// Structures that the host hands to kernels. Rust's side, src/cuda/abi.rs, is generated from this file.
+#ifndef ONEKV_ABI_H
+#define ONEKV_ABI_H
 #include <stdint.h>
 
 // Strides are in elements: from a row (of K and V: a key) to the next, from a head to the next.
@@ -52,3 +53,29 @@ typedef struct OnekvAttention {
     float score_scale;  // scores are q.k times this, before the softcap: scale / softcap, or scale
     float softcap;      // 0: none
 } OnekvAttention;
+
+// States that one launch merges.
+#define ONEKV_MAX_STATES 8
+
+// Attention over a part of the keys.
+typedef struct OnekvState {
+    const void* out;    // [rows, heads, head_dim], normalised
+    const float* lse;   // [rows, heads], natural log
+    OnekvStrides out_strides;
+    OnekvStrides lse_strides;
+} OnekvState;
+
+typedef struct OnekvMergeStates {
+    OnekvState states[ONEKV_MAX_STATES];
+    void* out;          // [rows, heads, head_dim]
+    float* lse;         // [rows, heads], natural log; null: not wanted
+    OnekvStrides out_strides;
+    OnekvStrides lse_strides;
+    int64_t rows;
+    int32_t heads;
+    int32_t head_dim;
+    int32_t count;      // states in use
+    int32_t reserved;
+} OnekvMergeStates;
+
+#endif

@@ -1,12 +1,6 @@
 // Merges the partial states of a tile: out = sum_i 2^(lse_i - top) out_i / sum_i 2^(lse_i - top). A warp per row.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+#include "attention/convert.cuh"
 #include "attention/softmax.cuh"
-
-__device__ __forceinline__ void put(float* to, float x) { *to = x; }
-__device__ __forceinline__ void put(__half* to, float x) { *to = __float2half_rn(x); }
-__device__ __forceinline__ void put(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 
 template <typename T, int DIM>
 __device__ __forceinline__ void combine(const OnekvAttention& p) {
@@ -33,7 +27,7 @@ __device__ __forceinline__ void combine(const OnekvAttention& p) {
         const int64_t query = merge.row_base + folded / p.group, head = merge.kv_head * p.group + folded % p.group;
         T* to = static_cast<T*>(p.out) + query * p.out_strides.row + head * p.out_strides.head;
 #pragma unroll
-        for (int c = 0; c < DIM / 32; c++) put(to + 32 * c + lane, out[c] * scale);
+        for (int c = 0; c < DIM / 32; c++) to[32 * c + lane] = from_float<T>(out[c] * scale);
         if (lane == 0 && p.lse) p.lse[query * p.lse_strides.row + head * p.lse_strides.head] = total == 0 ? -INFINITY : base + logf(total);
     }
 }

@@ -50,4 +50,6 @@ pub mod reference;
 
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
-pub use problem::{Input, Keys, Lse, MAX_HEAD_DIM, Output, Problem, ProblemSpec, Queries, SharedKv, Strides};
+pub use problem::{
+    Input, Keys, Lse, MAX_HEAD_DIM, Output, Problem, ProblemSpec, Queries, SharedKv, StateShape, Strides,
+};

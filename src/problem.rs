@@ -307,6 +307,30 @@ impl<'a> Lse<'a> {
     }
 }
 
+/// Shape of the states that [`cpu::merge_states`](crate::cpu::merge_states) joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateShape {
+    /// Query rows.
+    pub rows: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+}
+
+impl StateShape {
+    /// Its vectors, with a zero refused.
+    pub(crate) fn extent(self) -> Result<Extent> {
+        let Self { rows, heads, head_dim } = self;
+        for (field, value) in [("heads", heads), ("head_dim", head_dim)] {
+            if value == 0 {
+                return Err(Error::Zero { field });
+            }
+        }
+        Ok(Extent { tokens: rows, heads, vector: head_dim })
+    }
+}
+
 /// `[tokens, heads, vector]`: what an operand has to hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extent {

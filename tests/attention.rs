@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Answer, Attend, Case, Operands, TestElement, assert_close, cases};
-use onekv::cpu::{PartialState, StateShape, merge_states};
+use onekv::cpu::{PartialState, merge_states};
 use onekv::{Keys, Lse, Output, Strides, cpu};
 use proptest::prelude::*;
 

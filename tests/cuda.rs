@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use common::device::{Card, attend_with, card};
 use common::{Answer, Case, Operands, TestElement, assert_close};
-use cudarc::driver::CudaStream;
 use cudarc::driver::sys::CUgraphInstantiate_flags;
+use cudarc::driver::{CudaStream, DeviceRepr};
 use half::{bf16, f16};
-use onekv::cuda::{DeviceKv, DeviceOutput, DeviceQueries, Launch};
+use onekv::cpu::PartialState;
+use onekv::cuda::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, DeviceState, Launch, MAX_STATES};
 use onekv::plan::{Plan, PlanOptions, variants};
-use onekv::{DType, Error, Lse, Output};
+use onekv::{DType, Element, Error, Lse, Output, StateShape, Strides};
+use proptest::prelude::*;
 
 fn run<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan) {
     let operands = Operands::<E>::new(case);
@@ -178,6 +180,137 @@ fn streams_and_threads_share_the_kernels() {
             });
         }
     });
+}
+
+/// Partial states on the host.
+struct States<P> {
+    shape: StateShape,
+    strides: Strides,
+    parts: Vec<(Vec<P>, Vec<f32>)>,
+}
+
+impl<P: Element> States<P> {
+    /// Noise; some parts without keys, whose output is NaN.
+    fn new(shape: StateShape, count: usize, gap: usize, seed: u64) -> Self {
+        let strides = Strides { row: shape.heads * shape.head_dim + gap * 8, head: shape.head_dim };
+        let mut state = seed | 1;
+        let mut noise = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let parts = (0..count).map(|_| {
+            let empty = noise() > 0.6;
+            let out = (0..shape.rows * strides.row)
+                .map(|_| P::from_f32(if empty { f32::NAN } else { noise() }))
+                .collect();
+            let lse = (0..shape.rows * shape.heads)
+                .map(|_| if empty { f32::NEG_INFINITY } else { 40.0 * noise() })
+                .collect();
+            (out, lse)
+        });
+        Self { shape, strides, parts: parts.collect() }
+    }
+}
+
+/// On the card as on the CPU.
+fn merges_as_the_cpu<P: Element + DeviceRepr, E: Element + DeviceRepr>(states: &States<P>) {
+    let Some(Card { stream, kernels, .. }) = card() else { return };
+    let (shape, strides) = (states.shape, states.strides);
+    let lse_strides = Strides::contiguous(shape.heads, 1);
+    let len = shape.rows * strides.row;
+    let (mut want, mut want_lse) = (vec![E::from_f32(7.0); len], vec![7.0; shape.rows * shape.heads]);
+    let parts: Vec<_> = states
+        .parts
+        .iter()
+        .map(|(out, lse)| PartialState { out, out_strides: strides, lse, lse_strides })
+        .collect();
+    let lse = Lse { data: &mut want_lse, strides: lse_strides };
+    onekv::cpu::merge_states(shape, &parts, Output { data: &mut want, strides }, Some(lse)).unwrap();
+
+    let uploaded: Vec<_> = states
+        .parts
+        .iter()
+        .map(|(out, lse)| (stream.clone_htod(out).unwrap(), stream.clone_htod(lse).unwrap()))
+        .collect();
+    let parts: Vec<_> = uploaded
+        .iter()
+        .map(|(out, lse)| DeviceState {
+            out: out.as_view(),
+            out_strides: strides,
+            lse: lse.as_view(),
+            lse_strides,
+        })
+        .collect();
+    let mut got = stream.clone_htod(&vec![E::from_f32(7.0); len]).unwrap();
+    let mut got_lse = stream.clone_htod(&vec![7.0f32; want_lse.len()]).unwrap();
+    onekv::cuda::merge_states(
+        kernels,
+        stream,
+        shape,
+        &parts,
+        DeviceOutput { data: got.as_view_mut(), strides },
+        Some(DeviceLse { data: got_lse.as_view_mut(), strides: lse_strides }),
+    )
+    .unwrap();
+    let (got, got_lse) = (stream.clone_dtoh(&got).unwrap(), stream.clone_dtoh(&got_lse).unwrap());
+    let tolerance = match E::DTYPE {
+        DType::Bf16 => 2f32.powi(-7),
+        DType::F16 => 2f32.powi(-10),
+        _ => 2e-6,
+    };
+    for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+        let (g, w) = (g.to_f32(), w.to_f32());
+        assert!((g - w).abs() <= tolerance * w.abs().max(0.1), "out[{i}] is {g}, the CPU has {w}");
+    }
+    for (i, (g, w)) in got_lse.iter().zip(&want_lse).enumerate() {
+        assert!(g == w || (g - w).abs() <= 4e-6 * w.abs().max(1.0), "lse[{i}] is {g}, the CPU has {w}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn merging_states_equals_the_cpu(
+        rows in 0..20usize, heads in 1..4usize, head_dim in prop_oneof![1..100usize, Just(128), Just(256)],
+        count in 1..=MAX_STATES, gap in 0..2usize, seed: u64,
+    ) {
+        let shape = StateShape { rows: rows.max(1), heads, head_dim: head_dim.next_multiple_of(8) };
+        let states = States::<f32>::new(shape, count, gap, seed);
+        merges_as_the_cpu::<f32, f32>(&states);
+        merges_as_the_cpu::<f32, f16>(&states);
+        merges_as_the_cpu::<f32, bf16>(&states);
+        merges_as_the_cpu::<f16, f16>(&States::new(shape, count, gap, seed));
+        merges_as_the_cpu::<bf16, bf16>(&States::new(shape, count, gap, seed));
+    }
+}
+
+#[test]
+fn states_that_do_not_fit_are_refused() {
+    let Some(Card { stream, kernels, .. }) = card() else { return };
+    let shape = StateShape { rows: 2, heads: 1, head_dim: 8 };
+    let f16s = stream.alloc_zeros::<f16>(16).unwrap();
+    let lse = stream.alloc_zeros::<f32>(2).unwrap();
+    let mut out = stream.alloc_zeros::<bf16>(16).unwrap();
+    let mut merge = |count: usize, head_dim: usize| {
+        let shape = StateShape { head_dim, ..shape };
+        let states: Vec<_> =
+            (0..count).map(|_| DeviceState::contiguous(shape, f16s.as_view(), lse.as_view())).collect();
+        let strides = Strides::contiguous(1, head_dim);
+        let out = DeviceOutput { data: out.as_view_mut(), strides };
+        onekv::cuda::merge_states(kernels, stream, shape, &states, out, None)
+    };
+    assert_eq!(merge(1, 8), Err(Error::WrongDType { value: DType::F16, planned: DType::Bf16 }));
+    assert_eq!(merge(0, 8), Err(Error::NoStates));
+    assert_eq!(merge(9, 8), Err(Error::TooLarge { field: "states", value: 9, max: 8 }));
+    assert_eq!(merge(1, 0), Err(Error::Zero { field: "head_dim" }));
+    let data = stream.alloc_zeros::<f32>(16).unwrap();
+    let short = DeviceState::contiguous(shape, data.slice(..8), lse.as_view());
+    let mut apart = stream.alloc_zeros::<f32>(16).unwrap();
+    let strides = Strides::contiguous(1, 8);
+    let result = DeviceOutput { data: apart.as_view_mut(), strides };
+    let refused = onekv::cuda::merge_states(kernels, stream, shape, &[short], result, None);
+    assert_eq!(refused, Err(Error::TooShort { tensor: "states.out", value: 8, min: 16 }));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Everything that a problem or its operands refuse, and the words they refuse it with.
 
-use onekv::cpu::{PartialState, StateShape, attend, merge_states};
+use onekv::cpu::{PartialState, attend, merge_states};
 use onekv::{Error, Keys, Lse, Output, Problem, ProblemSpec, Queries, SharedKv, Strides};
 
 fn spec() -> ProblemSpec {

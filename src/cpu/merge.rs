@@ -2,18 +2,7 @@
 
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::problem::{Extent, Lse, Output, Strides};
-
-/// Shape of the states that [`merge_states`] joins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StateShape {
-    /// Query rows.
-    pub rows: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Elements per head.
-    pub head_dim: usize,
-}
+use crate::problem::{Extent, Lse, Output, StateShape, Strides};
 
 /// Attention over a part of the keys: its normalised output and its natural-log LSE.
 #[derive(Debug, Clone, Copy)]
@@ -44,15 +33,10 @@ pub fn merge_states<P: Element, E: Element>(
     mut lse: Option<Lse<'_>>,
 ) -> Result<()> {
     let StateShape { rows, heads, head_dim } = shape;
-    for (field, value) in [("heads", heads), ("head_dim", head_dim)] {
-        if value == 0 {
-            return Err(Error::Zero { field });
-        }
-    }
+    let vectors = shape.extent()?;
     if states.is_empty() {
         return Err(Error::NoStates);
     }
-    let vectors = Extent { tokens: rows, heads, vector: head_dim };
     let scalars = Extent { vector: 1, ..vectors };
     for state in states {
         vectors.check("states.out", state.out, state.out_strides)?;

@@ -32,7 +32,7 @@ use rayon::prelude::*;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::problem::{Input, Lse, Output, Problem, Queries, SharedKv, Strides};
-pub use merge::{PartialState, StateShape, merge_states};
+pub use merge::{PartialState, merge_states};
 use state::RowState;
 
 /// Keys per tile: K and V tiles of 64 keys x 64 f32 fill a 32 KiB L1 cache between them.

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute};
 use cudarc::driver::{CudaContext, DriverError, result};
 
-use super::abi::OnekvAttention;
 use crate::error::{Error, Result};
 use crate::plan::DeviceFacts;
 
@@ -117,21 +116,22 @@ impl Kernels {
     /// Launches a kernel.
     ///
     /// # Safety
-    /// `stream` is a live stream of [`Kernels::context`]; the pointers in `parameters` are device memory that
-    /// stays allocated until the launch has run, as large as the work list in it reaches.
-    pub(super) unsafe fn launch(
+    /// `stream` is a live stream of [`Kernels::context`]; `P` is the type of the function's one parameter; the
+    /// pointers in `parameters` are device memory that stays allocated until the launch has run, as large as
+    /// the kernel reaches.
+    pub(super) unsafe fn launch<P>(
         &self,
         function: Function,
         blocks: usize,
         threads: usize,
         shared_bytes: usize,
         stream: sys::CUstream,
-        parameters: &OnekvAttention,
+        parameters: &P,
     ) -> Result<()> {
         self.context.bind_to_thread().map_err(cuda("making the context current"))?;
         let mut list = [std::ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
-        // SAFETY: the one parameter of every kernel is an OnekvAttention, which the driver copies before the
-        // call returns; the rest is this function's contract.
+        // SAFETY: every kernel has one parameter, which the driver copies before the call returns; the rest is
+        // this function's contract.
         unsafe {
             result::launch_kernel(
                 function.0,

@@ -3,84 +3,20 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr};
+use cudarc::driver::{CudaSlice, CudaStream, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice};
 
-use super::abi::{OnekvAttention, OnekvMerge, OnekvStrides, OnekvWork};
+use super::abi::{OnekvAttention, OnekvMerge, OnekvWork};
 use super::kernels::{Function, Kernels, cuda};
+use super::operands::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, apart, same_context, strides};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::problem::{Extent, Problem, Strides};
+use crate::problem::{Extent, Strides};
 
 // SAFETY: plain old data, as the kernels read it.
 unsafe impl DeviceRepr for OnekvWork {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for OnekvMerge {}
-
-/// Queries `[total_rows, heads, head_dim]` on the device.
-pub struct DeviceQueries<'a, E> {
-    /// Memory from row 0, head 0 on.
-    pub data: CudaView<'a, E>,
-    /// Its strides, in elements.
-    pub strides: Strides,
-}
-
-/// The shared K and V on the device, each `[key_positions, kv_heads, head_dim]`.
-pub struct DeviceKv<'a, E> {
-    /// Keys, from position 0, head 0 on.
-    pub k: CudaView<'a, E>,
-    /// Values, likewise.
-    pub v: CudaView<'a, E>,
-    /// Strides of `k`, in elements.
-    pub k_strides: Strides,
-    /// Strides of `v`, in elements.
-    pub v_strides: Strides,
-}
-
-/// Output `[total_rows, heads, head_dim]` on the device.
-pub struct DeviceOutput<'a, E> {
-    /// Memory from row 0, head 0 on.
-    pub data: CudaViewMut<'a, E>,
-    /// Its strides, in elements.
-    pub strides: Strides,
-}
-
-/// Natural-log LSE `[total_rows, heads]` on the device.
-pub struct DeviceLse<'a> {
-    /// Memory from row 0, head 0 on.
-    pub data: CudaViewMut<'a, f32>,
-    /// Its strides, in elements.
-    pub strides: Strides,
-}
-
-impl<'a, E> DeviceQueries<'a, E> {
-    /// Queries without gaps.
-    pub fn contiguous(problem: &Problem, data: CudaView<'a, E>) -> Self {
-        Self { data, strides: problem.query_strides() }
-    }
-}
-
-impl<'a, E> DeviceKv<'a, E> {
-    /// K and V without gaps.
-    pub fn contiguous(problem: &Problem, k: CudaView<'a, E>, v: CudaView<'a, E>) -> Self {
-        let strides = problem.kv_strides();
-        Self { k, v, k_strides: strides, v_strides: strides }
-    }
-}
-
-impl<'a, E> DeviceOutput<'a, E> {
-    /// Output without gaps.
-    pub fn contiguous(problem: &Problem, data: CudaViewMut<'a, E>) -> Self {
-        Self { data, strides: problem.query_strides() }
-    }
-}
-
-impl<'a> DeviceLse<'a> {
-    /// LSE without gaps.
-    pub fn contiguous(problem: &Problem, data: CudaViewMut<'a, f32>) -> Self {
-        Self { data, strides: Strides::contiguous(problem.heads(), 1) }
-    }
-}
 
 /// Operands as device addresses; strides in elements. An LSE of address 0 is not written.
 #[derive(Debug, Clone, Copy)]
@@ -208,7 +144,7 @@ impl Launch {
     /// outside of the capture.
     ///
     /// # Errors
-    /// What [`Problem::check`] refuses, of device memory; [`Error::WrongDType`], [`Error::WrongContext`],
+    /// What [`Problem::check`](crate::Problem::check) refuses, of device memory; [`Error::WrongDType`], [`Error::WrongContext`],
     /// [`Error::Workspace`], [`Error::Overlap`], [`Error::Cuda`].
     pub fn run<E: Element + DeviceRepr>(
         &self,
@@ -223,7 +159,16 @@ impl Launch {
         if E::DTYPE != planned {
             return Err(Error::WrongDType { value: E::DTYPE, planned });
         }
-        same_context(&self.kernels, stream.context(), "stream")?;
+        let of_kernels = |context, tensor| same_context(&self.kernels, context, tensor);
+        of_kernels(stream.context(), "stream")?;
+        of_kernels(q.data.stream().context(), "q")?;
+        of_kernels(kv.k.stream().context(), "k")?;
+        of_kernels(kv.v.stream().context(), "v")?;
+        of_kernels(out.data.stream().context(), "out")?;
+        of_kernels(workspace.stream().context(), "workspace")?;
+        if let Some(lse) = &lse {
+            of_kernels(lse.data.stream().context(), "lse")?;
+        }
         if workspace.len() < self.plan.workspace_len() {
             return Err(Error::Workspace { value: workspace.len(), min: self.plan.workspace_len() });
         }
@@ -306,7 +251,6 @@ impl Launch {
             return Ok(());
         }
         let (problem, variant) = (self.plan.problem(), self.plan.variant());
-        let strides = |s: Strides| OnekvStrides { row: s.row as i64, head: s.head as i64 };
         let partial_out = operands.workspace as *mut f32;
         let (score_scale, softcap) = match problem.softcap() {
             Some(cap) => (problem.scale() / cap, cap),
@@ -351,34 +295,4 @@ impl Launch {
             }
         }
     }
-}
-
-fn same_context(
-    kernels: &Kernels,
-    context: &Arc<cudarc::driver::CudaContext>,
-    tensor: &'static str,
-) -> Result<()> {
-    if kernels.context().cu_ctx() != context.cu_ctx() {
-        return Err(Error::WrongContext { tensor });
-    }
-    Ok(())
-}
-
-/// What is written overlaps nothing.
-fn apart(
-    read: &[(&'static str, CUdeviceptr, usize)],
-    written: &[(&'static str, CUdeviceptr, usize)],
-) -> Result<()> {
-    for (i, (tensor, at, bytes)) in written.iter().enumerate() {
-        for (other, other_at, other_bytes) in read.iter().chain(&written[i + 1..]) {
-            let overlaps = *bytes > 0
-                && *other_bytes > 0
-                && *at < other_at + *other_bytes as CUdeviceptr
-                && *other_at < at + *bytes as CUdeviceptr;
-            if overlaps {
-                return Err(Error::Overlap { tensor, other });
-            }
-        }
-    }
-    Ok(())
 }

@@ -35,18 +35,23 @@
 //!
 //! [`Launch::run`] allocates nothing, waits for nothing and reads nothing back: it can be captured in a graph,
 //! and follows the order of its stream. [`Launch::run_raw`] is the same by stream handle and device addresses.
+//! [`merge_states`] joins attention over parts of the keys.
 
 #[allow(missing_docs, reason = "generated; cuda/abi.h documents it")]
 mod abi;
 mod kernels;
 mod launch;
+mod merge;
+mod operands;
 
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 
 pub use kernels::Kernels;
-pub use launch::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, Launch, RawOperands};
+pub use launch::{Launch, RawOperands};
+pub use merge::{DeviceState, MAX_STATES, merge_states};
+pub use operands::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries};
 
 use crate::error::{Error, Result};
 

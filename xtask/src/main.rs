@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, tests, peers and reports.
 
+mod bindings;
 mod peers;
 mod planted;
 mod report;
@@ -22,6 +23,12 @@ struct Arguments {
 enum Task {
     /// Fetch the CUDA compiler from PyPI into target/, where the build script finds it
     Setup,
+    /// Generate src/cuda/abi.rs from cuda/abi.h
+    Bindings {
+        /// Write nothing; fail where the file is not what would be written
+        #[arg(long)]
+        check: bool,
+    },
     /// Set up what the tests need and run all of them
     Test,
     /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
@@ -45,6 +52,7 @@ enum Task {
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Setup => setup::run(),
+        Task::Bindings { check } => bindings::run(check),
         Task::Test => test::run(),
         Task::Planted { only } => planted::run(only.as_deref()),
         Task::Peers { device } => peers::run(&device),

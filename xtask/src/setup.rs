@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: the CUDA toolkit from PyPI wheels, into `target/cuda-toolkit`.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -28,22 +29,7 @@ pub fn run() -> Result<()> {
         println!("the CUDA toolkit is at {}", toolkit().display());
         return Ok(());
     }
-    let python = ["python3", "python"].into_iter().find(|python| runs(python, &["-m", "pip", "--version"]));
-    let Some(python) = python else {
-        bail!(
-            "the CUDA compiler comes from PyPI by pip, which was not found. Install it, e.g. `apt-get install \
-             python3-pip`, or set NVCC to a compiler of CUDA 12.4 or newer"
-        );
-    };
-    let target = wheels.to_string_lossy().into_owned();
-    let mut arguments =
-        vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"];
-    arguments.extend(["--target", &target]);
-    arguments.extend(WHEELS);
-    step(
-        "fetch the CUDA 13.0 compiler from PyPI into target/ (about 150 MB)",
-        &mut command(python, &arguments),
-    )?;
+    step("fetch the CUDA 13.0 compiler from PyPI into target/ (about 150 MB)", &mut pip(&wheels, WHEELS)?)?;
     let found = wheels.join("nvidia/cu13");
     if !found.join("bin/nvcc").exists() {
         bail!("the wheels hold no nvcc under {}", found.display());
@@ -51,6 +37,21 @@ pub fn run() -> Result<()> {
     link(&found, &toolkit())?;
     println!("the CUDA toolkit is at {}", toolkit().display());
     Ok(())
+}
+
+/// The command that puts wheels into a folder.
+pub fn pip(folder: &Path, wheels: &[&str]) -> Result<Command> {
+    let python = ["python3", "python"].into_iter().find(|python| runs(python, &["-m", "pip", "--version"]));
+    let Some(python) = python else {
+        bail!(
+            "{} comes from PyPI by pip, which was not found. Install it, e.g. `apt-get install python3-pip`; for the \
+             CUDA compiler you can also set NVCC to one of CUDA 12.4 or newer",
+            wheels.join(", ")
+        );
+    };
+    let mut pip = command(python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    pip.args(["--no-deps", "--upgrade", "--target"]).arg(folder).args(wheels);
+    Ok(pip)
 }
 
 /// The compiler of `setup`, if it was run.
