@@ -15,6 +15,7 @@ use onekv::cuda::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, DeviceState,
 use onekv::plan::{Plan, PlanOptions, variants};
 use onekv::{DType, Element, Error, Lse, Output, StateShape, Strides};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 fn run<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan) {
     let operands = Operands::<E>::new(case);
@@ -48,27 +49,42 @@ fn run_as(dtype: DType, case: &Case, options: &PlanOptions) -> (Answer, Plan) {
     }
 }
 
-/// Every variant of the table, with and without splits, on rows at its tile's edges and on grouped heads.
+/// Every variant of the table on rows around its tile's edge, keys around the edges of K/V tiles and splits,
+/// grouped heads and softcaps. Fails for a variant that nothing reached.
 #[test]
 fn every_variant_equals_the_reference() {
     let Some(card) = card() else { return };
+    let reached = std::cell::RefCell::new(std::collections::HashSet::new());
     for variant in variants::all() {
         if variant.shared_bytes > card.kernels.facts().shared_bytes_per_block {
-            println!("{}: too large for this card", variant.kernel());
             continue;
         }
-        let tile = variant.tile_rows;
-        for (rows, keys, split_keys) in
-            [(tile / 2 + 1, 150, 1000), (tile / 2, 200, variant.tile_keys), (3, 70, 1000)]
-        {
-            let mut case = Case::packed(4, 2, variant.head_dim, &[(rows, keys), (1, 40)]);
-            case.magnitude = 0.5;
-            let options = PlanOptions { split_keys: Some(split_keys), tile_rows: Some(tile) };
-            let (_, plan) = run_as(variant.dtype, &case, &options);
-            assert_eq!(plan.variant(), variant, "the options choose the variant");
-            assert_eq!(plan.merges().is_empty(), split_keys == 1000);
-        }
+        let (tile, keys) = (variant.tile_rows, variant.tile_keys);
+        let shapes = (
+            prop_oneof![1..=tile / 2 + 3, Just(tile / 2), Just(tile)],
+            prop_oneof![1..=3 * keys + 1, Just(keys), Just(2 * keys)],
+            prop_oneof![Just(keys), Just(2 * keys), Just(1 << 20)],
+            prop::option::of(1.0f32..20.0),
+            any::<u64>(),
+        );
+        let mut runner =
+            TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4) });
+        runner
+            .run(&shapes, |(rows, keys, split_keys, softcap, seed)| {
+                let mut case = Case::packed(4, 2, variant.head_dim, &[(rows, keys), (1, 40)]);
+                (case.magnitude, case.seed, case.spec.softcap) = (0.5, seed, softcap);
+                let options = PlanOptions { split_keys: Some(split_keys), tile_rows: Some(tile) };
+                let (_, plan) = run_as(variant.dtype, &case, &options);
+                assert_eq!(plan.merges().is_empty(), keys.max(40) <= split_keys);
+                reached.borrow_mut().insert(plan.variant().kernel());
+                Ok(())
+            })
+            .unwrap();
     }
+    let reached = reached.into_inner();
+    let missed: Vec<String> =
+        variants::all().map(|v| v.kernel()).filter(|name| !reached.contains(name)).collect();
+    assert!(missed.is_empty(), "no case reached {missed:?}");
 }
 
 /// Splits of every size give the same result, within rounding, and the same bits when run again.

@@ -14,11 +14,11 @@
     ONEKV_KERNEL(T, TYPE, 64, 1, 4, 64, 3, 16)      \
     ONEKV_KERNEL(T, TYPE, 64, 2, 2, 64, 3, 32)      \
     ONEKV_KERNEL(T, TYPE, 64, 4, 1, 64, 3, 64)      \
-    ONEKV_KERNEL(T, TYPE, 64, 8, 1, 64, 3, 128)     \
+    ONEKV_KERNEL(T, TYPE, 64, 8, 1, 32, 4, 128)     \
     ONEKV_KERNEL(T, TYPE, 128, 1, 4, 64, 2, 16)     \
     ONEKV_KERNEL(T, TYPE, 128, 2, 2, 64, 2, 32)     \
     ONEKV_KERNEL(T, TYPE, 128, 4, 1, 64, 2, 64)     \
     ONEKV_KERNEL(T, TYPE, 128, 8, 1, 32, 2, 128)    \
     ONEKV_KERNEL(T, TYPE, 256, 1, 2, 32, 2, 16)     \
     ONEKV_KERNEL(T, TYPE, 256, 2, 2, 32, 2, 32)     \
-    ONEKV_KERNEL(T, TYPE, 256, 4, 1, 32, 2, 64)
+    ONEKV_KERNEL(T, TYPE, 256, 4, 1, 16, 4, 64)

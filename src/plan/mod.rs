@@ -85,6 +85,9 @@ pub struct Plan {
 mod cost {
     /// Starting a block and writing its result.
     pub const BLOCK: f64 = 2.0;
+    /// Bytes per microsecond that a multiprocessor's shared memory takes and gives back, where the warps'
+    /// outputs meet: 128 bytes a clock, twice.
+    pub const MEETING: f64 = 90_000.0;
     /// A second launch that merges, and reading one split's state of one tile.
     pub const MERGE: f64 = 3.0;
     pub const MERGE_SLOT: f64 = 0.02;
@@ -92,6 +95,8 @@ mod cost {
     /// microsecond: about an A100's 1.5 TB/s and 200 TFLOP/s over 108.
     pub const BYTES: f64 = 14_000.0;
     pub const FLOPS: f64 = 1_800_000.0;
+    /// The part of the shorter of the two that does not hide behind the longer.
+    pub const NOT_HIDDEN: f64 = 0.25;
     /// Plain FMA against tensor cores.
     pub const FMA: f64 = 16.0;
 }
@@ -266,7 +271,8 @@ fn cost_of(problem: &Problem, variant: &Variant, facts: &DeviceFacts, split_keys
     let slower = if variant.dtype == DType::F32 { cost::FMA } else { 1.0 };
     let at_once = resident(variant, facts) as f64;
     // Blocks that share a multiprocessor share its bandwidth and its tensor cores.
-    let tile_cost = at_once * (tile_bytes / cost::BYTES).max(tile_flops * slower / cost::FLOPS);
+    let (reading, multiplying) = (tile_bytes / cost::BYTES, tile_flops * slower / cost::FLOPS);
+    let tile_cost = at_once * (reading.max(multiplying) + cost::NOT_HIDDEN * reading.min(multiplying));
     let (mut blocks, mut slots) = (0.0, 0.0);
     for input in problem.inputs() {
         let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows) * problem.kv_heads();
@@ -283,7 +289,9 @@ fn cost_of(problem: &Problem, variant: &Variant, facts: &DeviceFacts, split_keys
     let length = split_keys.min(longest(problem).max(1)).div_ceil(variant.tile_keys) as f64;
     let merge =
         if slots > 0.0 { cost::MERGE + cost::MERGE_SLOT * slots / facts.multiprocessors as f64 } else { 0.0 };
-    waves * (length * tile_cost * crowd + cost::BLOCK) + merge
+    let warps = (variant.threads / 32) as f64;
+    let meeting = warps * (16 * (variant.head_dim + 8) * 4) as f64 / cost::MEETING;
+    waves * (length * tile_cost * crowd + cost::BLOCK + meeting) + merge
 }
 
 #[cfg(test)]

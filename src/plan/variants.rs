@@ -60,14 +60,14 @@ const fn of_type(dtype: DType) -> [Variant; 11] {
         tensor(dtype, 64, 1, 4, 64, 3),
         tensor(dtype, 64, 2, 2, 64, 3),
         tensor(dtype, 64, 4, 1, 64, 3),
-        tensor(dtype, 64, 8, 1, 64, 3),
+        tensor(dtype, 64, 8, 1, 32, 4),
         tensor(dtype, 128, 1, 4, 64, 2),
         tensor(dtype, 128, 2, 2, 64, 2),
         tensor(dtype, 128, 4, 1, 64, 2),
         tensor(dtype, 128, 8, 1, 32, 2),
         tensor(dtype, 256, 1, 2, 32, 2),
         tensor(dtype, 256, 2, 2, 32, 2),
-        tensor(dtype, 256, 4, 1, 32, 2),
+        tensor(dtype, 256, 4, 1, 16, 4),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask`: set-up, tests, peers and reports.
 
 mod bindings;
+mod codegen;
 mod peers;
 mod planted;
 mod report;
@@ -29,6 +30,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Compile every kernel for every card and write cuda/codegen.md: registers, shared memory, occupancy
+    Codegen,
     /// Set up what the tests need and run all of them
     Test,
     /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
@@ -53,6 +56,7 @@ fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Setup => setup::run(),
         Task::Bindings { check } => bindings::run(check),
+        Task::Codegen => codegen::run(),
         Task::Test => test::run(),
         Task::Planted { only } => planted::run(only.as_deref()),
         Task::Peers { device } => peers::run(&device),

@@ -59,14 +59,18 @@ pub fn own_nvcc() -> Option<PathBuf> {
     Some(toolkit().join("bin/nvcc")).filter(|nvcc| nvcc.exists())
 }
 
-/// A compiler that the build script will find: any of the usual places, or the one of `setup`.
-pub fn nvcc_found() -> bool {
-    let usual = ["/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc", "/usr/lib/cuda/bin/nvcc"];
-    std::env::var_os("NVCC").is_some()
-        || ["CUDA_HOME", "CUDA_PATH"].iter().any(|v| std::env::var_os(v).is_some())
-        || runs("nvcc", &["--version"])
-        || usual.iter().any(|path| Path::new(path).exists())
-        || toolkit().join("bin/nvcc").exists()
+/// The compiler that the build script will find: of the environment, one of the usual places, or that of `setup`.
+pub fn nvcc() -> Result<PathBuf> {
+    if let Some(nvcc) = std::env::var_os("NVCC") {
+        return Ok(PathBuf::from(nvcc));
+    }
+    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let path =
+        std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect::<Vec<_>>()).unwrap_or_default();
+    let usual = ["/usr/local/cuda/bin", "/opt/cuda/bin", "/usr/lib/cuda/bin"].into_iter().map(PathBuf::from);
+    let places = homes.map(|home| home.join("bin")).chain(path).chain(usual);
+    let found = places.map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.exists()).or_else(own_nvcc);
+    found.context("no CUDA compiler; run `cargo xtask setup`, or set NVCC to one")
 }
 
 fn runs(program: &str, arguments: &[&str]) -> bool {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::run::{cargo, command, root, step};
-use crate::setup;
+use crate::{bindings, setup};
 
 /// Cards that the virtual GPU plays for the CUDA tests.
 const CARDS: [&str; 3] = ["a100", "rtx4090", "h200"];
@@ -16,7 +16,7 @@ pub fn run() -> Result<()> {
     if command("cc", &["--version"]).output().is_err() {
         bail!("no linker: `cc` was not found. Install one, e.g. `apt-get install gcc`, and try again");
     }
-    if !setup::nvcc_found() {
+    if setup::nvcc().is_err() {
         setup::run()?;
     }
     step(
@@ -28,6 +28,8 @@ pub fn run() -> Result<()> {
         &mut cargo(&["test", "--workspace", "--all-targets"]),
     )?;
     step("test the documentation's examples", &mut cargo(&["test", "--workspace", "--doc"]))?;
+    eprintln!("==> are the bindings of cuda/abi.h fresh?");
+    bindings::run(true)?;
     let driver = virtual_driver()?;
     for card in CARDS {
         let mut tests = cuda_tests();
