@@ -28,6 +28,10 @@ pub fn run() -> Result<()> {
         &mut cargo(&["test", "--workspace", "--all-targets"]),
     )?;
     step("test the documentation's examples", &mut cargo(&["test", "--workspace", "--doc"]))?;
+    for example in ["cross_attention", "shared_prefix"] {
+        let what = format!("run the example {example}");
+        step(&what, &mut cargo(&["run", "--quiet", "--example", example]))?;
+    }
     eprintln!("==> are the bindings of cuda/abi.h fresh?");
     bindings::run(true)?;
     let driver = virtual_driver()?;
@@ -64,7 +68,7 @@ pub fn virtual_driver() -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let folder = target.join("virtual-gpu");
     std::fs::create_dir_all(&folder)?;
-    let from = target.join("debug/libcuda.so");
+    let from = target.join("debug/libptxsim_driver.so");
     for name in ["libcuda.so", "libcuda.so.1"] {
         let to = folder.join(name);
         std::fs::copy(&from, &to)

@@ -1,7 +1,7 @@
 //! The CUDA driver API over ptxsim's virtual GPU.
 //!
-//! The crate builds `libcuda.so`: put its folder on `LD_LIBRARY_PATH` and any program that loads
-//! the driver at run time, cudarc among them, runs on the virtual card.
+//! The crate builds `libptxsim_driver.so`: name it `libcuda.so`, put its folder on `LD_LIBRARY_PATH` and
+//! any program that loads the driver at run time, cudarc among them, runs on the virtual card.
 //!
 //! | module | holds |
 //! | --- | --- |
