@@ -4,7 +4,7 @@ mod common;
 
 use common::{Answer, Attend, Case, Operands, TestElement, assert_close, cases};
 use onekv::cpu::{PartialState, merge_states};
-use onekv::{Keys, Lse, Output, Strides, cpu};
+use onekv::{Keys, Lse, Output, StateShape, Strides, cpu};
 use proptest::prelude::*;
 
 /// The backends of this machine that take this head_dim. A further backend joins every test by a line here.

@@ -1,7 +1,7 @@
 //! Everything that a problem or its operands refuse, and the words they refuse it with.
 
 use onekv::cpu::{PartialState, attend, merge_states};
-use onekv::{Error, Keys, Lse, Output, Problem, ProblemSpec, Queries, SharedKv, Strides};
+use onekv::{Error, Keys, Lse, Output, Problem, ProblemSpec, Queries, SharedKv, StateShape, Strides};
 
 fn spec() -> ProblemSpec {
     ProblemSpec {
