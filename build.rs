@@ -1,4 +1,4 @@
-//! Compiles `cuda/*.cu` to fatbins, with feature `cuda`. Only what changed is compiled again.
+//! Compiles `cuda/**/*.cu` to fatbins, with feature `cuda`. Only what changed is compiled again.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -15,6 +15,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const ARCHS: &str = "80,86,89,90,100,120";
 /// PTX for cards that come later, and for simulators.
 const PTX_ARCH: &str = "80";
+/// Folder of what Hopper alone runs: wgmma and setmaxnreg exist on 9.0a and on nothing after it.
+const HOPPER: &str = "sm90";
+/// Folder of the T5 example's kernels, which the library does without: feature `t5-cuda`.
+const T5: &str = "t5";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -36,14 +40,10 @@ fn compile_all() -> Result<()> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let nvcc = find_nvcc(&root)?;
-    let flags = flags()?;
-    let mut sources: Vec<PathBuf> = std::fs::read_dir(root.join("cuda"))?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<_>>>()?
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "cu"))
-        .collect();
-    sources.sort();
+    let archs = Archs::new()?;
+    let mut sources = Vec::new();
+    find(&root.join("cuda"), "", &mut sources)?;
+    sources.sort_by(|a, b| a.name.cmp(&b.name));
 
     let jobs: usize = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let queue = Mutex::new(sources.iter());
@@ -54,10 +54,10 @@ fn compile_all() -> Result<()> {
                 loop {
                     let next = queue.lock().ok().and_then(|mut queue| queue.next());
                     let Some(source) = next else { break };
-                    if let Err(error) = compile(&nvcc, &flags, source, &out)
+                    if let Err(error) = compile(&nvcc, &archs.flags(source), source, &out)
                         && let Ok(mut errors) = errors.lock()
                     {
-                        errors.push(format!("{}: {error}", source.display()));
+                        errors.push(format!("{}: {error}", source.path.display()));
                     }
                 }
             });
@@ -71,8 +71,7 @@ fn compile_all() -> Result<()> {
     let mut list = String::from(
         "/// Every fatbin: name and contents.\npub(super) static FATBINS: &[(&str, &[u8])] = &[\n",
     );
-    for source in &sources {
-        let name = stem(source)?;
+    for Source { name, .. } in sources.iter().filter(|source| source.folder != T5) {
         writeln!(list, "    ({name:?}, include_bytes!({:?})),", out.join(format!("{name}.fatbin")))?;
     }
     list.push_str("];\n");
@@ -80,9 +79,31 @@ fn compile_all() -> Result<()> {
     Ok(())
 }
 
-fn stem(source: &Path) -> Result<String> {
-    let stem = source.file_stem().and_then(|s| s.to_str()).ok_or("a source file without a name")?;
-    Ok(stem.to_owned())
+/// One translation unit.
+struct Source {
+    path: PathBuf,
+    /// Folder under `cuda/`, empty at the top.
+    folder: String,
+    /// Folder and stem, `sm90_attention_bf16`.
+    name: String,
+}
+
+/// Every `.cu` file under `cuda/` that this build needs.
+fn find(at: &Path, folder: &str, sources: &mut Vec<Source>) -> Result<()> {
+    for entry in std::fs::read_dir(at)? {
+        let path = entry?.path();
+        let stem =
+            path.file_stem().and_then(|s| s.to_str()).ok_or("a source file without a name")?.to_owned();
+        if path.is_dir() {
+            if folder.is_empty() && (stem != T5 || env::var_os("CARGO_FEATURE_T5_CUDA").is_some()) {
+                find(&path, &stem, sources)?;
+            }
+        } else if path.extension().is_some_and(|e| e == "cu") {
+            let name = if folder.is_empty() { stem } else { format!("{folder}_{stem}") };
+            sources.push(Source { path, folder: folder.to_owned(), name });
+        }
+    }
+    Ok(())
 }
 
 /// nvcc by `NVCC`, `CUDA_HOME` or `CUDA_PATH`, `PATH`, the usual places, `cargo xtask setup`.
@@ -116,27 +137,45 @@ fn find_nvcc(root: &Path) -> Result<PathBuf> {
         })
 }
 
-/// Flags that all sources share.
-fn flags() -> Result<Vec<String>> {
-    let archs = env::var("ONEKV_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.to_owned());
-    let mut flags = vec!["-fatbin".to_owned(), "-O3".to_owned(), "-std=c++17".to_owned()];
-    for arch in archs.split(',').map(str::trim).filter(|arch| !arch.is_empty() && *arch != "ptx") {
-        if !arch.chars().all(|c| c.is_ascii_digit()) {
+/// What `ONEKV_CUDA_ARCHS` asks for, and the host compiler.
+struct Archs {
+    machine: Vec<String>,
+    host_compiler: String,
+}
+
+impl Archs {
+    fn new() -> Result<Self> {
+        let archs = env::var("ONEKV_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.to_owned());
+        let asked = archs.split(',').map(str::trim).filter(|arch| !arch.is_empty() && *arch != "ptx");
+        let machine: Vec<String> = asked.map(str::to_owned).collect();
+        if let Some(arch) = machine.iter().find(|arch| !arch.chars().all(|c| c.is_ascii_digit())) {
             let allowed = format!("numbers like {ARCHS}, or ptx");
             return Err(format!("ONEKV_CUDA_ARCHS has `{arch}`, allowed: {allowed}").into());
         }
-        flags.extend(["-gencode".to_owned(), format!("arch=compute_{arch},code=sm_{arch}")]);
+        let compiler = cc::Build::new().cpp(true).try_get_compiler()?;
+        Ok(Self { machine, host_compiler: compiler.path().display().to_string() })
     }
-    flags.extend(["-gencode".to_owned(), format!("arch=compute_{PTX_ARCH},code=compute_{PTX_ARCH}")]);
-    let compiler = cc::Build::new().cpp(true).try_get_compiler()?;
-    flags.extend(["-ccbin".to_owned(), compiler.path().display().to_string()]);
-    Ok(flags)
+
+    fn flags(&self, source: &Source) -> Vec<String> {
+        let mut flags: Vec<String> =
+            ["-fatbin", "-O3", "-std=c++17", "-ccbin", &self.host_compiler].map(str::to_owned).into();
+        let mut add = |code: String| flags.extend(["-gencode".to_owned(), code]);
+        if source.folder == HOPPER {
+            if self.machine.iter().any(|arch| arch == "90") {
+                add("arch=compute_90a,code=sm_90a".to_owned());
+            }
+            add("arch=compute_90a,code=compute_90a".to_owned());
+        } else {
+            self.machine.iter().for_each(|arch| add(format!("arch=compute_{arch},code=sm_{arch}")));
+            add(format!("arch=compute_{PTX_ARCH},code=compute_{PTX_ARCH}"));
+        }
+        flags
+    }
 }
 
 /// Compiles one source, unless flags and contents of all it includes are as last time.
-fn compile(nvcc: &Path, flags: &[String], source: &Path, out: &Path) -> Result<()> {
-    let name = stem(source)?;
-    let file = |extension: &str| out.join(format!("{name}.{extension}"));
+fn compile(nvcc: &Path, flags: &[String], source: &Source, out: &Path) -> Result<()> {
+    let file = |extension: &str| out.join(format!("{}.{extension}", source.name));
     let (fatbin, depfile, keyfile) = (file("fatbin"), file("d"), file("key"));
     if fatbin.exists()
         && let Ok(depends) = std::fs::read_to_string(&depfile)
@@ -149,7 +188,7 @@ fn compile(nvcc: &Path, flags: &[String], source: &Path, out: &Path) -> Result<(
     let half = file("half");
     let output = Command::new(nvcc)
         .args(flags)
-        .arg(source)
+        .arg(&source.path)
         .arg("-o")
         .arg(&half)
         .args(["-MMD", "-MF"])

@@ -9,7 +9,8 @@ mod run;
 mod setup;
 mod test;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// One entry point for what the project does beside the library itself.
@@ -52,8 +53,8 @@ enum Task {
     },
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
         Task::Setup => setup::run(),
         Task::Bindings { check } => bindings::run(check),
         Task::Codegen => codegen::run(),
@@ -61,5 +62,12 @@ fn main() -> Result<()> {
         Task::Planted { only } => planted::run(only.as_deref()),
         Task::Peers { device } => peers::run(&device),
         Task::Report { report } => report::run(&report),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
