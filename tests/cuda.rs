@@ -12,7 +12,7 @@ use cudarc::driver::{CudaStream, DeviceRepr};
 use half::{bf16, f16};
 use onekv::cpu::PartialState;
 use onekv::cuda::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, DeviceState, Launch, MAX_STATES};
-use onekv::plan::{Plan, PlanOptions, variants};
+use onekv::plan::{Plan, PlanOptions, Variant, variants};
 use onekv::{DType, Element, Error, Lse, Output, StateShape, Strides};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -49,16 +49,30 @@ fn run_as(dtype: DType, case: &Case, options: &PlanOptions) -> (Answer, Plan) {
     }
 }
 
-/// Every variant of the table on rows around its tile's edge, keys around the edges of K/V tiles and splits,
+fn fixed(split_keys: usize, tile_rows: usize) -> PlanOptions {
+    PlanOptions { split_keys: Some(split_keys), tile_rows: Some(tile_rows), ..PlanOptions::default() }
+}
+
+/// This variant and no other.
+fn of_variant(variant: &Variant, split_keys: usize) -> PlanOptions {
+    PlanOptions { architecture: Some(variant.architecture), ..fixed(split_keys, variant.tile_rows) }
+}
+
+/// The variants that the card can run.
+fn runnable(card: &Card) -> impl Iterator<Item = &'static Variant> {
+    let facts = *card.kernels.facts();
+    variants::all().filter(move |v| {
+        v.architecture.runs_on(facts.compute_capability) && v.shared_bytes <= facts.shared_bytes_per_block
+    })
+}
+
+/// Every variant that the card can run on rows around its tile's edge, keys around the edges of K/V tiles and splits,
 /// grouped heads and softcaps. Fails for a variant that nothing reached.
 #[test]
 fn every_variant_equals_the_reference() {
     let Some(card) = card() else { return };
     let reached = std::cell::RefCell::new(std::collections::HashSet::new());
-    for variant in variants::all() {
-        if variant.shared_bytes > card.kernels.facts().shared_bytes_per_block {
-            continue;
-        }
+    for variant in runnable(card) {
         let (tile, keys) = (variant.tile_rows, variant.tile_keys);
         let shapes = (
             prop_oneof![1..=tile / 2 + 3, Just(tile / 2), Just(tile)],
@@ -73,7 +87,7 @@ fn every_variant_equals_the_reference() {
             .run(&shapes, |(rows, keys, split_keys, softcap, seed)| {
                 let mut case = Case::packed(4, 2, variant.head_dim, &[(rows, keys), (1, 40)]);
                 (case.magnitude, case.seed, case.spec.softcap) = (0.5, seed, softcap);
-                let options = PlanOptions { split_keys: Some(split_keys), tile_rows: Some(tile) };
+                let options = of_variant(variant, split_keys);
                 let (_, plan) = run_as(variant.dtype, &case, &options);
                 assert_eq!(plan.merges().is_empty(), keys.max(40) <= split_keys);
                 reached.borrow_mut().insert(plan.variant().kernel());
@@ -83,7 +97,7 @@ fn every_variant_equals_the_reference() {
     }
     let reached = reached.into_inner();
     let missed: Vec<String> =
-        variants::all().map(|v| v.kernel()).filter(|name| !reached.contains(name)).collect();
+        runnable(card).map(|v| v.kernel()).filter(|name| !reached.contains(name)).collect();
     assert!(missed.is_empty(), "no case reached {missed:?}");
 }
 
@@ -95,7 +109,7 @@ fn every_number_of_splits_equals_the_reference() {
     }
     let case = Case::packed(2, 1, 64, &[(9, 640)]);
     for split_keys in (64..=640).step_by(64) {
-        let options = PlanOptions { split_keys: Some(split_keys), tile_rows: Some(32) };
+        let options = fixed(split_keys, 32);
         let (first, plan) = run::<bf16>(&case, &options);
         assert_eq!(plan.slots(), if split_keys == 640 { 0 } else { 640usize.div_ceil(split_keys) });
         assert_eq!(first, run::<bf16>(&case, &options).0);
@@ -155,7 +169,7 @@ fn a_captured_graph_replays_with_new_data() {
     let Some(card) = card() else { return };
     let stream = card.context.new_stream().unwrap();
     let mut case = Case::packed(2, 2, 64, &[(5, 300)]);
-    let options = PlanOptions { split_keys: Some(64), tile_rows: Some(16) };
+    let options = fixed(64, 16);
     let first = Operands::<bf16>::new(&case);
     let mut device = OnDevice::new(card, &stream, &first, &options);
     stream.begin_capture(cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
@@ -178,7 +192,7 @@ fn a_captured_graph_replays_with_new_data() {
 #[test]
 fn streams_and_threads_share_the_kernels() {
     let Some(card) = card() else { return };
-    let options = PlanOptions { split_keys: Some(64), tile_rows: Some(16) };
+    let options = fixed(64, 16);
     std::thread::scope(|scope| {
         for seed in 0..3 {
             let options = &options;
@@ -334,7 +348,7 @@ fn what_does_not_fit_is_refused() {
     let Some(card) = card() else { return };
     let case = Case::packed(2, 2, 64, &[(5, 300)]);
     let operands = Operands::<bf16>::new(&case);
-    let options = PlanOptions { split_keys: Some(64), tile_rows: Some(16) };
+    let options = fixed(64, 16);
     let mut device = OnDevice::new(card, &card.stream, &operands, &options);
     let problem = operands.problem.clone();
     let needed = device.launch.plan().workspace_len();
@@ -436,7 +450,7 @@ const PROMPTS: [usize; 5] = [1, 8, 16, 30, 32];
 /// K and V are read once however many prompts share them, and U times when every prompt has its own copy.
 #[test]
 fn keys_and_values_are_read_once() {
-    let options = PlanOptions { split_keys: Some(512), tile_rows: Some(32) };
+    let options = fixed(512, 32);
     let work = || {
         for rows in PROMPTS {
             run::<bf16>(&Case::packed(12, 12, 64, &[(rows, 512)]), &options);
@@ -473,7 +487,7 @@ fn keys_and_values_are_read_once() {
 /// Full tiles multiply what the cost model says.
 #[test]
 fn flops_are_the_cost_models() {
-    let options = PlanOptions { split_keys: None, tile_rows: Some(32) };
+    let options = PlanOptions { tile_rows: Some(32), ..PlanOptions::default() };
     let work = || drop(run::<bf16>(&Case::packed(12, 12, 64, &[(32, 512)]), &options));
     let Some(launches) = counted("flops_are_the_cost_models", work) else { return };
     // Q K^T and P V, a multiplication and an addition each: 4 U n d per head (src/cost.rs).
@@ -487,15 +501,9 @@ fn flops_are_the_cost_models() {
 fn no_variant_has_bank_conflicts() {
     let work = || {
         let Some(card) = card() else { return };
-        for variant in variants::all() {
-            if variant.shared_bytes <= card.kernels.facts().shared_bytes_per_block {
-                let case = Case::packed(2, 1, variant.head_dim, &[(variant.tile_rows, 130)]);
-                run_as(
-                    variant.dtype,
-                    &case,
-                    &PlanOptions { split_keys: Some(1024), tile_rows: Some(variant.tile_rows) },
-                );
-            }
+        for variant in runnable(card) {
+            let case = Case::packed(2, 1, variant.head_dim, &[(variant.tile_rows, 130)]);
+            run_as(variant.dtype, &case, &of_variant(variant, 1024));
         }
     };
     let Some(launches) = counted("no_variant_has_bank_conflicts", work) else { return };

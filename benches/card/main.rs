@@ -158,7 +158,11 @@ fn every_plan(shape: &Shape) -> Vec<PlanOptions> {
     let splits = (0..).map(|power| shape.keys.div_ceil(1 << power)).take_while(|keys| *keys >= 64);
     splits
         .flat_map(|keys| {
-            tiles.iter().map(move |&tile| PlanOptions { split_keys: Some(keys), tile_rows: Some(tile) })
+            tiles.iter().map(move |&tile| PlanOptions {
+                split_keys: Some(keys),
+                tile_rows: Some(tile),
+                architecture: None,
+            })
         })
         .collect()
 }

@@ -31,4 +31,47 @@ struct Score {
     __device__ __forceinline__ float weight(float score, float shift) const {
         return exp2_approx(fmaf(score, log2_scale, -shift));
     }
+
+    // Of a warp's scores of 16 rows: element i of s[j] is row lane / 4 + i / 2 * 8, key 8 j + lane % 4 * 2 + i % 2.
+    // Keys from `left` on weigh nothing.
+    template <int N>
+    __device__ __forceinline__ void cap_and_mask(float (&s)[N][4], int left, int lane) const {
+        left -= lane % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < N; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) s[j][i] = 8 * j + i % 2 < left ? capped(s[j][i]) : -INFINITY;
+    }
+    template <int N>
+    __device__ __forceinline__ void cap_all(float (&s)[N][4]) const {
+        if (cap > 0) {
+#pragma unroll
+            for (int j = 0; j < N; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) s[j][i] = capped(s[j][i]);
+        }
+    }
+    // Scores to weights. Raises the maxima of the two rows, adds to a lane's share of their sums, and gives the
+    // factor on what was summed up before.
+    template <int N>
+    __device__ __forceinline__ void softmax(float (&s)[N][4], float (&highest)[2], float (&sum)[2], float (&rescale)[2]) const {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float top = highest[r];
+#pragma unroll
+            for (int j = 0; j < N; j++) top = fmaxf(top, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+            const float down = shift(top);
+            rescale[r] = weight(highest[r], down);
+            highest[r] = top;
+            sum[r] *= rescale[r];
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                s[j][2 * r] = weight(s[j][2 * r], down);
+                s[j][2 * r + 1] = weight(s[j][2 * r + 1], down);
+                sum[r] += s[j][2 * r] + s[j][2 * r + 1];
+            }
+        }
+    }
 };

@@ -43,3 +43,15 @@ __device__ __forceinline__ uint32_t pack<__half>(float low, float high) {
     __half2 pair = __floats2half2_rn(low, high);
     return *reinterpret_cast<uint32_t*>(&pair);
 }
+
+// Accumulators of sixteen neighbouring columns as the A operand of the next product.
+template <typename T>
+__device__ __forceinline__ void pack_weights(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4]) {
+    a[0] = pack<T>(left[0], left[1]), a[1] = pack<T>(left[2], left[3]);
+    a[2] = pack<T>(right[0], right[1]), a[3] = pack<T>(right[2], right[3]);
+}
+
+// Four 8x8 matrices to shared memory, as load_matrix reads them (compute capability 9.0).
+__device__ __forceinline__ void store_matrix(uint32_t to, const uint32_t (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+}

@@ -28,24 +28,26 @@ unsafe impl Send for Function {}
 // SAFETY: as above; launching changes nothing of the function.
 unsafe impl Sync for Function {}
 
-/// Modules by the name of their source.
-struct Modules(HashMap<&'static str, sys::CUmodule>);
+/// What was loaded so far: modules by the name of their source, functions by their own.
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<&'static str, sys::CUmodule>,
+    functions: HashMap<String, Function>,
+}
 
 // SAFETY: module handles may be used from any thread that has the context current.
-unsafe impl Send for Modules {}
-// SAFETY: they are only read, and unloaded once, in `drop`.
-unsafe impl Sync for Modules {}
+unsafe impl Send for Loaded {}
 
-/// The library's kernels, loaded in one CUDA context. Cheap to share: clone the `Arc`.
+/// The library's kernels in one CUDA context, each module loaded when a plan first needs it. Cheap to share: clone
+/// the `Arc`.
 pub struct Kernels {
     context: Arc<CudaContext>,
     facts: DeviceFacts,
-    modules: Modules,
-    functions: Mutex<HashMap<String, Function>>,
+    loaded: Mutex<Loaded>,
 }
 
 impl Kernels {
-    /// Loads the kernels in `context`.
+    /// The kernels for `context` and its card.
     ///
     /// # Errors
     /// [`Error::Cuda`] with the driver's answer.
@@ -67,15 +69,7 @@ impl Kernels {
             )?,
             threads_per_multiprocessor: get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?,
         };
-        let mut modules = Modules(HashMap::new());
-        for (name, fatbin) in FATBINS {
-            // SAFETY: the bytes are a fatbin that nvcc wrote, which carries its own length; the context is
-            // current.
-            let module = unsafe { result::module::load_data(fatbin.as_ptr().cast()) };
-            modules.0.insert(*name, module.map_err(cuda("loading the kernels"))?);
-        }
-        let functions = Mutex::new(HashMap::new());
-        Ok(Arc::new(Self { context: context.clone(), facts, modules, functions }))
+        Ok(Arc::new(Self { context: context.clone(), facts, loaded: Mutex::default() }))
     }
 
     /// What plans need to know of the card.
@@ -90,67 +84,96 @@ impl Kernels {
 
     /// A kernel of a module by name, with its shared memory raised to `shared_bytes`.
     pub(super) fn function(&self, module: &str, name: &str, shared_bytes: usize) -> Result<Function> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = functions.get(name) {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = loaded.functions.get(name) {
             return Ok(*function);
         }
         self.context.bind_to_thread().map_err(cuda("making the context current"))?;
         let c_name =
             CString::new(name).map_err(|e| Error::Cuda { what: "finding a kernel", why: e.to_string() })?;
-        let Some(module) = self.modules.0.get(module) else {
+        let Some((key, fatbin)) = FATBINS.iter().find(|(key, _)| *key == module) else {
             return Err(Error::Cuda { what: "finding a kernel", why: format!("no module `{module}`") });
+        };
+        let module = match loaded.modules.get(key) {
+            Some(module) => *module,
+            None => {
+                // SAFETY: the bytes are a fatbin that nvcc wrote, which carries its own length; the context is
+                // current.
+                let module = unsafe { result::module::load_data(fatbin.as_ptr().cast()) }
+                    .map_err(cuda("loading the kernels"))?;
+                loaded.modules.insert(key, module);
+                module
+            }
         };
         // SAFETY: the module is loaded, and stays so as long as `self`.
         let function =
-            unsafe { result::module::get_function(*module, c_name) }.map_err(cuda("finding a kernel"))?;
+            unsafe { result::module::get_function(module, c_name) }.map_err(cuda("finding a kernel"))?;
         if shared_bytes > DEFAULT_SHARED_BYTES {
             let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function was just found; the plan checked the size against the card.
             unsafe { result::function::set_function_attribute(function, attribute, shared_bytes as i32) }
                 .map_err(cuda("raising a kernel's shared memory"))?;
         }
-        functions.insert(name.to_owned(), Function(function));
+        loaded.functions.insert(name.to_owned(), Function(function));
         Ok(Function(function))
     }
 
     /// Launches a kernel.
     ///
     /// # Safety
-    /// `stream` is a live stream of [`Kernels::context`]; `P` is the type of the function's one parameter; the
-    /// pointers in `parameters` are device memory that stays allocated until the launch has run, as large as
-    /// the kernel reaches.
-    pub(super) unsafe fn launch<P>(
+    /// `stream` is a live stream of [`Kernels::context`]; `parameters` point to the function's parameters, in order,
+    /// of its types; the device memory they name stays allocated until the launch has run, as large as the kernel
+    /// reaches; with `launch.overlaps` the kernel waits for its predecessors before it touches such memory.
+    pub(super) unsafe fn launch(
         &self,
         function: Function,
-        blocks: usize,
-        threads: usize,
-        shared_bytes: usize,
+        launch: Grid,
         stream: sys::CUstream,
-        parameters: &P,
+        parameters: &mut [*mut c_void],
     ) -> Result<()> {
         self.context.bind_to_thread().map_err(cuda("making the context current"))?;
-        let mut list = [std::ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
-        // SAFETY: every kernel has one parameter, which the driver copies before the call returns; the rest is
-        // this function's contract.
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: launch.blocks as u32,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: launch.threads as u32,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared_bytes as u32,
+            hStream: stream,
+            attrs: &mut attribute,
+            numAttrs: u32::from(launch.overlaps),
+        };
+        // SAFETY: the driver copies configuration and parameters before the call returns; the rest is this
+        // function's contract.
         unsafe {
-            result::launch_kernel(
-                function.0,
-                (blocks as u32, 1, 1),
-                (threads as u32, 1, 1),
-                shared_bytes as u32,
-                stream,
-                &mut list,
-            )
+            sys::cuLaunchKernelEx(&config, function.0, parameters.as_mut_ptr(), std::ptr::null_mut()).result()
         }
         .map_err(cuda("launching a kernel"))
     }
 }
 
+/// The shape of a launch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grid {
+    pub(super) blocks: usize,
+    pub(super) threads: usize,
+    pub(super) shared_bytes: usize,
+    /// Whether blocks may be set up while the work before them on the stream still runs.
+    pub(super) overlaps: bool,
+}
+
 impl Drop for Kernels {
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
-            for (_, module) in self.modules.0.drain() {
-                // SAFETY: loaded in `new`, unloaded only here. Launches hold an `Arc` of `self` until they are
+            let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
+            for (_, module) in loaded.modules.drain() {
+                // SAFETY: loaded in `function`, unloaded only here. Launches hold an `Arc` of `self` until they are
                 // dropped, and the driver finishes what it was given. A failure leaves nothing to do.
                 let _ = unsafe { result::module::unload(module) };
             }

@@ -1,16 +1,18 @@
 //! A plan on the device, and its runs.
 
+use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use cudarc::driver::sys::{CUdeviceptr, CUstream, CUtensorMap};
 use cudarc::driver::{CudaSlice, CudaStream, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice};
 
 use super::abi::{OnekvAttention, OnekvMerge, OnekvWork};
-use super::kernels::{Function, Kernels, cuda};
+use super::kernels::{Function, Grid, Kernels, cuda};
 use super::operands::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, apart, same_context, strides};
+use super::tensor_map;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::plan::{Architecture, Plan};
 use crate::problem::{Extent, Strides};
 
 // SAFETY: plain old data, as the kernels read it.
@@ -123,7 +125,8 @@ impl Launch {
         let (combine, merges) = match merges.is_empty() {
             true => (None, None),
             false => {
-                let combine = kernels.function("combine", &variant.combine_kernel(), 0)?;
+                let (module, name) = variant.combine();
+                let combine = kernels.function(&module, &name, 0)?;
                 (Some(combine), Some(Uploaded::new(stream, &merges)?))
             }
         };
@@ -276,23 +279,51 @@ impl Launch {
             score_scale,
             softcap,
         };
-        let blocks = self.plan.work().len();
-        // SAFETY: the caller's contract; the work list is the plan's own and lives as long as `self`.
+        let hopper = variant.architecture == Architecture::Sm90a;
+        let mut list = vec![address_of(&parameters)];
+        // No block asks for keys where there are none, so there is nothing to describe.
+        let maps = match hopper && problem.key_positions() > 0 {
+            true => {
+                let extent = Extent {
+                    tokens: problem.key_positions(),
+                    heads: problem.kv_heads(),
+                    vector: variant.head_dim,
+                };
+                let map = |at, strides| {
+                    tensor_map::boxes_of_tokens(variant.dtype, at, extent, strides, variant.tile_keys)
+                };
+                [map(operands.k, operands.k_strides)?, map(operands.v, operands.v_strides)?]
+            }
+            false => [CUtensorMap { opaque: [0; 16] }; 2],
+        };
+        if hopper {
+            list.extend(maps.iter().map(address_of));
+        }
+        let grid = Grid {
+            blocks: self.plan.work().len(),
+            threads: variant.threads,
+            shared_bytes: variant.shared_bytes,
+            // Hopper's kernels wait for what was launched before them by themselves.
+            overlaps: hopper,
+        };
+        // SAFETY: the caller's contract; the work list is the plan's own and lives as long as `self`; Hopper's kernels
+        // take two maps more, and wait for their predecessors.
         unsafe {
-            self.kernels.launch(
-                self.function,
-                blocks,
-                variant.threads,
-                variant.shared_bytes,
-                stream,
-                &parameters,
-            )?;
+            self.kernels.launch(self.function, grid, stream, &mut list)?;
             match self.combine {
                 Some(combine) => {
-                    self.kernels.launch(combine, self.plan.merges().len(), 128, 0, stream, &parameters)
+                    // A warp per row of every merged tile: COMBINE_ROWS in cuda/attention/combine.cuh.
+                    let blocks = self.plan.merges().len() * variant.tile_rows / 4;
+                    let grid = Grid { blocks, threads: 128, shared_bytes: 0, overlaps: hopper };
+                    self.kernels.launch(combine, grid, stream, &mut list[..1])
                 }
                 None => Ok(()),
             }
         }
     }
+}
+
+/// A parameter as the driver takes it: read, never written.
+fn address_of<P>(parameter: &P) -> *mut c_void {
+    std::ptr::from_ref(parameter).cast_mut().cast()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaStream, CudaView, DevicePtr as _, DevicePtrMut as _, DeviceRepr, DeviceSlice as _};
 
 use super::abi::{ONEKV_MAX_STATES, OnekvMergeStates, OnekvState};
-use super::kernels::Kernels;
+use super::kernels::{Grid, Kernels};
 use super::operands::{DeviceLse, DeviceOutput, apart, same_context, strides};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -140,5 +140,13 @@ pub fn merge_states<P: Element + DeviceRepr, E: Element + DeviceRepr>(
     // SAFETY: the kernel takes an OnekvMergeStates; sizes, strides and alignment were checked against the
     // shape, all is of the kernels' context; the views keep the memory allocated, and cudarc orders its release
     // after this stream's work.
-    unsafe { kernels.launch(function, blocks, 128, 0, stream.cu_stream(), &parameters) }
+    unsafe {
+        let grid = Grid { blocks, threads: 128, shared_bytes: 0, overlaps: false };
+        kernels.launch(
+            function,
+            grid,
+            stream.cu_stream(),
+            &mut [std::ptr::from_ref(&parameters).cast_mut().cast()],
+        )
+    }
 }

@@ -43,6 +43,7 @@ mod kernels;
 mod launch;
 mod merge;
 mod operands;
+mod tensor_map;
 
 use std::sync::Arc;
 

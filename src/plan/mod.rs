@@ -4,12 +4,15 @@
 //! All query rows that read one K/V head of one input, of every prompt, beam, token and grouped query head,
 //! are folded into the rows of tiles: that is the method, in one sentence.
 
+pub mod cost;
 pub mod variants;
+
+use cost::{Constants, estimate_split, longest, resident};
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::problem::{Input, Problem};
-pub use variants::Variant;
+use crate::problem::Problem;
+pub use variants::{Architecture, Variant};
 
 /// What a plan needs to know of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +32,14 @@ pub struct DeviceFacts {
 /// Wishes about a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PlanOptions {
-    /// Keys of one split, rounded up to whole K/V tiles. With a fixed size an input's result has the same
-    /// bits whatever else is in the batch and whatever the card; `None` lets the cost model choose.
+    /// Keys of one split, rounded up to whole K/V tiles; `None` lets the cost model choose. With this and
+    /// `tile_rows` fixed an input's result has the same bits whatever else is in the batch, on every card of one
+    /// [`Architecture`].
     pub split_keys: Option<usize>,
     /// Folded rows of a tile; `None` lets the cost model choose.
     pub tile_rows: Option<usize>,
+    /// Kernels to choose from; `None` takes those that the card runs best.
+    pub architecture: Option<Architecture>,
 }
 
 /// One block's share: a tile of folded rows of one input and K/V head, and a range of its keys.
@@ -80,27 +86,6 @@ pub struct Plan {
     why: String,
 }
 
-/// Costs in microseconds. Not fitted to a card yet: from data sheets and instruction counts, good for
-/// comparing variants and splits with each other, not for predicting time.
-mod cost {
-    /// Starting a block and writing its result.
-    pub const BLOCK: f64 = 2.0;
-    /// Bytes per microsecond that a multiprocessor's shared memory takes and gives back, where the warps'
-    /// outputs meet: 128 bytes a clock, twice.
-    pub const MEETING: f64 = 90_000.0;
-    /// A second launch that merges, and reading one split's state of one tile.
-    pub const MERGE: f64 = 3.0;
-    pub const MERGE_SLOT: f64 = 0.02;
-    /// Bytes that one multiprocessor streams, and products that it multiplies on tensor cores, per
-    /// microsecond: about an A100's 1.5 TB/s and 200 TFLOP/s over 108.
-    pub const BYTES: f64 = 14_000.0;
-    pub const FLOPS: f64 = 1_800_000.0;
-    /// The part of the shorter of the two that does not hide behind the longer.
-    pub const NOT_HIDDEN: f64 = 0.25;
-    /// Plain FMA against tensor cores.
-    pub const FMA: f64 = 16.0;
-}
-
 impl Plan {
     /// Plans `problem` on operands of type `dtype` for a card.
     ///
@@ -126,18 +111,22 @@ impl Plan {
                 allowed: &variants::HEAD_DIMS,
             });
         }
-        let capability = facts.compute_capability.0 * 10 + facts.compute_capability.1;
         let fits = |v: &&Variant| {
             v.dtype == dtype
                 && v.head_dim == problem.head_dim()
-                && v.least_capability <= capability
+                && v.architecture.runs_on(facts.compute_capability)
                 && v.shared_bytes <= facts.shared_bytes_per_block
                 && options.tile_rows.is_none_or(|rows| rows == v.tile_rows)
+                && options.architecture.is_none_or(|architecture| architecture == v.architecture)
         };
+        // Where the card has kernels of its own, the others only cost time to consider.
+        let newest = variants::all().filter(fits).map(|v| v.architecture).max();
+        let fits = |v: &&Variant| fits(v) && Some(v.architecture) == newest;
         let mut best: Option<(f64, &'static Variant, usize)> = None;
         for variant in variants::all().filter(fits) {
             for split_keys in splits(problem, variant, facts, options) {
-                let cost = cost_of(problem, variant, facts, split_keys);
+                let constants = Constants::of(variant.architecture);
+                let cost = estimate_split(problem, variant, facts, split_keys, constants);
                 if best.is_none_or(|(least, ..)| cost < least) {
                     best = Some((cost, variant, split_keys));
                 }
@@ -150,6 +139,7 @@ impl Plan {
                 capability: facts.compute_capability,
                 shared_bytes: facts.shared_bytes_per_block,
                 tile_rows: options.tile_rows,
+                architecture: options.architecture,
             });
         };
         let (mut work, mut merges, mut slots) = (Vec::new(), Vec::new(), 0);
@@ -240,10 +230,6 @@ impl Plan {
     }
 }
 
-fn longest(problem: &Problem) -> usize {
-    problem.inputs().iter().map(|input: &Input| input.keys.len()).max().unwrap_or(0)
-}
-
 /// Sizes of a split to compare: the fixed one, or those that divide the longest input evenly.
 fn splits(problem: &Problem, variant: &Variant, facts: &DeviceFacts, options: &PlanOptions) -> Vec<usize> {
     if let Some(keys) = options.split_keys {
@@ -255,43 +241,6 @@ fn splits(problem: &Problem, variant: &Variant, facts: &DeviceFacts, options: &P
     let mut sizes: Vec<usize> = (1..=most).map(|parts| tiles.div_ceil(parts) * variant.tile_keys).collect();
     sizes.dedup();
     sizes
-}
-
-/// Blocks that a multiprocessor holds at once.
-fn resident(variant: &Variant, facts: &DeviceFacts) -> usize {
-    // The hardware keeps 1 KiB of shared memory per block for itself.
-    let by_shared = facts.shared_bytes_per_multiprocessor / (variant.shared_bytes + 1024);
-    by_shared.min(facts.threads_per_multiprocessor / variant.threads).max(1)
-}
-
-/// Waves of blocks times the length of one, plus the merge.
-fn cost_of(problem: &Problem, variant: &Variant, facts: &DeviceFacts, split_keys: usize) -> f64 {
-    let tile_bytes = (2 * variant.tile_keys * variant.head_dim * variant.dtype.size_bytes()) as f64;
-    let tile_flops = (4 * variant.tile_rows * variant.tile_keys * variant.head_dim) as f64;
-    let slower = if variant.dtype == DType::F32 { cost::FMA } else { 1.0 };
-    let at_once = resident(variant, facts) as f64;
-    // Blocks that share a multiprocessor share its bandwidth and its tensor cores.
-    let (reading, multiplying) = (tile_bytes / cost::BYTES, tile_flops * slower / cost::FLOPS);
-    let tile_cost = at_once * (reading.max(multiplying) + cost::NOT_HIDDEN * reading.min(multiplying));
-    let (mut blocks, mut slots) = (0.0, 0.0);
-    for input in problem.inputs() {
-        let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows) * problem.kv_heads();
-        let parts = input.keys.len().div_ceil(split_keys).max(1);
-        blocks += (tiles * parts) as f64;
-        if parts > 1 {
-            slots += (tiles * parts) as f64;
-        }
-    }
-    let places = at_once * facts.multiprocessors as f64;
-    // A last wave that is not full still shares less.
-    let waves = (blocks / places).max(1.0).ceil();
-    let crowd = (blocks / facts.multiprocessors as f64).ceil().clamp(1.0, at_once) / at_once;
-    let length = split_keys.min(longest(problem).max(1)).div_ceil(variant.tile_keys) as f64;
-    let merge =
-        if slots > 0.0 { cost::MERGE + cost::MERGE_SLOT * slots / facts.multiprocessors as f64 } else { 0.0 };
-    let warps = (variant.threads / 32) as f64;
-    let meeting = warps * (16 * (variant.head_dim + 8) * 4) as f64 / cost::MEETING;
-    waves * (length * tile_cost * crowd + cost::BLOCK + meeting) + merge
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ proptest! {
         tile_rows in prop::option::of(prop::sample::select(vec![16usize, 32, 64, 128])),
     ) {
         let problem = problem(heads, kv_heads, 64, &inputs);
-        let options = PlanOptions { split_keys, tile_rows };
+        let options = PlanOptions { split_keys, tile_rows, architecture: None };
         let plan = Plan::new(&problem, DType::Bf16, &A100, &options).unwrap();
         prop_assert_eq!(&plan, &Plan::new(&problem, DType::Bf16, &A100, &options).unwrap());
         for input in problem.inputs() {
@@ -122,7 +122,7 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn a_fixed_split_does_not_depend_on_the_batch_or_the_card() {
-    let options = PlanOptions { split_keys: Some(100), tile_rows: Some(16) };
+    let options = PlanOptions { split_keys: Some(100), tile_rows: Some(16), ..PlanOptions::default() };
     let alone = Plan::new(&problem(2, 2, 64, &[(5, 300)]), DType::Bf16, &A100, &options).unwrap();
     let beside =
         Plan::new(&problem(2, 2, 64, &[(5, 300), (9, 1000)]), DType::Bf16, &RTX4090, &options).unwrap();

@@ -2,9 +2,40 @@
 
 use crate::dtype::DType;
 
+/// What kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Architecture {
+    /// Compute capability 8.0 and all that came after it.
+    Sm80,
+    /// Hopper, compute capability 9.0: the copy engine, wgmma. Nothing newer runs these.
+    Sm90a,
+}
+
+impl Architecture {
+    /// Whether a card of this compute capability (major, minor) runs it.
+    pub fn runs_on(self, capability: (u32, u32)) -> bool {
+        match self {
+            Self::Sm80 => capability >= (8, 0),
+            Self::Sm90a => capability == (9, 0),
+        }
+    }
+}
+
+/// As in names of kernels and compilers: `sm_80`, `sm_90a`.
+impl std::fmt::Display for Architecture {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Sm80 => "sm_80",
+            Self::Sm90a => "sm_90a",
+        })
+    }
+}
+
 /// A compiled kernel: what it computes with, and what it needs of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Variant {
+    /// What it is compiled for.
+    pub architecture: Architecture,
     /// Element type of Q, K, V and the output.
     pub dtype: DType,
     /// Elements per head.
@@ -19,11 +50,21 @@ pub struct Variant {
     pub stages: usize,
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: usize,
-    /// The least compute capability, times ten.
-    pub least_capability: u32,
+    /// Whether whole warpgroups multiply (`wgmma`); else warps do (`mma.sync`), or there are no tensor cores (f32).
+    pub warpgroups: bool,
 }
 
-/// A 16-bit kernel on tensor cores: `row_warps` warps of 16 rows, `key_warps` groups of them.
+const fn largest(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
+}
+
+/// Bytes where the outputs of warps meet that shared the keys, as in cuda/attention/join.cuh.
+const fn join_bytes(head_dim: usize, tile_rows: usize, key_warps: usize) -> usize {
+    key_warps * tile_rows * (head_dim + 8) * 4 + 2 * key_warps * tile_rows * 4
+}
+
+/// A 16-bit kernel on tensor cores: `row_warps` warps of 16 rows, `key_warps` groups of them. As `TileShape` in
+/// cuda/attention/tile.cuh.
 const fn tensor(
     dtype: DType,
     head_dim: usize,
@@ -33,17 +74,73 @@ const fn tensor(
     stages: usize,
 ) -> Variant {
     let tile_rows = 16 * row_warps;
-    // As `TileShape` in cuda/attention/tile.cuh: the tiles of the loop, or the outputs that meet after it.
     let in_loop = tile_rows * head_dim * 2 + 2 * stages * tile_keys * head_dim * 2;
-    let after = key_warps * tile_rows * (head_dim + 8) * 4 + 2 * key_warps * tile_rows * 4;
-    let shared_bytes = if in_loop > after { in_loop } else { after };
-    let threads = 32 * row_warps * key_warps;
-    Variant { dtype, head_dim, tile_rows, tile_keys, threads, stages, shared_bytes, least_capability: 80 }
+    Variant {
+        architecture: Architecture::Sm80,
+        dtype,
+        head_dim,
+        tile_rows,
+        tile_keys,
+        threads: 32 * row_warps * key_warps,
+        stages,
+        shared_bytes: largest(in_loop, join_bytes(head_dim, tile_rows, key_warps)),
+        warpgroups: false,
+    }
+}
+
+/// Few rows on Hopper: four warps, `row_warps` of them to a K/V tile, each with `row_tiles` times 16 rows, and a ring
+/// of `ring` tiles for every `row_warps` warps. As `StreamShape` in cuda/sm90/stream.cuh.
+const fn stream(
+    dtype: DType,
+    head_dim: usize,
+    row_warps: usize,
+    row_tiles: usize,
+    tile_keys: usize,
+    ring: usize,
+) -> Variant {
+    let (tile_rows, key_warps) = (16 * row_warps * row_tiles, 4 / row_warps);
+    let in_loop = 2 * key_warps * ring * tile_keys * head_dim * 2 + tile_rows * head_dim * 2;
+    Variant {
+        architecture: Architecture::Sm90a,
+        dtype,
+        head_dim,
+        tile_rows,
+        tile_keys,
+        threads: 128,
+        stages: key_warps * ring,
+        shared_bytes: largest(in_loop, join_bytes(head_dim, tile_rows, key_warps))
+            + 16
+            + key_warps * ring * 8,
+        warpgroups: false,
+    }
+}
+
+/// Many rows on Hopper: `groups` consumer warpgroups of 64 rows and a producer. As `WarpgroupShape` in
+/// cuda/sm90/warpgroups.cuh.
+const fn warpgroups(
+    dtype: DType,
+    head_dim: usize,
+    groups: usize,
+    tile_keys: usize,
+    stages: usize,
+) -> Variant {
+    Variant {
+        architecture: Architecture::Sm90a,
+        dtype,
+        head_dim,
+        tile_rows: 64 * groups,
+        tile_keys,
+        threads: 128 + 128 * groups,
+        stages,
+        shared_bytes: 2 * stages * tile_keys * head_dim * 2 + groups * 64 * head_dim * 2 + 4 * stages * 8,
+        warpgroups: true,
+    }
 }
 
 /// An f32 kernel on plain FMA.
 const fn plain(head_dim: usize) -> Variant {
     Variant {
+        architecture: Architecture::Sm80,
         dtype: DType::F32,
         head_dim,
         tile_rows: 16,
@@ -51,11 +148,11 @@ const fn plain(head_dim: usize) -> Variant {
         threads: 128,
         stages: 1,
         shared_bytes: (32 * (head_dim + 4) + 16 * head_dim) * 4,
-        least_capability: 80,
+        warpgroups: false,
     }
 }
 
-const fn of_type(dtype: DType) -> [Variant; 11] {
+const fn of_type(dtype: DType) -> [Variant; 24] {
     [
         tensor(dtype, 64, 1, 4, 64, 3),
         tensor(dtype, 64, 2, 2, 64, 3),
@@ -68,11 +165,24 @@ const fn of_type(dtype: DType) -> [Variant; 11] {
         tensor(dtype, 256, 1, 2, 32, 2),
         tensor(dtype, 256, 2, 2, 32, 2),
         tensor(dtype, 256, 4, 1, 16, 4),
+        stream(dtype, 64, 1, 1, 32, 2),
+        stream(dtype, 64, 1, 2, 32, 3),
+        warpgroups(dtype, 64, 1, 128, 3),
+        warpgroups(dtype, 64, 2, 128, 4),
+        warpgroups(dtype, 64, 3, 128, 4),
+        stream(dtype, 128, 1, 1, 16, 3),
+        stream(dtype, 128, 1, 2, 16, 3),
+        warpgroups(dtype, 128, 1, 64, 3),
+        warpgroups(dtype, 128, 2, 128, 2),
+        stream(dtype, 256, 1, 1, 16, 3),
+        stream(dtype, 256, 2, 1, 16, 6),
+        warpgroups(dtype, 256, 1, 64, 2),
+        warpgroups(dtype, 256, 2, 64, 2),
     ]
 }
 
-const BF16: [Variant; 11] = of_type(DType::Bf16);
-const F16: [Variant; 11] = of_type(DType::F16);
+const BF16: [Variant; 24] = of_type(DType::Bf16);
+const F16: [Variant; 24] = of_type(DType::F16);
 const F32: [Variant; 3] = [plain(64), plain(128), plain(256)];
 
 /// Head dimensions that kernels exist for.
@@ -84,18 +194,26 @@ pub fn all() -> impl Iterator<Item = &'static Variant> {
 }
 
 impl Variant {
-    /// Name of the kernel: `onekv_<dtype>_<head_dim>_<tile rows>`.
+    /// Name of the kernel: `onekv_<dtype>_<head_dim>_<tile rows>`, with `sm90_` after `onekv_` for Hopper's.
     pub fn kernel(&self) -> String {
-        format!("onekv_{}_{}_{}", self.dtype, self.head_dim, self.tile_rows)
+        format!("onekv_{}{}_{}_{}", self.prefix(), self.dtype, self.head_dim, self.tile_rows)
     }
 
-    /// Source that the kernel is compiled from, without its extension.
+    /// Source that the kernel is compiled from: its folder and stem under `cuda/`, joined by `_`.
     pub fn module(&self) -> String {
-        format!("attention_{}", self.dtype)
+        format!("{}attention_{}", self.prefix(), self.dtype)
     }
 
-    /// Name of the kernel that merges its partial states.
-    pub fn combine_kernel(&self) -> String {
-        format!("onekv_combine_{}_{}", self.dtype, self.head_dim)
+    /// Source and name of the kernel that merges its partial states.
+    pub fn combine(&self) -> (String, String) {
+        let prefix = self.prefix();
+        (format!("{prefix}combine"), format!("onekv_{prefix}combine_{}_{}", self.dtype, self.head_dim))
+    }
+
+    fn prefix(&self) -> &'static str {
+        match self.architecture {
+            Architecture::Sm80 => "",
+            Architecture::Sm90a => "sm90_",
+        }
     }
 }

@@ -1,0 +1,55 @@
+// Merges the partial states of tiles: out = sum_i 2^(lse_i - top) out_i / sum_i 2^(lse_i - top). A warp per row, a lane
+// per state for the weights and then per two neighbouring columns.
+#pragma once
+#include "convert.cuh"
+#include "rows.cuh"
+#include "softmax.cuh"
+
+constexpr int COMBINE_THREADS = 128, COMBINE_ROWS = COMBINE_THREADS / 32;
+
+// Block `block` of merges x (tile rows / COMBINE_ROWS).
+template <typename T, int DIM>
+__device__ __forceinline__ void combine(const OnekvAttention& p, int block) {
+    constexpr int PAIRS = DIM / 64;
+    const int parts = p.tile_rows / COMBINE_ROWS, lane = threadIdx.x % 32;
+    const OnekvMerge merge = p.merges[block / parts];
+    const int row = block % parts * COMBINE_ROWS + threadIdx.x / 32, folded = merge.tile + row;
+    if (folded >= merge.rows) return;
+    const int64_t first = static_cast<int64_t>(merge.slot) * p.tile_rows + row;
+    auto lse_of = [&](int i) { return i < merge.slots ? p.partial_lse[first + static_cast<int64_t>(i) * p.tile_rows] : -INFINITY; };
+
+    float top = -INFINITY, total = 0, out[PAIRS][2] = {};
+    for (int i = lane; i < merge.slots; i += 32) top = fmaxf(top, lse_of(i));
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+    const float base = top == -INFINITY ? 0.0f : top;
+    for (int begin = 0; begin < merge.slots; begin += 32) {
+        const float own = exp2f((lse_of(begin + lane) - base) * LOG2E);
+        total += own;
+        const int count = min(32, merge.slots - begin);
+#pragma unroll 4
+        for (int i = 0; i < count; i++) {
+            const float weight = __shfl_sync(~0u, own, i);
+            const float* from = &p.partial_out[(first + static_cast<int64_t>(begin + i) * p.tile_rows) * DIM + 2 * lane];
+#pragma unroll
+            for (int c = 0; c < PAIRS; c++) {
+                const float2 x = *reinterpret_cast<const float2*>(from + 64 * c);
+                // A part without weight has nothing to say, whatever its output holds.
+                out[c][0] = weight == 0 ? out[c][0] : fmaf(weight, x.x, out[c][0]);
+                out[c][1] = weight == 0 ? out[c][1] : fmaf(weight, x.y, out[c][1]);
+            }
+        }
+    }
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+    const float scale = total == 0 ? 0.0f : 1.0f / total;
+    T* to = static_cast<T*>(p.out) + row_offset(p, merge, folded, p.out_strides) + 2 * lane;
+#pragma unroll
+    for (int c = 0; c < PAIRS; c++) store_two(to + 64 * c, out[c][0] * scale, out[c][1] * scale);
+    if (lane == 0 && p.lse) p.lse[row_offset(p, merge, folded, p.lse_strides)] = total == 0 ? -INFINITY : base + logf(total);
+}
+
+// For every element type and head_dim.
+#define ONEKV_COMBINES(X) \
+    X(__nv_bfloat16, bf16, 64) X(__nv_bfloat16, bf16, 128) X(__nv_bfloat16, bf16, 256) X(__half, f16, 64) X(__half, f16, 128) \
+    X(__half, f16, 256)

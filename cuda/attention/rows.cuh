@@ -1,0 +1,22 @@
+// Where folded query rows stand in global memory, and chunks of rows in shared memory.
+#pragma once
+#include "../abi.h"
+
+// Offset, in elements, of a folded row: query row row_base + folded / group of head kv_head * group + folded % group.
+template <typename Part>
+__device__ __forceinline__ int64_t row_offset(const OnekvAttention& p, const Part& part, int folded, const OnekvStrides& strides) {
+    const int64_t query = part.row_base + folded / p.group, head = part.kv_head * p.group + folded % p.group;
+    return query * strides.row + head * strides.head;
+}
+
+// Shared address of a 16-byte chunk of a row.
+template <int CHUNKS>
+__device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int row, int chunk) {
+    return tile + (row * CHUNKS + (chunk ^ (row & 7))) * 16;
+}
+
+// The same in tiles that the copy engine writes: panels of eight chunks (128 bytes) a row, swizzled likewise.
+template <int TILE_ROWS>
+__device__ __forceinline__ uint32_t panel_chunk(uint32_t tile, int row, int chunk) {
+    return tile + (chunk / 8 * TILE_ROWS + row) * 128 + ((chunk & 7) ^ (row & 7)) * 16;
+}

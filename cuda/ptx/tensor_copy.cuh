@@ -1,0 +1,19 @@
+// The copy engine: boxes of a tensor from global to shared memory (compute capability 9.0).
+#pragma once
+#include <stdint.h>
+
+// A CUtensorMap; only the driver knows what is inside.
+struct alignas(64) TensorMap {
+    uint64_t opaque[16];
+};
+
+__device__ __forceinline__ void tensor_prefetch(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+// One thread asks for a box; its bytes count towards the phase of `barrier`.
+__device__ __forceinline__ void tensor_load(uint32_t to, const TensorMap& map, int x, int y, int z, int w, uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+        "l"(&map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(barrier)
+        : "memory");
+}

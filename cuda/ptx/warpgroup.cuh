@@ -1,0 +1,82 @@
+// Tensor-core products of a warpgroup (wgmma, 9.0a): D [64, N] += A [64, 16] B [16, N], f32 accumulators.
+//
+// Tiles in shared memory consist of panels of 64 elements (128 bytes) a row, swizzled by 128 bytes as the copy
+// engine writes them; a panel begins at a multiple of 1024 bytes. `rows contiguous in k`: Q and K. `columns
+// contiguous`: V, whose rows are keys, the k of P V.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+// Descriptor of a swizzled tile from `address` on. `panel`: bytes from one panel to the next where the panels
+// follow N (V); of no meaning for Q and K, whose k stays within a panel. Groups of eight rows are 1024 bytes.
+__device__ __forceinline__ uint64_t tile_descriptor(uint32_t address, uint32_t panel) {
+    return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
+}
+
+__device__ __forceinline__ void warpgroup_arrive() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int PENDING>
+__device__ __forceinline__ void warpgroup_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+// Keeps the compiler from moving uses of accumulators across a wait.
+template <int N>
+__device__ __forceinline__ void settle(float (&d)[N][4]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
+}
+
+#define ONEKV_D4(d, i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
+#define ONEKV_D32(d, i) \
+    ONEKV_D4(d, i), ONEKV_D4(d, i + 1), ONEKV_D4(d, i + 2), ONEKV_D4(d, i + 3), ONEKV_D4(d, i + 4), ONEKV_D4(d, i + 5), ONEKV_D4(d, i + 6), ONEKV_D4(d, i + 7)
+
+// D = (add ? D : 0) + A B, A and B in shared memory, both with k contiguous.
+template <typename T, int N>
+struct SharedProduct;
+// D += A B, A in registers (as mma.sync's A, 16 rows a warp), B in shared memory with its columns contiguous.
+template <typename T, int N>
+struct RegisterProduct;
+
+#define ONEKV_PRODUCTS_64(T, TYPE) \
+    template <> \
+    struct SharedProduct<T, 64> { \
+        __device__ __forceinline__ static void run(float (&d)[8][4], uint64_t a, uint64_t b, int add) { \
+            asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " " \
+                         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, add, 1, 1, 0, 0;\n}" \
+                         : ONEKV_D32(d, 0) \
+                         : "l"(a), "l"(b), "r"(add)); \
+        } \
+    }; \
+    template <> \
+    struct RegisterProduct<T, 64> { \
+        __device__ __forceinline__ static void run(float (*d)[4], const uint32_t (&a)[4], uint64_t b) { \
+            asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " " \
+                         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;" \
+                         : ONEKV_D32(d, 0) \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)); \
+        } \
+    };
+#define ONEKV_PRODUCTS_128(T, TYPE) \
+    template <> \
+    struct SharedProduct<T, 128> { \
+        __device__ __forceinline__ static void run(float (&d)[16][4], uint64_t a, uint64_t b, int add) { \
+            asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " " \
+                         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, add, 1, 1, 0, 0;\n}" \
+                         : ONEKV_D32(d, 0), ONEKV_D32(d, 8) \
+                         : "l"(a), "l"(b), "r"(add)); \
+        } \
+    }; \
+    template <> \
+    struct RegisterProduct<T, 128> { \
+        __device__ __forceinline__ static void run(float (*d)[4], const uint32_t (&a)[4], uint64_t b) { \
+            asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " " \
+                         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;" \
+                         : ONEKV_D32(d, 0), ONEKV_D32(d, 8) \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)); \
+        } \
+    };
+ONEKV_PRODUCTS_64(__nv_bfloat16, "bf16")
+ONEKV_PRODUCTS_64(__half, "f16")
+ONEKV_PRODUCTS_128(__nv_bfloat16, "bf16")
+ONEKV_PRODUCTS_128(__half, "f16")

@@ -1,0 +1,2 @@
+#include "kernels.cuh"
+ONEKV_KERNELS(__half, f16)

@@ -1,0 +1,225 @@
+// Many rows on Hopper: a tile of 64 folded rows per consumer warpgroup over a range of keys, on wgmma.
+//
+// A producer warp lets the copy engine fill rings of K and V tiles. Every consumer warpgroup has 64 rows of its own
+// and reads the same tiles. While the tensor cores multiply P V of one tile and Q K^T of the next, the softmax
+// of the next waits only for its scores: products and exponentials overlap.
+//
+//   tensor cores   QK0 | QK1 PV0 | QK2 PV1 | QK3 PV2 | ...      S = Q K^T   64 rows x TILE_KEYS, f32 in registers
+//   exponentials       |  softmax0 softmax1  softmax2 | ...      P = 2^(S - max), 16 bits, registers: A of
+//                                                                O = P V     64 rows x DIM, f32 in registers
+//   The last tile of keys, which may be short, comes first: the loop then needs no mask.
+#pragma once
+#include "../attention/rows.cuh"
+#include "../attention/softmax.cuh"
+#include "../ptx/barrier.cuh"
+#include "../ptx/copy.cuh"
+#include "../ptx/matrix.cuh"
+#include "../ptx/tensor_copy.cuh"
+#include "../ptx/warpgroup.cuh"
+
+template <typename T, int DIM_, int GROUPS_, int TILE_KEYS_, int STAGES_>
+struct WarpgroupShape {
+    using Element = T;
+    static constexpr int DIM = DIM_, GROUPS = GROUPS_, TILE_KEYS = TILE_KEYS_, STAGES = STAGES_;
+    static constexpr int ROWS = 64 * GROUPS, CONSUMERS = 128 * GROUPS, THREADS = 128 + CONSUMERS;
+    static constexpr int TILE_BYTES = TILE_KEYS * DIM * 2;
+    static constexpr int Q_BYTES = 64 * DIM * 2;  // of one warpgroup
+    // K stages, V stages, Q, barriers.
+    static constexpr int Q_AT = 2 * STAGES * TILE_BYTES;
+    static constexpr int BARRIERS_AT = Q_AT + GROUPS * Q_BYTES;
+    static constexpr int SHARED_BYTES = BARRIERS_AT + 4 * STAGES * 8;
+    // What 64 K registers are divided into: the producer needs few.
+    static constexpr int BLOCKS = SHARED_BYTES <= 113 * 1024 && GROUPS == 1 ? 2 : 1;
+    static constexpr int PRODUCER_REGISTERS = GROUPS == 2 ? 24 : GROUPS == 3 ? 32 : 40;
+    static constexpr int CONSUMER_REGISTERS = GROUPS == 2 ? 240 : GROUPS == 3 ? 160 : BLOCKS == 2 ? 216 : 240;
+};
+
+// The products of one warpgroup.
+template <typename Shape>
+struct Products {
+    using T = typename Shape::Element;
+    static constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS, N = DIM < 128 ? DIM : 128;
+
+    // S = Q K^T. Sixteen elements of k are 32 bytes of a row; panels of 64 follow each other.
+    __device__ __forceinline__ static void scores(float (&s)[KEYS / 8][4], uint32_t q_tile, uint32_t k_tile) {
+#pragma unroll
+        for (int d = 0; d < DIM; d += 16)
+            SharedProduct<T, KEYS>::run(
+                s, tile_descriptor(q_tile + d / 64 * 64 * 128 + d % 64 * 2, 16), tile_descriptor(k_tile + d / 64 * KEYS * 128 + d % 64 * 2, 16), d > 0);
+    }
+    // O += P V.
+    __device__ __forceinline__ static void values(float (&out)[DIM / 8][4], const uint32_t (&weights)[KEYS / 16][4], uint32_t v_tile) {
+#pragma unroll
+        for (int key = 0; key < KEYS; key += 16)
+#pragma unroll
+            for (int d = 0; d < DIM; d += N)
+                RegisterProduct<T, N>::run(out + d / 8, weights[key / 16], tile_descriptor(v_tile + d / 64 * KEYS * 128 + key * 128, KEYS * 128));
+    }
+};
+
+template <typename Shape>
+__device__ __forceinline__ void attend_warpgroups(
+    const OnekvAttention& p, const TensorMap& k_map, const TensorMap& v_map, const OnekvWork work, char* shared) {
+    using T = typename Shape::Element;
+    constexpr int DIM = Shape::DIM, CHUNKS = DIM / 8, KEYS = Shape::TILE_KEYS, STAGES = Shape::STAGES;
+    constexpr int ALL_CONSUMERS = Shape::GROUPS + 1;  // named barrier; 1 to GROUPS are the warpgroups' own
+    const int group = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+    const uint32_t base = shared_address(shared);
+    auto k_at = [&](int stage) { return base + stage * Shape::TILE_BYTES; };
+    auto v_at = [&](int stage) { return base + (STAGES + stage) * Shape::TILE_BYTES; };
+    auto barrier = [&](int kind, int stage) { return base + Shape::BARRIERS_AT + (kind * STAGES + stage) * 8; };
+    enum { K_FULL, V_FULL, K_EMPTY, V_EMPTY };
+    const int keys = work.key_end - work.key_begin, tiles = (keys + KEYS - 1) / KEYS;
+
+    if (threadIdx.x == 0) {
+#pragma unroll
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(barrier(K_FULL, i), 1), barrier_init(barrier(V_FULL, i), 1);
+            barrier_init(barrier(K_EMPTY, i), 4 * Shape::GROUPS), barrier_init(barrier(V_EMPTY, i), 4 * Shape::GROUPS);
+        }
+        barrier_init_fence();
+    }
+    __syncthreads();
+    dependents_start();
+    predecessors_wait();
+
+    if (group == 0) {
+        registers_give<Shape::PRODUCER_REGISTERS>();
+        if (threadIdx.x == 0) {
+            auto fetch = [&](int i, int empty, int full, uint32_t to, const TensorMap& map) {
+                barrier_wait(barrier(empty, i % STAGES), i / STAGES & 1 ^ 1);
+                barrier_arrive_expect(barrier(full, i % STAGES), Shape::TILE_BYTES);
+                tensor_load(to, map, 0, work.key_begin + (tiles - 1 - i) * KEYS, 0, work.kv_head, barrier(full, i % STAGES));
+            };
+            // In the order of use: the scores of a tile come before the values of the one before it.
+            for (int i = 0; i <= tiles; i++) {
+                if (i < tiles) fetch(i, K_EMPTY, K_FULL, k_at(i % STAGES), k_map);
+                if (i > 0) fetch(i - 1, V_EMPTY, V_FULL, v_at((i - 1) % STAGES), v_map);
+            }
+        }
+    } else {
+        registers_take<Shape::CONSUMER_REGISTERS>();
+        const int first_row = (group - 1) * 64;
+        const uint32_t q_tile = base + Shape::Q_AT + (group - 1) * Shape::Q_BYTES;
+        // Folded rows past the input's end are zeros: they are computed and not written.
+        const T* q = static_cast<const T*>(p.q);
+#pragma unroll 4
+        for (int i = thread; i < 64 * CHUNKS; i += 128) {
+            const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile + first_row + row;
+            uint4 x = make_uint4(0, 0, 0, 0);
+            if (folded < work.rows) x = *reinterpret_cast<const uint4*>(q + row_offset(p, work, folded, p.q_strides) + chunk * 8);
+            store_16(panel_chunk<64>(q_tile, row, chunk), x);
+        }
+        fence_async();
+        named_sync(group, 128);
+        // What stands behind the last key may be NaN, and 0 x NaN is NaN: it becomes zero.
+        const int left = keys - (tiles - 1) * KEYS;
+        if (tiles > 0 && left < KEYS) {
+            barrier_wait(barrier(V_FULL, 0), 0);
+            for (int i = threadIdx.x - 128; i < (KEYS - left) * CHUNKS; i += Shape::CONSUMERS)
+                store_16(panel_chunk<KEYS>(v_at(0), left + i / CHUNKS, i % CHUNKS), make_uint4(0, 0, 0, 0));
+            fence_async();
+            named_sync(ALL_CONSUMERS, Shape::CONSUMERS);
+        }
+
+        const Score score(p);
+        float s[KEYS / 8][4], out[DIM / 8][4] = {}, highest[2] = {-INFINITY, -INFINITY}, sum[2] = {}, rescale[2];
+        uint32_t weights[KEYS / 16][4];
+        auto release = [&](int kind, int i) {
+            if (lane == 0) barrier_arrive(barrier(kind, i % STAGES));
+        };
+        auto pack_all = [&] {
+#pragma unroll
+            for (int key = 0; key < KEYS; key += 16) pack_weights<T>(weights[key / 16], s[key / 8], s[key / 8 + 1]);
+        };
+        if (tiles > 0) {
+            barrier_wait(barrier(K_FULL, 0), 0);
+            warpgroup_arrive();
+            Products<Shape>::scores(s, q_tile, k_at(0));
+            warpgroup_commit();
+            warpgroup_wait<0>();
+            settle(s);
+            release(K_EMPTY, 0);
+            score.cap_and_mask(s, left, lane);
+            score.softmax(s, highest, sum, rescale);
+            pack_all();
+        }
+        for (int i = 1; i < tiles; i++) {
+            barrier_wait(barrier(K_FULL, i % STAGES), i / STAGES & 1);
+            warpgroup_arrive();
+            Products<Shape>::scores(s, q_tile, k_at(i % STAGES));
+            warpgroup_commit();
+            barrier_wait(barrier(V_FULL, (i - 1) % STAGES), (i - 1) / STAGES & 1);
+            Products<Shape>::values(out, weights, v_at((i - 1) % STAGES));
+            warpgroup_commit();
+            warpgroup_wait<1>();
+            settle(s);
+            release(K_EMPTY, i);
+            score.cap_all(s);
+            score.softmax(s, highest, sum, rescale);
+            warpgroup_wait<0>();
+            settle(out);
+            release(V_EMPTY, i - 1);
+#pragma unroll
+            for (int j = 0; j < DIM / 8; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) out[j][e] *= rescale[e / 2];
+            pack_all();
+        }
+        if (tiles > 0) {
+            barrier_wait(barrier(V_FULL, (tiles - 1) % STAGES), (tiles - 1) / STAGES & 1);
+            warpgroup_arrive();
+            Products<Shape>::values(out, weights, v_at((tiles - 1) % STAGES));
+            warpgroup_commit();
+            warpgroup_wait<0>();
+            settle(out);
+        }
+
+        // Rows warp * 16 + lane / 4 and eight further on.
+        float scale[2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
+            sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+            // No keys: out = 0, lse = -inf. A NaN sum stays one.
+            scale[r] = sum[r] == 0 ? 0.0f : 1.0f / sum[r];
+            const float lse = sum[r] == 0 ? -INFINITY : score.shift(highest[r]) * LN2 + logf(sum[r]);
+            const int row = first_row + warp * 16 + lane / 4 + 8 * r, folded = work.tile + row;
+            if (lane % 4 == 0 && folded < work.rows) {
+                if (work.slot >= 0) p.partial_lse[static_cast<int64_t>(work.slot) * Shape::ROWS + row] = lse;
+                else if (p.lse) p.lse[row_offset(p, work, folded, p.lse_strides)] = lse;
+            }
+        }
+        if (work.slot >= 0) {
+            // Four lanes fill a sector.
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const int row = first_row + warp * 16 + lane / 4 + 8 * r;
+                if (work.tile + row >= work.rows) continue;
+                float* to = p.partial_out + (static_cast<int64_t>(work.slot) * Shape::ROWS + row) * DIM + lane % 4 * 2;
+#pragma unroll
+                for (int j = 0; j < DIM / 8; j++)
+                    *reinterpret_cast<float2*>(to + 8 * j) = make_float2(out[j][2 * r] * scale[r], out[j][2 * r + 1] * scale[r]);
+            }
+            return;
+        }
+        // Through the place of Q, which this warpgroup alone reads, so that whole rows are written 16 bytes at a time.
+        named_sync(group, 128);
+#pragma unroll
+        for (int d = 0; d < DIM; d += 16) {
+            const float(&low)[4] = out[d / 8], (&high)[4] = out[d / 8 + 1];
+            const uint32_t tile[4] = {pack<T>(low[0] * scale[0], low[1] * scale[0]), pack<T>(low[2] * scale[1], low[3] * scale[1]),
+                                      pack<T>(high[0] * scale[0], high[1] * scale[0]), pack<T>(high[2] * scale[1], high[3] * scale[1])};
+            store_matrix(panel_chunk<64>(q_tile, warp * 16 + lane % 16, d / 8 + lane / 16), tile);
+        }
+        __syncwarp();
+        // A warp writes its own sixteen rows.
+#pragma unroll 4
+        for (int i = lane; i < 16 * CHUNKS; i += 32) {
+            const int row = warp * 16 + i / CHUNKS, chunk = i % CHUNKS, folded = work.tile + first_row + row;
+            if (folded >= work.rows) continue;
+            T* to = static_cast<T*>(p.out) + row_offset(p, work, folded, p.out_strides) + chunk * 8;
+            *reinterpret_cast<uint4*>(to) = load_16(panel_chunk<64>(q_tile, row, chunk));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a plan is expected to cost, to compare variants and splits with each other.
+//!
+//! Waves of blocks times the length of one, plus the merge. The constants are data, one set per architecture;
+//! `cargo xtask fit` refits them to a measured sweep.
+
+use super::variants::{Architecture, Variant};
+use super::{DeviceFacts, Plan};
+use crate::dtype::DType;
+use crate::problem::{Input, Problem};
+
+/// What a card does in a microsecond, and what starting things takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Constants {
+    /// Microseconds to start a block and write its result.
+    pub block_us: f64,
+    /// Bytes that the outputs of a block's warps take through shared memory where they meet, per microsecond.
+    pub meeting_bytes_per_us: f64,
+    /// Microseconds of a second launch that merges.
+    pub merge_us: f64,
+    /// Microseconds to read one split's state of one tile.
+    pub merge_slot_us: f64,
+    /// Bytes that one multiprocessor streams per microsecond.
+    pub bytes_per_us: f64,
+    /// FLOPs of one multiprocessor's tensor cores per microsecond, by `mma.sync` and by `wgmma`.
+    pub mma_flops_per_us: f64,
+    /// As above.
+    pub wgmma_flops_per_us: f64,
+    /// Exponentials of one multiprocessor per microsecond.
+    pub exponentials_per_us: f64,
+    /// The part of what is shorter that does not hide behind what is longest.
+    pub not_hidden: f64,
+    /// FLOPs per microsecond without tensor cores.
+    pub fma_flops_per_us: f64,
+}
+
+impl Constants {
+    /// Those of an architecture. Not fitted to a card yet: from data sheets and instruction counts.
+    pub fn of(architecture: Architecture) -> &'static Self {
+        match architecture {
+            Architecture::Sm80 => &SM80,
+            Architecture::Sm90a => &SM90A,
+        }
+    }
+}
+
+/// An A100: 1.5 TB/s and 200 TFLOP/s over 108 multiprocessors of 1.4 GHz.
+const SM80: Constants = Constants {
+    block_us: 2.0,
+    meeting_bytes_per_us: 90_000.0,
+    merge_us: 3.0,
+    merge_slot_us: 0.02,
+    bytes_per_us: 14_000.0,
+    mma_flops_per_us: 1_800_000.0,
+    wgmma_flops_per_us: 1_800_000.0,
+    exponentials_per_us: 22_000.0,
+    not_hidden: 0.25,
+    fma_flops_per_us: 112_000.0,
+};
+
+/// An H200: 4.3 TB/s, 600 TFLOP/s by wgmma and 60 % of that by mma.sync, over 132 multiprocessors of 1.7 GHz. The
+/// merge is set up while the attention runs, and costs less than a launch.
+const SM90A: Constants = Constants {
+    block_us: 1.5,
+    meeting_bytes_per_us: 110_000.0,
+    merge_us: 1.5,
+    merge_slot_us: 0.01,
+    bytes_per_us: 32_000.0,
+    mma_flops_per_us: 2_700_000.0,
+    wgmma_flops_per_us: 4_500_000.0,
+    exponentials_per_us: 27_000.0,
+    not_hidden: 0.15,
+    fma_flops_per_us: 200_000.0,
+};
+
+/// The cost of a plan, in microseconds as far as the constants are.
+pub fn estimate(plan: &Plan, facts: &DeviceFacts, constants: &Constants) -> f64 {
+    estimate_split(plan.problem(), plan.variant(), facts, plan.split_keys(), constants)
+}
+
+/// The same before there is a plan.
+pub(super) fn estimate_split(
+    problem: &Problem,
+    variant: &Variant,
+    facts: &DeviceFacts,
+    split_keys: usize,
+    constants: &Constants,
+) -> f64 {
+    let scores = (variant.tile_rows * variant.tile_keys) as f64;
+    let tile_bytes = (2 * variant.tile_keys * variant.head_dim * variant.dtype.size_bytes()) as f64;
+    let flops_per_us = match (variant.dtype, variant.warpgroups) {
+        (DType::F32, _) => constants.fma_flops_per_us,
+        (_, true) => constants.wgmma_flops_per_us,
+        (_, false) => constants.mma_flops_per_us,
+    };
+    let at_once = resident(variant, facts) as f64;
+    // Blocks that share a multiprocessor share its bandwidth, its tensor cores and its exponentials.
+    let parts = [
+        tile_bytes / constants.bytes_per_us,
+        4.0 * scores * variant.head_dim as f64 / flops_per_us,
+        scores / constants.exponentials_per_us,
+    ];
+    let longest_part = parts.into_iter().fold(0.0, f64::max);
+    let hidden: f64 = parts.iter().sum::<f64>() - longest_part;
+    let tile_us = at_once * (longest_part + constants.not_hidden * hidden);
+    let (mut blocks, mut slots) = (0.0, 0.0);
+    for input in problem.inputs() {
+        let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows) * problem.kv_heads();
+        let parts = input.keys.len().div_ceil(split_keys).max(1);
+        blocks += (tiles * parts) as f64;
+        if parts > 1 {
+            slots += (tiles * parts) as f64;
+        }
+    }
+    let places = at_once * facts.multiprocessors as f64;
+    // A last wave that is not full still shares less.
+    let waves = (blocks / places).max(1.0).ceil();
+    let crowd = (blocks / facts.multiprocessors as f64).ceil().clamp(1.0, at_once) / at_once;
+    let length = split_keys.min(longest(problem).max(1)).div_ceil(variant.tile_keys) as f64;
+    let merge = match slots > 0.0 {
+        true => constants.merge_us + constants.merge_slot_us * slots / facts.multiprocessors as f64,
+        false => 0.0,
+    };
+    let meeting = match variant.warpgroups {
+        true => 0.0,
+        false => (variant.threads / 32 * 16 * (variant.head_dim + 8) * 4) as f64,
+    };
+    waves * (length * tile_us * crowd + constants.block_us + meeting / constants.meeting_bytes_per_us) + merge
+}
+
+/// Keys of the longest input.
+pub(super) fn longest(problem: &Problem) -> usize {
+    problem.inputs().iter().map(|input: &Input| input.keys.len()).max().unwrap_or(0)
+}
+
+/// Blocks that a multiprocessor holds at once.
+pub(super) fn resident(variant: &Variant, facts: &DeviceFacts) -> usize {
+    // The hardware keeps 1 KiB of shared memory per block for itself.
+    let by_shared = facts.shared_bytes_per_multiprocessor / (variant.shared_bytes + 1024);
+    by_shared.min(facts.threads_per_multiprocessor / variant.threads).max(1)
+}
