@@ -24,11 +24,11 @@ struct StreamShape {
     static constexpr int ROWS = 16 * ROW_WARPS * ROW_TILES;
     static constexpr int TILE_BYTES = TILE_KEYS * DIM * 2;
     static constexpr int Q_BYTES = ROWS * DIM * 2;
-    // K/V rings, Q; the meeting outputs take their place. Then the barriers and sixteen zero bytes.
+    // K/V rings, Q; the meeting outputs take their place. Then zeros of every bank, and the barriers.
     static constexpr int LOOP_BYTES = 2 * KEY_WARPS * RING * TILE_BYTES + Q_BYTES;
     static constexpr int JOIN_BYTES = KEY_WARPS * ROWS * (DIM + 8) * 4 + 2 * KEY_WARPS * ROWS * 4;
-    static constexpr int ZERO_AT = LOOP_BYTES > JOIN_BYTES ? LOOP_BYTES : JOIN_BYTES;
-    static constexpr int BARRIERS_AT = ZERO_AT + 16;
+    static constexpr int ZERO_AT = ((LOOP_BYTES > JOIN_BYTES ? LOOP_BYTES : JOIN_BYTES) + 127) / 128 * 128;
+    static constexpr int BARRIERS_AT = ZERO_AT + 128;
     static constexpr int SHARED_BYTES = BARRIERS_AT + KEY_WARPS * RING * 8;
     static_assert(TILE_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
 };
@@ -81,7 +81,7 @@ __device__ __forceinline__ void attend_stream(
         if (folded < work.rows) x = *reinterpret_cast<const uint4*>(q + row_offset(p, work, folded, p.q_strides) + chunk * 8);
         store_16(chunk_at<CHUNKS>(q_tile, row, chunk), x);
     }
-    if (thread == 0) store_16(zero, make_uint4(0, 0, 0, 0));
+    if (thread < 8) store_16(zero + thread * 16, make_uint4(0, 0, 0, 0));
     __syncthreads();
     auto load_q = [&](uint32_t(&a)[4], int t, int d) {
         load_matrix(a, chunk_at<CHUNKS>(q_tile, first_row + 16 * t + lane % 16, d / 8 + lane / 16));
@@ -144,7 +144,8 @@ __device__ __forceinline__ void attend_stream(
 #pragma unroll
             for (int d = 0; d < DIM; d += 16) {
                 uint32_t b[4];
-                load_matrix_transposed(b, valid ? panel_chunk<KEYS>(v_tile, key + lane % 16, d / 8 + lane / 16) : zero);
+                const uint32_t at = panel_chunk<KEYS>(v_tile, key + lane % 16, d / 8 + lane / 16);
+                load_matrix_transposed(b, valid ? at : zero + at % 128);
 #pragma unroll
                 for (int t = 0; t < ROW_TILES; t++) {
                     multiply<T>(out[t][d / 8], a[t], b[0], b[1]);

@@ -108,8 +108,8 @@ const fn stream(
         tile_keys,
         threads: 128,
         stages: key_warps * ring,
-        shared_bytes: largest(in_loop, join_bytes(head_dim, tile_rows, key_warps))
-            + 16
+        shared_bytes: largest(in_loop, join_bytes(head_dim, tile_rows, key_warps)).next_multiple_of(128)
+            + 128
             + key_warps * ring * 8,
         warpgroups: false,
     }
