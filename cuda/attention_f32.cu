@@ -36,7 +36,7 @@ __device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork 
                 const float4 b = *reinterpret_cast<const float4*>(&k_tile[lane][d]);
                 dot = fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, dot))));
             }
-            const float s = lane < count ? score.capped(dot) : -INFINITY;
+            const float s = lane < count ? (score.cap > 0 ? score.capped(dot) : dot) : -INFINITY;
             float top = fmaxf(highest[r], s);
             for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
             const float shift = score.shift(top), rescale = score.weight(highest[r], shift), weight = score.weight(s, shift);

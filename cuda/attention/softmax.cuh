@@ -12,6 +12,13 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
+// tanh to 2^-23, absolutely: (1 - e) / (1 + e) with e = exp(-2 |x|). tanhf branches by size, which costs the loops
+// more than the exponentials do.
+__device__ __forceinline__ float tanh_approx(float x) {
+    const float e = exp2_approx(-2 * LOG2E * fabsf(x));
+    return copysignf(__fdividef(1 - e, 1 + e), x);
+}
+
 // Scores from dot products: either untouched, with the scale left to the exponential, or capped.
 struct Score {
     float inner;  // before tanh
@@ -21,7 +28,7 @@ struct Score {
     __device__ explicit Score(const OnekvAttention& p)
         : inner(p.score_scale), cap(p.softcap), log2_scale(p.softcap > 0 ? LOG2E : p.score_scale * LOG2E) {}
 
-    __device__ __forceinline__ float capped(float dot) const { return cap > 0 ? cap * tanhf(dot * inner) : dot; }
+    __device__ __forceinline__ float capped(float dot) const { return cap * tanh_approx(dot * inner); }
 
     // What is subtracted in the exponent for a maximum; 0 where nothing has weight yet, so that no
     // infinities are subtracted from each other.
@@ -33,15 +40,6 @@ struct Score {
     }
 
     // Of a warp's scores of 16 rows: element i of s[j] is row lane / 4 + i / 2 * 8, key 8 j + lane % 4 * 2 + i % 2.
-    // Keys from `left` on weigh nothing.
-    template <int N>
-    __device__ __forceinline__ void cap_and_mask(float (&s)[N][4], int left, int lane) const {
-        left -= lane % 4 * 2;
-#pragma unroll
-        for (int j = 0; j < N; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) s[j][i] = 8 * j + i % 2 < left ? capped(s[j][i]) : -INFINITY;
-    }
     template <int N>
     __device__ __forceinline__ void cap_all(float (&s)[N][4]) const {
         if (cap > 0) {
@@ -50,6 +48,17 @@ struct Score {
 #pragma unroll
                 for (int i = 0; i < 4; i++) s[j][i] = capped(s[j][i]);
         }
+    }
+    // Keys from `left` on weigh nothing.
+    template <int N>
+    __device__ __forceinline__ void mask(float (&s)[N][4], int left, int lane) const {
+        if (left >= 8 * N) return;
+        left -= lane % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < N; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (8 * j + i % 2 >= left) s[j][i] = -INFINITY;
     }
     // Scores to weights. Raises the maxima of the two rows, adds to a lane's share of their sums, and gives the
     // factor on what was summed up before.

@@ -33,7 +33,7 @@ template <typename Shape>
 __device__ __forceinline__ void attend_tile(const OnekvAttention& p, const OnekvWork work, char* shared) {
     using T = typename Shape::Element;
     constexpr int DIM = Shape::DIM, CHUNKS = Shape::CHUNKS, ROWS = Shape::ROWS, KEYS = Shape::TILE_KEYS;
-    constexpr int WARP_KEYS = Shape::WARP_KEYS, KEY_WARPS = Shape::KEY_WARPS, STAGES = Shape::STAGES;
+    constexpr int WARP_KEYS = Shape::WARP_KEYS, STAGES = Shape::STAGES;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int row_warp = warp % Shape::ROW_WARPS, key_warp = warp / Shape::ROW_WARPS;
     const uint32_t q_tile = shared_address(shared), kv_tiles = q_tile + Shape::Q_BYTES;
@@ -93,7 +93,8 @@ __device__ __forceinline__ void attend_tile(const OnekvAttention& p, const Onekv
             }
         }
 
-        score.cap_and_mask(s, work.key_end - work.key_begin - tile * KEYS - first, lane);
+        score.cap_all(s);
+        score.mask(s, work.key_end - work.key_begin - tile * KEYS - first, lane);
         float rescale[2];
         score.softmax(s, highest, sum, rescale);
 #pragma unroll

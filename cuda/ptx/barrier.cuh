@@ -25,6 +25,9 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
 // Barrier `id` (1 to 15) of `threads` threads of the block.
 __device__ __forceinline__ void named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
+// Counts towards it without waiting.
+__device__ __forceinline__ void named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+
 // What ordinary stores wrote to shared memory is seen by the copy engine and by wgmma after this and a barrier.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

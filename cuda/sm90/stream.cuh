@@ -127,7 +127,8 @@ __device__ __forceinline__ void attend_stream(
 #pragma unroll
         for (int t = 0; t < ROW_TILES; t++) {
             float rescale[2];
-            score.cap_and_mask(s[t], left, lane);
+            score.cap_all(s[t]);
+            score.mask(s[t], left, lane);
             score.softmax(s[t], highest[t], sum[t], rescale);
 #pragma unroll
             for (int j = 0; j < DIM / 8; j++)

@@ -7,7 +7,8 @@
 //   tensor cores   QK0 | QK1 PV0 | QK2 PV1 | QK3 PV2 | ...      S = Q K^T   64 rows x TILE_KEYS, f32 in registers
 //   exponentials       |  softmax0 softmax1  softmax2 | ...      P = 2^(S - max), 16 bits, registers: A of
 //                                                                O = P V     64 rows x DIM, f32 in registers
-//   The last tile of keys, which may be short, comes first: the loop then needs no mask.
+//   The last tile of keys, which may be short, comes first: the loop then needs no mask. Two consumer warpgroups take
+//   turns to issue products, so that one's exponentials run beside the other's products.
 #pragma once
 #include "../attention/rows.cuh"
 #include "../attention/softmax.cuh"
@@ -30,6 +31,7 @@ struct WarpgroupShape {
     static constexpr int SHARED_BYTES = BARRIERS_AT + 4 * STAGES * 8;
     // What 64 K registers are divided into: the producer needs few.
     static constexpr int BLOCKS = SHARED_BYTES <= 113 * 1024 && GROUPS == 1 ? 2 : 1;
+    static constexpr bool TURNS = GROUPS == 2 && DIM <= 128;
     static constexpr int PRODUCER_REGISTERS = GROUPS == 2 ? 24 : GROUPS == 3 ? 32 : 40;
     static constexpr int CONSUMER_REGISTERS = GROUPS == 2 ? 240 : GROUPS == 3 ? 160 : BLOCKS == 2 ? 216 : 240;
 };
@@ -62,7 +64,8 @@ __device__ __forceinline__ void attend_warpgroups(
     const OnekvAttention& p, const TensorMap& k_map, const TensorMap& v_map, const OnekvWork work, char* shared) {
     using T = typename Shape::Element;
     constexpr int DIM = Shape::DIM, CHUNKS = DIM / 8, KEYS = Shape::TILE_KEYS, STAGES = Shape::STAGES;
-    constexpr int ALL_CONSUMERS = Shape::GROUPS + 1;  // named barrier; 1 to GROUPS are the warpgroups' own
+    // Named barriers: 1 to GROUPS are the warpgroups' own, then that of all consumers, then their turns.
+    constexpr int ALL_CONSUMERS = Shape::GROUPS + 1, TURN = ALL_CONSUMERS;
     const int group = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
     const uint32_t base = shared_address(shared);
     auto k_at = [&](int stage) { return base + stage * Shape::TILE_BYTES; };
@@ -132,6 +135,14 @@ __device__ __forceinline__ void attend_warpgroups(
 #pragma unroll
             for (int key = 0; key < KEYS; key += 16) pack_weights<T>(weights[key / 16], s[key / 8], s[key / 8 + 1]);
         };
+        auto await_turn = [&] {
+            if (Shape::TURNS) named_sync(TURN + group, 256);
+        };
+        auto pass_turn = [&] {
+            if (Shape::TURNS) named_arrive(TURN + 3 - group, 256);
+        };
+        // The first warpgroup begins; both have as many turns.
+        if (group == 2 && tiles > 1) pass_turn();
         if (tiles > 0) {
             barrier_wait(barrier(K_FULL, 0), 0);
             warpgroup_arrive();
@@ -140,18 +151,21 @@ __device__ __forceinline__ void attend_warpgroups(
             warpgroup_wait<0>();
             settle(s);
             release(K_EMPTY, 0);
-            score.cap_and_mask(s, left, lane);
+            score.cap_all(s);
+            score.mask(s, left, lane);
             score.softmax(s, highest, sum, rescale);
             pack_all();
         }
         for (int i = 1; i < tiles; i++) {
             barrier_wait(barrier(K_FULL, i % STAGES), i / STAGES & 1);
+            barrier_wait(barrier(V_FULL, (i - 1) % STAGES), (i - 1) / STAGES & 1);
+            await_turn();
             warpgroup_arrive();
             Products<Shape>::scores(s, q_tile, k_at(i % STAGES));
             warpgroup_commit();
-            barrier_wait(barrier(V_FULL, (i - 1) % STAGES), (i - 1) / STAGES & 1);
             Products<Shape>::values(out, weights, v_at((i - 1) % STAGES));
             warpgroup_commit();
+            if (group == 1 || i + 1 < tiles) pass_turn();
             warpgroup_wait<1>();
             settle(s);
             release(K_EMPTY, i);

@@ -21,6 +21,14 @@ const RTX4090: DeviceFacts = DeviceFacts {
     threads_per_multiprocessor: 1536,
 };
 
+const H200: DeviceFacts = DeviceFacts {
+    compute_capability: (9, 0),
+    multiprocessors: 132,
+    shared_bytes_per_block: 227 << 10,
+    shared_bytes_per_multiprocessor: 228 << 10,
+    threads_per_multiprocessor: 2048,
+};
+
 fn problem(heads: usize, kv_heads: usize, head_dim: usize, inputs: &[(usize, usize)]) -> Problem {
     let offsets = |f: fn(&(usize, usize)) -> usize| {
         inputs.iter().fold(vec![0], |mut all, input| {
@@ -49,11 +57,12 @@ proptest! {
         (heads, kv_heads) in prop::sample::select(vec![(1, 1), (6, 2), (8, 8)]),
         split_keys in prop::option::of(1..600usize),
         tile_rows in prop::option::of(prop::sample::select(vec![16usize, 32, 64, 128])),
+        facts in prop::sample::select(vec![A100, RTX4090, H200]),
     ) {
         let problem = problem(heads, kv_heads, 64, &inputs);
         let options = PlanOptions { split_keys, tile_rows, architecture: None };
-        let plan = Plan::new(&problem, DType::Bf16, &A100, &options).unwrap();
-        prop_assert_eq!(&plan, &Plan::new(&problem, DType::Bf16, &A100, &options).unwrap());
+        let plan = Plan::new(&problem, DType::Bf16, &facts, &options).unwrap();
+        prop_assert_eq!(&plan, &Plan::new(&problem, DType::Bf16, &facts, &options).unwrap());
         for input in problem.inputs() {
             for kv_head in 0..kv_heads {
                 let rows = input.rows.len() * problem.group();
@@ -90,9 +99,35 @@ fn few_rows_take_small_tiles_and_split_many_rows_do_not() {
     assert!(many.variant().tile_rows >= 64 && many.merges().is_empty(), "{}", many.explain());
 }
 
+/// Hopper's kernels by the number of rows: streams where the keys are what takes time, warpgroups above.
+#[test]
+fn hopper_takes_its_own_kernels() {
+    let plan = |rows, keys, facts: &DeviceFacts, options: &PlanOptions| {
+        Plan::new(&problem(12, 12, 64, &[(rows, keys); 8]), DType::Bf16, facts, options).unwrap()
+    };
+    let default = PlanOptions::default();
+    for (rows, least, most) in [(1, 16, 16), (30, 32, 32), (64, 64, 64), (128, 64, 128), (2048, 128, 192)] {
+        let plan = plan(rows, 4096, &H200, &default);
+        let variant = plan.variant();
+        assert_eq!(variant.architecture, Architecture::Sm90a, "{}", plan.explain());
+        assert!((least..=most).contains(&variant.tile_rows), "{rows} rows: {}", plan.explain());
+        assert_eq!(variant.warpgroups, variant.tile_rows >= 64);
+    }
+    let ours = PlanOptions { architecture: Some(Architecture::Sm80), ..default };
+    assert_eq!(plan(30, 512, &H200, &ours).variant().architecture, Architecture::Sm80);
+    // Cards newer than Hopper have no wgmma.
+    for capability in [(8, 0), (8, 9), (10, 0), (12, 0)] {
+        let facts = DeviceFacts { compute_capability: capability, ..H200 };
+        assert_eq!(plan(30, 512, &facts, &default).variant().architecture, Architecture::Sm80);
+        let hopper = PlanOptions { architecture: Some(Architecture::Sm90a), ..default };
+        let refused = Plan::new(&problem(2, 2, 64, &[(1, 1)]), DType::Bf16, &facts, &hopper).unwrap_err();
+        assert!(refused.to_string().contains("architecture sm_90a"), "{refused}");
+    }
+}
+
 #[test]
 fn every_card_has_a_kernel_for_every_head_dim() {
-    for facts in [A100, RTX4090] {
+    for facts in [A100, RTX4090, H200] {
         for dtype in [DType::Bf16, DType::F16, DType::F32] {
             for head_dim in variants::HEAD_DIMS {
                 let plan =

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use onekv::plan::variants;
+use onekv::plan::{Architecture, variants};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
@@ -36,33 +36,53 @@ const ARCHS: [Multiprocessor; 6] = [
 ];
 
 /// One kernel on one architecture.
+#[derive(Default)]
 struct Made {
     registers: usize,
     stack: usize,
     spills: usize,
     static_shared: usize,
+    /// Instructions by opcode, of those in [`COUNTED`].
+    opcodes: BTreeMap<&'static str, usize>,
 }
+
+/// Machine instructions that say what path a kernel takes: products of warpgroups and of warps, copies by the copy
+/// engine.
+const COUNTED: [&str; 3] = ["HGMMA", "HMMA", "UTMALDG"];
+/// Folder of Hopper's kernels, compiled for 9.0a alone.
+const HOPPER: &str = "sm90";
+/// Folders under `cuda/` whose kernels are in the table.
+const FOLDERS: [&str; 3] = ["", HOPPER, "t5"];
+/// Folders under `cuda/` with headers.
+const HEADERS: [&str; 2] = ["attention", "ptx"];
 
 /// Compiles everything and writes the table.
 pub fn run() -> Result<()> {
     let nvcc = setup::nvcc()?;
     let version = output("ask nvcc for its version", std::process::Command::new(&nvcc).arg("--version"))?;
     let version = version.lines().find(|line| line.contains("release")).unwrap_or_default().trim().to_owned();
-    let jobs: Vec<(PathBuf, &str)> = sources()?
-        .into_iter()
-        .flat_map(|source| ARCHS.iter().map(move |m| (source.clone(), m.arch)))
+    let disassembler = setup::disassembler()?;
+    let jobs: Vec<(PathBuf, &str, &str)> = FOLDERS
+        .iter()
+        .flat_map(|folder| match *folder {
+            HOPPER => files_of(folder, "cu").into_iter().map(|file| (file, HOPPER, "90a")).collect(),
+            _ => files_of(folder, "cu")
+                .into_iter()
+                .flat_map(|source| ARCHS.iter().map(move |m| (source.clone(), *folder, m.arch)))
+                .collect::<Vec<_>>(),
+        })
         .collect();
     let bar = indicatif::ProgressBar::new(jobs.len() as u64).with_message("compiling");
-    let made: Vec<BTreeMap<(String, &str), Made>> = jobs
+    let made: Vec<Table> = jobs
         .par_iter()
-        .map(|(source, arch)| {
-            let made = compile(&nvcc, source, arch);
+        .map(|(source, folder, arch)| {
+            let made = compile(&nvcc, &disassembler, source, folder, arch);
             bar.inc(1);
             made
         })
         .collect::<Result<_>>()?;
     bar.finish_and_clear();
-    let text = table(&version, &made.into_iter().flatten().collect())?;
+    let text = text(&version, &made.into_iter().flatten().collect())?;
     std::fs::write(file(), text).context("cannot write cuda/codegen.md")?;
     println!("wrote cuda/codegen.md");
     check()
@@ -77,6 +97,16 @@ pub fn check() -> Result<()> {
     if let Some(line) = text.lines().find(|line| line.contains("spills") && line.starts_with('|')) {
         bail!("cuda/codegen.md has a kernel that spills registers or has a stack frame: {line}");
     }
+    for variant in variants::all().filter(|v| v.architecture == Architecture::Sm90a) {
+        let line = text.lines().find(|line| line.starts_with(&format!("| {} |", variant.kernel())));
+        let line = line.with_context(|| format!("cuda/codegen.md has no {}", variant.kernel()))?;
+        let products = if variant.warpgroups { "HGMMA" } else { "HMMA" };
+        for meant in [products, "UTMALDG"] {
+            if !line.contains(&format!(" {meant}")) {
+                bail!("the machine code of {} has no {meant}: {line}", variant.kernel());
+            }
+        }
+    }
     Ok(())
 }
 
@@ -84,23 +114,21 @@ fn file() -> PathBuf {
     root().join("cuda/codegen.md")
 }
 
-fn sources() -> Result<Vec<PathBuf>> {
-    let files = std::fs::read_dir(root().join("cuda"))?.map(|entry| Ok(entry?.path()));
-    let mut files: Vec<PathBuf> = files.collect::<Result<_>>()?;
-    files.retain(|path| path.extension().is_some_and(|e| e == "cu"));
+/// Files of a folder under `cuda/`, sorted; none where there is no such folder.
+fn files_of(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join("cuda").join(folder)).into_iter().flatten();
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == extension));
     files.sort();
-    Ok(files)
+    files
 }
 
 /// SHA-256 of the names and contents of all that the kernels are compiled from.
 fn digest() -> Result<String> {
-    let mut files = sources()?;
-    files.push(root().join("cuda/abi.h"));
-    for folder in ["cuda/attention", "cuda/ptx"] {
-        for entry in std::fs::read_dir(root().join(folder))? {
-            files.push(entry?.path());
-        }
-    }
+    let folders = FOLDERS.iter().chain(&HEADERS);
+    let mut files: Vec<PathBuf> = folders
+        .flat_map(|folder| ["cu", "cuh", "h"].map(|extension| files_of(folder, extension)).concat())
+        .collect();
     files.sort();
     let mut hasher = Sha256::new();
     for path in files {
@@ -110,24 +138,34 @@ fn digest() -> Result<String> {
     Ok(hasher.finalize().iter().take(8).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")))
 }
 
-fn compile<'a>(nvcc: &Path, source: &Path, arch: &'a str) -> Result<BTreeMap<(String, &'a str), Made>> {
+/// By name and architecture.
+type Table = BTreeMap<(String, &'static str), Made>;
+
+fn compile(
+    nvcc: &Path,
+    disassembler: &Path,
+    source: &Path,
+    folder: &str,
+    arch: &'static str,
+) -> Result<Table> {
+    let folder = if folder.is_empty() { "all" } else { folder };
+    let binary = root().join(format!(
+        "target/codegen-{folder}-{}-{arch}.cubin",
+        source.file_stem().unwrap_or_default().to_string_lossy()
+    ));
     let result = std::process::Command::new(nvcc)
-        .args([
-            "-cubin",
-            "-O3",
-            "-std=c++17",
-            "-Xptxas",
-            "-v",
-            "-o",
-            "/dev/null",
-            &format!("-arch=sm_{arch}"),
-        ])
+        .args(["-cubin", "-O3", "-std=c++17", "-Xptxas", "-v"])
+        .args(["-gencode", &format!("arch=compute_{arch},code=sm_{arch}"), "-o"])
+        .arg(&binary)
         .arg(source)
         .output()
         .with_context(|| format!("cannot run {}", nvcc.display()))?;
     let text = String::from_utf8_lossy(&result.stderr);
     if !result.status.success() {
         bail!("nvcc failed on {}:\n{text}", source.display());
+    }
+    if let Some(line) = text.lines().find(|line| line.contains("warning")) {
+        bail!("{}: {line}", source.display());
     }
     let mut made = BTreeMap::new();
     let mut name = None;
@@ -149,44 +187,100 @@ fn compile<'a>(nvcc: &Path, source: &Path, arch: &'a str) -> Result<BTreeMap<(St
             && let Some(name) = name.take()
         {
             let static_shared = number(",", " bytes smem").unwrap_or(0);
-            made.insert((name, arch), Made { registers, stack, spills, static_shared });
+            let opcodes = BTreeMap::new();
+            made.insert((name, arch), Made { registers, stack, spills, static_shared, opcodes });
         }
     }
+    if arch == "90a" {
+        count_opcodes(disassembler, &binary, &mut made)?;
+    }
+    std::fs::remove_file(&binary).with_context(|| format!("cannot remove {}", binary.display()))?;
     Ok(made)
 }
 
-fn table(version: &str, made: &BTreeMap<(String, &str), Made>) -> Result<String> {
+/// Adds how often the instructions of [`COUNTED`] occur in each kernel.
+fn count_opcodes(disassembler: &Path, binary: &Path, made: &mut Table) -> Result<()> {
+    let result = std::process::Command::new(disassembler)
+        .arg("-c")
+        .arg(binary)
+        .output()
+        .with_context(|| format!("cannot run {}", disassembler.display()))?;
+    if !result.status.success() {
+        bail!("nvdisasm failed on {}: {}", binary.display(), String::from_utf8_lossy(&result.stderr));
+    }
+    let mut kernel = String::new();
+    for line in String::from_utf8_lossy(&result.stdout).lines() {
+        if let Some(name) = line.strip_prefix(".text.") {
+            kernel = name.trim_end_matches(':').to_owned();
+        }
+        let opcode = COUNTED.iter().find(|opcode| {
+            line.split_whitespace().any(|word| word == **opcode || word.starts_with(&format!("{opcode}.")))
+        });
+        if let Some(opcode) = opcode
+            && let Some(made) = made.get_mut(&(kernel.clone(), "90a"))
+        {
+            *made.opcodes.entry(opcode).or_default() += 1;
+        }
+    }
+    Ok(())
+}
+
+fn text(version: &str, made: &Table) -> Result<String> {
     let mut text = String::from(
         "# What ptxas made of the kernels\n\n\
          Generated by `cargo xtask codegen`. Per architecture: registers of a thread, and blocks that a multiprocessor\n\
          holds at once. A stack frame or spilled registers would stand beside them, and fail a test.\n\n",
     );
-    writeln!(text, "Sources: `{}`. Compiler: {version}.\n", digest()?)?;
+    writeln!(text, "Sources: `{}`. Compiler: {version}.", digest()?)?;
     let archs: Vec<String> = ARCHS.iter().map(|m| capability(m.arch)).collect();
-    writeln!(text, "| kernel | threads | shared memory, KiB | {} |", archs.join(" | "))?;
+    writeln!(text, "\n| kernel | threads | shared memory, KiB | {} |", archs.join(" | "))?;
     writeln!(text, "| --- | --- | --- |{}", " --- |".repeat(ARCHS.len()))?;
-    let mut names: Vec<&String> = made.keys().map(|(name, _)| name).collect();
+    let mut names: Vec<&String> =
+        made.keys().filter(|(_, arch)| *arch != "90a").map(|(name, _)| name).collect();
     names.dedup();
     for name in names {
-        let variant = variants::all().find(|v| v.kernel() == *name);
-        let threads = variant.map_or(128, |v| v.threads);
-        let dynamic = variant.map_or(0, |v| v.shared_bytes);
+        let (threads, dynamic) = block(name);
         write!(text, "| {name} | {threads} | {} |", dynamic.div_ceil(1024))?;
         for m in &ARCHS {
             match made.get(&(name.clone(), m.arch)) {
                 None => write!(text, " none |")?,
-                Some(made) => {
-                    write!(text, " {}, {}", made.registers, m.resident(threads, dynamic, made))?;
-                    if made.stack + made.spills > 0 {
-                        write!(text, ", **spills {} B, stack {} B**", made.spills, made.stack)?;
-                    }
-                    write!(text, " |")?;
-                }
+                Some(made) => write!(text, " {} |", made.summary(m, threads, dynamic))?,
             }
         }
         text.push('\n');
     }
+    text.push_str(
+        "\n## Hopper's own (9.0a)\n\n\
+         Products of warpgroups are HGMMA, those of warps HMMA; UTMALDG is the copy engine. `setmaxnreg` moves registers\n\
+         from the producer to the consumers later; these are the kernel's own.\n\n\
+         | kernel | threads | shared memory, KiB | registers, blocks | machine code |\n\
+         | --- | --- | --- | --- | --- |\n",
+    );
+    for ((name, _), made) in made.iter().filter(|((_, arch), _)| *arch == "90a") {
+        let (threads, dynamic) = block(name);
+        let hopper = ARCHS.iter().find(|m| m.arch == "90").context("no table of what Hopper holds")?;
+        let summary = made.summary(hopper, threads, dynamic);
+        let opcodes: Vec<String> =
+            made.opcodes.iter().map(|(code, count)| format!("{count} {code}")).collect();
+        let (shared, opcodes) = (dynamic.div_ceil(1024), opcodes.join(", "));
+        writeln!(text, "| {name} | {threads} | {shared} | {summary} | {opcodes} |")?;
+    }
     Ok(text)
+}
+
+/// Threads and dynamic shared memory of a kernel's block.
+fn block(kernel: &str) -> (usize, usize) {
+    variants::all().find(|v| v.kernel() == kernel).map_or((128, 0), |v| (v.threads, v.shared_bytes))
+}
+
+impl Made {
+    fn summary(&self, m: &Multiprocessor, threads: usize, dynamic: usize) -> String {
+        let mut text = format!("{}, {}", self.registers, m.resident(threads, dynamic, self));
+        if self.stack + self.spills > 0 {
+            text += &format!(", **spills {} B, stack {} B**", self.spills, self.stack);
+        }
+        text
+    }
 }
 
 /// `90` as `9.0`.

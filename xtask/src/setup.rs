@@ -16,6 +16,9 @@ const WHEELS: &[&str] = &[
     "nvidia-cuda-cccl==13.0.*",
 ];
 
+/// Shows machine code; any version reads older ones.
+const DISASSEMBLER: &str = "nvidia-cuda-nvdisasm==13.*";
+
 /// Where the toolkit goes; the build script looks there.
 fn toolkit() -> PathBuf {
     root().join("target/cuda-toolkit")
@@ -57,6 +60,19 @@ pub fn pip(folder: &Path, wheels: &[&str]) -> Result<Command> {
 /// The compiler of `setup`, if it was run.
 pub fn own_nvcc() -> Option<PathBuf> {
     Some(toolkit().join("bin/nvcc")).filter(|nvcc| nvcc.exists())
+}
+
+/// nvdisasm, fetched unless it is there.
+pub fn disassembler() -> Result<PathBuf> {
+    let folder = root().join("target/cuda-tools");
+    let found = folder.join("nvidia/cu13/bin/nvdisasm");
+    if !found.exists() {
+        step("fetch nvdisasm from PyPI into target/ (about 5 MB)", &mut pip(&folder, &[DISASSEMBLER])?)?;
+    }
+    if !found.exists() {
+        bail!("the wheel {DISASSEMBLER} holds no nvdisasm under {}", folder.display());
+    }
+    Ok(found)
 }
 
 /// The compiler that the build script will find: of the environment, one of the usual places, or that of `setup`.
