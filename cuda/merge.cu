@@ -15,7 +15,8 @@ __device__ __forceinline__ void merge_states(const OnekvMergeStates& p) {
         if (i < p.count) {
             const OnekvState& state = p.states[i];
             weights[i] = state.lse[row * state.lse_strides.row + head * state.lse_strides.head];
-            outs[i] = static_cast<const P*>(state.out) + row * state.out_strides.row + head * state.out_strides.head;
+            // A part without keys has nothing to say, whatever its output holds.
+            outs[i] = weights[i] == -INFINITY ? nullptr : static_cast<const P*>(state.out) + row * state.out_strides.row + head * state.out_strides.head;
             top = fmaxf(top, weights[i]);
         }
     }
@@ -30,8 +31,7 @@ __device__ __forceinline__ void merge_states(const OnekvMergeStates& p) {
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < ONEKV_MAX_STATES; i++)
-            // A part without weight has nothing to say, whatever its output holds.
-            if (i < p.count && weights[i] != 0) sum = fmaf(weights[i], to_float(outs[i][d]), sum);
+            if (i < p.count && outs[i]) sum = fmaf(weights[i], to_float(outs[i][d]), sum);
         to[d] = from_float<T>(sum * scale);
     }
     if (lane == 0 && p.lse) p.lse[row * p.lse_strides.row + head * p.lse_strides.head] = total == 0 ? -INFINITY : base + logf(total);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::device::{Card, attend_with, card};
 use common::{Answer, Case, Operands, TestElement, assert_close};
 use cudarc::driver::sys::CUgraphInstantiate_flags;
-use cudarc::driver::{CudaStream, DeviceRepr};
+use cudarc::driver::{CudaStream, DevicePtr as _, DeviceRepr};
 use half::{bf16, f16};
 use onekv::cpu::PartialState;
 use onekv::cuda::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, DeviceState, Launch, MAX_STATES};
@@ -64,6 +64,10 @@ fn runnable(card: &Card) -> impl Iterator<Item = &'static Variant> {
     variants::all().filter(move |v| {
         v.architecture.runs_on(facts.compute_capability) && v.shared_bytes <= facts.shared_bytes_per_block
     })
+}
+
+fn on_tensor_cores(card: &Card) -> impl Iterator<Item = &'static Variant> {
+    runnable(card).filter(|v| v.dtype != DType::F32)
 }
 
 /// Every variant that the card can run on rows around its tile's edge, keys around the edges of K/V tiles and splits,
@@ -401,6 +405,69 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refused, Err(Error::WrongDType { value: DType::F32, planned: DType::Bf16 }));
 }
 
+/// Safe code cannot lend memory for reading and writing at once; an engine that wraps addresses of its own can.
+#[test]
+fn memory_that_is_read_and_written_is_refused() {
+    let Some(card) = card() else { return };
+    let case = Case::packed(2, 2, 64, &[(5, 300)]);
+    let operands = Operands::<bf16>::new(&case);
+    let mut device = OnDevice::new(card, &card.stream, &operands, &fixed(64, 16));
+    let problem = operands.problem.clone();
+    let (at, _) = device.k.device_ptr(&card.stream);
+    for (name, offset, other) in [("out", 0, "k"), ("out", 1024, "k")] {
+        // SAFETY: the address is that of K, which outlives the alias; it is leaked below, so K is freed once.
+        let mut alias = unsafe { card.stream.upgrade_device_ptr::<bf16>(at + 2 * offset, operands.q.len()) };
+        let refused = device.launch.run(
+            &card.stream,
+            DeviceQueries::contiguous(&problem, device.q.as_view()),
+            DeviceKv::contiguous(&problem, device.k.as_view(), device.v.as_view()),
+            DeviceOutput::contiguous(&problem, alias.as_view_mut()),
+            None,
+            &mut device.workspace.as_view_mut(),
+        );
+        assert_eq!(refused, Err(Error::Overlap { tensor: name, other }));
+        let _ = alias.leak();
+    }
+    // Side by side is not overlapping.
+    let size = operands.q.len();
+    let mut memory = card.stream.alloc_zeros::<bf16>(2 * size).unwrap();
+    let (q, out) = memory.split_at_mut(size);
+    device
+        .launch
+        .run(
+            &card.stream,
+            DeviceQueries::contiguous(&problem, q.as_view()),
+            DeviceKv::contiguous(&problem, device.k.as_view(), device.v.as_view()),
+            DeviceOutput::contiguous(&problem, out),
+            None,
+            &mut device.workspace.as_view_mut(),
+        )
+        .unwrap();
+}
+
+/// A program of a machine without a driver gets an error, not a panic.
+#[test]
+fn without_a_driver_there_is_an_error() {
+    const ASK: &str = "ONEKV_ASK_FOR_A_DRIVER";
+    if std::env::var_os(ASK).is_some() {
+        match onekv::cuda::context(0) {
+            Ok(_) => println!("a driver of the system's"),
+            Err(error) => println!("refused: {error}"),
+        }
+        return;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["without_a_driver_there_is_an_error", "--exact", "--nocapture"])
+        .env(ASK, "1")
+        .env_remove("LD_LIBRARY_PATH")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success(), "{text}");
+    let said = ["refused: CUDA: loading the driver: libcuda was not found", "a driver of the system's"];
+    assert!(said.iter().any(|said| text.contains(said)), "{text}");
+}
+
 /// What the virtual card counted of one launch.
 #[derive(serde::Deserialize)]
 struct Counted {
@@ -490,6 +557,35 @@ fn keys_and_values_are_read_once() {
     let [replicated] = replicated else { panic!("{} launches", replicated.len()) };
     let ratio = replicated.read_bytes() as f64 / shared[3].read_bytes() as f64;
     assert!((28.0..=31.0).contains(&ratio), "replicated reads {ratio:.1} times as much for 30 prompts");
+}
+
+/// The floor, for every variant on tensor cores: one tile of rows reads K and V once; two tiles twice.
+#[test]
+fn every_variant_reads_keys_and_values_once_per_tile() {
+    const SHORT: usize = 256;
+    let tiles = [1, 2];
+    let work = || {
+        let Some(card) = card() else { return };
+        for variant in on_tensor_cores(card) {
+            for tiles in tiles {
+                let case = Case::packed(2, 2, variant.head_dim, &[(tiles * variant.tile_rows, SHORT)]);
+                run_as(variant.dtype, &case, &of_variant(variant, SHORT));
+            }
+        }
+    };
+    let name = "every_variant_reads_keys_and_values_once_per_tile";
+    let (Some(card), Some(launches)) = (card(), counted(name, work)) else { return };
+    let all = on_tensor_cores(card).flat_map(|v| tiles.map(|tiles| (v, tiles)));
+    assert_eq!(launches.len(), on_tensor_cores(card).count() * tiles.len());
+    for ((variant, tiles), launch) in all.zip(launches) {
+        let vector = variant.head_dim * variant.dtype.size_bytes();
+        let rows = 2 * tiles * variant.tile_rows * vector;
+        // Beside K, V and Q, every thread reads its block's work item, or a warp does for its threads.
+        let least = tiles * 2 * 2 * SHORT * vector + rows;
+        let most = least + 2 * tiles * variant.threads * 32;
+        let read = launch.read_bytes() as usize;
+        assert!((least..=most).contains(&read), "{}: {read} of {least} to {most}", launch.kernel);
+    }
 }
 
 /// Full tiles multiply what the cost model says.

@@ -34,9 +34,9 @@ __device__ __forceinline__ void combine(const OnekvAttention& p, int block) {
 #pragma unroll
             for (int c = 0; c < PAIRS; c++) {
                 const float2 x = *reinterpret_cast<const float2*>(from + 64 * c);
-                // A part without weight has nothing to say, whatever its output holds.
-                out[c][0] = weight == 0 ? out[c][0] : fmaf(weight, x.x, out[c][0]);
-                out[c][1] = weight == 0 ? out[c][1] : fmaf(weight, x.y, out[c][1]);
+                // A part that saw no weight has left zeros.
+                out[c][0] = fmaf(weight, x.x, out[c][0]);
+                out[c][1] = fmaf(weight, x.y, out[c][1]);
             }
         }
     }

@@ -4,7 +4,7 @@
 
 // Rows of a tile against keys of a tile and stages in flight; src/plan/variants.rs has the same table.
 #define ONEKV_KERNEL(T, TYPE, DIM, ROW_WARPS, KEY_WARPS, KEYS, STAGES, ROWS)                                        \
-    extern "C" __global__ void __launch_bounds__(32 * ROW_WARPS * KEY_WARPS)                                         \
+    extern "C" __global__ void __launch_bounds__(32 * ROW_WARPS * KEY_WARPS, 1)                                       \
         onekv_##TYPE##_##DIM##_##ROWS(const __grid_constant__ OnekvAttention p) {                                    \
         extern __shared__ __align__(128) char shared[];                                                              \
         attend_tile<TileShape<T, DIM, ROW_WARPS, KEY_WARPS, KEYS, STAGES>>(p, p.work[blockIdx.x], shared);           \

@@ -72,20 +72,45 @@ const BUGS: &[Planted] = &[
         from: "copy_wait<STAGES - 2>();\n        __syncthreads();", to: "copy_wait<STAGES - 2>();", caught_by: CUDA },
     Planted { name: "the wait of the K/V pipeline is a stage too short", file: "cuda/attention/tile.cuh",
         from: "copy_wait<STAGES - 2>();", to: "copy_wait<STAGES - 1>();", caught_by: CUDA },
-    Planted { name: "the mask of keys past the end is forgotten", file: "cuda/attention/tile.cuh",
-        from: "8 * j + i % 2 < left ? score.capped(s[j][i]) : -INFINITY", to: "(left, score.capped(s[j][i]))", caught_by: CUDA },
-    Planted { name: "the mask of keys is off by one", file: "cuda/attention/tile.cuh",
-        from: "8 * j + i % 2 < left", to: "8 * j + i % 2 <= left", caught_by: CUDA },
-    Planted { name: "folded rows past the input's end are written", file: "cuda/attention/tile.cuh",
+    Planted { name: "the mask of keys past the end is forgotten", file: "cuda/attention/softmax.cuh",
+        from: "if (left >= 8 * N) return;", to: "return;", caught_by: CUDA },
+    Planted { name: "the mask of keys is off by one", file: "cuda/attention/softmax.cuh",
+        from: "8 * j + i % 2 >= left", to: "8 * j + i % 2 > left", caught_by: CUDA },
+    Planted { name: "folded rows past the input's end are written", file: "cuda/attention/join.cuh",
         from: "if (folded >= work.rows) continue;", to: "", caught_by: CUDA_ATTENTION },
     Planted { name: "the scale is applied twice on the card", file: "cuda/attention/softmax.cuh",
         from: "p.score_scale * LOG2E", to: "p.score_scale * p.score_scale * LOG2E", caught_by: CUDA },
-    Planted { name: "the XOR of chunks is lost: bank conflicts", file: "cuda/attention/tile.cuh",
+    Planted { name: "the XOR of chunks is lost: bank conflicts", file: "cuda/attention/rows.cuh",
         from: "(chunk ^ (row & 7))", to: "chunk", caught_by: CUDA },
     Planted { name: "the output is not rescaled on the card", file: "cuda/attention/tile.cuh",
-        from: "out[j][2 * r] *= rescale, out[j][2 * r + 1] *= rescale;", to: "out[j][2 * r] *= 1;", caught_by: CUDA },
-    Planted { name: "the merge takes the first part for all", file: "cuda/combine.cu",
-        from: "first + static_cast<int64_t>(i) * p.tile_rows;\n            const float weight", to: "first;\n            const float weight", caught_by: CUDA },
+        from: "out[j][i] *= rescale[i / 2];", to: "out[j][i] *= 1;", caught_by: CUDA },
+    Planted { name: "the merge takes the first part for all", file: "cuda/attention/combine.cuh",
+        from: "(first + static_cast<int64_t>(begin + i) * p.tile_rows) * DIM", to: "first * DIM", caught_by: CUDA },
+    Planted { name: "Hopper, few rows: a tile is fetched over one that is still read", file: "cuda/sm90/stream.cuh",
+        from: "team_sync();\n        if (fetches) fetch", to: "if (fetches) fetch", caught_by: CUDA },
+    Planted { name: "Hopper, few rows: V behind the last key is read", file: "cuda/sm90/stream.cuh",
+        from: "valid ? at : zero + at % 128", to: "(valid, at)", caught_by: CUDA_ATTENTION },
+    Planted { name: "Hopper, few rows: a ring's second round does not wait", file: "cuda/sm90/stream.cuh",
+        from: "parity ^= stage == 0;", to: "", caught_by: CUDA },
+    Planted { name: "Hopper, few rows: a warp takes its neighbour's tiles", file: "cuda/sm90/stream.cuh",
+        from: "fetch(tile + RING * KEY_WARPS, stage)", to: "fetch(tile + RING * KEY_WARPS - 1, stage)", caught_by: CUDA },
+    Planted { name: "Hopper, many rows: V behind the last key stays", file: "cuda/sm90/warpgroups.cuh",
+        from: "tiles > 0 && left < KEYS", to: "tiles > 0 && left < 0", caught_by: CUDA_ATTENTION },
+    Planted { name: "Hopper, many rows: zeros in V are not fenced", file: "cuda/sm90/warpgroups.cuh",
+        from: "make_uint4(0, 0, 0, 0));\n            fence_async();", to: "make_uint4(0, 0, 0, 0));", caught_by: CUDA },
+    Planted { name: "Hopper, many rows: scores are read while they are multiplied", file: "cuda/sm90/warpgroups.cuh",
+        from: "warpgroup_wait<1>();", to: "", caught_by: CUDA },
+    Planted { name: "Hopper, many rows: the output is rescaled while it is multiplied", file: "cuda/sm90/warpgroups.cuh",
+        from: "warpgroup_wait<0>();\n            settle(out);\n            release(V_EMPTY, i - 1);", to: "release(V_EMPTY, i - 1);", caught_by: CUDA },
+    Planted { name: "Hopper, many rows: a K tile is released before it is used", file: "cuda/sm90/warpgroups.cuh",
+        from: "barrier_wait(barrier(V_FULL, (i - 1) % STAGES), (i - 1) / STAGES & 1);\n            await_turn();",
+        to: "barrier_wait(barrier(V_FULL, (i - 1) % STAGES), (i - 1) / STAGES & 1);\n            release(K_EMPTY, i);\n            await_turn();", caught_by: CUDA },
+    Planted { name: "Hopper, many rows: nobody has the first turn", file: "cuda/sm90/warpgroups.cuh",
+        from: "if (group == 2 && tiles > 1) pass_turn();", to: "", caught_by: CUDA },
+    Planted { name: "Hopper: a panel of V follows the wrong one", file: "cuda/sm90/warpgroups.cuh",
+        from: "tile_descriptor(v_tile + d / 64 * KEYS * 128 + key * 128, KEYS * 128)", to: "tile_descriptor(v_tile + d / 64 * KEYS * 128 + key * 128, KEYS * 64)", caught_by: CUDA },
+    Planted { name: "the map of K takes heads for rows", file: "src/cuda/tensor_map.rs",
+        from: "taken(strides.head, extent.heads)", to: "taken(strides.row, extent.heads)", caught_by: CUDA },
     Planted { name: "a plan's last split ends a tile early", file: "src/plan/mod.rs",
         from: "(begin + split_keys).min(input.keys.end)", to: "(begin + split_keys).min(input.keys.end.max(begin + 1) - 1)", caught_by: CUDA },
 ];
@@ -138,7 +163,9 @@ fn plant(copy: &Path, bug: &Planted, driver: &Path) -> Result<bool> {
             .args(bug.caught_by)
             .current_dir(copy)
             .env("CARGO_TARGET_DIR", root().join("target/planted/build"));
-        crate::test::on_virtual_card(&mut cargo, driver, "a100");
+        // What only Hopper runs is planted where only Hopper looks.
+        let hopper = bug.file.contains("sm90") || bug.file.contains("tensor_map");
+        crate::test::on_virtual_card(&mut cargo, driver, if hopper { "h200" } else { "a100" });
         if let Some(nvcc) = crate::setup::own_nvcc() {
             cargo.env("NVCC", nvcc);
         }
