@@ -1,6 +1,6 @@
 //! What a plan is expected to cost, to compare variants and splits with each other.
 //!
-//! Waves of blocks times the length of one, plus the merge. The constants are data, one set per architecture;
+//! What one multiprocessor does in turn, plus starts and the merge. The constants are data, one set per architecture;
 //! `cargo xtask fit` refits them to a measured sweep.
 
 use super::variants::{Architecture, Variant};
@@ -13,6 +13,8 @@ use crate::problem::{Input, Problem};
 pub struct Constants {
     /// Microseconds to start a block and write its result.
     pub block_us: f64,
+    /// Microseconds more where the block consists of warpgroups.
+    pub warpgroups_us: f64,
     /// Bytes that the outputs of a block's warps take through shared memory where they meet, per microsecond.
     pub meeting_bytes_per_us: f64,
     /// Microseconds of a second launch that merges.
@@ -46,6 +48,7 @@ impl Constants {
 /// An A100: 1.5 TB/s and 200 TFLOP/s over 108 multiprocessors of 1.4 GHz.
 const SM80: Constants = Constants {
     block_us: 2.0,
+    warpgroups_us: 0.0,
     meeting_bytes_per_us: 90_000.0,
     merge_us: 3.0,
     merge_slot_us: 0.02,
@@ -61,6 +64,7 @@ const SM80: Constants = Constants {
 /// merge is set up while the attention runs, and costs less than a launch.
 const SM90A: Constants = Constants {
     block_us: 1.5,
+    warpgroups_us: 0.5,
     meeting_bytes_per_us: 110_000.0,
     merge_us: 1.5,
     merge_slot_us: 0.01,
@@ -92,8 +96,6 @@ pub(super) fn estimate_split(
         (_, true) => constants.wgmma_flops_per_us,
         (_, false) => constants.mma_flops_per_us,
     };
-    let at_once = resident(variant, facts) as f64;
-    // Blocks that share a multiprocessor share its bandwidth, its tensor cores and its exponentials.
     let parts = [
         tile_bytes / constants.bytes_per_us,
         4.0 * scores * variant.head_dim as f64 / flops_per_us,
@@ -101,7 +103,7 @@ pub(super) fn estimate_split(
     ];
     let longest_part = parts.into_iter().fold(0.0, f64::max);
     let hidden: f64 = parts.iter().sum::<f64>() - longest_part;
-    let tile_us = at_once * (longest_part + constants.not_hidden * hidden);
+    let tile_us = longest_part + constants.not_hidden * hidden;
     let (mut blocks, mut slots) = (0.0, 0.0);
     for input in problem.inputs() {
         let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows) * problem.kv_heads();
@@ -111,20 +113,22 @@ pub(super) fn estimate_split(
             slots += (tiles * parts) as f64;
         }
     }
-    let places = at_once * facts.multiprocessors as f64;
-    // A last wave that is not full still shares less.
-    let waves = (blocks / places).max(1.0).ceil();
-    let crowd = (blocks / facts.multiprocessors as f64).ceil().clamp(1.0, at_once) / at_once;
+    // Blocks that share a multiprocessor share all it has: it takes their tiles as if one after the other, and only
+    // starts overlap.
+    let in_turn = (blocks / facts.multiprocessors as f64).ceil().max(1.0);
+    let waves = (in_turn / resident(variant, facts) as f64).ceil();
     let length = split_keys.min(longest(problem).max(1)).div_ceil(variant.tile_keys) as f64;
     let merge = match slots > 0.0 {
         true => constants.merge_us + constants.merge_slot_us * slots / facts.multiprocessors as f64,
         false => 0.0,
     };
-    let meeting = match variant.warpgroups {
-        true => 0.0,
-        false => (variant.threads / 32 * 16 * (variant.head_dim + 8) * 4) as f64,
+    let end_us = match variant.warpgroups {
+        true => constants.warpgroups_us,
+        false => {
+            (variant.threads / 32 * 16 * (variant.head_dim + 8) * 4) as f64 / constants.meeting_bytes_per_us
+        }
     };
-    waves * (length * tile_us * crowd + constants.block_us + meeting / constants.meeting_bytes_per_us) + merge
+    in_turn * length * tile_us + waves * (constants.block_us + end_us) + merge
 }
 
 /// Keys of the longest input.
