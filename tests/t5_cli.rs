@@ -14,9 +14,14 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
+        Self::of("tests/t5/relu-tied")
+    }
+
+    fn of(original: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["config.json", "model.safetensors", "request.json"] {
-            std::fs::copy(root().join("tests/t5/relu-tied").join(name), folder.path().join(name)).unwrap();
+        for entry in std::fs::read_dir(root().join(original)).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
         }
         Self { folder }
     }
@@ -44,11 +49,39 @@ impl Model {
         self
     }
 
+    /// Changes the header of the weights, and the bytes of the tensors.
+    fn weights(self, change: impl FnOnce(&mut Value, &mut Vec<u8>)) -> Self {
+        let file = std::fs::read(self.path("model.safetensors")).unwrap();
+        let (length, rest) = file.split_at(8);
+        let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+        let (mut header, mut data) = (serde_json::from_slice(header).unwrap(), data.to_vec());
+        change(&mut header, &mut data);
+        let header = header.to_string();
+        let whole = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+        self.write("model.safetensors", &whole)
+    }
+
+    /// A folder in the place of a file.
+    fn folder_at(self, name: &str) -> Self {
+        std::fs::remove_file(self.path(name)).unwrap();
+        std::fs::create_dir(self.path(name)).unwrap();
+        self
+    }
+
     /// The error of asking this model, without the temporary folder's name.
     fn error(self) -> String {
-        let request = self.path("request.json");
-        let text = error(&["--model", path_text(self.folder.path()), "--ids", path_text(&request), "--json"]);
-        text.replace(path_text(self.folder.path()), "DIR")
+        let request = path_text(&self.path("request.json")).to_string();
+        self.error_with(&["--ids", &request, "--json"])
+    }
+
+    /// The error of asking this model about the built-in text.
+    fn text_error(self) -> String {
+        self.error_with(&[])
+    }
+
+    fn error_with(self, arguments: &[&str]) -> String {
+        let folder = path_text(self.folder.path());
+        error(&[&["--model", folder], arguments].concat()).replace(folder, "DIR")
     }
 }
 
@@ -71,10 +104,12 @@ fn damaged_weights() {
         let text = Model::new().write("model.safetensors", &whole[..end]).error();
         assert!(text.contains("DIR/model.safetensors is not a whole safetensors file"), "{text}");
     }
-    let mut corrupt = whole.clone();
-    corrupt[..8].fill(0xff);
-    let text = Model::new().write("model.safetensors", &corrupt).error();
-    assert!(text.contains("is not a whole safetensors file"), "{text}");
+    for length in [0, 1, 50, 100_000_000, whole.len() as u64, 1 << 63, u64::MAX] {
+        let mut lies = whole.clone();
+        lies[..8].copy_from_slice(&length.to_le_bytes());
+        let text = Model::new().write("model.safetensors", &lies).error();
+        assert!(text.contains("is not a whole safetensors file"), "{length}: {text}");
+    }
     let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
     let name = b"decoder.block.0.layer.1.EncDecAttention.k.weight";
     let at = whole[..8 + header].windows(name.len()).position(|w| w == name).unwrap();
@@ -87,17 +122,121 @@ fn damaged_weights() {
     );
 }
 
+/// Headers that are JSON but not true.
+#[test]
+fn lies_in_the_header() {
+    const NAME: &str = "decoder.block.0.layer.0.SelfAttention.k.weight";
+    let not_whole = "DIR/model.safetensors is not a whole safetensors file";
+    let cases: [(&str, Value, &str); 8] = [
+        ("data_offsets", json!([0, 8]), not_whole),
+        ("data_offsets", json!([4096, 0]), not_whole),
+        ("data_offsets", json!([4096, 8192]), not_whole),
+        ("shape", json!([1u64 << 40, 1u64 << 40]), not_whole),
+        ("shape", json!([-1]), not_whole),
+        ("shape", json!([1024]), "SelfAttention.k.weight has shape [1024], allowed: [32, 32] by config.json"),
+        ("dtype", json!("U8"), not_whole),
+        ("dtype", json!("I32"), "dtype is I32, allowed: F32, F16, BF16"),
+    ];
+    for (field, value, words) in cases {
+        let text = Model::new().weights(|header, _| header[NAME][field] = value).error();
+        assert!(text.contains(words), "{text}");
+    }
+    let text = Model::new().weights(|_, data| data.extend([0; 4])).error();
+    assert!(text.contains(not_whole), "{text}");
+    let text = Model::new().weights(|_, data| data[..4].copy_from_slice(&f32::NAN.to_le_bytes())).error();
+    assert!(text.contains(".weight in DIR/model.safetensors holds NaN, allowed: finite numbers"), "{text}");
+}
+
+#[test]
+fn damaged_indices() {
+    let index = "model.safetensors.index.json";
+    let to = |name: &str| {
+        let name = json!(name);
+        let all = |map: &mut Value| map.as_object_mut().unwrap().values_mut().for_each(|v| *v = name.clone());
+        Model::of("tests/t5/sharded").edit(index, |json| all(&mut json["weight_map"])).error()
+    };
+    assert!(to("nowhere.safetensors").contains("cannot read DIR/nowhere.safetensors"));
+    for outside in ["../model.safetensors", "/etc/passwd", "a\\b"] {
+        let text = to(outside);
+        assert!(text.contains("weight_map in DIR/model.safetensors.index.json names"), "{text}");
+        assert!(text.contains("allowed: file names beside the index"), "{text}");
+    }
+    for folder in ["..", ".", ""] {
+        assert!(to(folder).contains("is not a file, allowed: a safetensors file"), "{}", to(folder));
+    }
+    assert!(to("config.json").contains("DIR/config.json is not a whole safetensors file"));
+    let text = Model::of("tests/t5/sharded").edit(index, |json| json["weight_map"] = json!(5)).error();
+    assert!(text.contains("DIR/model.safetensors.index.json is not a weight index"), "{text}");
+    let model = Model::of("tests/t5/sharded");
+    let shard = |i| format!("model-0000{i}-of-00003.safetensors");
+    std::fs::copy(model.path(&shard(1)), model.path(&shard(2))).unwrap();
+    let text = model.error();
+    assert!(text.contains("is in an earlier file too, allowed: once"), "{text}");
+}
+
+/// Things that are no files, or never end.
+#[test]
+fn what_stands_in_the_place_of_files() {
+    let text = Model::new().folder_at("config.json").error();
+    assert!(text.contains("cannot read config DIR/config.json"), "{text}");
+    let text = Model::new().folder_at("model.safetensors").error();
+    assert!(text.contains("DIR/model.safetensors is not a file, allowed: a safetensors file"), "{text}");
+    let text = Model::new().folder_at("request.json").error();
+    assert!(text.contains("cannot read request DIR/request.json"), "{text}");
+    let model = Model::new();
+    std::fs::rename(model.path("model.safetensors"), model.path("pytorch_model.bin")).unwrap();
+    assert!(model.error().contains("DIR has pytorch_model.bin only, allowed: model.safetensors"));
+    if cfg!(unix) {
+        let text = error(&["--input", "/dev/zero"]);
+        assert!(text.contains("input /dev/zero is longer than allowed"), "{text}");
+    }
+}
+
+#[test]
+fn tokenizers() {
+    let model = || Model::of("examples/t5/assets/pid");
+    for bytes in ["", "{}", "[1]"] {
+        let text = model().write("tokenizer.json", bytes.as_bytes()).text_error();
+        assert!(text.contains("DIR/tokenizer.json is not a tokenizer"), "{text}");
+    }
+    // Another model's tokenizer.
+    let shift = |json: &mut Value| {
+        for id in json["model"]["vocab"].as_object_mut().unwrap().values_mut() {
+            *id = json!(id.as_u64().unwrap() + 1000);
+        }
+    };
+    let text = model().edit("tokenizer.json", shift).text_error();
+    assert!(text.contains("tokenizer.json has id "), "{text}");
+    assert!(text.contains("allowed: 0 to 447 by vocab_size in config.json"), "{text}");
+
+    // Settings of another use change nothing.
+    let settings = |json: &mut Value| {
+        json["truncation"] =
+            json!({"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0});
+        json["padding"] = json!({"strategy": {"Fixed": 600}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"});
+        json["post_processor"] = Value::Null;
+    };
+    let model = model().edit("tokenizer.json", settings);
+    let arguments = ["--model", path_text(model.folder.path()), "--mode", "pid", "--json"];
+    let got = t5_example::json(&arguments);
+    let want = t5_example::json(&["--mode", "pid", "--json"]);
+    assert_eq!(got["inputs"], want["inputs"]);
+}
+
 #[test]
 fn missing_files() {
     let no_folder = error(&["--model", "/nowhere", "--ids", "/nowhere/request.json", "--json"]);
-    assert!(no_folder.contains("cannot read /nowhere/request.json"), "{no_folder}");
+    assert!(no_folder.contains("cannot read request /nowhere/request.json"), "{no_folder}");
     let no_folder = error(&["--model", "/nowhere"]);
     assert!(no_folder.contains("model is /nowhere, allowed: a folder with config.json"), "{no_folder}");
     for name in ["config.json", "model.safetensors"] {
         let model = Model::new();
         std::fs::remove_file(model.path(name)).unwrap();
         let text = model.error();
-        assert!(text.contains(&format!("cannot read DIR/{name}")), "{text}");
+        let words =
+            if name == "config.json" { "cannot read config DIR/config.json" } else { "cannot read DIR/" };
+        assert!(text.contains(words), "{text}");
     }
     let no_tokenizer = error(&["--model", path_text(&root().join("tests/t5/relu-tied"))]);
     assert!(no_tokenizer.contains("tokenizer.json does not exist"), "{no_tokenizer}");
@@ -145,6 +284,9 @@ fn nonsense_in_the_config() {
     // Contradictions with the weights.
     let text = Model::new().config(|c| c["num_layers"] = json!(9)).error();
     assert!(text.contains("is missing in DIR"), "{text}");
+    let text = Model::new().config(|c| c["num_layers"] = json!(1)).error();
+    assert!(text.contains("tensor encoder.block.1."), "{text}");
+    assert!(text.contains("is not used, allowed: only the layers of config.json"), "{text}");
     let text = Model::new().config(|c| c["feed_forward_proj"] = json!("gated-gelu")).error();
     assert!(text.contains("DenseReluDense.wi_0.weight is missing"), "{text}");
     let text = Model::new().config(|c| c["tie_word_embeddings"] = json!(false)).error();
@@ -184,8 +326,30 @@ fn bad_arguments() {
     let text = error(&["--prompts", path_text(&empty)]);
     assert!(text.contains("empty.txt is empty, allowed: at least one word"), "{text}");
     std::fs::write(&empty, [0xff, 0xfe]).unwrap();
-    assert!(error(&["--input", path_text(&empty)]).contains("cannot read input"));
-    assert!(error(&["--threads", "0"]).contains("--threads is 0, allowed: 1 to 1024"));
+    assert!(error(&["--input", path_text(&empty)]).contains("empty.txt is not text, allowed: UTF-8"));
+    for (option, value, allowed) in [
+        ("--threads", "0", "1 to 1024"),
+        ("--threads", "-1", "1 to 1024"),
+        ("--threads", "1e3", "1 to 1024"),
+        ("--threads", "1025", "1 to 1024"),
+        ("--max-new-tokens", "0", "1 to 1048576"),
+        ("--max-new-tokens", "1000000000", "1 to 1048576"),
+        ("--max-new-tokens", "99999999999999999999999", "1 to 1048576"),
+        ("--keys", "1000000000", "1 to 65536"),
+        ("--prompt-count", "0", "1 to 4096"),
+        ("--prompt-tokens", "1000000000000", "0 to 4096"),
+    ] {
+        let text = error(&["--random", "t5-small", option, value]);
+        let words = format!("'{value}' for '{option}");
+        assert!(
+            text.contains(&words) && text.contains(&format!("allowed: an integer from {allowed}")),
+            "{text}"
+        );
+    }
+    let text = error(&["--frob"]);
+    assert_eq!(text, "error: unexpected argument '--frob' found (--help shows the options)");
+    let text = error(&["--ids", "x"]);
+    assert!(text.contains("required arguments were not provided: --model <DIR>"), "{text}");
     let unwritable = Path::new("/nowhere/logits.safetensors");
     let case = root().join("tests/t5/relu-tied");
     let request = case.join("request.json");

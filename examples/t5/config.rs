@@ -50,8 +50,7 @@ impl Config {
     /// Reads `config.json` in `folder`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text =
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = crate::read::text("config", &path)?;
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
     }
 

@@ -26,11 +26,11 @@ pub fn folder<'b, B: Backend>(folder: &Path, backend: &'b B) -> Result<Model<'b,
     let config = Config::read(folder)?;
     let bar = progress::bar("reading");
     let mut weights = Weights::read(folder, &bar)?;
-    bar.finish_and_clear();
+    drop(bar);
     let bar = progress::bar("loading");
-    let model = Model::load(config, &mut weights, backend, &bar);
-    bar.finish_and_clear();
-    model
+    let model = Model::load(config, &mut weights, backend, &bar)?;
+    weights.check_all_taken()?;
+    Ok(model)
 }
 
 /// Shapes for `--random`.
@@ -105,7 +105,5 @@ pub fn random<'b, B: Backend>(shape: Shape, seed: u64, backend: &'b B) -> Result
     let config = shape.config();
     let mut source = Random { rng: StdRng::seed_from_u64(seed), d_kv: config.d_kv };
     let bar = progress::bar("drawing weights");
-    let model = Model::load(config, &mut source, backend, &bar);
-    bar.finish_and_clear();
-    model
+    Model::load(config, &mut source, backend, &bar)
 }

@@ -10,6 +10,7 @@ mod generate;
 mod load;
 mod model;
 mod progress;
+mod read;
 mod report;
 mod tokenize;
 mod weights;
@@ -48,8 +49,8 @@ struct Arguments {
     /// Where the prompts go
     #[arg(long, value_enum, default_value_t = Mode::Both)]
     mode: Mode,
-    /// Most tokens to decode per prompt [default: 16]
-    #[arg(long, value_name = "N")]
+    /// Most tokens to decode per prompt [default: 16; with --random: 10]
+    #[arg(long, value_name = "N", value_parser = whole(1, 1 << 20), allow_negative_numbers = true)]
     max_new_tokens: Option<usize>,
     /// Token ids instead of text: {"input_ids": [..], "prompts": [[..], ..], "max_new_tokens": N}
     #[arg(long, value_name = "FILE", requires = "model", conflicts_with_all = ["input", "prompts", "mode"])]
@@ -61,19 +62,19 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     /// CPU threads [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1, 1024), allow_negative_numbers = true)]
     threads: Option<usize>,
     /// Time random weights of this shape on random ids; EOS does not stop a row
     #[arg(long, value_enum, value_name = "SHAPE", conflicts_with_all = ["model", "input", "prompts"])]
     random: Option<load::Shape>,
     /// With --random: tokens of the input
-    #[arg(long, value_name = "N", default_value_t = 512, requires = "random")]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = whole(1, 1 << 16), requires = "random")]
     keys: usize,
     /// With --random: number of prompts
-    #[arg(long, value_name = "U", default_value_t = 30, requires = "random")]
+    #[arg(long, value_name = "U", default_value_t = 30, value_parser = whole(1, 1 << 12), requires = "random")]
     prompt_count: usize,
     /// With --random: tokens of each prompt
-    #[arg(long, value_name = "N", default_value_t = 3, requires = "random")]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole(0, 1 << 12), requires = "random")]
     prompt_tokens: usize,
 }
 
@@ -97,25 +98,50 @@ impl Mode {
     }
 }
 
+/// Parses an integer from `least` to `most`.
+fn whole(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| {
+        let value = text.parse().ok().filter(|n| (least..=most).contains(n));
+        value.ok_or_else(|| format!("allowed: an integer from {least} to {most}"))
+    }
+}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(&arguments) {
+    let done = match Arguments::try_parse() {
+        Ok(arguments) => run(&arguments).map_err(|error| one_line(&error)),
+        // Not an error: --help and --version.
+        Err(answer) if !answer.use_stderr() => answer.exit(),
+        Err(error) => {
+            // What is wrong comes first, then a blank line and what every such error says.
+            let text = error.to_string();
+            let what = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            Err(format!("{what} (--help shows the options)"))
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line, whatever the causes contain.
-            let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("error: {line}");
+            eprintln!("error: {}", error.split_whitespace().collect::<Vec<_>>().join(" "));
             ExitCode::from(2)
         }
     }
 }
 
+/// An error and its causes. Some say their cause themselves: it is not repeated.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            line += if line.is_empty() { "" } else { ": " };
+            line += &cause;
+        }
+    }
+    line
+}
+
 fn run(arguments: &Arguments) -> Result<()> {
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = arguments.threads {
-        if !(1..=1024).contains(&threads) {
-            bail!("--threads is {threads}, allowed: 1 to 1024");
-        }
         pool = pool.num_threads(threads);
     }
     // The global pool: the work is driven from the main thread, whose allocator keeps large buffers
@@ -155,8 +181,7 @@ fn answer(
 
 /// A text file, which must hold something.
 fn read_text(what: &str, path: &Path) -> Result<String> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {what} {}", path.display()))?;
+    let text = read::text(what, path)?;
     if text.trim().is_empty() {
         bail!("{what} {} is empty, allowed: at least one word", path.display());
     }
@@ -253,7 +278,7 @@ struct Request {
 }
 
 fn run_ids(arguments: &Arguments, path: &Path) -> Result<()> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = read::text("request", path)?;
     let request: Request = serde_json::from_str(&text).with_context(|| {
         format!(
             "{} is not a request, allowed: {{\"input_ids\": [..], \"prompts\": [[..], ..], \"max_new_tokens\": N}}",
@@ -300,11 +325,6 @@ fn write_logits(path: &Path, logits: &[Vec<f32>], vocab: usize) -> Result<()> {
 }
 
 fn run_random(arguments: &Arguments, shape: load::Shape) -> Result<()> {
-    for (field, value) in [("--keys", arguments.keys), ("--prompt-count", arguments.prompt_count)] {
-        if !(1..=1 << 20).contains(&value) {
-            bail!("{field} is {value}, allowed: 1 to {}", 1 << 20);
-        }
-    }
     let backend = Cpu::new();
     let model = load::random(shape, 1, &backend)?;
     // Which ids they are does not matter for the time; that they differ keeps the caches honest.

@@ -13,38 +13,41 @@ const BYTE_OFFSET: u32 = 3;
 const BYT5_VOCAB: usize = 384;
 
 /// The tokenizer of a model folder.
-pub enum Text {
-    Pieces(Box<Tokenizer>),
-    Bytes { eos: u32 },
+pub struct Text {
+    /// None for ByT5, whose pieces are bytes.
+    pieces: Option<Box<Tokenizer>>,
+    vocab: usize,
+    eos: u32,
 }
 
 impl Text {
     pub fn read(folder: &Path, config: &Config) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        if !path.exists() {
-            if config.vocab == BYT5_VOCAB {
-                return Ok(Self::Bytes { eos: config.eos });
-            }
+        let pieces = if path.exists() {
+            let text = crate::read::text("tokenizer", &path)?;
+            let mut tokenizer: Tokenizer =
+                text.parse().map_err(|e| anyhow!("{} is not a tokenizer: {e}", path.display()))?;
+            // A file may hold settings of its last use. Here texts are whole, and nothing is padded.
+            tokenizer.with_padding(None).with_truncation(None).map_err(|e| anyhow!("{e}"))?;
+            Some(Box::new(tokenizer))
+        } else if config.vocab == BYT5_VOCAB {
+            None
+        } else {
             bail!(
                 "{} does not exist, allowed: a tokenizers file (or --ids, which needs none)",
                 path.display()
             );
-        }
-        let tokenizer =
-            Tokenizer::from_file(&path).map_err(|e| anyhow!("{} is not a tokenizer: {e}", path.display()))?;
-        Ok(Self::Pieces(Box::new(tokenizer)))
+        };
+        Ok(Self { pieces, vocab: config.vocab, eos: config.eos })
     }
 
     /// The encoder's ids, EOS at the end.
     pub fn input(&self, text: &str) -> Result<Vec<u32>> {
-        match self {
-            Self::Pieces(_) => self.encode(text, true),
-            Self::Bytes { eos } => {
-                let mut ids = self.encode(text, false)?;
-                ids.push(*eos);
-                Ok(ids)
-            }
+        let mut ids = self.encode(text, true)?;
+        if ids.last() != Some(&self.eos) {
+            ids.push(self.eos);
         }
+        Ok(ids)
     }
 
     /// A prompt's ids, without special ids.
@@ -53,27 +56,30 @@ impl Text {
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        match self {
-            Self::Pieces(tokenizer) => {
-                let encoding =
-                    tokenizer.encode(text, special).map_err(|e| anyhow!("cannot tokenize {text:?}: {e}"))?;
-                Ok(encoding.get_ids().to_vec())
-            }
-            Self::Bytes { .. } => Ok(text.bytes().map(|b| u32::from(b) + BYTE_OFFSET).collect()),
+        let Some(tokenizer) = &self.pieces else {
+            return Ok(text.bytes().map(|b| u32::from(b) + BYTE_OFFSET).collect());
+        };
+        let encoding =
+            tokenizer.encode(text, special).map_err(|e| anyhow!("cannot tokenize {text:?}: {e}"))?;
+        let ids = encoding.get_ids();
+        if let Some((id, piece)) =
+            ids.iter().zip(encoding.get_tokens()).find(|(id, _)| **id as usize >= self.vocab)
+        {
+            bail!(
+                "tokenizer.json has id {id} for {piece:?}, allowed: 0 to {} by vocab_size in config.json",
+                self.vocab - 1
+            );
         }
+        Ok(ids.to_vec())
     }
 
     /// Text of the ids, special ids left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        match self {
-            Self::Pieces(tokenizer) => tokenizer.decode(ids, true).map_err(|e| anyhow!("cannot decode: {e}")),
-            Self::Bytes { .. } => {
-                let bytes: Vec<u8> = ids
-                    .iter()
-                    .filter_map(|id| id.checked_sub(BYTE_OFFSET).and_then(|b| u8::try_from(b).ok()))
-                    .collect();
-                Ok(String::from_utf8_lossy(&bytes).into_owned())
-            }
+        if let Some(tokenizer) = &self.pieces {
+            return tokenizer.decode(ids, true).map_err(|e| anyhow!("cannot decode: {e}"));
         }
+        let byte = |id: &u32| id.checked_sub(BYTE_OFFSET).and_then(|b| u8::try_from(b).ok());
+        let bytes: Vec<u8> = ids.iter().filter_map(byte).collect();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }

@@ -28,13 +28,18 @@ impl Weights {
         let mut tensors = BTreeMap::new();
         for file in &files {
             progress.set_message(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
-            let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let bytes = read_file(file)?;
             let parsed = SafeTensors::deserialize(&bytes)
                 .with_context(|| format!("{} is not a whole safetensors file", file.display()))?;
             for (name, view) in parsed.iter() {
                 let data = to_f32(view.dtype(), view.data())
                     .with_context(|| format!("tensor {name} in {}", file.display()))?;
-                tensors.insert(name.to_string(), (view.shape().to_vec(), data));
+                if let Some(value) = data.iter().find(|x| !x.is_finite()) {
+                    bail!("tensor {name} in {} holds {value}, allowed: finite numbers", file.display());
+                }
+                if tensors.insert(name.to_string(), (view.shape().to_vec(), data)).is_some() {
+                    bail!("tensor {name} in {} is in an earlier file too, allowed: once", file.display());
+                }
             }
             progress.inc(1);
         }
@@ -42,12 +47,19 @@ impl Weights {
     }
 
     fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+        let whole = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
-        if !index.exists() {
-            return Ok(vec![folder.join("model.safetensors")]);
+        if whole.exists() || !index.exists() {
+            if !whole.exists() && folder.join("pytorch_model.bin").exists() {
+                bail!(
+                    "{} has pytorch_model.bin only, allowed: model.safetensors (transformers writes it with \
+                     save_pretrained)",
+                    folder.display()
+                );
+            }
+            return Ok(vec![whole]);
         }
-        let text =
-            std::fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))?;
+        let text = crate::read::text("weight index", &index)?;
         let parsed: Index = serde_json::from_str(&text)
             .with_context(|| format!("{} is not a weight index", index.display()))?;
         let mut names: Vec<&String> = parsed.weight_map.values().collect();
@@ -70,11 +82,33 @@ impl Weights {
         Ok(data)
     }
 
+    /// Refuses layers that nobody took: config.json then describes another model than the weights.
+    pub fn check_all_taken(&self) -> Result<()> {
+        let mut left = self.tensors.keys().filter(|name| name.contains(".block."));
+        // T5 v1.0 was published with this table, which nothing uses.
+        match left.find(|name| !name.ends_with("EncDecAttention.relative_attention_bias.weight")) {
+            None => Ok(()),
+            Some(name) => bail!(
+                "tensor {name} in {} is not used, allowed: only the layers of config.json",
+                self.source.display()
+            ),
+        }
+    }
+
     /// Takes the first of `names` that is there.
     pub fn take_any(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
         let name = names.iter().find(|name| self.tensors.contains_key(**name));
         self.take(name.unwrap_or(&names[0]), shape)
     }
+}
+
+/// The bytes of a regular file: anything else might not end.
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let cannot = || format!("cannot read {}", path.display());
+    if !std::fs::metadata(path).with_context(cannot)?.is_file() {
+        bail!("{} is not a file, allowed: a safetensors file", path.display());
+    }
+    std::fs::read(path).with_context(cannot)
 }
 
 fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
