@@ -105,6 +105,11 @@ fn the_built_in_models_answer_as_transformers_does() {
         let figures = &got["figures"][method];
         assert_eq!(figures["cross_kv_bytes"], figures["cross_kv_bytes_predicted"], "{method}");
     }
+    // What was decoded is counted, not what might have been.
+    let more = run_json(&["--json", "--max-new-tokens", "40"]);
+    for method in ["pid", "pie"] {
+        assert_eq!(more["figures"][method]["flops_predicted"], got["figures"][method]["flops_predicted"]);
+    }
 }
 
 /// Several inputs of unlike length in one batch equal one after the other.

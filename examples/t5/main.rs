@@ -175,7 +175,7 @@ fn answer(
             (joined, stats)
         }
     };
-    let figures = Figures::new(method, stats, &model.config.cost_shape(), tasks, limits.max_new_tokens);
+    let figures = Figures::new(method, stats, &model.config.cost_shape(), tasks, &outputs);
     Ok((outputs, figures))
 }
 
@@ -265,6 +265,10 @@ fn run_text(arguments: &Arguments) -> Result<()> {
         println!("{}\n", outputs_table(&prompts, &columns));
     }
     let figures: Vec<Figures> = answers.into_iter().map(|(figures, _)| figures).collect();
+    figures.iter().for_each(|figures| println!("{}", figures.legend()));
+    if arguments.model.is_none() && figures.iter().any(|f| f.method == Method::Pie) {
+        println!("The built-in models are tiny, and the PIE one answers worse: see tools/tiny-t5.");
+    }
     println!("{}", figures_table(&figures));
     Ok(())
 }

@@ -16,34 +16,34 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// `tasks` as they were asked, prompts not yet moved into the encoder.
+    /// `tasks` as they were asked, prompts not yet moved into the encoder; `outputs` by task and prompt.
     pub fn new(
         method: Method,
         stats: Stats,
         model: &ModelShape,
         tasks: &[Task],
-        max_new_tokens: usize,
+        outputs: &[Vec<Vec<u32>>],
     ) -> Self {
         let mut figures = Self { method, stats, flops: 0, predicted_kv_bytes: 0 };
-        for task in tasks {
-            // Prompts of one input differ a little in length: the model takes each by itself and
+        for (task, outputs) in tasks.iter().zip(outputs) {
+            // Prompts and outputs of one input differ in length: the model takes each by itself and
             // the shared encoding once.
-            let single = |prompt: &Vec<u32>| Workload {
+            let single = |(prompt, output): (&Vec<u32>, &Vec<u32>)| Workload {
                 inputs: 1,
                 prompts: 1,
                 keys: task.input.len() as u64,
                 prompt_tokens: prompt.len() as u64,
-                new_tokens: max_new_tokens as u64,
+                new_tokens: output.len() as u64,
             };
             let shared = match method {
                 Method::Pie => 0,
                 Method::Pid => task.prompts.len().saturating_sub(1) as u64,
             };
-            for work in task.prompts.iter().map(single) {
+            for work in task.prompts.iter().zip(outputs).map(single) {
                 figures.flops += cost::breakdown(method, model, &work).total().flops;
                 figures.predicted_kv_bytes += cost::cross_kv_bytes(method, model, &work);
             }
-            let Some(work) = task.prompts.first().map(single) else { continue };
+            let Some(work) = task.prompts.iter().zip(outputs).next().map(single) else { continue };
             let encode_only = Workload { new_tokens: 0, ..work };
             figures.flops -= shared * cost::breakdown(method, model, &encode_only).total().flops;
             figures.predicted_kv_bytes -= shared * cost::cross_kv_bytes(method, model, &work);
@@ -72,11 +72,27 @@ impl Figures {
             Method::Pie => "PIE",
         }
     }
+
+    /// What the name means.
+    pub fn legend(&self) -> &'static str {
+        match self.method {
+            Method::Pid => {
+                "PID: prompt in the decoder. The input is encoded once; all prompts read its one K/V."
+            }
+            Method::Pie => {
+                "PIE: prompt in the encoder. The input is encoded, and its K/V kept, once per prompt."
+            }
+        }
+    }
 }
 
+/// As wide as the terminal at most; elsewhere as wide as it likes.
 fn table() -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    if let Some((_, columns)) = console::Term::stdout().size_checked() {
+        table.set_width(columns);
+    }
     table
 }
 
@@ -105,7 +121,7 @@ pub fn figures_table(figures: &[Figures]) -> Table {
     let lines: [Measure; 6] = [
         ("encoder tokens", |f| f.stats.encoder_tokens as f64, |x| format!("{x}")),
         ("cross-attention K/V", |f| f.stats.cross_kv_bytes as f64, |x| format!("{:.2} MB", x / 1e6)),
-        ("FLOPs (cost model)", |f| f.flops as f64, |x| format!("{:.2} G", x / 1e9)),
+        ("FLOPs, by formula", |f| f.flops as f64, |x| format!("{:.2} G", x / 1e9)),
         ("time: encode", |f| f.stats.encode.as_secs_f64(), milliseconds),
         ("time: decode", |f| (f.stats.prefill + f.stats.decode).as_secs_f64(), milliseconds),
         ("time: total", |f| f.stats.total().as_secs_f64(), milliseconds),
