@@ -125,13 +125,13 @@ impl Problem {
             return Err(Error::InputsDiffer { field, value: keys.len(), inputs: rows.len() });
         }
         let total_rows = row_offsets.last().copied().unwrap_or(0);
-        // A later product of counts below this limit cannot overflow.
+        // A later product of counts below this limit cannot overflow, nor a stride of an empty batch.
         for (field, tokens, heads) in [
             ("rows x heads x head_dim", total_rows, heads),
             ("keys x kv_heads x head_dim", key_positions, kv_heads),
         ] {
-            tokens
-                .checked_mul(heads)
+            heads
+                .checked_mul(tokens.max(1))
                 .and_then(|n| n.checked_mul(head_dim))
                 .and_then(|n| n.checked_mul(size_of::<f32>()))
                 .filter(|&bytes| isize::try_from(bytes).is_ok())
@@ -314,18 +314,24 @@ pub struct StateShape {
     pub rows: usize,
     /// Query heads.
     pub heads: usize,
-    /// Elements per head.
+    /// Elements per head, at most [`MAX_HEAD_DIM`].
     pub head_dim: usize,
 }
 
 impl StateShape {
-    /// Its vectors, with a zero refused.
+    /// Its vectors.
+    ///
+    /// # Errors
+    /// Zero heads or head_dim; head_dim over [`MAX_HEAD_DIM`].
     pub(crate) fn extent(self) -> Result<Extent> {
         let Self { rows, heads, head_dim } = self;
         for (field, value) in [("heads", heads), ("head_dim", head_dim)] {
             if value == 0 {
                 return Err(Error::Zero { field });
             }
+        }
+        if head_dim > MAX_HEAD_DIM {
+            return Err(Error::TooLarge { field: "head_dim", value: head_dim, max: MAX_HEAD_DIM });
         }
         Ok(Extent { tokens: rows, heads, vector: head_dim })
     }
@@ -358,16 +364,17 @@ impl Extent {
         if len < min {
             return Err(Error::TooShort { tensor, value: len, min });
         }
+        // Nothing is reached; strides that are used fit the address space, as `min` does.
+        if min == 0 {
+            return Ok(());
+        }
         // Vectors are accessed 16 bytes at a time, or at the largest power of two that divides
         // them: so a head_dim of 64 asks for 16 bytes and one of 5 for the element's own size.
         let align = 16.min(1 << (self.vector * size).trailing_zeros());
-        let parts = [
-            ("data", address, min > 0),
-            ("strides.row", strides.row * size, self.tokens > 1),
-            ("strides.head", strides.head * size, self.heads > 1),
-        ];
-        for (part, value, used) in parts {
-            if used && !value.is_multiple_of(align) {
+        let row = if self.tokens > 1 { strides.row * size } else { 0 };
+        let head = if self.heads > 1 { strides.head * size } else { 0 };
+        for (part, value) in [("data", address), ("strides.row", row), ("strides.head", head)] {
+            if !value.is_multiple_of(align) {
                 return Err(Error::Misaligned { tensor, part, value, align });
             }
         }

@@ -81,6 +81,14 @@ fn sizes_that_overflow() {
         format!("keys.max_keys {huge}")
     );
     assert_eq!(refused(|s| s.heads = usize::MAX - 1), format!("rows x heads x head_dim {huge}"));
+    // Nor may the strides of an empty batch overflow.
+    let empty = |s: &mut ProblemSpec| {
+        (s.row_offsets, s.keys) = (vec![0, 0], Keys::Packed { offsets: vec![0, 0] });
+    };
+    let wide = |s: &mut ProblemSpec| (s.heads, s.kv_heads) = (usize::MAX - 1, 2);
+    assert_eq!(refused(|s| (empty(s), wide(s)).0), format!("rows x heads x head_dim {huge}"));
+    let wide = |s: &mut ProblemSpec| (s.heads, s.kv_heads) = (usize::MAX / 64, usize::MAX / 64);
+    assert_eq!(refused(|s| (empty(s), wide(s)).0), format!("rows x heads x head_dim {huge}"));
 }
 
 /// Runs a call with one operand changed; nothing may be written when it is refused.
@@ -166,15 +174,36 @@ fn operands_that_are_fine() {
     let p = Problem::new(spec).unwrap();
     let (q, k) = (vec![0.0f32; 64], vec![0.0f32; 9 * 64]);
     let mut out = vec![0.0f32; 64];
-    let anything = Strides { row: 0, head: 3 };
+    for anything in [Strides { row: 0, head: 3 }, Strides { row: usize::MAX, head: usize::MAX }] {
+        attend(
+            &p,
+            Queries { data: &q, strides: anything },
+            SharedKv::contiguous(&p, &k, &k),
+            Output { data: &mut out, strides: anything },
+            None,
+        )
+        .unwrap();
+    }
+}
+
+/// Without keys their strides do not matter, whatever they are.
+#[test]
+fn strides_of_nothing() {
+    let mut spec = spec();
+    spec.keys = Keys::Packed { offsets: vec![0, 0, 0] };
+    let p = Problem::new(spec).unwrap();
+    let q = vec![1.0f32; 3 * 256];
+    let mut out = vec![7.0f32; 3 * 256];
+    let k_strides = Strides { row: usize::MAX, head: usize::MAX / 64 * 64 };
     attend(
         &p,
-        Queries { data: &q, strides: anything },
-        SharedKv::contiguous(&p, &k, &k),
-        Output { data: &mut out, strides: anything },
+        Queries::contiguous(&p, &q),
+        SharedKv { k: &[], v: &[], k_strides, v_strides: k_strides },
+        Output::contiguous(&p, &mut out),
         None,
     )
     .unwrap();
+    assert!(out.iter().all(|x| *x == 0.0));
 }
 
 #[test]
@@ -194,6 +223,12 @@ fn merges() {
         merge(StateShape { heads: 0, ..shape }, &[state]).unwrap_err(),
         "heads is 0, allowed: 1 or more"
     );
+    for (rows, head_dim) in [(0, usize::MAX), (0, 1 << 62), (2, 513)] {
+        assert_eq!(
+            merge(StateShape { rows, head_dim, ..shape }, &[state]).unwrap_err(),
+            format!("head_dim is {head_dim}, allowed: at most 512")
+        );
+    }
     assert_eq!(
         merge(shape, &[state, PartialState { lse: &lse[..1], ..state }]).unwrap_err(),
         "states.lse has 1 elements, allowed: 2 or more for its shape and strides"
@@ -214,4 +249,8 @@ fn merging_reads_no_output_of_empty_parts() {
     let merged_lse = Lse { data: &mut lse, strides: lse_strides };
     merge_states(shape, &states, Output { data: &mut out, strides }, Some(merged_lse)).unwrap();
     assert_eq!((out, lse), ([1.0, 2.0], [3.0]));
+    // A part with keys is read, however little it weighs: NaN among its values must not vanish.
+    let states = [part(&poison, &[-300.0]), part(&full, &[3.0])];
+    merge_states(shape, &states, Output { data: &mut out, strides }, None).unwrap();
+    assert!(out.iter().all(|x| x.is_nan()));
 }

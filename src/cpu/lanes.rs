@@ -223,7 +223,8 @@ impl<S: Simd, const V: usize> Block<S, V> {
         for r in 0..self.rows {
             let row = first + r;
             let out_row = &mut state.out[row * dim..][..dim];
-            state.lse[row] = super::state::finish_row(sum[r], shift[r], out_row, |d| out[d * lanes + r]);
+            state.lse[row] =
+                super::state::finish_row(score, sum[r], shift[r], out_row, |d| out[d * lanes + r]);
         }
     }
 }

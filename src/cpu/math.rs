@@ -54,24 +54,24 @@ fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.select_f32s(high, one, simd.select_f32s(low, simd.splat_f32s(-1.0), value))
 }
 
-/// How a dot product becomes the exponent of 2 in the softmax.
+/// How a dot product becomes a weight of the softmax.
 #[derive(Clone, Copy)]
 pub(super) struct Score {
     /// `(scale / cap, cap)`.
     softcap: Option<(f32, f32)>,
-    /// Factor from a (capped) dot product to the exponent of 2.
-    pub log2_scale: f32,
+    /// Factor from a (capped) dot product to its score.
+    scale: f32,
 }
 
 impl Score {
     pub fn new(scale: f32, softcap: Option<f32>) -> Self {
         match softcap {
-            None => Self { softcap: None, log2_scale: scale * LOG2_E },
-            Some(cap) => Self { softcap: Some((scale / cap, cap)), log2_scale: LOG2_E },
+            None => Self { softcap: None, scale },
+            Some(cap) => Self { softcap: Some((scale / cap, cap)), scale: 1.0 },
         }
     }
 
-    /// Applies the softcap, if any; the scale stays in [`Self::log2_scale`] where there is none.
+    /// Applies the softcap, if any; without one the scale is left to [`Self::weight`].
     #[inline(always)]
     pub fn cap<S: Simd>(self, simd: S, dots: &mut [S::f32s]) {
         if let Some((inner, cap)) = self.softcap {
@@ -82,20 +82,28 @@ impl Score {
         }
     }
 
-    /// The exponent that is subtracted for a maximum `max` of the capped dot products: 0 where
-    /// nothing has any weight yet, so that no infinities are subtracted from each other.
+    /// What is subtracted from every dot product where `max` is the largest: 0 where nothing has
+    /// any weight yet, so that no infinities are subtracted from each other.
     #[inline(always)]
     pub fn shift<S: Simd>(self, simd: S, max: S::f32s) -> S::f32s {
         let none = simd.equal_f32s(max, simd.splat_f32s(f32::NEG_INFINITY));
-        let shift = simd.mul_f32s(max, simd.splat_f32s(self.log2_scale));
-        simd.select_f32s(none, simd.splat_f32s(0.0), shift)
+        simd.select_f32s(none, simd.splat_f32s(0.0), max)
     }
 
-    /// `2^(dot * log2_scale - shift)`: the weight of a key before normalisation.
+    /// `e^(scale * (dot - shift))`: the weight of a key before normalisation.
+    ///
+    /// The difference comes first: it is never above 0. A fused `scale * dot - scale * shift` is
+    /// off by the rounding of the product, which for scores of 1e9 is more than `exp` can take.
     #[inline(always)]
     pub fn weight<S: Simd>(self, simd: S, dot: S::f32s, shift: S::f32s) -> S::f32s {
-        let scale = simd.splat_f32s(self.log2_scale);
-        exp2(simd, simd.mul_add_e_f32s(dot, scale, simd.neg_f32s(shift)))
+        let difference = simd.sub_f32s(dot, shift);
+        exp2(simd, simd.mul_f32s(difference, simd.splat_f32s(self.scale * LOG2_E)))
+    }
+
+    /// The natural-log LSE of weights that add up to `sum`.
+    #[inline(always)]
+    pub fn lse(self, sum: f32, shift: f32) -> f32 {
+        self.scale * shift + sum.ln()
     }
 }
 

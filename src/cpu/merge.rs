@@ -75,8 +75,9 @@ pub(super) fn merge_row<'p, P: Element>(
     let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
     let mut total = 0.0;
     for (lse, out) in parts {
-        let weight = (lse - shift).exp();
-        if weight != 0.0 {
+        // No keys: what stands in `out` may be anything.
+        if lse != f32::NEG_INFINITY {
+            let weight = (lse - shift).exp();
             total += weight;
             sum.iter_mut().zip(out).for_each(|(o, p)| *o += weight * p.to_f32());
         }

@@ -206,7 +206,10 @@ struct HeadOf<'a, E> {
 
 impl<'a, E: Element> HeadOf<'a, E> {
     fn new(data: &'a [E], strides: Strides, head: usize, dim: usize) -> Self {
-        Self { data: data.get(head * strides.head..).unwrap_or_default(), stride: strides.row, dim }
+        // Without keys there is no memory, and the stride may be anything.
+        let at = head.checked_mul(strides.head);
+        let data = at.and_then(|at| data.get(at..)).unwrap_or_default();
+        Self { data, stride: strides.row, dim }
     }
 
     /// The keys `range` as f32 vectors, and the distance between them: a view of the operand

@@ -82,7 +82,8 @@ impl<E: Element> WithSimd for Attend<'_, E> {
         let mut state = RowState::empty(rows.len(), dim);
         for (r, row) in states.iter().enumerate() {
             let shift = score.shift(pulp::Scalar, row.max);
-            state.lse[r] = finish_row(row.sum, shift, &mut state.out[r * dim..][..dim], |d| row.out[d]);
+            state.lse[r] =
+                finish_row(score, row.sum, shift, &mut state.out[r * dim..][..dim], |d| row.out[d]);
         }
         state
     }

@@ -1,5 +1,6 @@
 //! What a task leaves behind: for each row the normalised output and its LSE, in f32.
 
+use super::math::Score;
 use super::merge::merge_row;
 use crate::dtype::Element;
 
@@ -44,9 +45,15 @@ impl RowState {
 
 /// Normalises one row: writes `unnormalised(d) / sum` to `out`, returns the natural-log LSE.
 ///
-/// `shift` is the exponent of 2 that was subtracted from every score.
+/// `shift` was subtracted from every dot product.
 #[inline(always)]
-pub(super) fn finish_row(sum: f32, shift: f32, out: &mut [f32], unnormalised: impl Fn(usize) -> f32) -> f32 {
+pub(super) fn finish_row(
+    score: Score,
+    sum: f32,
+    shift: f32,
+    out: &mut [f32],
+    unnormalised: impl Fn(usize) -> f32,
+) -> f32 {
     if sum == 0.0 {
         out.fill(0.0);
         return f32::NEG_INFINITY;
@@ -54,5 +61,5 @@ pub(super) fn finish_row(sum: f32, shift: f32, out: &mut [f32], unnormalised: im
     for (d, out) in out.iter_mut().enumerate() {
         *out = unnormalised(d) / sum;
     }
-    (shift + sum.log2()) * std::f32::consts::LN_2
+    score.lse(sum, shift)
 }

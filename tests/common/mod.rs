@@ -143,22 +143,30 @@ impl<E: Element> Operands<E> {
         let p = &self.problem;
         let (rows, heads, dim) = (p.total_rows(), p.heads(), p.head_dim());
         let mut out = vec![E::from_f32(POISON); span(self.out_strides, rows, heads, dim)];
-        let mut lse = vec![POISON; rows * heads];
+        // LSE is laid out as the output is, with gaps of its own.
+        let head_major = self.out_strides.head > self.out_strides.row;
+        let lse_strides = if head_major {
+            Strides { row: 1, head: rows + 3 }
+        } else {
+            Strides { row: 2 * heads + 1, head: 2 }
+        };
+        let mut lse = vec![POISON; span(lse_strides, rows, heads, 1)];
         attend(
             p,
             self.queries(),
             self.kv(),
             Output { data: &mut out, strides: self.out_strides },
-            Some(Lse::contiguous(p, &mut lse)),
+            Some(Lse { data: &mut lse, strides: lse_strides }),
         )
         .expect("a generated case runs");
-        let mut answer = Answer { out: Vec::with_capacity(rows * heads * dim), lse };
+        let mut answer = Answer { out: Vec::with_capacity(rows * heads * dim), lse: Vec::new() };
         let mut written = vec![false; out.len()];
         for row in 0..rows {
             for head in 0..heads {
                 let at = row * self.out_strides.row + head * self.out_strides.head;
                 answer.out.extend(out[at..at + dim].iter().map(|x| x.to_f32()));
                 written[at..at + dim].fill(true);
+                answer.lse.push(lse[row * lse_strides.row + head * lse_strides.head]);
             }
         }
         for (i, (x, written)) in out.iter().zip(written).enumerate() {
