@@ -37,7 +37,7 @@ enum Task {
     Test,
     /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
     Planted {
-        /// Only those whose name contains this
+        /// Only those whose name or file contains this
         #[arg(long)]
         only: Option<String>,
     },

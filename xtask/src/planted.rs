@@ -20,8 +20,10 @@ struct Planted {
 }
 
 const ATTENTION: &[&str] = &["-p", "onekv", "--test", "attention"];
+const LIBRARY: &[&str] = &["-p", "onekv", "--lib"];
 const PROBLEM: &[&str] = &["-p", "onekv", "--test", "problem"];
 const GOLDENS: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_goldens"];
+const CLI: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_cli"];
 const SIM: &[&str] = &["-p", "ptxsim"];
 const CUDA: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "cuda"];
 const CUDA_ATTENTION: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "attention"];
@@ -35,17 +37,38 @@ const BUGS: &[Planted] = &[
     Planted { name: "the running sum is not rescaled (few rows)", file: "src/cpu/single.rs",
         from: "self.sum * rescale + simd.reduce_sum_f32s(sum)", to: "self.sum + simd.reduce_sum_f32s(sum)", caught_by: ATTENTION },
     Planted { name: "the scale is applied twice", file: "src/cpu/math.rs",
-        from: "log2_scale: scale * LOG2_E", to: "log2_scale: scale * scale * LOG2_E", caught_by: ATTENTION },
+        from: "splat_f32s(self.scale * LOG2_E)", to: "splat_f32s(self.scale * self.scale * LOG2_E)", caught_by: ATTENTION },
     Planted { name: "the softcap forgets its factor", file: "src/cpu/math.rs",
         from: "simd.mul_f32s(simd.splat_f32s(cap), tanh(simd, x))", to: "{ let _ = cap; tanh(simd, x) }", caught_by: ATTENTION },
     Planted { name: "infinities are subtracted from each other where nothing has weight", file: "src/cpu/math.rs",
-        from: "simd.select_f32s(none, simd.splat_f32s(0.0), shift)", to: "{ let _ = none; shift }", caught_by: ATTENTION },
+        from: "simd.select_f32s(none, simd.splat_f32s(0.0), max)", to: "{ let _ = none; max }", caught_by: ATTENTION },
     Planted { name: "a key too many is read in a strided tile", file: "src/cpu/mod.rs",
         from: "E::widen(&src[i * self.stride..][..self.dim], dst);", to: "E::widen(&src[i.saturating_sub(1) * self.stride..][..self.dim], dst);", caught_by: ATTENTION },
     Planted { name: "merging forgets the weight of a part", file: "src/cpu/merge.rs",
         from: "*o += weight * p.to_f32()", to: "*o += p.to_f32()", caught_by: ATTENTION },
     Planted { name: "merging gives the maximum instead of the log-sum", file: "src/cpu/merge.rs",
         from: "shift + total.ln()", to: "shift", caught_by: ATTENTION },
+    Planted { name: "the scale is fused into the difference: NaN from huge scores", file: "src/cpu/math.rs",
+        from: "exp2(simd, simd.mul_f32s(difference, simd.splat_f32s(self.scale * LOG2_E)))",
+        to: "{ let f = simd.splat_f32s(self.scale * LOG2_E); let _ = difference; \
+             exp2(simd, simd.mul_add_e_f32s(dot, f, simd.neg_f32s(simd.mul_f32s(shift, f)))) }", caught_by: ATTENTION },
+    Planted { name: "tanh loses what is small", file: "src/cpu/math.rs",
+        from: "simd.select_f32s(small, simd.mul_f32s(x, p), value)", to: "{ let _ = (small, p); value }", caught_by: LIBRARY },
+    Planted { name: "the LSE is written without its strides", file: "src/cpu/mod.rs",
+        from: "lse.data[row * lse.strides.row + head * lse.strides.head]", to: "lse.data[row * problem.heads() + head]", caught_by: ATTENTION },
+    Planted { name: "query heads take turns among the K/V heads", file: "src/cpu/mod.rs",
+        from: "kv_head * group + folded % group", to: "folded % group * problem.kv_heads() + kv_head", caught_by: ATTENTION },
+    Planted { name: "a split of the keys ends a key early", file: "src/cpu/mod.rs",
+        from: "keys: start..(start + keys_per_split).min(keys.end)",
+        to: "keys: start..((start + keys_per_split).min(keys.end) - usize::from(split > 0)).max(start)", caught_by: LIBRARY },
+    Planted { name: "merging drops a part that weighs nothing, NaN and all", file: "src/cpu/merge.rs",
+        from: "if lse != f32::NEG_INFINITY {", to: "if (lse - shift).exp() != 0.0 {", caught_by: PROBLEM },
+    Planted { name: "padded slots stand as close as their lengths", file: "src/problem.rs",
+        from: "let start = input * max_keys;", to: "let start = input * value;", caught_by: ATTENTION },
+    Planted { name: "strides that are not used are multiplied", file: "src/problem.rs",
+        from: "if self.tokens > 1 { strides.row * size } else { 0 }", to: "strides.row * size", caught_by: PROBLEM },
+    Planted { name: "the cost model forgets the values' projection", file: "src/cost.rs",
+        from: "(encoded * 4 * projection + tokens", to: "(encoded * 2 * projection + tokens", caught_by: LIBRARY },
     Planted { name: "strides are not checked", file: "src/problem.rs",
         from: "keys.check(\"v\", kv.v, kv.v_strides)?;", to: "", caught_by: PROBLEM },
     Planted { name: "the log of a bucket is one off", file: "examples/t5/buckets.rs",
@@ -54,6 +77,20 @@ const BUGS: &[Planted] = &[
         from: "!(limits.stop_at_eos && *id == model.config.eos)", to: "!(limits.stop_at_eos && *id == model.config.eos + 1)", caught_by: GOLDENS },
     Planted { name: "GELU's cubic term is lost", file: "examples/t5/backend/cpu/elementwise.rs",
         from: "(0.044_715 * x * x).mul_add(x, x)", to: "x", caught_by: GOLDENS },
+    Planted { name: "a tied head is not scaled", file: "examples/t5/model.rs",
+        from: "(self.config.d_model as f32).powf(-0.5)", to: "1.0", caught_by: GOLDENS },
+    Planted { name: "embeddings are not tied by default", file: "examples/t5/config.rs",
+        from: "f.flag(\"tie_word_embeddings\", true)", to: "f.flag(\"tie_word_embeddings\", false)", caught_by: GOLDENS },
+    Planted { name: "the cache keeps the rows that have ended", file: "examples/t5/backend/cpu.rs",
+        from: "cache.rows.retain(|_| keep.next().copied().unwrap_or(false));", to: "let _ = (cache, keep.next());", caught_by: GOLDENS },
+    Planted { name: "every prompt reads the first input", file: "examples/t5/generate.rs",
+        from: "per_input[row.task] += 1", to: "per_input[row.task * 0] += 1", caught_by: GOLDENS },
+    Planted { name: "a tokenizer's padding stays", file: "examples/t5/tokenize.rs",
+        from: "tokenizer.with_padding(None).with_truncation(None)", to: "tokenizer.with_truncation(None)", caught_by: CLI },
+    Planted { name: "layers that config.json leaves out are ignored", file: "examples/t5/load.rs",
+        from: "weights.check_all_taken()?;", to: "", caught_by: CLI },
+    Planted { name: "NaN in the weights is taken", file: "examples/t5/weights.rs",
+        from: "!x.is_finite()", to: "x.is_infinite()", caught_by: CLI },
     Planted { name: "a barrier does not wait for the last warp", file: "ptxsim/src/exec/sync.rs",
         from: "self.arrived > 0 && self.arrived >= wanted", to: "self.arrived > 0 && self.arrived + 32 >= wanted", caught_by: SIM },
     Planted { name: "the check of races sees no writes", file: "ptxsim/src/exec/shared.rs",
@@ -115,7 +152,7 @@ const BUGS: &[Planted] = &[
         from: "(begin + split_keys).min(input.keys.end)", to: "(begin + split_keys).min(input.keys.end.max(begin + 1) - 1)", caught_by: CUDA },
 ];
 
-/// Plants every bug whose name contains `only`; fails if one goes unnoticed.
+/// Plants every bug whose name or file contains `only`; fails if one goes unnoticed.
 pub fn run(only: Option<&str>) -> Result<()> {
     let copy = root().join("target/planted/tree");
     if copy.exists() {
@@ -129,9 +166,10 @@ pub fn run(only: Option<&str>) -> Result<()> {
         }
         std::fs::copy(root().join(file), to).with_context(|| format!("cannot copy {file}"))?;
     }
-    let chosen: Vec<&Planted> = BUGS.iter().filter(|bug| only.is_none_or(|o| bug.name.contains(o))).collect();
+    let chosen: Vec<&Planted> =
+        BUGS.iter().filter(|bug| only.is_none_or(|o| bug.name.contains(o) || bug.file.contains(o))).collect();
     if chosen.is_empty() {
-        bail!("no planted bug has a name with `{}`", only.unwrap_or_default());
+        bail!("no planted bug has a name or file with `{}`", only.unwrap_or_default());
     }
     let driver = crate::test::virtual_driver()?;
     let mut unnoticed = Vec::new();
