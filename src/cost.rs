@@ -4,7 +4,8 @@
 //! projections and the feed-forward layers that the paper's table leaves out. A FLOP is one
 //! multiplication or one addition; bytes are the fewest that must pass through memory: every
 //! weight once per pass, every cached K/V element once per step, activations of the attention
-//! once. Encoder activations are left out: they stay on chip in a fused implementation.
+//! once. Encoder activations are left out: they stay on chip in a fused implementation. Counts are
+//! u64 and overflow, as Rust's integers do, for work of more than 1.8e19 FLOPs.
 
 /// How `U` prompts meet one input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -224,6 +224,56 @@ fn tokenizers() {
     assert_eq!(got["inputs"], want["inputs"]);
 }
 
+/// A folder without a tokenizer whose vocabulary is ByT5's: byte `b` is id `b + 3`, EOS is 1.
+#[test]
+fn byt5_has_no_tokenizer() {
+    let model = Model::new().config(|config| config["vocab_size"] = json!(384)).weights(|header, data| {
+        // The embedding lies last: its words are repeated.
+        let shared = &mut header["shared.weight"];
+        assert_eq!(shared["data_offsets"][1], json!(data.len()));
+        let start = shared["data_offsets"][0].as_u64().unwrap() as usize;
+        let width = shared["shape"][1].as_u64().unwrap() as usize;
+        let table = data.split_off(start);
+        data.extend(table.iter().cycle().take(384 * width * 4));
+        *shared = json!({"dtype": "F32", "shape": [384, width], "data_offsets": [start, data.len()]});
+    });
+    let (input, prompts) = (model.path("input.txt"), model.path("prompts.txt"));
+    std::fs::write(&input, "h\u{e9} ?\n").unwrap();
+    std::fs::write(&prompts, "who\n\u{3b2}\n").unwrap();
+    let folder = path_text(model.folder.path());
+    let texts = t5_example::json(&[
+        "--model",
+        folder,
+        "--input",
+        path_text(&input),
+        "--prompts",
+        path_text(&prompts),
+        "--mode",
+        "pid",
+        "--max-new-tokens",
+        "8",
+        "--json",
+    ]);
+    let ids = |text: &str| text.bytes().map(|b| u32::from(b) + 3).collect::<Vec<_>>();
+    let mut input_ids = ids("h\u{e9} ?");
+    input_ids.push(1);
+    let request = json!({
+        "input_ids": input_ids,
+        "prompts": [ids("who"), ids("\u{3b2}")],
+        "max_new_tokens": 8,
+    });
+    std::fs::write(model.path("request.json"), request.to_string()).unwrap();
+    let answers =
+        t5_example::json(&["--model", folder, "--ids", path_text(&model.path("request.json")), "--json"]);
+    for (i, ids) in answers["outputs"].as_array().unwrap().iter().enumerate() {
+        let ids = ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap());
+        let bytes: Vec<u8> = ids.filter(|id| (3..259).contains(id)).map(|id| (id - 3) as u8).collect();
+        assert!(!bytes.is_empty());
+        let want = String::from_utf8_lossy(&bytes);
+        assert_eq!(texts["inputs"][0]["outputs"][i]["pid"], json!(want));
+    }
+}
+
 #[test]
 fn missing_files() {
     let no_folder = error(&["--model", "/nowhere", "--ids", "/nowhere/request.json", "--json"]);

@@ -87,6 +87,8 @@ const BUGS: &[Planted] = &[
         from: "per_input[row.task] += 1", to: "per_input[row.task * 0] += 1", caught_by: GOLDENS },
     Planted { name: "a tokenizer's padding stays", file: "examples/t5/tokenize.rs",
         from: "tokenizer.with_padding(None).with_truncation(None)", to: "tokenizer.with_truncation(None)", caught_by: CLI },
+    Planted { name: "ByT5's bytes are a word too high", file: "examples/t5/tokenize.rs",
+        from: "const BYTE_OFFSET: u32 = 3;", to: "const BYTE_OFFSET: u32 = 4;", caught_by: CLI },
     Planted { name: "layers that config.json leaves out are ignored", file: "examples/t5/load.rs",
         from: "weights.check_all_taken()?;", to: "", caught_by: CLI },
     Planted { name: "NaN in the weights is taken", file: "examples/t5/weights.rs",

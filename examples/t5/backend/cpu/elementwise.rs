@@ -54,7 +54,7 @@ vectorised!(
     ) -> () = attend_row
 );
 
-/// `e^x`, relative error below 3e-7; 0 far below, infinity far above.
+/// `e^x` for -87 <= x <= 88, relative error below 3e-7; beyond, as at the nearer end. NaN for NaN.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     // e^x = 2^n e^r with |r| <= ln(2) / 2, ln 2 in two parts; Taylor's series for e^r.
