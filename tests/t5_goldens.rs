@@ -27,7 +27,10 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
-/// Greedy ids equal, logits within 2e-3, for every case.
+/// Ten times less than what would do: f32 sums in another order differ by about 3e-5.
+const TOLERANCE: f32 = 2e-4;
+
+/// Greedy ids equal, logits close, for every case.
 #[test]
 fn ids_and_logits_equal_transformers() {
     let cases = cases();
@@ -53,12 +56,9 @@ fn ids_and_logits_equal_transformers() {
         for (name, want) in want.iter() {
             let got = got.tensor(name).expect("every prompt has logits");
             assert_eq!(got.shape(), want.shape(), "{} {name}", case.display());
-            let worst = floats(got.data())
-                .iter()
-                .zip(floats(want.data()))
-                .map(|(g, w)| (g - w).abs())
-                .fold(0.0, f32::max);
-            assert!(worst <= 2e-3, "{} {name}: {worst}", case.display());
+            for (i, (g, w)) in floats(got.data()).iter().zip(floats(want.data())).enumerate() {
+                assert!((g - w).abs() <= TOLERANCE, "{} {name}[{i}]: {g}, not {w}", case.display());
+            }
         }
     }
 }
