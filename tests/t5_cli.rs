@@ -192,6 +192,28 @@ fn what_stands_in_the_place_of_files() {
     }
 }
 
+/// A full disk is an error, a reader that has gone is none.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_takes_nothing() {
+    use std::process::{Command, Stdio};
+    let run = |stdout: Stdio| {
+        let child = Command::new(t5_example::program()).stdout(stdout).stderr(Stdio::piped()).spawn();
+        child.unwrap().wait_with_output().unwrap()
+    };
+    let full = run(Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap()));
+    let text = String::from_utf8(full.stderr).unwrap();
+    assert!(
+        text.starts_with("error: cannot write to standard output: ") && text.lines().count() == 1,
+        "{text}"
+    );
+    assert_eq!(full.status.code(), Some(2));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let gone = run(Stdio::from(writer));
+    assert!(gone.status.success() && gone.stderr.is_empty(), "{gone:?}");
+}
+
 #[test]
 fn tokenizers() {
     let model = || Model::of("examples/t5/assets/pid");

@@ -3,6 +3,9 @@
 //! `cargo run --release --example t5` answers 30 slot prompts about a built-in dialogue, with the
 //! prompts in the decoder (PID) and in the encoder (PIE), and compares what the two cost.
 
+#[macro_use]
+mod out;
+
 mod backend;
 mod buckets;
 mod config;
@@ -80,7 +83,7 @@ struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// Prompts in the decoder, over one encoding of the input
+    /// Prompts in the decoder, over one encoding of the input; for models that were trained so
     Pid,
     /// Prompts in the encoder, each with an encoding of its own
     Pie,
