@@ -65,6 +65,18 @@ fn specs() {
     );
 }
 
+/// The geometry, which backends and the oracle take from the problem alike.
+#[test]
+fn inputs_stand_where_offsets_and_slots_say() {
+    let ranges = |keys: Keys| {
+        let p = Problem::new(ProblemSpec { row_offsets: vec![0, 2, 2, 3], keys, ..spec() }).unwrap();
+        assert_eq!(p.inputs().iter().map(|i| i.rows.clone()).collect::<Vec<_>>(), [0..2, 2..2, 2..3]);
+        (p.inputs().iter().map(|i| i.keys.clone()).collect::<Vec<_>>(), p.key_positions())
+    };
+    assert_eq!(ranges(Keys::Packed { offsets: vec![0, 5, 9, 9] }), (vec![0..5, 5..9, 9..9], 9));
+    assert_eq!(ranges(Keys::Padded { max_keys: 4, lengths: vec![3, 0, 4] }), (vec![0..3, 4..4, 8..12], 12));
+}
+
 #[test]
 fn sizes_that_overflow() {
     let huge = "overflows the address space; allowed: at most isize::MAX bytes";

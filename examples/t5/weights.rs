@@ -1,6 +1,8 @@
 //! `model.safetensors`, whole or sharded with an index, as f32.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -21,14 +23,16 @@ struct Index {
 }
 
 impl Weights {
-    /// Reads every tensor of the folder; `progress` advances by file.
+    /// Reads every tensor of the folder; `progress` advances by bytes.
     pub fn read(folder: &Path, progress: &ProgressBar) -> Result<Self> {
         let files = Self::files(folder)?;
-        progress.set_length(files.len() as u64);
+        let sizes = files.iter().map(|file| size(file)).collect::<Result<Vec<_>>>()?;
+        progress.set_length(sizes.iter().sum());
         let mut tensors = BTreeMap::new();
-        for file in &files {
+        for (file, size) in files.iter().zip(sizes) {
             progress.set_message(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
-            let bytes = read_file(file)?;
+            let bytes =
+                read(file, size, progress).with_context(|| format!("cannot read {}", file.display()))?;
             let parsed = SafeTensors::deserialize(&bytes)
                 .with_context(|| format!("{} is not a whole safetensors file", file.display()))?;
             for (name, view) in parsed.iter() {
@@ -41,7 +45,6 @@ impl Weights {
                     bail!("tensor {name} in {} is in an earlier file too, allowed: once", file.display());
                 }
             }
-            progress.inc(1);
         }
         Ok(Self { tensors, source: folder.to_path_buf() })
     }
@@ -103,12 +106,19 @@ impl Weights {
 }
 
 /// The bytes of a regular file: anything else might not end.
-fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let cannot = || format!("cannot read {}", path.display());
-    if !std::fs::metadata(path).with_context(cannot)?.is_file() {
+fn size(path: &Path) -> Result<u64> {
+    let found = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if !found.is_file() {
         bail!("{} is not a file, allowed: a safetensors file", path.display());
     }
-    std::fs::read(path).with_context(cannot)
+    Ok(found.len())
+}
+
+fn read(path: &Path, size: u64, progress: &ProgressBar) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(usize::try_from(size)?)?;
+    progress.wrap_read(File::open(path)?).take(size).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {

@@ -64,7 +64,7 @@ const BUGS: &[Planted] = &[
     Planted { name: "merging drops a part that weighs nothing, NaN and all", file: "src/cpu/merge.rs",
         from: "if lse != f32::NEG_INFINITY {", to: "if (lse - shift).exp() != 0.0 {", caught_by: PROBLEM },
     Planted { name: "padded slots stand as close as their lengths", file: "src/problem.rs",
-        from: "let start = input * max_keys;", to: "let start = input * value;", caught_by: ATTENTION },
+        from: "let start = input * max_keys;", to: "let start = input * value;", caught_by: PROBLEM },
     Planted { name: "strides that are not used are multiplied", file: "src/problem.rs",
         from: "if self.tokens > 1 { strides.row * size } else { 0 }", to: "strides.row * size", caught_by: PROBLEM },
     Planted { name: "the cost model forgets the values' projection", file: "src/cost.rs",
