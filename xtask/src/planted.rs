@@ -2,6 +2,7 @@
 //! the tests that are meant to catch it must turn red.
 
 use std::path::Path;
+use std::process::Output;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -174,6 +175,16 @@ pub fn run(only: Option<&str>) -> Result<()> {
         bail!("no planted bug has a name or file with `{}`", only.unwrap_or_default());
     }
     let driver = crate::test::virtual_driver()?;
+    // Tests that fail without a bug would catch any.
+    let mut sound: Vec<(&[&str], &str)> = Vec::new();
+    for bug in &chosen {
+        if !sound.contains(&(bug.caught_by, bug.card())) {
+            sound.push((bug.caught_by, bug.card()));
+            if !bug.test(&copy, &driver, &[])?.status.success() {
+                bail!("`{}` fails without a planted bug", bug.caught_by.join(" "));
+            }
+        }
+    }
     let mut unnoticed = Vec::new();
     for bug in chosen {
         let caught = plant(&copy, bug, &driver)?;
@@ -197,26 +208,35 @@ fn plant(copy: &Path, bug: &Planted, driver: &Path) -> Result<bool> {
         bail!("`{}` occurs {flat} times in {}; a planted bug needs a place of its own", bug.from, bug.file);
     }
     std::fs::write(&path, text.replace(bug.from, bug.to))?;
-    let cargo = |arguments: &[&str]| {
-        let mut cargo = crate::run::cargo(arguments);
-        cargo
-            .args(bug.caught_by)
-            .current_dir(copy)
-            .env("CARGO_TARGET_DIR", root().join("target/planted/build"));
-        // What only Hopper runs is planted where only Hopper looks.
-        let hopper = bug.file.contains("sm90") || bug.file.contains("tensor_map");
-        crate::test::on_virtual_card(&mut cargo, driver, if hopper { "h200" } else { "a100" });
-        if let Some(nvcc) = crate::setup::own_nvcc() {
-            cargo.env("NVCC", nvcc);
-        }
-        cargo.output()
-    };
     // A bug that does not compile shows nothing.
-    let built = cargo(&["test", "--quiet", "--no-run"])?;
+    let built = bug.test(copy, driver, &["--no-run"])?;
     if !built.status.success() {
         bail!("`{}` does not compile: {}", bug.name, String::from_utf8_lossy(&built.stderr));
     }
-    let tests = cargo(&["test", "--quiet"])?;
+    let tests = bug.test(copy, driver, &[])?;
     std::fs::write(&path, text)?;
     Ok(!tests.status.success())
+}
+
+impl Planted {
+    /// What only Hopper runs is planted where only Hopper looks.
+    fn card(&self) -> &'static str {
+        let hopper = self.file.contains("sm90") || self.file.contains("tensor_map");
+        if hopper { "h200" } else { "a100" }
+    }
+
+    /// The tests that must fail, in the copy of the tree and on a virtual card.
+    fn test(&self, copy: &Path, driver: &Path, more: &[&str]) -> Result<Output> {
+        let mut cargo = crate::run::cargo(&["test", "--quiet"]);
+        cargo
+            .args(self.caught_by)
+            .args(more)
+            .current_dir(copy)
+            .env("CARGO_TARGET_DIR", root().join("target/planted/build"));
+        crate::test::on_virtual_card(&mut cargo, driver, self.card());
+        if let Some(nvcc) = crate::setup::own_nvcc() {
+            cargo.env("NVCC", nvcc);
+        }
+        Ok(cargo.output()?)
+    }
 }
