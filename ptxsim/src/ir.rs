@@ -480,6 +480,8 @@ pub enum Op {
         mask: Src,
     },
     Fence(FenceKind),
+    /// `griddepcontrol.wait`
+    LaunchWait,
     Shuffle {
         mode: ShuffleMode,
         dst: u32,

@@ -405,7 +405,7 @@ fn maps_lie_in_global_memory_and_barriers_at_generic_addresses() {
     };
     let body =
         "cvt.u64.u32 %a3, %r39;\ncvta.shared.u64 %a3, %a3;\nmov.u64 %a4, bar;\ncvta.shared.u64 %a4, %a4;\n\
-                @%p9 mbarrier.init.b64 [%a4], 1;\nbar.sync 0;\n"
+                @%p9 mbarrier.init.b64 [%a4], 1;\nfence.mbarrier_init.release.cluster;\nbar.sync 0;\n"
             .to_owned()
             + &first(
                 "fence.proxy.tensormap::generic.acquire.gpu [%a0], 128;\n\

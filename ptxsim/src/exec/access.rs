@@ -111,6 +111,20 @@ impl<'a> Machine<'_, 'a> {
         Ok(())
     }
 
+    /// A launch uses part of an allocation: counted, and in time after the launch before.
+    pub fn uses(&mut self, warp: &Warp, a: &Allocation, address: u64, bytes: u32, stores: bool) -> Outcome {
+        let offset = address - a.base;
+        if self.grid.config.overlaps && !warp.knows_launch_ended() && a.used_before(offset, bytes, stores) {
+            let what = match stores {
+                true => "stored to while the launch before may still use it: griddepcontrol.wait comes first",
+                false => "read while the launch before may still store it: griddepcontrol.wait comes first",
+            };
+            return Err(Trouble::new(FaultKind::LaunchPending, what).at(address));
+        }
+        self.tally.total.distinct_bytes += u64::from(a.touch(offset, bytes, stores));
+        Ok(())
+    }
+
     fn global_written(&self, a: &Allocation, address: u64, bytes: u32) -> Outcome {
         if self.grid.options.check_written && !a.written(address - a.base, bytes) {
             let what =
@@ -148,12 +162,12 @@ impl<'a> Machine<'_, 'a> {
                 match self.site(warp, window, at)? {
                     Site::Global(at) => {
                         let a = self.allocation(&mut held, at, total.into())?;
+                        self.uses(warp, a, at, total, false)?;
                         self.global_written(a, at, total)?;
                         let offset = at - a.base;
                         for k in 0..n {
                             values[k as usize][lane] = a.load(offset + u64::from(each(k)), bytes);
                         }
-                        self.tally.total.distinct_bytes += u64::from(a.touch(offset, total));
                         global.0[global.1] = at;
                         global.1 += 1;
                     }
@@ -270,11 +284,11 @@ impl<'a> Machine<'_, 'a> {
                     }
                     Site::Global(at) => {
                         let a = self.allocation(&mut held, at, total.into())?;
+                        self.uses(warp, a, at, total, true)?;
                         let offset = at - a.base;
                         for k in 0..n {
                             a.store(offset + u64::from(k * bytes), bytes, values[k as usize][lane] & mask);
                         }
-                        self.tally.total.distinct_bytes += u64::from(a.touch(offset, total));
                         global.0[global.1] = at;
                         global.1 += 1;
                     }
@@ -350,8 +364,8 @@ impl<'a> Machine<'_, 'a> {
                     old[lane] = match self.site(warp, window, at)? {
                         Site::Global(at) => {
                             let a = self.allocation(&mut held, at, bytes.into())?;
+                            self.uses(warp, a, at, bytes, true)?;
                             self.global_written(a, at, bytes)?;
-                            self.tally.total.distinct_bytes += u64::from(a.touch(at - a.base, bytes));
                             self.global_atomic(a, at - a.base, bytes, f)
                         }
                         Site::Shared(cta, offset) => {

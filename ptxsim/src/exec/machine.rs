@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::asynchronous::{LaneCopies, WgmmaState};
+use super::copies::LaneCopies;
 use super::grid::{Grid, Place};
 use super::shared::{Shared, SharedChecks};
 use super::sync::{Barrier, ClusterBarrier, Mbarrier};
 use super::warp::{Group, State, Warp};
+use super::wgmma::WgmmaState;
 use crate::counters::Tally;
 use crate::fault::{Fault, FaultKind, Outcome, Trouble};
 use crate::ir::{Instr, Op, WARP};
@@ -35,8 +36,9 @@ pub struct ClusterState {
     pub ctas: Vec<CtaState>,
     pub barrier: ClusterBarrier,
     pub live_warps: usize,
-    /// Epoch of each warp at its last `fence.proxy.async`.
+    /// Epoch of each warp at its last `fence.proxy.async`, and at its last `fence.mbarrier_init`.
     pub fences: Vec<u32>,
+    pub init_fences: Vec<u32>,
     /// Actors taken by mbarriers.
     pub mbarrier_actors: usize,
     /// First actor of mbarriers; the number of warps.
@@ -76,7 +78,8 @@ impl Cluster {
         let places = grid.places(number);
         let per_block = grid.warps_per_block();
         let warps_in_all = per_block * places.len();
-        let clocks = warps_in_all + MBARRIER_ACTORS;
+        // One more for the launch before.
+        let clocks = warps_in_all + MBARRIER_ACTORS + 1;
         let checks = SharedChecks {
             written: grid.options.check_written,
             races: grid.options.check_races,
@@ -99,6 +102,7 @@ impl Cluster {
             barrier: ClusterBarrier::default(),
             live_warps: warps_in_all,
             fences: vec![0; warps_in_all],
+            init_fences: vec![0; warps_in_all],
             mbarrier_actors: 0,
             warps: warps_in_all,
         };

@@ -82,6 +82,8 @@ struct Cell {
     incoming: bool,
     /// Bytes have stamps of their own.
     split: bool,
+    /// What is unwritten here was copied from global memory that nothing had written.
+    hollow: bool,
     /// Asynchronous readers that have not finished.
     readers: u16,
 }
@@ -92,6 +94,13 @@ pub struct SharedChecks {
     pub written: bool,
     pub races: bool,
     pub asynchronous: bool,
+}
+
+/// Bytes of a block's shared memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    pub offset: u32,
+    pub bytes: u32,
 }
 
 pub struct Shared {
@@ -196,7 +205,10 @@ impl Shared {
     fn require_written(&self, word: usize, offset: u32, bytes: u32) -> Outcome {
         let wanted = if bytes >= 4 { 15 } else { (((1u32 << bytes) - 1) << (offset % 4)) as u8 };
         if self.cells[word].written & wanted != wanted {
-            let what = "read of shared memory that nothing has written";
+            let what = match self.cells[word].hollow {
+                true => "read of shared memory copied from global memory that nothing has written",
+                false => "read of shared memory that nothing has written",
+            };
             return Err(Trouble::new(FaultKind::Uninitialized, what).at(word as u64 * 4));
         }
         Ok(())
@@ -242,6 +254,7 @@ impl Shared {
             let cell = &mut self.cells[word];
             if bytes >= 4 {
                 cell.written = 15;
+                cell.hollow = false;
                 if cell.split {
                     cell.split = false;
                     self.split.remove(&word);
@@ -299,14 +312,15 @@ impl Shared {
         Ok(())
     }
 
-    /// An asynchronous write of whole words that has completed: stamped by its mbarrier.
+    /// An asynchronous write of whole words that has completed: stamped by its mbarrier. `fenced` as in
+    /// [`Shared::proxy_reading`].
     pub fn arrived(
         &mut self,
         offset: u32,
         bytes: u32,
         issuer: &Who<'_>,
-        actor: usize,
-        epoch: u32,
+        (actor, epoch): (usize, u32),
+        fenced: impl Fn(usize, u32) -> bool,
     ) -> Outcome {
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
@@ -315,8 +329,10 @@ impl Shared {
                 self.after_writes(word, 0, 4, issuer, "asynchronous write")?;
                 self.after_reads(word, issuer)?;
             }
+            self.through_fence(word, issuer, "overwrites", &fenced)?;
             let cell = &mut self.cells[word];
             cell.written = 15;
+            cell.hollow = false;
             cell.write = Stamp { epoch, actor: actor as u16, lane: ASYNCHRONOUS, strong: false };
             if cell.split {
                 cell.split = false;
@@ -335,9 +351,19 @@ impl Shared {
                 self.after_writes(word, 0, 4, who, "cp.async")?;
                 self.after_reads(word, who)?;
             }
-            self.cells[word].incoming = true;
+            let cell = &mut self.cells[word];
+            cell.incoming = true;
+            cell.written = 15;
+            cell.hollow = false;
         }
         Ok(())
+    }
+
+    /// A copy brought a byte here whose source nothing had written.
+    pub fn hollow(&mut self, offset: u32) {
+        let cell = &mut self.cells[(offset / 4) as usize];
+        cell.written &= !(1 << (offset % 4));
+        cell.hollow = true;
     }
 
     /// A `cp.async` was waited for by its thread: now a write of that thread.
@@ -346,7 +372,6 @@ impl Shared {
         for word in first..first + (bytes / 4) as usize {
             let cell = &mut self.cells[word];
             cell.incoming = false;
-            cell.written = 15;
             cell.write = Stamp::of(who);
             if cell.split {
                 cell.split = false;
@@ -380,21 +405,38 @@ impl Shared {
             if !self.checks.asynchronous {
                 continue;
             }
-            let own = std::slice::from_ref(&cell.write);
-            let stamps = self.split.get(&word).filter(|_| cell.split).map_or(own, |s| &s[..]);
-            let open =
-                |s: &&Stamp| s.epoch != 0 && s.lane != ASYNCHRONOUS && !fenced(s.actor.into(), s.epoch);
-            if let Some(stamp) = stamps.iter().find(open) {
-                let what = format!(
-                    "the asynchronous proxy reads what {} wrote, without fence.proxy.async between",
-                    writer(stamp, who)
-                );
-                return Err(Trouble::new(FaultKind::ProxyFence, what).at(word as u64 * 4));
-            }
+            self.through_fence(word, who, "reads", &fenced)?;
             let readers = &mut self.cells[word].readers;
             *readers = readers.saturating_add(1);
         }
         Ok(())
+    }
+
+    /// No ordinary write of a word lacks a proxy fence before the asynchronous access of `who`.
+    fn through_fence(
+        &self,
+        word: usize,
+        who: &Who<'_>,
+        verb: &str,
+        fenced: &impl Fn(usize, u32) -> bool,
+    ) -> Outcome {
+        if !self.checks.asynchronous {
+            return Ok(());
+        }
+        let cell = &self.cells[word];
+        let own = std::slice::from_ref(&cell.write);
+        let stamps = self.split.get(&word).filter(|_| cell.split).map_or(own, |s| &s[..]);
+        let open = |s: &&Stamp| s.epoch != 0 && s.lane != ASYNCHRONOUS && !fenced(s.actor.into(), s.epoch);
+        match stamps.iter().find(open) {
+            None => Ok(()),
+            Some(stamp) => {
+                let what = format!(
+                    "the asynchronous proxy {verb} what {} wrote, without fence.proxy.async between",
+                    writer(stamp, who)
+                );
+                Err(Trouble::new(FaultKind::ProxyFence, what).at(word as u64 * 4))
+            }
+        }
     }
 
     /// The asynchronous read that [`Shared::proxy_reading`] started is done.
@@ -414,4 +456,11 @@ fn writer(stamp: &Stamp, who: &Who<'_>) -> String {
         lane if usize::from(stamp.actor) == who.actor => format!("a write by lane {lane} of the same warp"),
         lane => format!("a write by lane {lane} of warp {}", stamp.actor),
     }
+}
+
+/// Permutes the 16-byte chunks of an address by its higher bits: XOR of bits 4-6 with bits 7-9 for rows of
+/// 128 bytes, fewer for shorter rows.
+pub fn swizzle(address: u32, width: u32) -> u32 {
+    let mask = width / 16 - 1;
+    address ^ ((address >> 7 & mask) << 4)
 }

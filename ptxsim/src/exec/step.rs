@@ -257,7 +257,12 @@ impl Machine<'_, '_> {
                 self.state.fences[warp.actor] = warp.epoch();
                 warp.advance();
             }
-            Op::Fence(_) => {}
+            Op::Fence(FenceKind::MbarrierInit) => {
+                self.state.init_fences[warp.actor] = warp.epoch();
+                warp.advance();
+            }
+            Op::Fence(FenceKind::Ordinary) => {}
+            Op::LaunchWait => warp.wait_for_launch(),
             Op::LoadMatrix { address, dst, transpose } => {
                 return self.load_matrix(warp, *address, dst, *transpose, exec, pc);
             }

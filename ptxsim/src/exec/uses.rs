@@ -167,6 +167,7 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
         | Op::ClusterArrive
         | Op::ClusterWait
         | Op::Fence(_)
+        | Op::LaunchWait
         | Op::WgmmaFence
         | Op::WgmmaCommit
         | Op::WgmmaWait { .. }
