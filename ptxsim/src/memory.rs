@@ -308,6 +308,17 @@ impl GlobalMemory {
         Ok(())
     }
 
+    /// Zeros a range.
+    pub(crate) fn clear(&self, address: u64, bytes: u64) -> Result<(), MemoryError> {
+        const PIECE: u64 = 1 << 16;
+        let (allocation, offset) = self.range(address, bytes)?;
+        let zeros = vec![0; PIECE.min(bytes) as usize];
+        for at in (0..bytes).step_by(PIECE as usize) {
+            allocation.write(offset + at, &zeros[..PIECE.min(bytes - at) as usize]);
+        }
+        Ok(())
+    }
+
     fn range(&self, address: u64, bytes: u64) -> Result<(Arc<Allocation>, u64), MemoryError> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let found = table.live.range(..=address).next_back().map(|(_, a)| a);

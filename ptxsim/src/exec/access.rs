@@ -45,15 +45,17 @@ impl<'a> Machine<'_, 'a> {
     }
 
     pub fn site(&self, warp: &Warp, window: Window, address: u64) -> Outcome<Site> {
+        // Too large for a window is out of its bounds.
+        let narrow = |address: u64| u32::try_from(address).unwrap_or(u32::MAX);
         Ok(match window {
             Window::Global | Window::Const => Site::Global(address),
-            Window::Local => Site::Local(address as u32),
-            Window::Param => Site::Param(address as u32),
+            Window::Local => Site::Local(narrow(address)),
+            Window::Param => Site::Param(narrow(address)),
             Window::Shared | Window::Cluster => self.shared_site(warp, window, address)?,
             Window::Generic => match address >> 48 << 48 {
                 SHARED_WINDOW => self.shared_site(warp, Window::Cluster, address - SHARED_WINDOW)?,
-                LOCAL_WINDOW => Site::Local((address - LOCAL_WINDOW) as u32),
-                PARAM_WINDOW => Site::Param((address - PARAM_WINDOW) as u32),
+                LOCAL_WINDOW => Site::Local(narrow(address - LOCAL_WINDOW)),
+                PARAM_WINDOW => Site::Param(narrow(address - PARAM_WINDOW)),
                 _ => Site::Global(address),
             },
         })
@@ -238,7 +240,7 @@ impl<'a> Machine<'_, 'a> {
         }
     }
 
-    fn local_range(&self, warp: &Warp, offset: u32, bytes: u32, lane: usize) -> Outcome<usize> {
+    pub fn local_range(&self, warp: &Warp, offset: u32, bytes: u32, lane: usize) -> Outcome<usize> {
         let each = self.grid.code.local_bytes;
         if u64::from(offset) + u64::from(bytes) > u64::from(each) {
             let what = format!("{bytes} bytes at offset {offset} of {each} bytes of local memory");

@@ -114,10 +114,7 @@ impl<'a> Grid<'a> {
     ) -> Self {
         let memory = global.snapshot();
         memory.begin_launch(config.overlaps);
-        let shared_bytes = match config.dynamic_shared_bytes {
-            0 => code.static_shared_bytes,
-            dynamic => code.dynamic_shared_offset + dynamic,
-        };
+        let shared_bytes = code.shared_bytes(config.dynamic_shared_bytes);
         let (stop, clock) = (AtomicBool::new(false), AtomicU64::new(1));
         Self { code, config, card, parameters, globals, memory, global, options, shared_bytes, stop, clock }
     }

@@ -29,6 +29,8 @@ pub struct CtaState {
     pub barriers: Vec<Barrier>,
     pub mbarriers: HashMap<u32, Mbarrier>,
     pub live_warps: usize,
+    /// What each warpgroup has set by `setmaxnreg`; 0 before.
+    pub registers: Vec<u32>,
 }
 
 /// What a cluster's warps share.
@@ -96,6 +98,7 @@ impl Cluster {
             barriers: (0..BARRIERS).map(|_| Barrier::default()).collect(),
             mbarriers: HashMap::new(),
             live_warps: per_block,
+            registers: Vec::new(),
         };
         let state = ClusterState {
             ctas: places.iter().map(cta).collect(),

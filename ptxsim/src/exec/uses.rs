@@ -164,6 +164,7 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
         | Op::Printf { .. }
         | Op::AssertFail { .. }
         | Op::Sleep
+        | Op::SetRegisters { .. }
         | Op::ClusterArrive
         | Op::ClusterWait
         | Op::Fence(_)
