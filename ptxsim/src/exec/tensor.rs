@@ -55,9 +55,10 @@ impl Machine<'_, '_> {
             .map(|lane| match self.own_shared(warp, addresses[lane]) {
                 Ok(Some(offset)) => Ok(offset),
                 Ok(_) => Err(Trouble::new(
-                    FaultKind::IllegalInstruction,
-                    "an address that is not in the block's shared memory",
+                    FaultKind::OutOfBounds,
+                    "the address is not in the block's shared memory",
                 )
+                .at(addresses[lane])
                 .by(lane)),
                 Err(t) => Err(t.by(lane)),
             })
