@@ -191,8 +191,10 @@ impl Allocation {
                 new |= STORED_BEFORE;
             }
             // Another thread may write meanwhile: its marks stay.
-            if new != old {
+            if old & !new != 0 {
                 mark.fetch_and(new | WRITTEN, Relaxed);
+            }
+            if new & !old != 0 {
                 mark.fetch_or(new, Relaxed);
             }
         }

@@ -149,9 +149,10 @@ impl Machine<'_, '_> {
         let fenced = |actor: usize, epoch: u32| warp.fenced(fences, actor, epoch);
         let memory = &mut self.state.ctas[warp.cta].shared;
         memory.check(offset, 16)?;
+        let mut sound = None;
         for part in box_parts(offset, size, width) {
             memory.check_range(part.offset, part.bytes)?;
-            memory.proxy_reading(part.offset, part.bytes, &who, fenced)?;
+            memory.proxy_reading(part.offset, part.bytes, &who, fenced, &mut sound)?;
         }
         let word = |at: u32| memory.peek(swizzle(offset + at, width), 4) as u32;
         Ok((0..size).step_by(4).flat_map(|at| word(at).to_le_bytes()).collect())

@@ -49,8 +49,8 @@ impl Who<'_> {
 }
 
 /// Last write of a word or byte.
-#[derive(Clone, Copy, Default)]
-struct Stamp {
+#[derive(Clone, Copy, Default, PartialEq)]
+pub struct Stamp {
     epoch: u32,
     actor: u16,
     lane: u8,
@@ -381,13 +381,15 @@ impl Shared {
     }
 
     /// The asynchronous proxy starts to read: written, ordered, fenced. `fenced` tells of a write's actor
-    /// and epoch whether a proxy fence lies between.
+    /// and epoch whether a proxy fence lies between. `sound` is a write that was found right for this reader:
+    /// most words of an operand have the same one.
     pub fn proxy_reading(
         &mut self,
         offset: u32,
         bytes: u32,
         who: &Who<'_>,
         fenced: impl Fn(usize, u32) -> bool,
+        sound: &mut Option<Stamp>,
     ) -> Outcome {
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
@@ -399,13 +401,16 @@ impl Shared {
             if self.checks.written && !cell.incoming {
                 self.require_written(word, 0, 4)?;
             }
-            if self.checks.races {
-                self.after_writes(word, 0, 4, who, "asynchronous read")?;
+            if cell.split || *sound != Some(cell.write) {
+                if self.checks.races {
+                    self.after_writes(word, 0, 4, who, "asynchronous read")?;
+                }
+                self.through_fence(word, who, "reads", &fenced)?;
+                *sound = (!cell.split).then_some(cell.write);
             }
             if !self.checks.asynchronous {
                 continue;
             }
-            self.through_fence(word, who, "reads", &fenced)?;
             let readers = &mut self.cells[word].readers;
             *readers = readers.saturating_add(1);
         }

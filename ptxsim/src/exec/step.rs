@@ -9,7 +9,7 @@ impl Machine<'_, '_> {
     /// Runs `instruction` for the lanes of `exec`.
     pub fn execute(&mut self, warp: &mut Warp, instruction: &Instr, exec: u32, pc: usize) -> Outcome<Flow> {
         let grid = self.grid;
-        if !warp.wgmma.pending.is_empty() {
+        if warp.wgmma.pending {
             self.accumulators_untouched(warp, &instruction.op)?;
         }
         match &instruction.op {

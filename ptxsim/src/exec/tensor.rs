@@ -6,11 +6,11 @@ use super::machine::{Flow, Machine};
 use super::warp::{State, Warp};
 use crate::decode::convert::{small, tf32};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::float::{BF16, E4M3, E5M2, F16, Rounding};
+use crate::float::{self, BF16, E4M3, E5M2, F16, Rounding};
 use crate::ir::{Address, Lanes, Mma, MmaType, Src, Window};
 
 /// Value of element `i` of a register.
-pub fn element(ty: MmaType, bits: u64, i: usize) -> f32 {
+fn element(ty: MmaType, bits: u64, i: usize) -> f32 {
     let part = |width: usize| (bits >> (width * i)) as u32 & ((1 << width) - 1);
     match ty {
         MmaType::F16 => small(F16, part(16)),
@@ -24,6 +24,22 @@ pub fn element(ty: MmaType, bits: u64, i: usize) -> f32 {
     }
 }
 
+/// Calls `put` with each element of a word and its number.
+#[inline]
+pub fn elements(ty: MmaType, word: u32, mut put: impl FnMut(usize, f32)) {
+    match ty {
+        MmaType::Bf16 => {
+            put(0, f32::from_bits(word << 16));
+            put(1, f32::from_bits(word & 0xffff_0000));
+        }
+        MmaType::F16 => {
+            put(0, float::f16(word & 0xffff));
+            put(1, float::f16(word >> 16));
+        }
+        _ => (0..32 / ty.bits()).for_each(|i| put(i, element(ty, word.into(), i))),
+    }
+}
+
 /// 16 rows of A from registers: row-major, `k` columns.
 pub fn rows_of_a(ty: MmaType, registers: &[Lanes], k: usize, a: &mut [f32]) {
     let each = 32 / ty.bits();
@@ -31,11 +47,16 @@ pub fn rows_of_a(ty: MmaType, registers: &[Lanes], k: usize, a: &mut [f32]) {
         for (lane, bits) in lanes.iter().enumerate() {
             let (g, t) = (lane / 4, lane % 4);
             let (row, column) = (g + 8 * (r & 1), t * each + (r >> 1) * 4 * each);
-            for i in 0..each {
-                a[row * k + column + i] = element(ty, *bits, i);
-            }
+            let row = &mut a[row * k + column..];
+            elements(ty, *bits as u32, |i, x| row[i] = x);
         }
     }
+}
+
+/// Row and column of lane `lane`'s accumulator `r` of 32 bits in a 16x8 tile.
+#[inline]
+pub fn place_of(r: usize, lane: usize) -> (usize, usize) {
+    (lane / 4 + 8 * (r / 2), 2 * (lane % 4) + r % 2)
 }
 
 impl Machine<'_, '_> {
@@ -180,27 +201,26 @@ impl Machine<'_, '_> {
         for (r, lanes) in registers(&mma.b).iter().enumerate() {
             for (lane, bits) in lanes.iter().enumerate() {
                 let (g, t) = (lane / 4, lane % 4);
-                for i in 0..each {
-                    // Transposed: column `g` of B is a row of eight here.
-                    b[(t * each + i + r * 4 * each) * 8 + g] = element(mma.b_type, *bits, i);
-                }
+                // Transposed: column `g` of B is a row of eight here.
+                let column = &mut b[(t * each + r * 4 * each) * 8 + g..];
+                elements(mma.b_type, *bits as u32, |i, x| column[8 * i] = x);
             }
         }
         let integer = mma.a_type.is_integer();
         let c = registers(&mma.c);
         let mut d = [0f32; 16 * 8];
+        if !integer {
+            accumulators(mma.half_accumulate, &c, 8, &mut d);
+        }
         // Products are exact in f32; their sum is rounded at each step, as tensor cores' order is free.
         for (row, out) in d.chunks_exact_mut(8).enumerate() {
-            for (j, y) in out.iter_mut().enumerate() {
-                *y = if integer { 0.0 } else { accumulator(mma.half_accumulate, &c, row, j) };
-            }
             for (x, b) in a[row * k..row * k + k].iter().zip(b.chunks_exact(8)) {
                 for (y, b) in out.iter_mut().zip(b) {
                     *y += x * b;
                 }
             }
         }
-        let results = pack(mma.half_accumulate, integer, mma.d.len(), |row, j| d[row * 8 + j], &c);
+        let results = pack(mma.half_accumulate, integer, 8, &d, &c);
         for (register, lanes) in mma.d.iter().zip(&results) {
             warp.put(*register, lanes, exec);
         }
@@ -217,38 +237,40 @@ pub fn whole(exec: u32) -> Outcome {
     Ok(())
 }
 
-/// Element (row, column) of a 16x8 tile of C.
-pub fn accumulator(half: bool, c: &[Lanes], row: usize, column: usize) -> f32 {
-    let lane = 4 * (row % 8) + column / 2;
-    if half {
-        let bits = c[row / 8][lane] >> (16 * (column % 2));
-        return small(F16, bits as u32 & 0xffff);
+/// A 16x8 tile of C from registers of f32 or of pairs of f16, to rows of `stride` elements.
+pub fn accumulators(half: bool, c: &[Lanes], stride: usize, tile: &mut [f32]) {
+    for (r, lanes) in c.iter().enumerate() {
+        for (lane, bits) in lanes.iter().enumerate() {
+            if half {
+                let at = (lane / 4 + 8 * r) * stride + 2 * (lane % 4);
+                elements(MmaType::F16, *bits as u32, |i, x| tile[at + i] = x);
+            } else {
+                let (row, column) = place_of(r, lane);
+                tile[row * stride + column] = f32::from_bits(*bits as u32);
+            }
+        }
     }
-    f32::from_bits(c[2 * (row / 8) + column % 2][lane] as u32)
 }
 
-/// Registers of a 16x8 tile; integer sums add to `c`.
-pub fn pack(
-    half: bool,
-    integer: bool,
-    registers: usize,
-    at: impl Fn(usize, usize) -> f32,
-    c: &[Lanes],
-) -> Vec<Lanes> {
-    (0..registers)
-        .map(|r| {
-            std::array::from_fn(|lane| {
-                let (g, t) = (lane / 4, 2 * (lane % 4));
-                if half {
-                    let bits = |j| u64::from(F16.encode(at(g + 8 * r, j).into(), Rounding::Nearest));
-                    return bits(t) | bits(t + 1) << 16;
-                }
-                let value = at(g + 8 * (r / 2), t + r % 2);
-                if integer {
-                    return u64::from((value as i32).wrapping_add(c[r][lane] as i32) as u32);
-                }
-                value.to_bits().into()
-            })
-        })
-        .collect()
+/// Registers of a 16x8 tile, two of pairs of f16 or four; integer sums add to `c`.
+pub fn pack(half: bool, integer: bool, stride: usize, tile: &[f32], c: &[Lanes]) -> [Lanes; 4] {
+    let mut out = [[0; 32]; 4];
+    for (r, lanes) in out.iter_mut().enumerate().take(if half { 2 } else { 4 }) {
+        for (lane, bits) in lanes.iter_mut().enumerate() {
+            if half {
+                let at = (lane / 4 + 8 * r) * stride + 2 * (lane % 4);
+                let code = |x: f32| u64::from(F16.encode(x.into(), Rounding::Nearest));
+                *bits = code(tile[at]) | code(tile[at + 1]) << 16;
+                continue;
+            }
+            let (row, column) = place_of(r, lane);
+            let value = tile[row * stride + column];
+            *bits = match integer {
+                true => (value as i32).wrapping_add(c[r][lane] as i32) as u32,
+                false => value.to_bits(),
+            }
+            .into();
+        }
+    }
+    out
 }
