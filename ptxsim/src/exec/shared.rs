@@ -84,6 +84,8 @@ struct Cell {
     split: bool,
     /// What is unwritten here was copied from global memory that nothing had written.
     hollow: bool,
+    /// A thread has read it since it was last written after all reads.
+    read: bool,
     /// Asynchronous readers that have not finished.
     readers: u16,
 }
@@ -197,6 +199,7 @@ impl Shared {
                     false => who.lane as u32,
                 };
                 *entry = epoch << LANE_BITS | lane;
+                self.cells[word].read = true;
             }
         }
         Ok(())
@@ -288,15 +291,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether every read of a word happened before a write to it.
-    fn after_reads(&self, word: usize, who: &Who<'_>) -> Outcome {
+    /// Whether every read of a word happened before a write to it. Who comes after this write comes after them.
+    fn after_reads(&mut self, word: usize, who: &Who<'_>) -> Outcome {
         // Words with stamps per byte have neighbours that are read on their own.
-        if self.cells[word].split || who.strong {
+        if !self.cells[word].read || self.cells[word].split || who.strong {
             return Ok(());
         }
         let base = who.warp.map_or(usize::MAX, |warp| who.actor - warp);
-        for warp in 0..self.warps {
-            let entry = self.reads[word * self.warps + warp];
+        let entries = &self.reads[word * self.warps..(word + 1) * self.warps];
+        let early = entries.iter().enumerate().position(|(warp, entry)| {
             let (epoch, lane) = (entry >> LANE_BITS, (entry & 63) as u8);
             let before = epoch == 0
                 || match who.warp {
@@ -305,10 +308,12 @@ impl Shared {
                     // Of another block's writes only the order among writes is known.
                     None => true,
                 };
-            if !before {
-                return Err(self.race(word, who, "write", &format!("a read by warp {warp}")));
-            }
+            !before
+        });
+        if let Some(warp) = early {
+            return Err(self.race(word, who, "write", &format!("a read by warp {warp}")));
         }
+        self.cells[word].read = who.warp.is_none();
         Ok(())
     }
 

@@ -70,20 +70,16 @@ impl Machine<'_, '_> {
     }
 
     /// The eight addresses of each 8x8 matrix, from lanes 0-7, 8-15, ...
-    fn matrix_rows(&self, warp: &Warp, address: Address, matrices: usize) -> Outcome<Vec<u32>> {
+    fn matrix_rows(&self, warp: &Warp, address: Address, matrices: usize) -> Outcome<[u32; 32]> {
         let addresses = self.addresses(warp, address);
-        (0..8 * matrices)
-            .map(|lane| match self.own_shared(warp, addresses[lane]) {
-                Ok(Some(offset)) => Ok(offset),
-                Ok(_) => Err(Trouble::new(
-                    FaultKind::OutOfBounds,
-                    "the address is not in the block's shared memory",
-                )
-                .at(addresses[lane])
-                .by(lane)),
-                Err(t) => Err(t.by(lane)),
-            })
-            .collect()
+        let mut rows = [0; 32];
+        for (lane, row) in rows.iter_mut().enumerate().take(8 * matrices) {
+            *row = self.own_shared(warp, addresses[lane]).map_err(|t| t.by(lane))?.ok_or_else(|| {
+                let what = "the address is not in the block's shared memory";
+                Trouble::new(FaultKind::OutOfBounds, what).at(addresses[lane]).by(lane)
+            })?;
+        }
+        Ok(rows)
     }
 
     fn count_matrix(&mut self, rows: &[u32], pc: usize) {
@@ -111,7 +107,7 @@ impl Machine<'_, '_> {
         }
         whole(exec)?;
         let rows = self.matrix_rows(warp, address, dst.len())?;
-        self.count_matrix(&rows, pc);
+        self.count_matrix(&rows[..8 * dst.len()], pc);
         for (matrix, register) in dst.iter().enumerate() {
             let mut halves = [[0u16; 8]; 8];
             for (r, half_row) in halves.iter_mut().enumerate() {
@@ -152,7 +148,7 @@ impl Machine<'_, '_> {
         }
         whole(exec)?;
         let rows = self.matrix_rows(warp, address, src.len())?;
-        self.count_matrix(&rows, pc);
+        self.count_matrix(&rows[..8 * src.len()], pc);
         for (matrix, register) in src.iter().enumerate() {
             let value = warp.lanes(*register, self.grid);
             for r in 0..8 {
@@ -195,10 +191,14 @@ impl Machine<'_, '_> {
         whole(exec)?;
         let k = mma.k;
         let (mut a, mut b) = ([0f32; 16 * 32], [0f32; 8 * 32]);
-        let registers = |list: &[Src]| list.iter().map(|s| warp.lanes(*s, self.grid)).collect::<Vec<_>>();
-        rows_of_a(mma.a_type, &registers(&mma.a), k, &mut a);
+        let registers = |list: &[Src]| {
+            let mut held = [[0; 32]; 4];
+            list.iter().zip(&mut held).for_each(|(src, lanes)| warp.fetch(*src, self.grid, lanes));
+            held
+        };
+        rows_of_a(mma.a_type, &registers(&mma.a)[..mma.a.len()], k, &mut a);
         let each = 32 / mma.b_type.bits();
-        for (r, lanes) in registers(&mma.b).iter().enumerate() {
+        for (r, lanes) in registers(&mma.b).iter().enumerate().take(mma.b.len()) {
             for (lane, bits) in lanes.iter().enumerate() {
                 let (g, t) = (lane / 4, lane % 4);
                 // Transposed: column `g` of B is a row of eight here.
@@ -210,7 +210,7 @@ impl Machine<'_, '_> {
         let c = registers(&mma.c);
         let mut d = [0f32; 16 * 8];
         if !integer {
-            accumulators(mma.half_accumulate, &c, 8, &mut d);
+            accumulators(mma.half_accumulate, &c[..mma.c.len()], 8, &mut d);
         }
         // Products are exact in f32; their sum is rounded at each step, as tensor cores' order is free.
         for (row, out) in d.chunks_exact_mut(8).enumerate() {
