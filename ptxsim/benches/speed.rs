@@ -1,26 +1,55 @@
-//! How fast a kernel like attention runs: 4 heads, 64 rows x 512 keys x 64, mma.sync and cp.async.
+//! How fast kernels run, in thread instructions; `checked` has every check on.
 //!
-//! Throughput is in thread instructions; `checked` has every check on.
+//! Attention: 4 heads, 64 rows x 512 keys x 64, mma.sync and cp.async. Matrix product: 64 x 64 x 4096 by TMA
+//! and wgmma.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use half::bf16;
-use ptxsim::Options;
+use ptxsim::{Counters, Options, TensorMap};
 use support::{Gpu, config, noise};
+
+fn halves(n: usize, seed: u64) -> Vec<bf16> {
+    noise(n, seed).into_iter().map(bf16::from_f32).collect()
+}
 
 fn attention(criterion: &mut Criterion) {
     let (heads, n) = (4, 512);
-    let mut gpu = Gpu::new("a100", include_str!("../tests/kernels/tensor80.ptx"));
-    let halves = |n, seed| noise(n, seed).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
+    let gpu = Gpu::new("a100", include_str!("../tests/kernels/tensor80.ptx"));
     let q = gpu.halves(&halves(heads * 64 * 64, 1));
     let (k, v) = (gpu.halves(&halves(heads * n * 64, 2)), gpu.halves(&halves(heads * n * 64, 3)));
     let out = gpu.space(2 * (heads * 64 * 64) as u64);
     let shape = config(heads as u32, 128);
-    let counters = gpu.run("attention", &shape, &[&q, &k, &v, &out, &(n as i32)]);
+    let run = |gpu: &Gpu| gpu.run("attention", &shape, &[&q, &k, &v, &out, &(n as i32)]);
+    measure(criterion, "attention, 4 heads, 64 rows x 512 keys x 64", gpu, run);
+}
 
-    let mut group = criterion.benchmark_group("attention, 4 heads, 64 rows x 512 keys x 64");
+fn matmul(criterion: &mut Criterion) {
+    let k = 4096;
+    let gpu = Gpu::new("h200", include_str!("../tests/kernels/tensor90.ptx"));
+    let map = |address| TensorMap {
+        data_type: 9,
+        address,
+        dimensions: vec![k, 64],
+        strides: vec![2 * k],
+        box_size: vec![64, 64],
+        element_strides: vec![1, 1],
+        interleave: 0,
+        swizzle: 3,
+        promotion: 0,
+        fill: 0,
+    };
+    let of = |seed| map(gpu.halves(&halves(64 * k as usize, seed))).to_bytes();
+    let (a, b, c) = (of(1), of(2), gpu.space(4 * 64 * 64));
+    let run = |gpu: &Gpu| gpu.run("matmul", &config(1, 160), &[&a, &b, &c, &(k as i32)]);
+    measure(criterion, "matrix product by TMA and wgmma, 64 x 64 x 4096", gpu, run);
+}
+
+fn measure(criterion: &mut Criterion, name: &str, mut gpu: Gpu, run: impl Fn(&Gpu) -> Counters) {
+    let counters = run(&gpu);
+    let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Elements(counters.thread_instructions)).sampling_mode(SamplingMode::Flat);
     group.sample_size(10);
     let unchecked =
@@ -31,12 +60,10 @@ fn attention(criterion: &mut Criterion) {
         ("checked, all cores", Options::default()),
     ] {
         gpu.options = options;
-        group.bench_function(name, |b| {
-            b.iter(|| gpu.run("attention", &shape, &[&q, &k, &v, &out, &(n as i32)]))
-        });
+        group.bench_function(name, |b| b.iter(|| run(&gpu)));
     }
     group.finish();
 }
 
-criterion_group!(benches, attention);
+criterion_group!(benches, attention, matmul);
 criterion_main!(benches);

@@ -15,11 +15,12 @@ pub struct Counters {
     pub warp_instructions: u64,
     /// Thread instructions of each class.
     pub by_class: BTreeMap<Class, u64>,
-    /// Bytes that threads loaded from global memory, by ordinary loads and `cp.async`.
+    /// Bytes read from global memory by ordinary loads, `cp.async`, bulk and tensor copies: what lies in bounds,
+    /// once for each copy, multicast ones too. Atomics and reductions count in neither direction.
     pub global_load_bytes: u64,
-    /// Bytes that threads stored to global memory.
+    /// Bytes written to global memory by ordinary stores, bulk and tensor copies.
     pub global_store_bytes: u64,
-    /// 32-byte sectors of those loads, once per warp instruction.
+    /// 32-byte sectors of those loads, once per warp instruction, or per copy.
     pub global_load_sectors: u64,
     /// 32-byte sectors of those stores.
     pub global_store_sectors: u64,
@@ -35,7 +36,8 @@ pub struct Counters {
     pub tensor_flops: u64,
     /// Arrivals of warps at barriers (`bar`, `barrier`).
     pub barriers: u64,
-    /// Bytes moved by bulk and tensor copies.
+    /// Bytes that `cp.async`, bulk and tensor copies put into shared memory (fill too, and once for each block
+    /// of a multicast), or took from it.
     pub async_copy_bytes: u64,
 }
 

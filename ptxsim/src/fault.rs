@@ -18,6 +18,8 @@ pub enum FaultKind {
     AsyncPending,
     /// The asynchronous proxy reads ordinary writes without a `fence.proxy.async` between.
     ProxyFence,
+    /// Use of what the launch before may still work on, before `griddepcontrol.wait`.
+    LaunchPending,
     /// A collective whose threads do not all come.
     Divergence,
     /// A barrier used with contradicting counts, or arrived at too often.

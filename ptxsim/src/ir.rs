@@ -467,6 +467,10 @@ pub enum Op {
         line: u32,
     },
     Sleep,
+    /// `setmaxnreg`
+    SetRegisters {
+        count: u32,
+    },
     /// `bar`/`barrier`. `reduce` is (operation, value, result).
     Barrier {
         id: Src,
@@ -480,6 +484,8 @@ pub enum Op {
         mask: Src,
     },
     Fence(FenceKind),
+    /// `griddepcontrol.wait`
+    LaunchWait,
     Shuffle {
         mode: ShuffleMode,
         dst: u32,
@@ -657,6 +663,16 @@ pub struct Code {
     pub max_threads: Option<u32>,
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
+}
+
+impl Code {
+    /// Shared memory of a block with so much dynamic shared memory.
+    pub fn shared_bytes(&self, dynamic: u32) -> u32 {
+        match dynamic {
+            0 => self.static_shared_bytes,
+            dynamic => self.dynamic_shared_offset.saturating_add(dynamic),
+        }
+    }
 }
 
 pub(crate) fn window_of(space: Space) -> Window {

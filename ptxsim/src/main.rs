@@ -210,6 +210,7 @@ fn launch(run: &Run) -> Result<()> {
         block: run.block.0,
         cluster: facts.cluster.unwrap_or(run.cluster.0),
         dynamic_shared_bytes: run.shared,
+        overlaps: false,
     };
     let counters = module.launch(&kernel, &config, &parameters, &memory, Options::from_environment())?;
     for Dump(number, path) in &run.dumps {
@@ -262,7 +263,7 @@ fn print(counters: &Counters) {
         ("bank conflicts", counters.bank_conflicts),
         ("tensor-core FLOPs", counters.tensor_flops),
         ("barrier arrivals", counters.barriers),
-        ("bytes by bulk copies", counters.async_copy_bytes),
+        ("bytes copied async.", counters.async_copy_bytes),
     ];
     for (name, value) in rows {
         println!("{name:22}{value:>14}");

@@ -1,7 +1,7 @@
 //! Global memory: live allocations with gaps between them, so that running past one never hits another.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Above what a process maps, so that a device address is never a host address.
@@ -10,8 +10,16 @@ const ALIGNMENT: u64 = 256;
 /// Freed allocations that messages can name.
 const REMEMBERED: usize = 256;
 
-/// Low half of a mark: bytes of the word that were written.
-const WRITTEN: u8 = 0x0f;
+/// The mark of a word: which of its bytes were ever written.
+const WRITTEN: u16 = 0x000f;
+/// Which bytes this launch touched.
+const TOUCHED_SHIFT: u32 = 4;
+const TOUCHED: u16 = 0x00f0;
+/// This launch stored to the word.
+const STORED: u16 = 0x0100;
+/// The launch before touched the word, or stored to it.
+const TOUCHED_BEFORE: u16 = 0x0200;
+const STORED_BEFORE: u16 = 0x0400;
 
 /// Why memory could not be had or touched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,8 +56,8 @@ pub(crate) struct Allocation {
     pub base: u64,
     pub bytes: u64,
     words: Box<[AtomicU32]>,
-    /// Per word: which bytes are written (low four bits), which were touched in this launch (high four).
-    marks: Box<[AtomicU8]>,
+    /// Per word, see the constants.
+    marks: Box<[AtomicU16]>,
 }
 
 impl Allocation {
@@ -101,7 +109,7 @@ impl Allocation {
                 let new = (value << shift) as u32 & mask;
                 // Neighbouring bytes may be written by another thread at the same time.
                 let _ = self.words[word].fetch_update(Relaxed, Relaxed, |old| Some((old & !mask) | new));
-                self.mark(word, (((1u32 << bytes) - 1) << (offset % 4)) as u8);
+                self.mark(word, (((1u32 << bytes) - 1) << (offset % 4)) as u16);
             }
         }
     }
@@ -116,50 +124,90 @@ impl Allocation {
     }
 
     #[inline]
-    fn mark(&self, word: usize, mask: u8) {
+    fn mark(&self, word: usize, mask: u16) {
         let old = self.marks[word].load(Relaxed);
         if old & mask != mask {
             self.marks[word].fetch_or(mask, Relaxed);
         }
     }
 
-    /// All of a range of at most 16 bytes within whole words, or of part of a word, is written.
-    #[inline]
-    pub fn written(&self, offset: u64, bytes: u32) -> bool {
-        let word = (offset / 4) as usize;
-        if bytes < 4 {
-            let mask = (((1u32 << bytes) - 1) << (offset % 4)) as u8;
-            return self.marks[word].load(Relaxed) & mask == mask;
-        }
-        self.marks[word..word + bytes as usize / 4].iter().all(|m| m.load(Relaxed) & WRITTEN == WRITTEN)
-    }
-
-    /// Counts bytes of a range that this launch touches for the first time.
-    #[inline]
-    pub fn touch(&self, offset: u64, bytes: u32) -> u32 {
-        let mut fresh = 0;
+    /// The words that a range reaches, and which bytes of each.
+    fn parts(offset: u64, bytes: u32) -> impl Iterator<Item = (usize, u16)> {
         let end = offset + u64::from(bytes);
-        for word in offset / 4..end.div_ceil(4) {
+        (offset / 4..end.div_ceil(4)).map(move |word| {
             let from = offset.max(word * 4) - word * 4;
             let to = end.min(word * 4 + 4) - word * 4;
-            let mask = (((1u32 << (to - from)) - 1) << from << 4) as u8;
-            let mark = &self.marks[word as usize];
-            if mark.load(Relaxed) & mask != mask {
-                fresh += (mask & !mark.fetch_or(mask, Relaxed)).count_ones();
+            (word as usize, ((1u16 << (to - from)) - 1) << from)
+        })
+    }
+
+    /// All bytes of a range are written.
+    #[inline]
+    pub fn written(&self, offset: u64, bytes: u32) -> bool {
+        if offset.is_multiple_of(4) && bytes.is_multiple_of(4) {
+            let word = (offset / 4) as usize;
+            let marks = &self.marks[word..word + bytes as usize / 4];
+            return marks.iter().all(|m| m.load(Relaxed) & WRITTEN == WRITTEN);
+        }
+        Self::parts(offset, bytes).all(|(word, mask)| self.marks[word].load(Relaxed) & mask == mask)
+    }
+
+    /// Adds the places in a range whose bytes nothing has written to `found`, from `base` on.
+    pub fn unwritten(&self, offset: u64, bytes: u32, base: u32, found: &mut Vec<u32>) {
+        if !self.written(offset, bytes) {
+            found.extend((0..bytes).filter(|i| !self.written(offset + u64::from(*i), 1)).map(|i| base + i));
+        }
+    }
+
+    /// This launch uses a range; how many of its bytes it uses for the first time.
+    #[inline]
+    pub fn touch(&self, offset: u64, bytes: u32, stores: bool) -> u32 {
+        let mut fresh = 0;
+        for (word, mask) in Self::parts(offset, bytes) {
+            let (touched, stored) = (mask << TOUCHED_SHIFT, if stores { STORED } else { 0 });
+            let mark = &self.marks[word];
+            if mark.load(Relaxed) & (touched | stored) != touched | stored {
+                fresh += (touched & !mark.fetch_or(touched | stored, Relaxed)).count_ones();
             }
         }
         fresh
     }
 
-    fn forget_touches(&self) {
+    /// The launch before stored to a word of the range; `touched`: used one in any way.
+    pub fn used_before(&self, offset: u64, bytes: u32, touched: bool) -> bool {
+        let wanted = if touched { TOUCHED_BEFORE } else { STORED_BEFORE };
+        Self::parts(offset, bytes).any(|(word, _)| self.marks[word].load(Relaxed) & wanted != 0)
+    }
+
+    /// A launch starts: with `overlaps`, what the last one did is kept as what the launch before did.
+    fn begin_launch(&self, overlaps: bool) {
         for mark in &self.marks {
-            if mark.load(Relaxed) & !WRITTEN != 0 {
-                mark.fetch_and(WRITTEN, Relaxed);
+            let old = mark.load(Relaxed);
+            let mut new = old & WRITTEN;
+            if overlaps && old & TOUCHED != 0 {
+                new |= TOUCHED_BEFORE;
+            }
+            if overlaps && old & STORED != 0 {
+                new |= STORED_BEFORE;
+            }
+            // Another thread may write meanwhile: its marks stay.
+            if old & !new != 0 {
+                mark.fetch_and(new | WRITTEN, Relaxed);
+            }
+            if new & !old != 0 {
+                mark.fetch_or(new, Relaxed);
             }
         }
     }
 
     pub fn read(&self, offset: u64, into: &mut [u8]) {
+        if offset.is_multiple_of(4) && into.len().is_multiple_of(4) {
+            let words = &self.words[(offset / 4) as usize..];
+            for (four, word) in into.chunks_exact_mut(4).zip(words) {
+                four.copy_from_slice(&word.load(Relaxed).to_le_bytes());
+            }
+            return;
+        }
         for (i, byte) in into.iter_mut().enumerate() {
             let at = offset + i as u64;
             *byte = (self.words[(at / 4) as usize].load(Relaxed) >> (8 * (at % 4))) as u8;
@@ -262,6 +310,17 @@ impl GlobalMemory {
         Ok(())
     }
 
+    /// Zeros a range.
+    pub(crate) fn clear(&self, address: u64, bytes: u64) -> Result<(), MemoryError> {
+        const PIECE: u64 = 1 << 16;
+        let (allocation, offset) = self.range(address, bytes)?;
+        let zeros = vec![0; PIECE.min(bytes) as usize];
+        for at in (0..bytes).step_by(PIECE as usize) {
+            allocation.write(offset + at, &zeros[..PIECE.min(bytes - at) as usize]);
+        }
+        Ok(())
+    }
+
     fn range(&self, address: u64, bytes: u64) -> Result<(Arc<Allocation>, u64), MemoryError> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let found = table.live.range(..=address).next_back().map(|(_, a)| a);
@@ -339,9 +398,9 @@ impl Snapshot {
         (address - found.base < found.bytes).then_some(found)
     }
 
-    /// Starts counting distinct bytes anew.
-    pub fn forget_touches(&self) {
-        self.allocations.iter().for_each(|a| a.forget_touches());
+    /// Starts counting distinct bytes anew; see [`LaunchConfig::overlaps`](crate::LaunchConfig::overlaps).
+    pub fn begin_launch(&self, overlaps: bool) {
+        self.allocations.iter().for_each(|a| a.begin_launch(overlaps));
     }
 }
 
@@ -366,6 +425,24 @@ mod tests {
     }
 
     #[test]
+    fn a_launch_knows_what_the_one_before_did() {
+        let memory = GlobalMemory::new(1 << 20);
+        let at = memory.allocate(64).unwrap();
+        let snapshot = memory.snapshot();
+        let a = snapshot.find(at).unwrap();
+        snapshot.begin_launch(false);
+        a.touch(0, 8, false);
+        a.touch(8, 2, true);
+        assert!(!a.used_before(0, 64, true), "only this launch has used it");
+        snapshot.begin_launch(true);
+        assert!(a.used_before(4, 4, true) && !a.used_before(0, 8, false), "read, not stored");
+        assert!(a.used_before(6, 3, false) && !a.used_before(12, 52, true));
+        assert_eq!(a.touch(0, 8, false), 8, "counted anew");
+        snapshot.begin_launch(false);
+        assert!(!a.used_before(0, 64, true));
+    }
+
+    #[test]
     fn bytes_survive_unaligned_writes() {
         let memory = GlobalMemory::new(1 << 20);
         let at = memory.allocate(64).unwrap();
@@ -378,6 +455,8 @@ mod tests {
         let allocation = snapshot.find(at).unwrap();
         assert!(allocation.written(4, 16) && !allocation.written(24, 4) && allocation.written(3, 1));
         assert!(!allocation.written(2, 2));
-        assert_eq!((allocation.touch(0, 16), allocation.touch(8, 16), allocation.touch(2, 1)), (16, 8, 0));
+        let touch = |offset, bytes| allocation.touch(offset, bytes, false);
+        assert_eq!((touch(0, 16), touch(8, 16), touch(2, 1)), (16, 8, 0));
+        assert!(!allocation.written(22, 4) && allocation.written(5, 2));
     }
 }

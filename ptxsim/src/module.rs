@@ -16,6 +16,8 @@ use crate::ptx::{self, Space, SyntaxError};
 const NEWEST_VERSION: u32 = 90;
 /// Threads a block may have on every card.
 const MAX_THREADS: u32 = 1024;
+/// Bytes of local memory that a thread may have on every card.
+const MAX_LOCAL_BYTES: u32 = 512 * 1024;
 
 /// Why a module cannot be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -236,7 +238,11 @@ impl Module {
                 format!("divisors of {:?}", config.grid),
             );
         }
-        let shared = code.static_shared_bytes.saturating_add(config.dynamic_shared_bytes);
+        if code.local_bytes > MAX_LOCAL_BYTES {
+            let local = format!("{} bytes", code.local_bytes);
+            return wrong("local memory", local, format!("at most {MAX_LOCAL_BYTES}"));
+        }
+        let shared = code.shared_bytes(config.dynamic_shared_bytes);
         if shared > self.card.shared_per_block_optin {
             let most = self.card.shared_per_block_optin;
             return wrong("shared memory", format!("{shared} bytes"), format!("at most {most}"));
@@ -255,5 +261,7 @@ fn place(variable: &ptx::Variable, memory: &GlobalMemory) -> Result<u64, MemoryE
     }
     let address = memory.allocate(variable.bytes as u64)?;
     memory.write(address, &variable.contents)?;
+    memory
+        .clear(address + variable.contents.len() as u64, (variable.bytes - variable.contents.len()) as u64)?;
     Ok(address)
 }

@@ -2,6 +2,8 @@
 
 /// Bytes of a map.
 pub const TENSOR_MAP_BYTES: usize = 128;
+/// More than the shared memory of any card takes.
+const MOST_BOX_ELEMENTS: u64 = 1 << 20;
 const MAGIC: &[u8; 8] = b"PTXSIMTM";
 /// Bytes of an element by data type: integers 8 to 64, f16, f32, f64, bf16, f32 with flush, tf32 twice.
 const ELEMENT_BYTES: [u32; 13] = [1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4];
@@ -73,6 +75,12 @@ impl TensorMap {
             part.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap_or_default())).collect()
         };
         let box_size = map[96..96 + 2 * rank].chunks_exact(2).map(|c| u32::from(c[0]) | u32::from(c[1]) << 8);
+        // Bytes that were tampered with must not make boxes that no card has.
+        let elements =
+            box_size.clone().try_fold(1, |n, size| (1..=256).contains(&size).then_some(n * size as u64));
+        if elements.is_none_or(|n| n > MOST_BOX_ELEMENTS) || map[19] > 3 || map[21] > 1 {
+            return None;
+        }
         Some(Self {
             data_type: map[16],
             address: wide(8, 1)[0],
@@ -132,8 +140,9 @@ impl TensorMap {
             return None;
         }
         let inner = coordinates.first().copied()? as u64 * u64::from(self.element_bytes());
-        let outer: u64 = coordinates.iter().skip(1).zip(&self.strides).map(|(c, s)| *c as u64 * s).sum();
-        Some(self.address + inner + outer)
+        let outer = coordinates.iter().skip(1).zip(&self.strides);
+        let outer = outer.fold(0u64, |sum, (c, s)| sum.wrapping_add((*c as u64).wrapping_mul(*s)));
+        Some(self.address.wrapping_add(inner).wrapping_add(outer))
     }
 }
 

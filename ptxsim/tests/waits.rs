@@ -339,6 +339,21 @@ fn what_bulk_copies_write_is_awaited() {
         fault("bar only", 64, &(init(1) + &first(fetch) + "bar.sync 0;\n" + read)).kind,
         FaultKind::Race
     );
+    // The barrier's own initialisation is an ordinary write that the copy reads; either fence will do.
+    let bare = |fence: &str| {
+        format!("@%p9 mbarrier.init.shared.b64 [bar], 1;\n{fence}bar.sync 0;\n") + &first(fetch)
+    };
+    let unfenced = fault("no init fence", 32, &bare(""));
+    assert_eq!(unfenced.kind, FaultKind::ProxyFence, "{unfenced}");
+    for fence in ["fence.mbarrier_init.release.cluster;\n", "fence.proxy.async;\n"] {
+        run("init fence", &config(1, 32), &(bare(fence) + &wait(0)), NO_MAP, &[7; 256], 1);
+    }
+    // So is what the copy overwrites.
+    let over = |fence: &str| {
+        init(1) + "@%p9 st.shared.b32 [%r39+8], %t;\n" + fence + "bar.sync 0;\n" + &first(fetch)
+    };
+    assert_eq!(fault("no overwrite fence", 64, &over("")).kind, FaultKind::ProxyFence);
+    run("overwrite", &config(1, 64), &(over("fence.proxy.async;\n") + &wait(0)), NO_MAP, &[7; 256], 1);
     // One warp waits; the other only meets it there, which suffices.
     let body = init(1) + &first(&format!("{fetch}{}", wait(0))) + "bar.sync 0;\n" + &copy(false, 256);
     assert_eq!(run("handed on", &config(1, 64), &body, NO_MAP, &numbers(256), 256), numbers(256));

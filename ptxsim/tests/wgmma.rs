@@ -31,6 +31,12 @@ impl Layout {
         linear / 128 * 128 + (chunk ^ (row & rows)) * 16 + linear % 16
     }
 
+    /// Bytes of an operand: whole tiles.
+    fn bytes(self, size: usize, (mns, ks): (usize, usize)) -> usize {
+        let (inner, outers) = if self.k_major { (ks * size, mns) } else { (mns * size, ks) };
+        inner.next_multiple_of(self.width) * outers
+    }
+
     /// Start of step `step` of 32 bytes of K (16 rows of K if MN-major), leading and stride byte offsets.
     fn step(self, (mns, ks): (usize, usize), step: usize) -> (usize, usize, usize) {
         let w = self.width;
@@ -82,7 +88,7 @@ fn wgmma(p: Product) {
     let (a, b) = (p.a_ty.random(64 * k, 1), p.b_ty.random(p.n * k, 2));
     let d_words = p.n / 2 / per_word;
     let b_start = if p.a.is_some() { 64 * k * size } else { 0 };
-    let bytes = b_start + p.n * k * size;
+    let bytes = b_start + p.b.bytes(size, (p.n, k));
     let mut image = vec![0u32; bytes / 4];
     let mut put = |byte: usize, code: u32| image[byte / 4] |= code << (8 * (byte % 4));
     for (mn, x) in (0..64 * k).map(|i| (i / k, i % k)) {
@@ -212,8 +218,13 @@ fn wgmma_reads_both_operands_in_every_layout() {
 
 #[test]
 fn wgmma_of_every_width_and_accumulator() {
-    for n in [8, 64, 128, 256] {
+    for n in (8..=256).step_by(8) {
         wgmma(plain(n, Bf16, "f32"));
+        wgmma(Product { a: None, ..plain(n, F16, "f32") });
+        // MN-major: whole rows of 64, as TMA boxes leave them; the last of several may be used in part.
+        wgmma(Product { b: Layout { width: 128, k_major: false }, ..plain(n, Bf16, "f32") });
+    }
+    for n in [8, 64, 128, 256] {
         wgmma(plain(n, F16, "f32"));
         wgmma(plain(n, F16, "f16"));
         wgmma(plain(n, Tf32, "f32"));

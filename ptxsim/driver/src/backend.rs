@@ -53,6 +53,8 @@ pub(crate) struct Launch {
     pub(crate) block: [u32; 3],
     pub(crate) cluster: [u32; 3],
     pub(crate) dynamic_shared_bytes: u32,
+    /// May start before the kernel that it comes directly after has ended.
+    pub(crate) overlaps: bool,
     pub(crate) parameters: Vec<u8>,
 }
 
@@ -205,13 +207,14 @@ impl Device {
         program.module.unload(&self.memory);
     }
 
-    /// Runs a launch to its end.
-    pub(crate) fn launch(&self, launch: &Launch) -> Outcome {
+    /// Runs a launch to its end. `follows`: the kernel that ran last is the one it comes directly after.
+    pub(crate) fn launch(&self, launch: &Launch, follows: bool) -> Outcome {
         let config = LaunchConfig {
             grid: launch.grid,
             block: launch.block,
             cluster: launch.cluster,
             dynamic_shared_bytes: launch.dynamic_shared_bytes,
+            overlaps: launch.overlaps && follows,
         };
         let module = &launch.program.module;
         match module.launch(&launch.kernel, &config, &launch.parameters, &self.memory, self.options) {

@@ -25,6 +25,7 @@ impl Graph {
     pub(crate) fn run(&self, device: &Device, seed: u64) -> Outcome {
         let mut done = vec![false; self.nodes.len()];
         let mut random = seed;
+        let mut latest_launch = None;
         for _ in 0..self.nodes.len() {
             let ready: Vec<usize> = (0..self.nodes.len())
                 .filter(|at| !done[*at] && self.nodes[*at].after.iter().all(|before| done[*before]))
@@ -34,7 +35,12 @@ impl Graph {
             let Some(at) = ready.get(choice) else {
                 return Err(Code::UNKNOWN.because("a graph whose nodes wait for each other"));
             };
-            execute(&self.nodes[*at].work, Some(device), random | u64::from(seed != 0))?;
+            let node = &self.nodes[*at];
+            let follows = latest_launch.is_some_and(|launch| node.after.contains(&launch));
+            execute(&node.work, Some(device), random | u64::from(seed != 0), follows)?;
+            if matches!(node.work, Work::Launch(_)) {
+                latest_launch = Some(*at);
+            }
             done[*at] = true;
         }
         Ok(())

@@ -276,6 +276,8 @@ fn step(mut driver: MutexGuard<'_, Driver>, goal: Goal) -> bool {
         return false;
     };
     let device = driver.device.clone();
+    let place = (handle, driver.streams.get(&handle).map_or(0, |s| s.done));
+    let follows = driver.latest_launch == Some(place);
     let seed = driver.pick(usize::MAX) as u64;
     let poisoned = driver.sticky.is_some();
     drop(driver);
@@ -284,7 +286,7 @@ fn step(mut driver: MutexGuard<'_, Driver>, goal: Goal) -> bool {
     let result = if poisoned {
         Ok(())
     } else {
-        catch_unwind(AssertUnwindSafe(|| execute(&entry.work, device.as_deref(), seed)))
+        catch_unwind(AssertUnwindSafe(|| execute(&entry.work, device.as_deref(), seed, follows)))
             .unwrap_or_else(|_| Err(Code::UNKNOWN.because("the simulator panicked; this is a bug in it")))
     };
 
@@ -299,6 +301,13 @@ fn step(mut driver: MutexGuard<'_, Driver>, goal: Goal) -> bool {
         && found.version == version
     {
         found.time = Some(Instant::now());
+    }
+    match entry.work {
+        Work::Launch(_) => driver.latest_launch = Some((place.0, place.1 + 1)),
+        Work::Graph(_) => driver.latest_launch = None,
+        // Marks do not keep kernels apart.
+        Work::Mark { .. } | Work::Nothing if follows => driver.latest_launch = Some((place.0, place.1 + 1)),
+        _ => {}
     }
     if let Some(stream) = driver.streams.get_mut(&handle) {
         stream.busy = false;
@@ -344,12 +353,13 @@ pub(crate) fn relieve(stream: Handle) -> Outcome {
     Ok(())
 }
 
-/// Runs one piece of work. The driver's state is not locked meanwhile.
-pub(crate) fn execute(work: &Work, device: Option<&Device>, seed: u64) -> Outcome {
+/// Runs one piece of work. The driver's state is not locked meanwhile. `follows`: the kernel that ran last on
+/// the card is what this work comes directly after.
+pub(crate) fn execute(work: &Work, device: Option<&Device>, seed: u64, follows: bool) -> Outcome {
     let device = device.ok_or(Code::NOT_INITIALIZED)?;
     match work {
         Work::Nothing | Work::Mark { .. } => Ok(()),
-        Work::Launch(launch) => device.launch(launch),
+        Work::Launch(launch) => device.launch(launch, follows),
         Work::CopyIn { to, from: Source::Taken(bytes) } => device.write(*to, bytes),
         Work::CopyIn { to, from: Source::Later(from, bytes) } => {
             let mut buffer = vec![0; *bytes];

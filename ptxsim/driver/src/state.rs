@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{Device, KernelFacts, Program};
 use crate::capture::{Capture, Graph};
-use crate::schedule::{Event, LEGACY, PER_THREAD, Stream};
+use crate::schedule::{Event, LEGACY, PER_THREAD, Point, Stream};
 use crate::status::{Code, Failure, Outcome};
 
 /// A handle: a number in one of the tables, never an address.
@@ -72,6 +72,8 @@ pub(crate) struct Driver {
     /// The error that lost the context.
     pub(crate) sticky: Option<Failure>,
     pub(crate) tickets: u64,
+    /// The place directly behind the kernel that ran last.
+    pub(crate) latest_launch: Option<Point>,
     /// The state of the random choice, where `PTXSIM_SEED` is set.
     pub(crate) random: Option<u64>,
     handles: Handle,
@@ -119,6 +121,7 @@ impl Driver {
             limits: HashMap::new(),
             sticky: None,
             tickets: 0,
+            latest_launch: None,
             random: seed,
             handles: 0x1000,
         }
@@ -192,6 +195,7 @@ impl Driver {
         self.captures.clear();
         self.graphs.clear();
         self.executables.clear();
+        self.latest_launch = None;
         self.sticky = None;
     }
 }

@@ -22,8 +22,12 @@ impl<'m> Decoder<'m> {
             },
             "fence" if op.has("mbarrier_init") => Op::Fence(FenceKind::MbarrierInit),
             "fence" => Op::Fence(FenceKind::Ordinary),
-            // One grid at a time: what a grid depends on is complete.
-            "griddepcontrol" => Op::Nop,
+            // One grid at a time: there is nothing to wait for, only to check.
+            "griddepcontrol" => match op.modifiers.as_slice() {
+                ["wait"] => Op::LaunchWait,
+                ["launch_dependents"] => Op::Nop,
+                _ => return Err(unsupported()),
+            },
             "activemask" => {
                 return Ok((Op::ActiveMask { dst: self.register(operands.first())? }, Class::Collective));
             }

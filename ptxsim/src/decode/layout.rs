@@ -86,7 +86,7 @@ impl<'m> Layout<'m> {
         if let Some(at) = self.shared.get(variable.name.as_str()) {
             return *at;
         }
-        let at = self.shared_end.next_multiple_of(variable.align as u32);
+        let at = aligned(self.shared_end, variable.align as u32);
         self.shared_end = at.saturating_add(u32::try_from(variable.bytes).unwrap_or(u32::MAX));
         self.shared.insert(&variable.name, at);
         at
@@ -96,7 +96,7 @@ impl<'m> Layout<'m> {
         if self.local.contains_key(&(function, variable.name.as_str())) {
             return;
         }
-        let at = self.local_end.next_multiple_of(variable.align as u32);
+        let at = aligned(self.local_end, variable.align as u32);
         self.local_end = at.saturating_add(u32::try_from(variable.bytes).unwrap_or(u32::MAX));
         self.local.insert((function, &variable.name), at);
     }
@@ -139,12 +139,17 @@ impl<'m> Layout<'m> {
 
     /// Where dynamic shared memory starts.
     pub fn dynamic_offset(&self) -> u32 {
-        self.shared_end.next_multiple_of(self.dynamic_align)
+        aligned(self.shared_end, self.dynamic_align)
     }
 
     pub fn local_bytes(&self) -> u32 {
-        self.local_end.next_multiple_of(8)
+        aligned(self.local_end, 8)
     }
+}
+
+/// Too much memory is refused at the launch.
+fn aligned(end: u32, alignment: u32) -> u32 {
+    end.checked_next_multiple_of(alignment).unwrap_or(u32::MAX)
 }
 
 /// Stands for the start of dynamic shared memory.

@@ -110,6 +110,7 @@ impl<'m> Decoder<'m> {
         let dst = if reduces { None } else { self.target(rest.next())? };
         let (address, space) = self.address(rest.next())?;
         let b = self.sources(rest.next(), op.ty())?;
+        check_vector(op, b.len())?;
         if b.len() > 1 && !reduces {
             return Err(unsupported());
         }

@@ -67,8 +67,8 @@ struct Decoder<'m> {
     entries: HashMap<&'m str, u32>,
     /// Functions called but not decoded yet.
     wanted: Vec<&'m Function>,
-    /// Calls to be given their target.
-    calls: Vec<(usize, &'m str)>,
+    /// Calls: where, by which function, of which, whose place they are yet to be given.
+    calls: Vec<(usize, &'m str, &'m str)>,
     errors: Vec<DecodeError>,
     registers: u32,
     predicates: u32,
@@ -98,7 +98,7 @@ pub fn decode(module: &Module, kernel: &Function) -> Result<Code, Vec<DecodeErro
     while let Some(function) = decoder.wanted.pop() {
         decoder.function(function);
     }
-    for (at, name) in std::mem::take(&mut decoder.calls) {
+    for (at, _, name) in std::mem::take(&mut decoder.calls) {
         if let (Some(entry), Some(Instr { op: Op::Call { target, .. }, .. })) =
             (decoder.entries.get(name), decoder.instructions.get_mut(at))
         {

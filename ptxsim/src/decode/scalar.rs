@@ -1,5 +1,7 @@
 //! Arithmetic, moves, predicates and control flow.
 
+use std::collections::HashSet;
+
 use super::convert::Conversion;
 use super::value::flush32;
 use super::{Decoded, Decoder, Opcode, floating, integer, unsupported};
@@ -94,7 +96,7 @@ impl<'m> Decoder<'m> {
                 let bits = bits / parts.len().max(1) as u32;
                 let dst = self.targets(operands.first())?;
                 let src = self.source(operands.get(1), ty)?;
-                if bits == 0 || dst.len() as u32 * bits > 64 {
+                if !matches!(bits, 8 | 16 | 32) || dst.len() as u32 * bits > 64 {
                     return Err(unsupported());
                 }
                 Ok((Op::Unpack { dst, src, bits }, Class::Move))
@@ -103,7 +105,7 @@ impl<'m> Decoder<'m> {
                 let bits = bits / parts.len().max(1) as u32;
                 let dst = self.register(operands.first())?;
                 let parts = self.sources(operands.get(1), ty)?;
-                if bits == 0 || parts.len() as u32 * bits > 64 {
+                if !matches!(bits, 8 | 16 | 32) || parts.len() as u32 * bits > 64 {
                     return Err(unsupported());
                 }
                 Ok((Op::Pack { dst, parts, bits }, Class::Move))
@@ -215,16 +217,34 @@ impl<'m> Decoder<'m> {
             "exit" => Op::Exit,
             "trap" | "brkpt" => Op::Trap,
             "nanosleep" => Op::Sleep,
-            // Registers are never short here.
             "setmaxnreg" => {
-                self.constant(operands.first())?;
-                Op::Nop
+                let count = self.constant(operands.first())?;
+                if !(24..=256).contains(&count) || count % 8 != 0 {
+                    return Err(format!("{count} registers, allowed are multiples of 8 from 24 to 256"));
+                }
+                Op::SetRegisters { count: count as u32 }
             }
             "pmevent" => Op::Nop,
             "call" => return self.call(operands),
             _ => return Err(unsupported()),
         };
         Ok((decoded, Class::Control))
+    }
+
+    /// Whether a function calls another, or is it, as far as calls were decoded.
+    fn reaches(&self, from: &str, to: &str) -> bool {
+        let (mut open, mut seen) = (vec![from], HashSet::new());
+        while let Some(name) = open.pop() {
+            if name == to {
+                return true;
+            }
+            if seen.insert(name) {
+                open.extend(
+                    self.calls.iter().filter(|(_, caller, _)| *caller == name).map(|(_, _, callee)| *callee),
+                );
+            }
+        }
+        false
     }
 
     /// `call (results), function, (arguments)`: both lists name call parameters, which are local
@@ -273,9 +293,7 @@ impl<'m> Decoder<'m> {
         }
         let function = self.module.functions.iter().find(|f| f.name == name && f.has_body && !f.is_kernel);
         let function = function.ok_or_else(|| format!("function `{name}` has no body here"))?;
-        if function.name == caller
-            || self.entries.contains_key(name) && self.calls.iter().any(|(_, n)| *n == caller)
-        {
+        if self.reaches(&function.name, caller) {
             // Registers are not saved over calls: a function active twice would overwrite its own.
             return Err(format!("recursion through `{name}` is not supported"));
         }
@@ -296,7 +314,7 @@ impl<'m> Decoder<'m> {
             .map(|(v, p)| copy(v, p, &self.layout).map(|(to, from, bytes)| LocalCopy { from, to, bytes }))
             .collect::<Result<_, _>>()?;
         self.wanted.push(function);
-        self.calls.push((self.instructions.len(), &function.name));
+        self.calls.push((self.instructions.len(), caller, &function.name));
         Ok((Op::Call { target: 0, arguments: inward, results: outward }, Class::Control))
     }
 }

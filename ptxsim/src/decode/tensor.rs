@@ -34,15 +34,15 @@ impl<'m> Decoder<'m> {
         let class = Class::TensorCore;
         let decoded = match op.base {
             "ldmatrix" => {
-                self.matrix_form(op)?;
                 let dst = self.registers_of(operands.first())?;
+                self.matrix_form(op, dst.len())?;
                 let (address, _) = self.address(operands.get(1))?;
                 return Ok((Op::LoadMatrix { address, dst, transpose: op.has("trans") }, Class::SharedLoad));
             }
             "stmatrix" => {
-                self.matrix_form(op)?;
                 let (address, _) = self.address(operands.first())?;
                 let src = self.sources(operands.get(1), "b32")?;
+                self.matrix_form(op, src.len())?;
                 return Ok((
                     Op::StoreMatrix { address, src, transpose: op.has("trans") },
                     Class::SharedStore,
@@ -64,10 +64,14 @@ impl<'m> Decoder<'m> {
         Ok((decoded, class))
     }
 
-    fn matrix_form(&self, op: &Opcode<'_>) -> Result<(), String> {
+    fn matrix_form(&self, op: &Opcode<'_>, registers: usize) -> Result<(), String> {
         let shared = matches!(window(op), Some(Window::Shared | Window::Cluster) | None);
         if !op.has("m8n8") || op.ty() != "b16" || !shared {
             return Err(unsupported());
+        }
+        let matrices = [("x1", 1), ("x2", 2), ("x4", 4)].iter().find(|(name, _)| op.has(name));
+        if matrices.is_none_or(|(_, n)| *n != registers) {
+            return Err(format!("{registers} registers"));
         }
         Ok(())
     }
@@ -128,6 +132,8 @@ impl<'m> Decoder<'m> {
             || n % 8 != 0
             || n > 256
             || k * a_type.bits() != 256
+            // Of integers not every width.
+            || a_type.is_integer() && n % 16 != 0 && n != 8 && n != 24
             || !accumulates(a_type, b_type, d_type)
             || op.has("satfinite")
         {

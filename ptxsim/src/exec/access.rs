@@ -45,15 +45,17 @@ impl<'a> Machine<'_, 'a> {
     }
 
     pub fn site(&self, warp: &Warp, window: Window, address: u64) -> Outcome<Site> {
+        // Too large for a window is out of its bounds.
+        let narrow = |address: u64| u32::try_from(address).unwrap_or(u32::MAX);
         Ok(match window {
             Window::Global | Window::Const => Site::Global(address),
-            Window::Local => Site::Local(address as u32),
-            Window::Param => Site::Param(address as u32),
+            Window::Local => Site::Local(narrow(address)),
+            Window::Param => Site::Param(narrow(address)),
             Window::Shared | Window::Cluster => self.shared_site(warp, window, address)?,
             Window::Generic => match address >> 48 << 48 {
                 SHARED_WINDOW => self.shared_site(warp, Window::Cluster, address - SHARED_WINDOW)?,
-                LOCAL_WINDOW => Site::Local((address - LOCAL_WINDOW) as u32),
-                PARAM_WINDOW => Site::Param((address - PARAM_WINDOW) as u32),
+                LOCAL_WINDOW => Site::Local(narrow(address - LOCAL_WINDOW)),
+                PARAM_WINDOW => Site::Param(narrow(address - PARAM_WINDOW)),
                 _ => Site::Global(address),
             },
         })
@@ -111,6 +113,20 @@ impl<'a> Machine<'_, 'a> {
         Ok(())
     }
 
+    /// A launch uses part of an allocation: counted, and in time after the launch before.
+    pub fn uses(&mut self, warp: &Warp, a: &Allocation, address: u64, bytes: u32, stores: bool) -> Outcome {
+        let offset = address - a.base;
+        if self.grid.config.overlaps && !warp.knows_launch_ended() && a.used_before(offset, bytes, stores) {
+            let what = match stores {
+                true => "stored to while the launch before may still use it: griddepcontrol.wait comes first",
+                false => "read while the launch before may still store it: griddepcontrol.wait comes first",
+            };
+            return Err(Trouble::new(FaultKind::LaunchPending, what).at(address));
+        }
+        self.tally.total.distinct_bytes += u64::from(a.touch(offset, bytes, stores));
+        Ok(())
+    }
+
     fn global_written(&self, a: &Allocation, address: u64, bytes: u32) -> Outcome {
         if self.grid.options.check_written && !a.written(address - a.base, bytes) {
             let what =
@@ -148,12 +164,12 @@ impl<'a> Machine<'_, 'a> {
                 match self.site(warp, window, at)? {
                     Site::Global(at) => {
                         let a = self.allocation(&mut held, at, total.into())?;
+                        self.uses(warp, a, at, total, false)?;
                         self.global_written(a, at, total)?;
                         let offset = at - a.base;
                         for k in 0..n {
                             values[k as usize][lane] = a.load(offset + u64::from(each(k)), bytes);
                         }
-                        self.tally.total.distinct_bytes += u64::from(a.touch(offset, total));
                         global.0[global.1] = at;
                         global.1 += 1;
                     }
@@ -224,7 +240,7 @@ impl<'a> Machine<'_, 'a> {
         }
     }
 
-    fn local_range(&self, warp: &Warp, offset: u32, bytes: u32, lane: usize) -> Outcome<usize> {
+    pub fn local_range(&self, warp: &Warp, offset: u32, bytes: u32, lane: usize) -> Outcome<usize> {
         let each = self.grid.code.local_bytes;
         if u64::from(offset) + u64::from(bytes) > u64::from(each) {
             let what = format!("{bytes} bytes at offset {offset} of {each} bytes of local memory");
@@ -270,11 +286,11 @@ impl<'a> Machine<'_, 'a> {
                     }
                     Site::Global(at) => {
                         let a = self.allocation(&mut held, at, total.into())?;
+                        self.uses(warp, a, at, total, true)?;
                         let offset = at - a.base;
                         for k in 0..n {
                             a.store(offset + u64::from(k * bytes), bytes, values[k as usize][lane] & mask);
                         }
-                        self.tally.total.distinct_bytes += u64::from(a.touch(offset, total));
                         global.0[global.1] = at;
                         global.1 += 1;
                     }
@@ -350,8 +366,8 @@ impl<'a> Machine<'_, 'a> {
                     old[lane] = match self.site(warp, window, at)? {
                         Site::Global(at) => {
                             let a = self.allocation(&mut held, at, bytes.into())?;
+                            self.uses(warp, a, at, bytes, true)?;
                             self.global_written(a, at, bytes)?;
-                            self.tally.total.distinct_bytes += u64::from(a.touch(at - a.base, bytes));
                             self.global_atomic(a, at - a.base, bytes, f)
                         }
                         Site::Shared(cta, offset) => {

@@ -17,12 +17,15 @@ pub struct LaunchConfig {
     pub cluster: [u32; 3],
     /// Dynamic shared memory of a block.
     pub dynamic_shared_bytes: u32,
+    /// Programmatic dependent launch: the launch before this one (on the same memory) may still run until
+    /// `griddepcontrol.wait`. What it stored must not be read before, what it used not be stored to.
+    pub overlaps: bool,
 }
 
 impl LaunchConfig {
-    /// A launch without clusters and dynamic shared memory.
+    /// A launch without clusters and dynamic shared memory, after the one before has ended.
     pub fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
-        Self { grid, block, cluster: [1; 3], dynamic_shared_bytes: 0 }
+        Self { grid, block, cluster: [1; 3], dynamic_shared_bytes: 0, overlaps: false }
     }
 }
 
@@ -110,11 +113,8 @@ impl<'a> Grid<'a> {
         options: Options,
     ) -> Self {
         let memory = global.snapshot();
-        memory.forget_touches();
-        let shared_bytes = match config.dynamic_shared_bytes {
-            0 => code.static_shared_bytes,
-            dynamic => code.dynamic_shared_offset + dynamic,
-        };
+        memory.begin_launch(config.overlaps);
+        let shared_bytes = code.shared_bytes(config.dynamic_shared_bytes);
         let (stop, clock) = (AtomicBool::new(false), AtomicU64::new(1));
         Self { code, config, card, parameters, globals, memory, global, options, shared_bytes, stop, clock }
     }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::asynchronous::{LaneCopies, WgmmaState};
+use super::copies::LaneCopies;
 use super::grid::{Grid, Place};
 use super::shared::{Shared, SharedChecks};
 use super::sync::{Barrier, ClusterBarrier, Mbarrier};
 use super::warp::{Group, State, Warp};
+use super::wgmma::WgmmaState;
 use crate::counters::Tally;
 use crate::fault::{Fault, FaultKind, Outcome, Trouble};
 use crate::ir::{Instr, Op, WARP};
@@ -28,6 +29,8 @@ pub struct CtaState {
     pub barriers: Vec<Barrier>,
     pub mbarriers: HashMap<u32, Mbarrier>,
     pub live_warps: usize,
+    /// What each warpgroup has set by `setmaxnreg`; 0 before.
+    pub registers: Vec<u32>,
 }
 
 /// What a cluster's warps share.
@@ -35,8 +38,9 @@ pub struct ClusterState {
     pub ctas: Vec<CtaState>,
     pub barrier: ClusterBarrier,
     pub live_warps: usize,
-    /// Epoch of each warp at its last `fence.proxy.async`.
+    /// Epoch of each warp at its last `fence.proxy.async`, and at its last `fence.mbarrier_init`.
     pub fences: Vec<u32>,
+    pub init_fences: Vec<u32>,
     /// Actors taken by mbarriers.
     pub mbarrier_actors: usize,
     /// First actor of mbarriers; the number of warps.
@@ -76,7 +80,8 @@ impl Cluster {
         let places = grid.places(number);
         let per_block = grid.warps_per_block();
         let warps_in_all = per_block * places.len();
-        let clocks = warps_in_all + MBARRIER_ACTORS;
+        // One more for the launch before.
+        let clocks = warps_in_all + MBARRIER_ACTORS + 1;
         let checks = SharedChecks {
             written: grid.options.check_written,
             races: grid.options.check_races,
@@ -93,12 +98,14 @@ impl Cluster {
             barriers: (0..BARRIERS).map(|_| Barrier::default()).collect(),
             mbarriers: HashMap::new(),
             live_warps: per_block,
+            registers: Vec::new(),
         };
         let state = ClusterState {
             ctas: places.iter().map(cta).collect(),
             barrier: ClusterBarrier::default(),
             live_warps: warps_in_all,
             fences: vec![0; warps_in_all],
+            init_fences: vec![0; warps_in_all],
             mbarrier_actors: 0,
             warps: warps_in_all,
         };

@@ -1,11 +1,13 @@
 //! Running a launch.
 
 mod access;
-mod asynchronous;
 mod atomic;
+mod bulk;
 mod collective;
+mod copies;
 mod grid;
 mod machine;
+mod mbarrier;
 mod print;
 mod shared;
 mod step;
@@ -13,6 +15,7 @@ mod sync;
 mod tensor;
 mod uses;
 mod warp;
+mod wgmma;
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;

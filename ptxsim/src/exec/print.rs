@@ -10,6 +10,8 @@ use crate::ir::Window;
 
 /// Longest string that is read from device memory.
 const MOST: u64 = 4096;
+/// Widest field and longest fraction of a number.
+const MOST_WIDTH: usize = 1024;
 
 impl Machine<'_, '_> {
     fn byte(&self, warp: &Warp, address: u64, lane: usize) -> Outcome<u8> {
@@ -40,7 +42,7 @@ impl Machine<'_, '_> {
     fn text(&self, warp: &Warp, address: u64, lane: usize) -> Outcome<String> {
         let mut bytes = Vec::new();
         for i in 0..MOST {
-            match self.byte(warp, address + i, lane)? {
+            match self.byte(warp, address.wrapping_add(i), lane)? {
                 0 => break,
                 byte => bytes.push(byte),
             }
@@ -49,13 +51,15 @@ impl Machine<'_, '_> {
     }
 
     fn number(&self, warp: &Warp, address: u64, bytes: u64, lane: usize) -> Outcome<u64> {
-        (0..bytes).try_fold(0, |sum, i| Ok(sum | u64::from(self.byte(warp, address + i, lane)?) << (8 * i)))
+        (0..bytes).try_fold(0, |sum, i| {
+            Ok(sum | u64::from(self.byte(warp, address.wrapping_add(i), lane)?) << (8 * i))
+        })
     }
 
     /// Eight bytes of a call parameter.
     fn parameter(&self, warp: &Warp, offset: u32, lane: usize) -> u64 {
         let from = self.grid.code.local_bytes as usize * lane + offset as usize;
-        warp.local[from..from + 8].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+        warp.local.iter().skip(from).take(8).rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }
 
     pub fn printf(
@@ -72,7 +76,7 @@ impl Machine<'_, '_> {
             // Losing output is no reason to fail a launch.
             let _ = std::io::stdout().lock().write_all(line.as_bytes());
             if let Some(result) = result {
-                let from = self.grid.code.local_bytes as usize * lane + result as usize;
+                let from = self.local_range(warp, result, 4, lane)?;
                 warp.local[from..from + 4].copy_from_slice(&(line.len() as u32).to_le_bytes());
                 warp.local_written[from..from + 4].fill(true);
             }
@@ -109,13 +113,13 @@ impl Machine<'_, '_> {
             let wide = spec.contains(['l', 'z', 'j', 't'])
                 || matches!(kind, 'p' | 's' | 'f' | 'e' | 'g' | 'E' | 'G' | 'F');
             let bytes = if wide { 8 } else { 4 };
-            at = at.next_multiple_of(bytes);
+            at = at.checked_next_multiple_of(bytes).unwrap_or(u64::MAX);
             let bits = self.number(warp, at, bytes, lane)?;
-            at += bytes;
+            at = at.wrapping_add(bytes);
             let signed = if wide { bits as i64 } else { i64::from(bits as u32 as i32) };
             let shape: String = spec.chars().filter(|c| !c.is_ascii_alphabetic()).collect();
             let (flags, digits) = shape.split_once('.').unwrap_or((&shape, ""));
-            let precision = digits.parse::<usize>().ok();
+            let precision = digits.parse::<usize>().ok().map(|p| p.min(MOST_WIDTH));
             let value = match kind {
                 'd' | 'i' => signed.to_string(),
                 'u' => bits.to_string(),
@@ -129,7 +133,11 @@ impl Machine<'_, '_> {
                 'g' | 'G' => f64::from_bits(bits).to_string(),
                 _ => format!("{:.*}", precision.unwrap_or(6), f64::from_bits(bits)),
             };
-            let width = flags.trim_start_matches(['-', '+', '0', ' ', '#']).parse::<usize>().unwrap_or(0);
+            let width = flags
+                .trim_start_matches(['-', '+', '0', ' ', '#'])
+                .parse::<usize>()
+                .unwrap_or(0)
+                .min(MOST_WIDTH);
             match () {
                 () if flags.starts_with('-') => out.push_str(&format!("{value:<width$}")),
                 () if flags.starts_with('0') => out.push_str(&format!("{value:0>width$}")),
@@ -142,9 +150,7 @@ impl Machine<'_, '_> {
     pub fn assertion(&mut self, warp: &mut Warp, message: u32, file: u32, line: u32, exec: u32) -> Trouble {
         let lane = exec.trailing_zeros() as usize;
         let text = |offset| self.text(warp, self.parameter(warp, offset, lane), lane).unwrap_or_default();
-        let from = self.grid.code.local_bytes as usize * lane + line as usize;
-        let number =
-            warp.local[from..from + 4].iter().rev().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
+        let number = self.parameter(warp, line, lane) as u32;
         let what = format!("assertion `{}` failed at {}:{number}", text(message), text(file));
         Trouble::new(FaultKind::Assert, what).by(lane)
     }

@@ -49,8 +49,8 @@ impl Who<'_> {
 }
 
 /// Last write of a word or byte.
-#[derive(Clone, Copy, Default)]
-struct Stamp {
+#[derive(Clone, Copy, Default, PartialEq)]
+pub struct Stamp {
     epoch: u32,
     actor: u16,
     lane: u8,
@@ -82,6 +82,10 @@ struct Cell {
     incoming: bool,
     /// Bytes have stamps of their own.
     split: bool,
+    /// What is unwritten here was copied from global memory that nothing had written.
+    hollow: bool,
+    /// A thread has read it since it was last written after all reads.
+    read: bool,
     /// Asynchronous readers that have not finished.
     readers: u16,
 }
@@ -92,6 +96,13 @@ pub struct SharedChecks {
     pub written: bool,
     pub races: bool,
     pub asynchronous: bool,
+}
+
+/// Bytes of a block's shared memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    pub offset: u32,
+    pub bytes: u32,
 }
 
 pub struct Shared {
@@ -188,6 +199,7 @@ impl Shared {
                     false => who.lane as u32,
                 };
                 *entry = epoch << LANE_BITS | lane;
+                self.cells[word].read = true;
             }
         }
         Ok(())
@@ -196,7 +208,10 @@ impl Shared {
     fn require_written(&self, word: usize, offset: u32, bytes: u32) -> Outcome {
         let wanted = if bytes >= 4 { 15 } else { (((1u32 << bytes) - 1) << (offset % 4)) as u8 };
         if self.cells[word].written & wanted != wanted {
-            let what = "read of shared memory that nothing has written";
+            let what = match self.cells[word].hollow {
+                true => "read of shared memory copied from global memory that nothing has written",
+                false => "read of shared memory that nothing has written",
+            };
             return Err(Trouble::new(FaultKind::Uninitialized, what).at(word as u64 * 4));
         }
         Ok(())
@@ -242,6 +257,7 @@ impl Shared {
             let cell = &mut self.cells[word];
             if bytes >= 4 {
                 cell.written = 15;
+                cell.hollow = false;
                 if cell.split {
                     cell.split = false;
                     self.split.remove(&word);
@@ -275,15 +291,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether every read of a word happened before a write to it.
-    fn after_reads(&self, word: usize, who: &Who<'_>) -> Outcome {
+    /// Whether every read of a word happened before a write to it. Who comes after this write comes after them.
+    fn after_reads(&mut self, word: usize, who: &Who<'_>) -> Outcome {
         // Words with stamps per byte have neighbours that are read on their own.
-        if self.cells[word].split || who.strong {
+        if !self.cells[word].read || self.cells[word].split || who.strong {
             return Ok(());
         }
         let base = who.warp.map_or(usize::MAX, |warp| who.actor - warp);
-        for warp in 0..self.warps {
-            let entry = self.reads[word * self.warps + warp];
+        let entries = &self.reads[word * self.warps..(word + 1) * self.warps];
+        let early = entries.iter().enumerate().position(|(warp, entry)| {
             let (epoch, lane) = (entry >> LANE_BITS, (entry & 63) as u8);
             let before = epoch == 0
                 || match who.warp {
@@ -292,21 +308,24 @@ impl Shared {
                     // Of another block's writes only the order among writes is known.
                     None => true,
                 };
-            if !before {
-                return Err(self.race(word, who, "write", &format!("a read by warp {warp}")));
-            }
+            !before
+        });
+        if let Some(warp) = early {
+            return Err(self.race(word, who, "write", &format!("a read by warp {warp}")));
         }
+        self.cells[word].read = who.warp.is_none();
         Ok(())
     }
 
-    /// An asynchronous write of whole words that has completed: stamped by its mbarrier.
+    /// An asynchronous write of whole words that has completed: stamped by its mbarrier. `fenced` as in
+    /// [`Shared::proxy_reading`].
     pub fn arrived(
         &mut self,
         offset: u32,
         bytes: u32,
         issuer: &Who<'_>,
-        actor: usize,
-        epoch: u32,
+        (actor, epoch): (usize, u32),
+        fenced: impl Fn(usize, u32) -> bool,
     ) -> Outcome {
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
@@ -315,8 +334,10 @@ impl Shared {
                 self.after_writes(word, 0, 4, issuer, "asynchronous write")?;
                 self.after_reads(word, issuer)?;
             }
+            self.through_fence(word, issuer, "overwrites", &fenced)?;
             let cell = &mut self.cells[word];
             cell.written = 15;
+            cell.hollow = false;
             cell.write = Stamp { epoch, actor: actor as u16, lane: ASYNCHRONOUS, strong: false };
             if cell.split {
                 cell.split = false;
@@ -335,9 +356,19 @@ impl Shared {
                 self.after_writes(word, 0, 4, who, "cp.async")?;
                 self.after_reads(word, who)?;
             }
-            self.cells[word].incoming = true;
+            let cell = &mut self.cells[word];
+            cell.incoming = true;
+            cell.written = 15;
+            cell.hollow = false;
         }
         Ok(())
+    }
+
+    /// A copy brought a byte here whose source nothing had written.
+    pub fn hollow(&mut self, offset: u32) {
+        let cell = &mut self.cells[(offset / 4) as usize];
+        cell.written &= !(1 << (offset % 4));
+        cell.hollow = true;
     }
 
     /// A `cp.async` was waited for by its thread: now a write of that thread.
@@ -346,7 +377,6 @@ impl Shared {
         for word in first..first + (bytes / 4) as usize {
             let cell = &mut self.cells[word];
             cell.incoming = false;
-            cell.written = 15;
             cell.write = Stamp::of(who);
             if cell.split {
                 cell.split = false;
@@ -356,13 +386,15 @@ impl Shared {
     }
 
     /// The asynchronous proxy starts to read: written, ordered, fenced. `fenced` tells of a write's actor
-    /// and epoch whether a proxy fence lies between.
+    /// and epoch whether a proxy fence lies between. `sound` is a write that was found right for this reader:
+    /// most words of an operand have the same one.
     pub fn proxy_reading(
         &mut self,
         offset: u32,
         bytes: u32,
         who: &Who<'_>,
         fenced: impl Fn(usize, u32) -> bool,
+        sound: &mut Option<Stamp>,
     ) -> Outcome {
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
@@ -374,27 +406,47 @@ impl Shared {
             if self.checks.written && !cell.incoming {
                 self.require_written(word, 0, 4)?;
             }
-            if self.checks.races {
-                self.after_writes(word, 0, 4, who, "asynchronous read")?;
+            if cell.split || *sound != Some(cell.write) {
+                if self.checks.races {
+                    self.after_writes(word, 0, 4, who, "asynchronous read")?;
+                }
+                self.through_fence(word, who, "reads", &fenced)?;
+                *sound = (!cell.split).then_some(cell.write);
             }
             if !self.checks.asynchronous {
                 continue;
-            }
-            let own = std::slice::from_ref(&cell.write);
-            let stamps = self.split.get(&word).filter(|_| cell.split).map_or(own, |s| &s[..]);
-            let open =
-                |s: &&Stamp| s.epoch != 0 && s.lane != ASYNCHRONOUS && !fenced(s.actor.into(), s.epoch);
-            if let Some(stamp) = stamps.iter().find(open) {
-                let what = format!(
-                    "the asynchronous proxy reads what {} wrote, without fence.proxy.async between",
-                    writer(stamp, who)
-                );
-                return Err(Trouble::new(FaultKind::ProxyFence, what).at(word as u64 * 4));
             }
             let readers = &mut self.cells[word].readers;
             *readers = readers.saturating_add(1);
         }
         Ok(())
+    }
+
+    /// No ordinary write of a word lacks a proxy fence before the asynchronous access of `who`.
+    fn through_fence(
+        &self,
+        word: usize,
+        who: &Who<'_>,
+        verb: &str,
+        fenced: &impl Fn(usize, u32) -> bool,
+    ) -> Outcome {
+        if !self.checks.asynchronous {
+            return Ok(());
+        }
+        let cell = &self.cells[word];
+        let own = std::slice::from_ref(&cell.write);
+        let stamps = self.split.get(&word).filter(|_| cell.split).map_or(own, |s| &s[..]);
+        let open = |s: &&Stamp| s.epoch != 0 && s.lane != ASYNCHRONOUS && !fenced(s.actor.into(), s.epoch);
+        match stamps.iter().find(open) {
+            None => Ok(()),
+            Some(stamp) => {
+                let what = format!(
+                    "the asynchronous proxy {verb} what {} wrote, without fence.proxy.async between",
+                    writer(stamp, who)
+                );
+                Err(Trouble::new(FaultKind::ProxyFence, what).at(word as u64 * 4))
+            }
+        }
     }
 
     /// The asynchronous read that [`Shared::proxy_reading`] started is done.
@@ -414,4 +466,11 @@ fn writer(stamp: &Stamp, who: &Who<'_>) -> String {
         lane if usize::from(stamp.actor) == who.actor => format!("a write by lane {lane} of the same warp"),
         lane => format!("a write by lane {lane} of warp {}", stamp.actor),
     }
+}
+
+/// Permutes the 16-byte chunks of an address by its higher bits: XOR of bits 4-6 with bits 7-9 for rows of
+/// 128 bytes, fewer for shorter rows.
+pub fn swizzle(address: u32, width: u32) -> u32 {
+    let mask = width / 16 - 1;
+    address ^ ((address >> 7 & mask) << 4)
 }

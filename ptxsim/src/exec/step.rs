@@ -9,7 +9,7 @@ impl Machine<'_, '_> {
     /// Runs `instruction` for the lanes of `exec`.
     pub fn execute(&mut self, warp: &mut Warp, instruction: &Instr, exec: u32, pc: usize) -> Outcome<Flow> {
         let grid = self.grid;
-        if !warp.wgmma.pending.is_empty() {
+        if warp.wgmma.pending {
             self.accumulators_untouched(warp, &instruction.op)?;
         }
         match &instruction.op {
@@ -213,6 +213,7 @@ impl Machine<'_, '_> {
                 self.waited += 1;
                 return Ok(Flow::Yield);
             }
+            Op::SetRegisters { count } => self.set_registers(warp, *count)?,
             Op::Barrier { id, count, waits, reduce } => {
                 if exec != warp.alive {
                     return Ok(Flow::Wait(State::Gather));
@@ -257,7 +258,12 @@ impl Machine<'_, '_> {
                 self.state.fences[warp.actor] = warp.epoch();
                 warp.advance();
             }
-            Op::Fence(_) => {}
+            Op::Fence(FenceKind::MbarrierInit) => {
+                self.state.init_fences[warp.actor] = warp.epoch();
+                warp.advance();
+            }
+            Op::Fence(FenceKind::Ordinary) => {}
+            Op::LaunchWait => warp.wait_for_launch(),
             Op::LoadMatrix { address, dst, transpose } => {
                 return self.load_matrix(warp, *address, dst, *transpose, exec, pc);
             }
@@ -324,6 +330,23 @@ impl Machine<'_, '_> {
             warp.groups.push(super::warp::Group { pc: pc as u32, mask: others, state, stack });
         }
         Ok(Flow::Jump(target))
+    }
+
+    /// `setmaxnreg`: what the warpgroups of a block have set must fit a multiprocessor, or one waits forever.
+    fn set_registers(&mut self, warp: &Warp, count: u32) -> Outcome {
+        /// Registers of a multiprocessor for each thread of a warpgroup.
+        const MOST: u32 = 65_536 / 128;
+        let groups = &mut self.state.ctas[warp.cta].registers;
+        let at = warp.index / 4;
+        groups.resize(groups.len().max(at + 1), 0);
+        groups[at] = count;
+        let all: u32 = groups.iter().sum();
+        if all > MOST {
+            let what =
+                format!("setmaxnreg: the warpgroups want {groups:?} registers per thread, {all} of {MOST}");
+            return Err(Trouble::new(FaultKind::Deadlock, what));
+        }
+        Ok(())
     }
 
     fn copy_local(&mut self, warp: &mut Warp, copies: &[LocalCopy], exec: u32) -> Outcome {

@@ -1,6 +1,6 @@
 //! Barriers of blocks and clusters, and mbarriers.
 
-use super::asynchronous::Range;
+use super::shared::Range;
 use super::warp::{Phase, Warp, join};
 use crate::fault::{FaultKind, Outcome, Trouble};
 
@@ -152,6 +152,8 @@ pub struct Mbarrier {
     /// Bytes announced less bytes arrived.
     tx: i64,
     pub phase: u64,
+    /// Actor and epoch of the warp that initialised it.
+    pub initialised: (usize, u32),
     /// Actor that its copies write as, and their count.
     pub actor: usize,
     pub epoch: u32,
@@ -164,13 +166,14 @@ pub struct Mbarrier {
 }
 
 impl Mbarrier {
-    pub fn new(count: u32, actor: usize, epoch: u32, clocks: usize) -> Self {
+    pub fn new(count: u32, initialised: (usize, u32), actor: usize, epoch: u32, clocks: usize) -> Self {
         let none = vec![0; clocks];
         Self {
             expected: count,
             pending: count,
             tx: 0,
             phase: 0,
+            initialised,
             actor,
             epoch,
             arriving: none.clone(),

@@ -164,9 +164,11 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
         | Op::Printf { .. }
         | Op::AssertFail { .. }
         | Op::Sleep
+        | Op::SetRegisters { .. }
         | Op::ClusterArrive
         | Op::ClusterWait
         | Op::Fence(_)
+        | Op::LaunchWait
         | Op::WgmmaFence
         | Op::WgmmaCommit
         | Op::WgmmaWait { .. }

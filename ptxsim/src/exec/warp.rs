@@ -1,7 +1,8 @@
 //! A warp: its registers, and its threads in groups that share a program counter.
 
-use super::asynchronous::{LaneCopies, WgmmaState};
+use super::copies::LaneCopies;
 use super::grid::{Grid, Place};
+use super::wgmma::WgmmaState;
 use crate::ir::{Lanes, PredicateSrc, Special, Src, WARP};
 
 /// Generic addresses of shared memory: the block's rank in the cluster from bit 24 on.
@@ -64,6 +65,7 @@ pub struct Warp {
     pub carry: u32,
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
+    /// Epochs seen of each warp of the cluster, of its mbarriers, and of the launch before (the last).
     pub clock: Vec<u32>,
     pub full_sync: u32,
     pub pair_sync: Option<Box<[[u32; 32]; 32]>>,
@@ -194,6 +196,18 @@ impl Warp {
         at
     }
 
+    /// This warp waits for the launch before: an event that others learn of as of any write.
+    pub fn wait_for_launch(&mut self) {
+        if let Some(launch) = self.clock.last_mut() {
+            *launch = 1;
+        }
+    }
+
+    /// Whether this warp knows that the launch before has ended.
+    pub fn knows_launch_ended(&self) -> bool {
+        self.clock.last().is_some_and(|launch| *launch != 0)
+    }
+
     /// Marks a publication: what was done so far has the old epoch.
     pub fn advance(&mut self) {
         if let Some(own) = self.clock.get_mut(self.actor) {
@@ -203,6 +217,13 @@ impl Warp {
 
     pub fn epoch(&self) -> u32 {
         self.clock.get(self.actor).copied().unwrap_or(0)
+    }
+
+    /// Whether a proxy fence lies between a write and this warp's asynchronous access: the own fence after it
+    /// saw the write, or the writer's after the write. `fences` holds each actor's epoch at its last.
+    pub fn fenced(&self, fences: &[u32], actor: usize, epoch: u32) -> bool {
+        let reaches = |clock: &[u32]| clock.get(actor).is_some_and(|e| *e >= epoch);
+        reaches(&self.fenced) || reaches(fences)
     }
 
     /// The lanes of `mask` have synchronised.

@@ -46,7 +46,7 @@ pub struct Variable {
     pub space: Space,
     pub bytes: usize,
     pub align: usize,
-    /// Initial contents, for module variables; as long as `bytes`.
+    /// Initial contents of module variables; what follows them is zero.
     pub contents: Vec<u8>,
     /// `.extern .shared x[]`: the launch's dynamic shared memory.
     pub dynamic: bool,

@@ -7,14 +7,17 @@ use super::{Function, Instruction, Module, Operand, Register, Space, Statement, 
 
 /// Largest variable: more is a damaged text.
 const MOST_BYTES: usize = 1 << 32;
-/// Most registers of one `.reg` declaration.
-const MOST_REGISTERS: u64 = 1 << 20;
+const MOST_ALIGNMENT: usize = 1 << 16;
+/// Most registers of a function.
+const MOST_REGISTERS: u64 = 1 << 17;
+/// Deepest nesting of operands; real ones have three levels.
+const MOST_DEPTH: u32 = 8;
 
 type Result<T> = std::result::Result<T, SyntaxError>;
 
 /// Parses a module.
 pub fn parse(text: &str) -> Result<Module> {
-    let mut parser = Parser { tokens: tokens(text)?, at: 0 };
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
     let mut module = Module::default();
     let mut dynamic = false;
     while let Some(word) = parser.peek() {
@@ -71,6 +74,8 @@ pub fn parse(text: &str) -> Result<Module> {
 struct Parser<'a> {
     tokens: Vec<Token<'a>>,
     at: usize,
+    /// Operands around the one being read.
+    depth: u32,
 }
 
 /// A block of a body: its number and what its names stand for.
@@ -175,7 +180,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `[.align n] .type name[dimensions]` after the state space; returns the element's bytes too.
+    /// `[.align n] .type name[dimensions]` after the state space; returns a scalar's bytes too.
     fn declaration(&mut self, space: Space) -> Result<(Variable, usize)> {
         let (mut align, mut element, mut vector) = (0, 0, 1);
         loop {
@@ -198,15 +203,15 @@ impl<'a> Parser<'a> {
                         self.expect("]")?;
                         count = count.saturating_mul(size);
                     }
-                    let element = element * vector;
+                    let whole = element * vector;
                     let bytes = count
-                        .checked_mul(element)
+                        .checked_mul(whole)
                         .filter(|bytes| *bytes <= MOST_BYTES)
                         .ok_or_else(|| SyntaxError::new(line, format!("`{name}` is too large")))?;
-                    if align != 0 && !align.is_power_of_two() {
+                    if align != 0 && (!align.is_power_of_two() || align > MOST_ALIGNMENT) {
                         return Err(SyntaxError::new(line, format!("alignment {align} of `{name}`")));
                     }
-                    let align = if align == 0 { element.max(1) } else { align };
+                    let align = if align == 0 { whole.max(1) } else { align };
                     let variable = Variable {
                         name: name.to_owned(),
                         space,
@@ -223,11 +228,10 @@ impl<'a> Parser<'a> {
 
     fn variable(&mut self, space: Space) -> Result<Variable> {
         let (mut variable, element) = self.declaration(space)?;
-        if space != Space::Shared {
-            variable.contents = vec![0; variable.bytes];
-        }
         if self.accept("=") {
-            let mut at = 0;
+            if element > 8 {
+                return Err(SyntaxError::new(self.line(), "initial values of this type are not supported"));
+            }
             while self.peek() != Some(";") {
                 let line = self.line();
                 let negative = self.accept("-");
@@ -240,12 +244,10 @@ impl<'a> Parser<'a> {
                     SyntaxError::new(line, format!("initial value `{word}` of `{name}` is not supported"))
                 })?;
                 let bits = if negative { bits.wrapping_neg() } else { bits };
-                let place = variable
-                    .contents
-                    .get_mut(at..at + element)
-                    .ok_or_else(|| SyntaxError::new(line, format!("too many initial values for `{name}`")))?;
-                place.copy_from_slice(&bits.to_le_bytes()[..element]);
-                at += element;
+                if variable.contents.len() + element > variable.bytes {
+                    return Err(SyntaxError::new(line, format!("too many initial values for `{name}`")));
+                }
+                variable.contents.extend(&bits.to_le_bytes()[..element]);
             }
         }
         self.expect(";")?;
@@ -390,7 +392,7 @@ impl<'a> Parser<'a> {
             let mut names = Vec::new();
             if self.accept("<") {
                 let count = self.count()? as u64;
-                if count > MOST_REGISTERS {
+                if count + u64::from(function.registers) + u64::from(function.predicates) > MOST_REGISTERS {
                     return Err(SyntaxError::new(line, format!("{count} registers `{name}`")));
                 }
                 self.expect(">")?;
@@ -455,6 +457,16 @@ impl<'a> Parser<'a> {
     }
 
     fn operand(&mut self, scopes: &[Scope]) -> Result<Operand> {
+        if self.depth >= MOST_DEPTH {
+            return Err(SyntaxError::new(self.line(), "operands are nested too deep"));
+        }
+        self.depth += 1;
+        let operand = self.operand_within(scopes);
+        self.depth -= 1;
+        operand
+    }
+
+    fn operand_within(&mut self, scopes: &[Scope]) -> Result<Operand> {
         let line = self.line();
         let first = match self.next()? {
             "{" => Operand::Vector(self.operands(scopes, "}")?),

@@ -10,6 +10,7 @@ __device__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>
 __device__ void init(uint64_t* bar, int count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(count) : "memory");
 }
+__device__ void fence_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 __device__ void expect(uint64_t* bar, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes) : "memory");
 }
@@ -86,7 +87,7 @@ __device__ void matmul_body(const CUtensorMap* a, const CUtensorMap* b, float* c
     int steps = k / 64;
     if (threadIdx.x == 0) {
         for (int s = 0; s < 2; s++) init(&full[s], 1), init(&empty[s], 4);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        fence_init();
     }
     __syncthreads();
     if (threadIdx.x >= 128) {
@@ -159,7 +160,7 @@ template <bool FENCE>
 __device__ void through_body(const CUtensorMap* in, const CUtensorMap* out, int x, int y) {
     __shared__ __align__(128) float box[8][64];
     __shared__ uint64_t bar;
-    if (threadIdx.x == 0) init(&bar, 1);
+    if (threadIdx.x == 0) init(&bar, 1), fence_init();
     __syncthreads();
     if (threadIdx.x == 0) {
         expect(&bar, sizeof(box));
@@ -186,7 +187,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) cluster_pair(const __grid_c
     uint32_t rank;
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     if (threadIdx.x == 0) {
-        init(&bar, 1);
+        init(&bar, 1), fence_init();
         own = 100 + rank;
         expect(&bar, sizeof(row));
     }

@@ -3,17 +3,22 @@
 use super::{Gpu, config};
 use ptxsim::{Fault, LaunchConfig};
 
-/// A kernel of (tensor map, input, output) on an H200. `%a0` holds the input's address, `%a1` the output's,
+/// Kernel `run` of (tensor map, input, output) for an H200. `%a0` holds the input's address, `%a1` the output's,
 /// `%a2` the map's, `%t` the thread; `tile` and `bar` are shared.
-pub fn gpu(what: &str, body: &str) -> Gpu {
-    let text = format!(
+pub fn ptx(body: &str) -> String {
+    format!(
         ".version 8.7\n.target sm_90a\n.address_size 64\n\
          .visible .entry run(.param .align 64 .b8 map[128], .param .u64 in, .param .u64 out) {{\n\
          .shared .align 1024 .b8 tile[32768];\n.shared .align 8 .b64 bar[4];\n\
          .reg .b32 %t, %r<40>;\n.reg .f32 %f<8>;\n.reg .b64 %a<20>, %s<8>;\n.reg .b16 %h<4>;\n.reg .pred %p<10>;\n\
          ld.param.u64 %a0, [in];\nld.param.u64 %a1, [out];\nmov.b64 %a2, map;\ncvta.param.u64 %a2, %a2;\n\
          mov.u32 %t, %tid.x;\nsetp.eq.u32 %p9, %t, 0;\nmov.u32 %r39, tile;\n{body}\nret;\n}}\n"
-    );
+    )
+}
+
+/// That kernel on an H200.
+pub fn gpu(what: &str, body: &str) -> Gpu {
+    let text = ptx(body);
     // Written where PTX_DUMP says, to be checked by other tools.
     if let Ok(folder) = std::env::var("PTX_DUMP") {
         let name: String = what.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();

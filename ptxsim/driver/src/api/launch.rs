@@ -17,6 +17,7 @@ const EXTRA_BYTES: usize = 2;
 /// Launch attributes that change what is run, by their number in the header.
 const COOPERATIVE: u32 = 2;
 const CLUSTER_DIMENSION: u32 = 4;
+const PROGRAMMATIC_STREAM_SERIALIZATION: u32 = 6;
 /// Bytes of one launch attribute: number, padding, 64 bytes of value.
 const ATTRIBUTE_BYTES: usize = 72;
 
@@ -31,6 +32,7 @@ pub(crate) struct Request {
     pub(crate) cluster: [u32; 3],
     pub(crate) shared_bytes: u32,
     pub(crate) cooperative: bool,
+    pub(crate) overlaps: bool,
 }
 
 impl Request {
@@ -46,6 +48,7 @@ impl Request {
             cluster: [0; 3],
             shared_bytes: words[6],
             cooperative: false,
+            overlaps: false,
         };
         if count > 64 {
             return Err(Code::INVALID_VALUE.because(format!("{count} launch attributes")));
@@ -59,7 +62,8 @@ impl Request {
                     request.cluster = [size[0], size[1], size[2]];
                 }
                 COOPERATIVE => request.cooperative = host::read::<i32>(value)? != 0,
-                // Hints on caching, priority, scheduling and overlap: results do not depend on them.
+                PROGRAMMATIC_STREAM_SERIALIZATION => request.overlaps = host::read::<i32>(value)? != 0,
+                // Hints on caching, priority and scheduling: results do not depend on them.
                 0..=18 => {}
                 other => {
                     return Err(Code::INVALID_VALUE.because(format!("no launch attribute {other}")));
@@ -224,6 +228,7 @@ fn launch(function: usize, request: &Request, stream: usize, values: usize, extr
         block: request.block,
         cluster,
         dynamic_shared_bytes: request.shared_bytes,
+        overlaps: request.overlaps,
         parameters: parameters(found, values, extra)?,
     };
     driver.issue(stream, Work::Launch(Arc::new(launch)))?;
@@ -238,7 +243,7 @@ driver_api! {
     ) {
         let request = Request {
             grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], cluster: [0; 3], shared_bytes,
-            cooperative: false,
+            cooperative: false, overlaps: false,
         };
         launch(function, &request, stream, values, extra)
     }
@@ -254,7 +259,7 @@ driver_api! {
     ) {
         let request = Request {
             grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], cluster: [0; 3], shared_bytes,
-            cooperative: true,
+            cooperative: true, overlaps: false,
         };
         launch(function, &request, stream, values, 0)
     }

@@ -17,8 +17,10 @@ pub fn in_child(name: &str, environment: &[(&str, &str)], body: impl FnOnce()) -
     assert!(driver.exists(), "{} is not there", driver.display());
     let libraries = folder.join("virtual-gpu");
     std::fs::create_dir_all(&libraries).expect("a folder beside the test");
-    // Left by an earlier test, or made by another at the same time: it is the same link.
-    let _ = std::os::unix::fs::symlink(&driver, libraries.join("libcuda.so"));
+    // What an earlier test left may lead elsewhere, where the folder was copied; another test may do the same now.
+    let link = libraries.join(format!("{}-{name}", std::process::id()));
+    std::os::unix::fs::symlink(&driver, &link).expect("a link to the driver");
+    std::fs::rename(&link, libraries.join("libcuda.so")).expect("its name");
     let output = Command::new(&own)
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env("LD_LIBRARY_PATH", &libraries)

@@ -1,0 +1,162 @@
+//! Atomics and reductions of every type, in global, shared and generic memory, against plain arithmetic.
+
+mod support;
+
+use half::{bf16, f16};
+use support::config;
+use support::kernel::*;
+
+/// Old and new value after `op` with the operands, in place.
+type Apply = fn(u64, u64, u64) -> u64;
+
+fn float(f: impl Fn(f64, f64) -> f64, x: u64, b: u64) -> u64 {
+    (f(f32::from_bits(x as u32).into(), f32::from_bits(b as u32).into()) as f32).to_bits().into()
+}
+
+fn f16_sum(x: u64, b: u64) -> u64 {
+    let at = |x: u64| f16::from_bits(x as u16).to_f64();
+    f16::from_f64(at(x) + at(b)).to_bits().into()
+}
+
+fn bf16_sum(x: u64, b: u64) -> u64 {
+    let at = |x: u64| bf16::from_bits(x as u16).to_f64();
+    bf16::from_f64(at(x) + at(b)).to_bits().into()
+}
+
+fn pairs(f: fn(u64, u64) -> u64, x: u64, b: u64) -> u64 {
+    f(x & 0xffff, b & 0xffff) | f(x >> 16 & 0xffff, b >> 16 & 0xffff) << 16
+}
+
+const M: u64 = 0xffff_ffff;
+
+/// Operation and type, bits, result; compare-and-swap compares with `b` and stores `c`.
+const OPERATIONS: &[(&str, u32, Apply)] = &[
+    ("add.u32", 32, |x, b, _| (x + b) & M),
+    ("add.s32", 32, |x, b, _| (x + b) & M),
+    ("add.u64", 64, |x, b, _| (u128::from(x) + u128::from(b)) as u64),
+    ("add.f32", 32, |x, b, _| float(|x, b| x + b, x, b)),
+    ("add.f64", 64, |x, b, _| (f64::from_bits(x) + f64::from_bits(b)).to_bits()),
+    ("add.noftz.f16", 16, |x, b, _| f16_sum(x, b)),
+    ("add.noftz.bf16", 16, |x, b, _| bf16_sum(x, b)),
+    ("add.noftz.f16x2", 32, |x, b, _| pairs(f16_sum, x, b)),
+    ("add.noftz.bf16x2", 32, |x, b, _| pairs(bf16_sum, x, b)),
+    ("min.s32", 32, |x, b, _| if (x as i32) < b as i32 { x } else { b }),
+    ("max.s32", 32, |x, b, _| if (x as i32) > b as i32 { x } else { b }),
+    ("min.u32", 32, |x, b, _| if x < b { x } else { b }),
+    ("max.u32", 32, |x, b, _| if x > b { x } else { b }),
+    ("min.s64", 64, |x, b, _| if (x as i64) < b as i64 { x } else { b }),
+    ("max.s64", 64, |x, b, _| if (x as i64) > b as i64 { x } else { b }),
+    ("min.u64", 64, |x, b, _| if x < b { x } else { b }),
+    ("max.u64", 64, |x, b, _| if x > b { x } else { b }),
+    ("and.b32", 32, |x, b, _| !(!x | !b)),
+    ("or.b32", 32, |x, b, _| !(!x & !b)),
+    ("xor.b32", 32, |x, b, _| (x | b) - (x & b)),
+    ("and.b64", 64, |x, b, _| !(!x | !b)),
+    ("or.b64", 64, |x, b, _| !(!x & !b)),
+    ("xor.b64", 64, |x, b, _| (x | b) - (x & b)),
+    // Round counters.
+    ("inc.u32", 32, |x, b, _| if x < b { x + 1 } else { 0 }),
+    ("dec.u32", 32, |x, b, _| if (1..=b).contains(&x) { x - 1 } else { b }),
+    ("exch.b32", 32, |_, b, _| b),
+    ("exch.b64", 64, |_, b, _| b),
+    ("cas.b16", 16, |x, b, c| if x == b { c } else { x }),
+    ("cas.b32", 32, |x, b, c| if x == b { c } else { x }),
+    ("cas.b64", 64, |x, b, c| if x == b { c } else { x }),
+];
+
+/// Per thread three 64-bit words: what is in memory, b, c. Numbers that every type adds without NaN.
+fn operands(name: &str) -> Vec<u64> {
+    let mut words: Vec<u64> = numbers(192)
+        .chunks(2)
+        .map(|w| (u64::from(w[0]) << 32 | u64::from(w[1])) & 0xbfff_bfff_bfff_bfff | 0x3000_3000_3000_3000)
+        .collect();
+    for (thread, word) in words.chunks_exact_mut(3).enumerate() {
+        match thread % 4 {
+            // Equal, as compare-and-swap needs now and then; small, as round counters do.
+            0 => word[1] = word[0],
+            1 if name.starts_with("inc") || name.starts_with("dec") => word[0] = thread as u64 % 8 / 4,
+            2 if name.starts_with("inc") || name.starts_with("dec") => word[1] = 1,
+            _ => {}
+        }
+    }
+    words
+}
+
+/// A kernel of 32 threads: each puts its first word to memory of `space`, runs the atomic there, and stores
+/// what it gave and what memory holds then.
+fn body(space: &str, name: &str, bits: u32, reduces: bool) -> String {
+    let (register, words) = match bits {
+        16 => ("%h", "b16"),
+        32 => ("%r1", "b32"),
+        _ => ("%s", "b64"),
+    };
+    let of = |i: u32| if bits == 32 { format!("%r1{i}") } else { format!("{register}{i}") };
+    let load: String = (0..3).map(|i| format!("ld.global.{words} {}, [%a3+{}];\n", of(i), 8 * i)).collect();
+    let place = match space {
+        "global" => "mul.wide.u32 %a5, %t, 8;\nadd.s64 %a5, %a5, %a1;\nadd.s64 %a5, %a5, 512;\n",
+        "shared" => "mad.lo.u32 %r5, %t, 8, %r39;\ncvt.u64.u32 %a5, %r5;\n",
+        _ => "mad.lo.u32 %r5, %t, 8, %r39;\ncvt.u64.u32 %a5, %r5;\ncvta.shared.u64 %a5, %a5;\n",
+    };
+    let dot = if space == "generic" { String::new() } else { format!(".{space}") };
+    let swap = if name.starts_with("cas") { format!(", {}", of(2)) } else { String::new() };
+    let run = match reduces {
+        true => format!("red{dot}.{name} [%a5], {}{swap};\n", of(1)),
+        false => format!("atom{dot}.{name} {}, [%a5], {}{swap};\n", of(3), of(1)),
+    };
+    format!(
+        "mul.wide.u32 %a3, %t, 24;\nadd.s64 %a3, %a3, %a0;\n{load}{place}mul.wide.u32 %a4, %t, 16;\nadd.s64 %a4, %a4, %a1;\n\
+         st{dot}.{words} [%a5], {0};\n{run}ld{dot}.{words} {0}, [%a5];\n{keep}st.global.{words} [%a4+8], {0};\n",
+        of(0),
+        keep = if reduces { String::new() } else { format!("st.global.{words} [%a4], {};\n", of(3)) }
+    )
+}
+
+#[test]
+fn atomics_and_reductions_of_every_type() {
+    for (name, bits, apply) in OPERATIONS {
+        let data = operands(name);
+        let words: Vec<u32> = data.iter().flat_map(|x| [*x as u32, (x >> 32) as u32]).collect();
+        let mask = if *bits == 64 { u64::MAX } else { (1 << bits) - 1 };
+        for space in ["global", "shared", "generic"] {
+            for reduces in [false, true] {
+                if reduces && ["exch", "cas"].iter().any(|n| name.starts_with(n)) {
+                    continue;
+                }
+                let what = format!("{} {space} {name}", if reduces { "red" } else { "atom" });
+                // 32 pairs of results, then the atomics' own memory.
+                let text = body(space, name, *bits, reduces);
+                let got = run(&what, &config(1, 32), &text, NO_MAP, &words, 128 + 64);
+                for thread in 0..32 {
+                    let at =
+                        |i: usize| u64::from(got[4 * thread + i]) | u64::from(got[4 * thread + i + 1]) << 32;
+                    let [x, b, c] = [0, 1, 2].map(|i| data[3 * thread + i] & mask);
+                    if !reduces {
+                        assert_eq!(at(0) & mask, x, "{what}, thread {thread}: old value");
+                    }
+                    assert_eq!(at(2) & mask, apply(x, b, c), "{what} of {x:#x}, {b:#x}, {c:#x}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn atomics_of_many_blocks_lose_nothing() {
+    let adds = "atom.global.add.u32 %r1, [%a1], 1;\nred.global.add.u64 [%a1+8], 1;\nred.global.max.u32 [%a1+4], %t;\n\
+                atom.global.inc.u32 %r2, [%a1+16], 99;\n";
+    for threads in [1, 4] {
+        let mut gpu = gpu("many", adds);
+        gpu.options.threads = threads;
+        let out = gpu.ints(&[0; 8]);
+        gpu.run("run", &config(64, 256), &[&NO_MAP, &out, &out]);
+        assert_eq!(gpu.read_ints(out, 5), [64 * 256, 255, 64 * 256, 0, 64 * 256 % 100]);
+    }
+}
+
+#[test]
+fn vectors_are_reduced() {
+    let body = "mov.f32 %f0, 0f3F800000;\nmov.f32 %f1, 0f40000000;\nmov.f32 %f2, 0f40400000;\nmov.f32 %f3, 0f40800000;\n\
+                red.global.add.v4.f32 [%a1], {%f0, %f1, %f2, %f3};\nred.global.add.v2.f32 [%a1+16], {%f2, %f3};\n";
+    let got = run("red.v4", &config(1, 32), body, NO_MAP, &[0], 6);
+    assert_eq!(got, [32f32, 64.0, 96.0, 128.0, 96.0, 128.0].map(f32::to_bits));
+}

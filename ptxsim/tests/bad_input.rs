@@ -1,0 +1,173 @@
+//! Texts and launches that are wrong in known ways: one error each, which names what is wrong.
+
+mod support;
+
+use ptxsim::{Card, GlobalMemory, LaunchConfig, LaunchError, Module, Options};
+use support::kernel::fault;
+use support::{Gpu, config};
+
+const HEADER: &str = ".version 8.7\n.target sm_90a\n.address_size 64\n";
+
+/// What loading or decoding says of a kernel with this body.
+fn refused(declarations: &str, body: &str) -> String {
+    let text = format!("{HEADER}{declarations}\n.visible .entry run() {{\n{body}\nret;\n}}\n");
+    let memory = GlobalMemory::new(1 << 30);
+    match Module::load(&text, Card::by_name("h200").unwrap(), &memory) {
+        Err(error) => error.to_string(),
+        Ok(module) => match module.launch("run", &config(1, 32), &[], &memory, Options::default()) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("`{declarations}{body}` runs"),
+        },
+    }
+}
+
+#[test]
+fn each_broken_text_has_one_error() {
+    let registers =
+        ".reg .b32 %r<8>;\n.reg .b64 %a<4>;\n.reg .pred %p<2>;\n.shared .align 16 .b8 tile[512];\n";
+    let with = |body: &str| refused("", &format!("{registers}{body}"));
+    let deep = "[".repeat(100_000);
+    for (said, wanted) in [
+        (with(&format!("ld.global.b32 %r0, {deep}")), "nested too deep"),
+        (with(&format!("add.s32 %r0, {}%r1, 1;", "%r1|".repeat(100_000))), "nested too deep"),
+        (with("frobnicate.b32 %r0, %r1;"), "PTX line 10: unsupported instruction: `frobnicate.b32`"),
+        (with("add.s32 %r0, %r9, 1;"), "`%r9` is not declared"),
+        (with("add.s32 %r0, %p1, 1;"), "where a value is expected"),
+        (with("add.s32 %r0, %r1;"), "2 operands, 3 are expected"),
+        (with("bra NOWHERE;"), "no label `NOWHERE`"),
+        (with("@%r1 bra HERE;\nHERE:"), "`%r1` is not a declared predicate"),
+        (with("mov.b64 {%a0}, %a1;"), "unsupported instruction"),
+        (with("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r0, %r1}, [tile];"), "2 registers"),
+        (with("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0, %r1, %r2, %r3, %r4}, [tile];"), "5 registers"),
+        (with("stmatrix.sync.aligned.m8n8.x2.shared.b16 [tile], {%r0};"), "1 registers"),
+        (with("ld.shared.v4.b32 {%r0, %r1}, [tile];"), "2 elements where 4 are expected"),
+        (with("red.shared.add.v2.f32 [tile], {%r0, %r1, %r2};"), "3 elements where 2 are expected"),
+        (with("setmaxnreg.inc.sync.aligned.u32 100;"), "multiples of 8 from 24 to 256"),
+        (with("griddepcontrol.await;"), "unsupported instruction"),
+        (with(".shared .align 3 .b8 odd[4];"), "alignment 3 of `odd`"),
+        (with(".shared .align 4294967296 .b8 odd[4];"), "alignment 4294967296 of `odd`"),
+        (with(".shared .b8 large[4294967297];"), "`4294967297` where a number is expected"),
+        (with(".reg .b32 %x<4000000000>;"), "4000000000 registers `%x`"),
+        (refused(".global .b32 few[1] = {1, 2};", ""), "too many initial values for `few`"),
+        (refused(".global .b128 wide = 1;", ""), "initial values of this type are not supported"),
+        (refused(".global .b8 huge[2000000000];", ""), "variable `huge`: 2000000000 bytes asked for"),
+        (
+            with(".local .b8 much[600000];\nst.local.b32 [much], %r0;"),
+            "local memory is 600000 bytes, allowed is at most 524288",
+        ),
+        (with(".shared .b8 much[300000];\nst.shared.b32 [much], %r0;"), "shared memory is 300512 bytes"),
+    ] {
+        assert!(said.contains(wanted), "`{said}` does not say `{wanted}`");
+        assert!(said.len() < 2000, "{} bytes", said.len());
+    }
+}
+
+#[test]
+fn calls_may_meet_but_not_recur() {
+    let function = |name: &str, callees: &[&str]| {
+        let calls: String = callees.iter().map(|callee| format!("call {callee};\n")).collect();
+        format!(".func {name}()\n{{\n{calls}ret;\n}}\n")
+    };
+    let forward = |name: &str| format!(".func {name}();\n");
+    let all = |functions: &[(&str, &[&str])]| -> String {
+        let declared: String = functions.iter().map(|(name, _)| forward(name)).collect();
+        functions.iter().fold(declared, |text, (name, callees)| text + &function(name, callees))
+    };
+    for cycle in [
+        &[("f", &["f"][..])][..],
+        &[("f", &["g"]), ("g", &["f"])],
+        &[("f", &["g", "h"]), ("g", &["h"]), ("h", &["f"])],
+    ] {
+        let said = refused(&all(cycle), "call f;");
+        assert!(said.contains("recursion through"), "{said}");
+    }
+    // Two ways to the same function.
+    let declarations = all(&[("f", &["g", "h"]), ("g", &["h"]), ("h", &[])]);
+    for first in [["f", "g"], ["g", "f"], ["h", "f"]] {
+        let calls = first.map(|name| format!("call {name};\n")).concat();
+        let text = format!("{HEADER}{declarations}.visible .entry run() {{\n{calls}ret;\n}}\n");
+        Gpu::new("h200", &text).run("run", &config(1, 32), &[]);
+    }
+}
+
+#[test]
+fn launches_that_no_card_does_are_refused() {
+    let gpu = Gpu::new("h200", &format!("{HEADER}.visible .entry run(.param .u32 n) {{\nret;\n}}\n"));
+    let one = config(1, 32);
+    let cluster = |size: [u32; 3], grid: u32| LaunchConfig { cluster: size, ..config(grid, 32) };
+    for (shape, bytes, field) in [
+        (config(0, 32), 4, "grid"),
+        (LaunchConfig { grid: [1, 65_536, 1], ..one.clone() }, 4, "grid"),
+        (config(1, 0), 4, "block"),
+        (config(1, 1025), 4, "block"),
+        (LaunchConfig { block: [1024, 2, 1], ..one.clone() }, 4, "threads per block"),
+        (LaunchConfig { block: [1, 1, 65], ..one.clone() }, 4, "block"),
+        (LaunchConfig { dynamic_shared_bytes: u32::MAX, ..one.clone() }, 4, "shared memory"),
+        (LaunchConfig { dynamic_shared_bytes: 227 * 1024 + 1, ..one.clone() }, 4, "shared memory"),
+        (cluster([0, 1, 1], 1), 4, "blocks per cluster"),
+        (cluster([u32::MAX, u32::MAX, 2], 1), 4, "blocks per cluster"),
+        (cluster([3, 1, 1], 4), 4, "cluster"),
+        (one.clone(), 0, "parameters"),
+        (one.clone(), 8, "parameters"),
+    ] {
+        let parameters = vec![0; bytes];
+        match gpu.module.launch("run", &shape, &parameters, &gpu.memory, gpu.options) {
+            Err(LaunchError::Config { field: found, .. }) => assert_eq!(found, field, "{shape:?}"),
+            other => panic!("{shape:?}: {other:?}"),
+        }
+    }
+    assert!(matches!(gpu.launch("no", &one, &[]), Err(LaunchError::NoKernel(_))));
+}
+
+#[test]
+fn addresses_far_out_are_out_of_bounds() {
+    for access in [
+        "ld.global.b32 %r0, [%a9];",
+        "st.global.b32 [%a9], %t;",
+        "ld.shared.b32 %r0, [%a9];",
+        "ld.local.b32 %r0, [%a9];",
+        "ld.param.b32 %r0, [%a9];",
+        "ld.b32 %r0, [%a9];",
+        "atom.global.add.u32 %r0, [%a9], 1;",
+        "cp.async.ca.shared.global [%r39], [%a9], 4;",
+        "cp.async.ca.shared.global [%a9], [%a0], 4;",
+        "mbarrier.init.shared.b64 [%a9], 1;",
+        "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [%a9];",
+    ] {
+        // Null, a small number, past every window, the largest, and one that wraps around to something valid.
+        for address in
+            ["0x7000000000", "0x1000000000000000", "0x0200ffffffffff00", "0xfffffffffffffff0", "0x100000000"]
+        {
+            let found = fault("far", 32, &format!("mov.u64 %a9, {address};\n{access}\n"));
+            assert_eq!(found.kind, ptxsim::FaultKind::OutOfBounds, "{access} at {address}: {found}");
+        }
+    }
+    let null = fault("null", 32, "mov.u64 %a9, 0;\nld.global.b32 %r0, [%a9];\n");
+    assert!(null.to_string().contains("before the allocation of 16384 bytes"), "{null}");
+}
+
+#[test]
+fn warpgroups_share_the_registers() {
+    let kernel = |counts: &[u32]| {
+        let each: String = counts
+            .iter()
+            .enumerate()
+            .map(|(group, count)| {
+                let way = if *count > 100 { "inc" } else { "dec" };
+                format!(
+                    "setp.ne.u32 %p1, %r0, {group};\n@%p1 bra AFTER{group};\n\
+                     setmaxnreg.{way}.sync.aligned.u32 {count};\nAFTER{group}:\n"
+                )
+            })
+            .collect();
+        support::kernel::gpu("registers", &format!("shr.u32 %r0, %t, 7;\n{each}"))
+    };
+    let out = |gpu: &Gpu| gpu.ints(&[0; 4]);
+    let sound = kernel(&[24, 240, 240]);
+    let at = out(&sound);
+    sound.run("run", &config(1, 384), &[&support::kernel::NO_MAP, &at, &at]);
+    let greedy = kernel(&[40, 240, 240]);
+    let at = out(&greedy);
+    let found = greedy.fault("run", &config(1, 384), &[&support::kernel::NO_MAP, &at, &at]);
+    assert!(found.message.contains("[40, 240, 240] registers per thread, 520 of 512"), "{found}");
+}
