@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut as _, result};
 use half::bf16;
 use onekv::cuda::{DeviceKv, DeviceOutput, DeviceQueries, Kernels, Launch};
-use onekv::plan::{DeviceFacts, Plan, PlanOptions, variants};
+use onekv::plan::{Architecture, DeviceFacts, Plan, PlanOptions, variants};
 use onekv::{DType, Problem};
 use serde::Serialize;
 
@@ -30,10 +30,21 @@ pub struct Machine {
     pub simulated: bool,
 }
 
+/// What is measured beside the attentions, before them.
+#[derive(Serialize)]
+pub struct Ceilings {
+    /// Bytes read and written per second by a copy within the card's memory.
+    pub copy_bytes_per_s: f64,
+    copy_bytes: usize,
+    /// A pair of kernels that do nothing: what two launches in a graph cost.
+    empty_pair_us: Micros,
+}
+
 /// What is known of a plan that ran.
 #[derive(Serialize)]
 pub struct Timed {
     pub kernel: String,
+    architecture: String,
     split_keys: usize,
     tile_rows: usize,
     /// The plan that the cost model chose.
@@ -44,6 +55,8 @@ pub struct Timed {
     flops: f64,
     pub cold_us: Micros,
     warm_us: Option<Micros>,
+    /// As `cold_us`, but nothing of an attention overlaps the one before it.
+    alone_us: Option<Micros>,
     sets: usize,
     launches: usize,
     gb_per_s: f64,
@@ -67,6 +80,8 @@ struct Effort {
 pub struct Card {
     stream: Arc<CudaStream>,
     kernels: Arc<Kernels>,
+    /// A kernel that does nothing.
+    empty: sys::CUfunction,
     effort: Effort,
     pub machine: Machine,
     /// Operands of more bytes are left out.
@@ -106,8 +121,14 @@ impl Card {
                 warm_ups: 200,
             },
         };
+        let ptx = c".version 7.0\n.target sm_80\n.address_size 64\n.visible .entry empty() { ret; }\n";
+        // SAFETY: the text ends with a NUL; its module stays loaded to the end of the process.
+        let empty = unsafe {
+            let module = result::module::load_data(ptx.as_ptr().cast())?;
+            result::module::get_function(module, c"empty".into())?
+        };
         let most_bytes = (context.mem_get_info()?.0 / 4).min(16 << 30);
-        Ok(Self { stream: context.new_stream()?, kernels, effort, machine, most_bytes })
+        Ok(Self { stream: context.new_stream()?, kernels, empty, effort, machine, most_bytes })
     }
 
     /// Bytes that a copy reads and writes per second.
@@ -124,28 +145,25 @@ impl Card {
         Ok(2.0 * bytes as f64 / (replay(&self.stream, &graph, 4, self.effort.runs)?.median * 1e-6))
     }
 
-    pub fn copy_bytes(&self) -> usize {
-        self.effort.copy_bytes
+    /// What limits every kernel.
+    pub fn ceilings(&self) -> Result<Ceilings> {
+        let pairs = if self.machine.simulated { 1 } else { 400 };
+        let graph = capture(&self.stream, || (0..2 * pairs).try_for_each(|_| self.empty()))?;
+        Ok(Ceilings {
+            copy_bytes_per_s: self.copy_bandwidth()?,
+            copy_bytes: self.effort.copy_bytes,
+            empty_pair_us: replay(&self.stream, &graph, pairs, self.effort.runs)?,
+        })
     }
 
-    /// Two kernels that do nothing, one after the other.
-    pub fn empty_pair(&self) -> Result<Micros> {
-        let ptx = c".version 7.0\n.target sm_80\n.address_size 64\n.visible .entry empty() { ret; }\n";
-        let pairs = if self.machine.simulated { 1 } else { 400 };
-        let blocks = (self.machine.multiprocessors as u32, 1, 1);
-        // SAFETY: the text ends with a NUL; the kernel has no parameters and touches nothing; its module stays
-        // loaded to the end of the process.
-        let graph = unsafe {
-            let module = result::module::load_data(ptx.as_ptr().cast())?;
-            let empty = result::module::get_function(module, c"empty".into())?;
-            capture(&self.stream, || {
-                (0..2 * pairs).try_for_each(|_| {
-                    let threads = (128, 1, 1);
-                    Ok(result::launch_kernel(empty, blocks, threads, 0, self.stream.cu_stream(), &mut [])?)
-                })
-            })?
+    /// Queues a kernel that does nothing, a block on every multiprocessor.
+    fn empty(&self) -> Result<()> {
+        let (blocks, threads) = ((self.machine.multiprocessors as u32, 1, 1), (128, 1, 1));
+        // SAFETY: the kernel has no parameters and touches nothing; its module stays loaded.
+        let launched = unsafe {
+            result::launch_kernel(self.empty, blocks, threads, 0, self.stream.cu_stream(), &mut [])
         };
-        replay(&self.stream, &graph, pairs, self.effort.runs)
+        Ok(launched?)
     }
 
     /// Operand sets that a cold measurement rotates through.
@@ -177,11 +195,11 @@ impl Card {
         if every {
             // Tiles that are mostly empty are never the best.
             let most_rows = 16.max(4 * shape.rows * problem.group());
-            for tile_rows in tiles(&problem).into_iter().filter(|rows| *rows <= most_rows) {
+            for (architecture, tile_rows) in tiles(&problem).into_iter().filter(|tile| tile.1 <= most_rows) {
                 for parts in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128] {
                     let split_keys = Some(shape.keys.div_ceil(parts));
-                    let options = PlanOptions { split_keys, tile_rows: Some(tile_rows) };
-                    // A tile that this card's shared memory has no room for is no plan of it.
+                    let options = options(split_keys, architecture, tile_rows);
+                    // A kernel that this card does not run is no plan of it.
                     match plan(&options) {
                         Ok(plan) if !plans.iter().any(|other| same(other, &plan)) => plans.push(plan),
                         _ => (),
@@ -199,7 +217,7 @@ impl Card {
         shape: &Shape,
         plan: Plan,
         chosen: bool,
-        copy_bytes_per_s: f64,
+        run: &Ceilings,
     ) -> Result<Timed> {
         let second = self.second(shape, &plan)?;
         let needed = plan.workspace_len().max(second.workspace_len());
@@ -218,20 +236,28 @@ impl Card {
             (0..launches).try_for_each(|i| self.attend(pool, shape, &launch, i % sets))
         })?;
         let cold_us = replay(&self.stream, &cold, launches, self.effort.runs)?;
-        let warm_us = match chosen {
-            true => {
-                let launches = (self.effort.replay_us / floor_us).ceil().max(1.0) as usize;
-                let warm = capture(&self.stream, || {
-                    (0..launches).try_for_each(|_| self.attend(pool, shape, &launch, 0))
-                })?;
-                Some(replay(&self.stream, &warm, launches, self.effort.runs)?)
-            }
-            false => None,
-        };
+        drop(cold);
+        let (mut warm_us, mut alone_us) = (None, None);
+        if chosen {
+            let apart = capture(&self.stream, || {
+                (0..launches).try_for_each(|i| {
+                    self.empty()?;
+                    self.attend(pool, shape, &launch, i % sets)
+                })
+            })?;
+            let with_empty = replay(&self.stream, &apart, launches, self.effort.runs)?;
+            alone_us = Some(with_empty.less(0.5 * run.empty_pair_us.median));
+            let launches = (self.effort.replay_us / floor_us).ceil().max(1.0) as usize;
+            let warm = capture(&self.stream, || {
+                (0..launches).try_for_each(|_| self.attend(pool, shape, &launch, 0))
+            })?;
+            warm_us = Some(replay(&self.stream, &warm, launches, self.effort.runs)?);
+        }
         let plan = launch.plan();
         let seconds = cold_us.median * 1e-6;
         Ok(Timed {
             kernel: plan.variant().kernel(),
+            architecture: plan.variant().architecture.to_string(),
             split_keys: plan.split_keys(),
             tile_rows: plan.variant().tile_rows,
             chosen,
@@ -241,10 +267,11 @@ impl Card {
             flops: shape.flops(),
             cold_us,
             warm_us,
+            alone_us,
             sets,
             launches,
             gb_per_s: shape.bytes() as f64 / seconds / 1e9,
-            of_copy: shape.bytes() as f64 / seconds / copy_bytes_per_s,
+            of_copy: shape.bytes() as f64 / seconds / run.copy_bytes_per_s,
             tflops: shape.flops() / seconds / 1e12,
             mean_abs,
         })
@@ -291,19 +318,28 @@ impl Card {
         Ok(self.stream.clone_dtoh(&pool.out.slice(..shape.q_len()))?)
     }
 
-    /// A plan of another tile, if there is one, and another number of splits.
+    /// A plan of another kernel, if there is one, of another architecture if there is that, and another number of
+    /// splits.
     fn second(&self, shape: &Shape, plan: &Plan) -> Result<Plan> {
         let problem = plan.problem();
-        let own = plan.variant().tile_rows;
+        let own = plan.variant();
         let mut tiles = tiles(problem);
         // The nearest other tile: far ones take long. At last its own.
-        tiles.sort_by_key(|&rows| (rows == own, rows.max(own) / rows.min(own), rows));
+        tiles.sort_by_key(|&(architecture, rows)| {
+            let (more, fewer) = (rows.max(own.tile_rows), rows.min(own.tile_rows));
+            (
+                (architecture, rows) == (own.architecture, own.tile_rows),
+                architecture == own.architecture,
+                more / fewer,
+            )
+        });
         let split_keys = Some(if plan.merges().is_empty() { shape.keys.div_ceil(3) } else { shape.keys });
-        let options = tiles.iter().map(|&rows| PlanOptions { split_keys, tile_rows: Some(rows) });
-        options
+        tiles
+            .into_iter()
+            .map(|(architecture, rows)| options(split_keys, architecture, rows))
             .filter_map(|options| Plan::new(problem, DType::Bf16, self.kernels.facts(), &options).ok())
             .find(|second| !same(second, plan))
-            .map_or_else(|| bail!("no second plan to compare with"), Ok)
+            .context("no second plan to compare with")
     }
 
     /// Noise of `seed`, again and again.
@@ -343,13 +379,14 @@ impl Machine {
     }
 }
 
-/// Tiles that some kernel has for this problem.
-fn tiles(problem: &Problem) -> Vec<usize> {
+/// Kernels that there are for this problem.
+fn tiles(problem: &Problem) -> Vec<(Architecture, usize)> {
     let kernels = variants::all().filter(|v| v.dtype == DType::Bf16 && v.head_dim == problem.head_dim());
-    let mut tiles: Vec<usize> = kernels.map(|v| v.tile_rows).collect();
-    tiles.sort();
-    tiles.dedup();
-    tiles
+    kernels.map(|v| (v.architecture, v.tile_rows)).collect()
+}
+
+fn options(split_keys: Option<usize>, architecture: Architecture, tile_rows: usize) -> PlanOptions {
+    PlanOptions { split_keys, tile_rows: Some(tile_rows), architecture: Some(architecture) }
 }
 
 fn same(one: &Plan, other: &Plan) -> bool {

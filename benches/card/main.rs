@@ -17,12 +17,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use card::{Card, Machine, Timed};
+use card::{Card, Ceilings, Machine, Timed};
 use clap::Parser;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use shapes::{Shape, Sweep};
-use timing::Micros;
 
 /// Times onekv's attention on this machine's card.
 #[derive(Parser)]
@@ -57,12 +56,9 @@ struct Arguments {
 struct Report {
     machine: Machine,
     sweep: Sweep,
-    /// Bytes read and written per second by a copy within the card's memory.
-    copy_bytes_per_s: f64,
+    #[serde(flatten)]
+    ceilings: Ceilings,
     copy_bytes_per_s_after: Option<f64>,
-    copy_bytes: usize,
-    /// A pair of kernels that do nothing: what two launches in a graph cost.
-    empty_pair_us: Micros,
     lines: Vec<Line>,
     left_out: Vec<Shape>,
 }
@@ -80,7 +76,7 @@ struct Line {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Outcome {
-    Timed(Timed),
+    Timed(Box<Timed>),
     Failed { error: String },
 }
 
@@ -113,18 +109,14 @@ fn run(arguments: &Arguments) -> Result<()> {
     let card = Card::open(arguments.runs as usize)?;
     let mut shapes = arguments.sweep.shapes();
     let copies: Vec<Shape> = shapes.iter().filter(|shape| shape.rows > 1).map(Shape::replicated).collect();
-    let copy_bytes_per_s = card.copy_bandwidth()?;
-    let empty_pair_us = card.empty_pair()?;
     let operands: Vec<Shape> =
         if arguments.replicated { [&shapes[..], &copies].concat() } else { shapes.clone() };
     let mut pool = card.pool(&operands)?;
     let mut report = Report {
         machine: card.machine.clone(),
         sweep: arguments.sweep,
-        copy_bytes_per_s,
+        ceilings: card.ceilings()?,
         copy_bytes_per_s_after: None,
-        copy_bytes: card.copy_bytes(),
-        empty_pair_us,
         lines: Vec::new(),
         left_out: Vec::new(),
     };
@@ -141,7 +133,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             ways.push(("onekv, K/V per prompt", "replicated", shape.replicated(), false));
         }
         for (system, layout, operands, every) in ways {
-            let outcomes = measure(&card, &mut pool, &operands, every, copy_bytes_per_s);
+            let outcomes = measure(&card, &mut pool, &operands, every, &report.ceilings);
             report.lines.extend(outcomes.into_iter().map(|outcome| {
                 bar.suspend(|| eprintln!("{system}: {}: {}", describe(&shape), told(&card, &outcome)));
                 Line { system, layout, shape, outcome }
@@ -169,7 +161,7 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Every plan of a shape; a failure is a line, not the end.
-fn measure(card: &Card, pool: &mut card::Pool, shape: &Shape, every: bool, copy: f64) -> Vec<Outcome> {
+fn measure(card: &Card, pool: &mut card::Pool, shape: &Shape, every: bool, run: &Ceilings) -> Vec<Outcome> {
     let failed = |error: anyhow::Error| Outcome::Failed { error: format!("{error:#}") };
     if shape.bytes() > card.most_bytes {
         let error =
@@ -181,7 +173,8 @@ fn measure(card: &Card, pool: &mut card::Pool, shape: &Shape, every: bool, copy:
             let timed = plans.into_iter().enumerate();
             timed
                 .map(|(i, plan)| {
-                    card.time(pool, shape, plan, i == 0, copy).map_or_else(failed, Outcome::Timed)
+                    card.time(pool, shape, plan, i == 0, run)
+                        .map_or_else(failed, |timed| Outcome::Timed(Box::new(timed)))
                 })
                 .collect()
         }
