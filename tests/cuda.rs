@@ -85,8 +85,7 @@ fn every_variant_equals_the_reference() {
             prop::option::of(1.0f32..20.0),
             any::<u64>(),
         );
-        let mut runner =
-            TestRunner::new(ProptestConfig { failure_persistence: None, ..config(4) });
+        let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..config(4) });
         runner
             .run(&shapes, |(rows, keys, split_keys, softcap, seed)| {
                 let mut case = Case::packed(4, 2, variant.head_dim, &[(rows, keys), (1, 40)]);

@@ -47,6 +47,9 @@ struct Arguments {
     /// Print the shapes that peers measure as JSON and stop
     #[arg(long)]
     list: bool,
+    /// Describe this machine as JSON and stop
+    #[arg(long)]
+    machine: bool,
     /// Cargo hands this to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -107,6 +110,15 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let begin = Instant::now();
     let card = Card::open(arguments.runs as usize)?;
+    if arguments.machine {
+        let text = serde_json::to_string_pretty(&card.machine)?;
+        return match &arguments.out {
+            Some(file) => {
+                std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+            }
+            None => Ok(println!("{text}")),
+        };
+    }
     let mut shapes = arguments.sweep.shapes();
     let copies: Vec<Shape> = shapes.iter().filter(|shape| shape.rows > 1).map(Shape::replicated).collect();
     let operands: Vec<Shape> =
