@@ -9,7 +9,6 @@ import argparse
 import datetime
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,19 +47,22 @@ def number(text: str) -> float | str | None:
 
 
 def smi() -> dict:
-    if shutil.which("nvidia-smi") is None:
-        return {}
-    # One at a time: a driver that does not know a name answers none of the others.
-    found = {}
-    for name, query in QUERIED.items():
-        asked = ["nvidia-smi", "--id=0", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    """What the driver says of the first card, in one question; one by one if it does not know some name."""
+
+    def ask(names: list[str]) -> list[str]:
+        queries = ",".join(QUERIED[name] for name in names)
+        asked = ["nvidia-smi", "--id=0", f"--query-gpu={queries}", "--format=csv,noheader,nounits"]
         try:
             done = subprocess.run(asked, capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0:
-            found[name] = number(done.stdout)
-    return found
+            return []
+        return done.stdout.strip().split(",") if done.returncode == 0 else []
+
+    names = list(QUERIED)
+    values = ask(names)
+    if len(values) == len(names):
+        return {name: number(value) for name, value in zip(names, values)}
+    return {name: number(value) for name in names for value in ask([name])[:1]}
 
 
 def clocks(path: Path | None) -> list[list]:
@@ -79,15 +81,12 @@ def clocks(path: Path | None) -> list[list]:
     return samples
 
 
-def machine(args: argparse.Namespace) -> dict:
-    kit = read(args.kit)
-    return {
-        **read(args.machine),
-        **smi(),
-        "python": sys.version.split()[0],
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M"),
-        **{name: kit[name] for name in ("commit", "kit_date", "archs") if name in kit},
-    }
+def machine(args: argparse.Namespace) -> None:
+    """What `card --machine` wrote, with what the driver, the kit and this Python know."""
+    told = read(args.out) | smi() | read(args.kit)
+    told["python"] = sys.version.split()[0]
+    told["date"] = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M")
+    args.out.write_text(json.dumps(told, indent=1))
 
 
 def merge(args: argparse.Namespace) -> None:
@@ -95,7 +94,7 @@ def merge(args: argparse.Namespace) -> None:
     ours, peers = read(args.ours), read(args.peers)
     if not ours:
         ours = {"lines": [], "left_out": [], "error": "our benchmark left no results"}
-    told = machine(args) | ours.get("machine", {})
+    told = read(args.machine) | ours.get("machine", {})
     theirs = peers.get("peer_machine") or ours.get("peer_machine") or {}
     told |= {name: theirs[name] for name in ("torch", "torch_cuda", "cudnn", "triton") if name in theirs}
     told["clocks"] = clocks(args.clocks)
@@ -135,16 +134,18 @@ def stages(args: argparse.Namespace) -> None:
         steps.append(
             {"name": name, "outcome": outcome, "status": int(status), "seconds": int(seconds), "detail": detail}
         )
-    write(args.out, {"machine": machine(args), "steps": steps})
+    write(args.out, {"machine": read(args.machine), "steps": steps})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    merging, staging = commands.add_parser("merge"), commands.add_parser("stages")
+    describing, merging, staging = (commands.add_parser(name) for name in ("machine", "merge", "stages"))
+    describing.add_argument("--kit", type=Path, required=True, help="kit.json")
+    describing.set_defaults(run=machine)
     for command in (merging, staging):
-        command.add_argument("--kit", type=Path, required=True, help="kit.json")
-        command.add_argument("--machine", type=Path, required=True, help="what `card --machine` wrote")
+        command.add_argument("--machine", type=Path, required=True, help="what `machine` wrote")
+    for command in (describing, merging, staging):
         command.add_argument("--out", type=Path, required=True)
     merging.add_argument("--ours", type=Path, required=True)
     merging.add_argument("--peers", type=Path)

@@ -33,6 +33,11 @@ END
 
 kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
+# Steps run in a folder of their own.
+case $python in
+/*) ;;
+*/*) python=$PWD/$python ;;
+esac
 out=${OUT:-results-out}
 budget=1000000
 stages=()
@@ -134,8 +139,8 @@ sanitizer() {
     fi
     for tool in memcheck racecheck synccheck; do
         step "$tool" 110 env ONEKV_REQUIRE_CUDA=1 PROPTEST_CASES=1 \
-            "$sanitizer" --tool "$tool" --error-exitcode 77 --print-limit 50 "$kit/bin/test-cuda" --test-threads=1 --exact \
-            every_variant_equals_the_reference every_number_of_splits_equals_the_reference \
+            "$sanitizer" --tool "$tool" --error-exitcode 77 --print-limit 50 \
+            "$kit/bin/test-cuda" --test-threads=1 --exact every_variant_equals_the_reference every_number_of_splits_equals_the_reference \
             a_captured_graph_replays_with_new_data merging_states_equals_the_cpu
     done
 }
@@ -146,7 +151,7 @@ bench() {
     ours=$(capped "$2")
     if command -v nvidia-smi >/dev/null; then
         nvidia-smi --query-gpu=timestamp,clocks.sm,clocks.mem,power.draw,temperature.gpu \
-            --format=csv,noheader,nounits -lms 1000 >"$work/clocks.csv" 2>/dev/null &
+            --format=csv,noheader,nounits -lms 2000 >"$work/clocks.csv" 2>/dev/null &
         sampler=$!
     fi
     step "ours-$sweep" $((ours + 30)) "$kit/bin/card" --sweep "$sweep" --budget "$ours" --out "$work/ours.json" "${@:4}"
@@ -157,8 +162,8 @@ bench() {
             --budget "$peers" --out "$work/peers.json"
     fi
     [ -z "$sampler" ] || kill "$sampler"
-    collect merge --ours "$work/ours.json" --peers "$work/peers.json" --clocks "$work/clocks.csv" \
-        --out "$out/attention-$sweep.json"
+    collect merge --machine "$work/machine.json" --ours "$work/ours.json" --peers "$work/peers.json" \
+        --clocks "$work/clocks.csv" --out "$out/attention-$sweep.json"
     rm -f "$work/ours.json" "$work/peers.json" "$work/clocks.csv"
 }
 
@@ -169,9 +174,9 @@ t5() {
             "$kit"/wheels/*.whl
     fi
     limit=$(capped 400)
-    step t5 $((limit + 30)) env PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" "$python" "$kit/scripts/t5_gpu.py" --t5 "$kit/bin/t5" --assets "$kit/assets" \
-        --budget "$limit" --out "$work/t5.json"
-    collect merge --ours "$work/t5.json" --out "$out/t5.json"
+    step t5 $((limit + 30)) env PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" "$python" "$kit/scripts/t5_gpu.py" \
+        --t5 "$kit/bin/t5" --assets "$kit/assets" --budget "$limit" --out "$work/t5.json"
+    collect merge --machine "$work/machine.json" --ours "$work/t5.json" --out "$out/t5.json"
 }
 
 smoke() {
@@ -180,21 +185,21 @@ smoke() {
     bench smoke 60 60 --replicated
 }
 
-# collect COMMAND...: the scripts that write JSON know machine and kit.
+# collect COMMAND...: writes JSON.
 collect() {
-    "$python" "$kit/scripts/collect.py" "$1" --kit "$kit/kit.json" --machine "$work/machine.json" "${@:2}" ||
-        echo "collect $1 failed" >&2
+    "$python" "$kit/scripts/collect.py" "$@" || echo "collect $1 failed" >&2
 }
 
 # What is known so far: after every stage, so that whoever is stopped in the middle leaves it.
 save() {
-    collect stages --steps "$work/steps.tsv" --logs "$work/logs" --out "$out/stages.json"
+    collect stages --machine "$work/machine.json" --steps "$work/steps.tsv" --logs "$work/logs" --out "$out/stages.json"
     tar -czf "$out/logs.tar.gz" -C "$work" logs
 }
 
 : >"$work/steps.tsv"
 # The card says what it is, and that the programs start at all.
 step start 60 "$kit/bin/card" --machine --out "$work/machine.json" || echo "nothing else is likely to work" >&2
+collect machine --kit "$kit/kit.json" --out "$work/machine.json"
 for stage in "${stages[@]}"; do
     echo "==> $stage, $SECONDS s after the start"
     case $stage in
@@ -210,4 +215,4 @@ for stage in "${stages[@]}"; do
     esac
     save
 done
-! grep -qvP '\t(passed|skipped)\t' "$work/steps.tsv"
+awk -F '\t' '$2 != "passed" && $2 != "skipped" { failed = 1 } END { exit failed }' "$work/steps.tsv"
