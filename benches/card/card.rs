@@ -30,6 +30,9 @@ pub struct Machine {
     pub simulated: bool,
 }
 
+/// Replays of a plan that was not chosen: there are many.
+const RUNS_OF_OTHERS: usize = 11;
+
 /// What is measured beside the attentions, before them.
 #[derive(Serialize)]
 pub struct Ceilings {
@@ -187,23 +190,32 @@ impl Card {
         })
     }
 
-    /// What is timed of a shape: the plan that the cost model chooses, and with `every` all tiles and many splits.
+    /// What is timed of a shape: the plan that the cost model chooses; with `every` also the other tiles of its
+    /// architecture with many splits, and the other architectures' tiles with the splits that suit them best.
     pub fn plans(&self, shape: &Shape, every: bool) -> Result<Vec<Plan>> {
         let problem = shape.problem()?;
-        let plan = |options: &PlanOptions| Plan::new(&problem, DType::Bf16, self.kernels.facts(), options);
-        let mut plans = vec![plan(&PlanOptions::default())?];
-        if every {
-            // Tiles that are mostly empty are never the best.
-            let most_rows = 16.max(4 * shape.rows * problem.group());
-            for (architecture, tile_rows) in tiles(&problem).into_iter().filter(|tile| tile.1 <= most_rows) {
-                for parts in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128] {
-                    let split_keys = Some(shape.keys.div_ceil(parts));
-                    let options = options(split_keys, architecture, tile_rows);
-                    // A kernel that this card does not run is no plan of it.
-                    match plan(&options) {
-                        Ok(plan) if !plans.iter().any(|other| same(other, &plan)) => plans.push(plan),
-                        _ => (),
-                    }
+        let facts = self.kernels.facts();
+        let mut plans = vec![Plan::new(&problem, DType::Bf16, facts, &PlanOptions::default())?];
+        if !every {
+            return Ok(plans);
+        }
+        let own = plans[0].variant().architecture;
+        // Tiles that are mostly empty, and far more blocks than the card holds, are never the best.
+        let most_rows = 16.max(4 * shape.rows * problem.group());
+        let most_blocks = 8 * facts.multiprocessors;
+        for (architecture, tile_rows) in tiles(&problem).into_iter().filter(|tile| tile.1 <= most_rows) {
+            let parts: &[usize] = &[1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 48, 64, 128];
+            let splits: Vec<Option<usize>> = match architecture == own {
+                true => parts.iter().map(|parts| Some(shape.keys.div_ceil(*parts))).collect(),
+                false => vec![None],
+            };
+            for split_keys in splits {
+                // A kernel that this card does not run is no plan of it.
+                let options = options(split_keys, architecture, tile_rows);
+                let Ok(plan) = Plan::new(&problem, DType::Bf16, facts, &options) else { continue };
+                let too_many = !plan.merges().is_empty() && plan.work().len() > most_blocks;
+                if !too_many && !plans.iter().any(|other| same(other, &plan)) {
+                    plans.push(plan);
                 }
             }
         }
@@ -235,7 +247,8 @@ impl Card {
         let cold = capture(&self.stream, || {
             (0..launches).try_for_each(|i| self.attend(pool, shape, &launch, i % sets))
         })?;
-        let cold_us = replay(&self.stream, &cold, launches, self.effort.runs)?;
+        let runs = if chosen { self.effort.runs } else { self.effort.runs.min(RUNS_OF_OTHERS) };
+        let cold_us = replay(&self.stream, &cold, launches, runs)?;
         drop(cold);
         let (mut warm_us, mut alone_us) = (None, None);
         if chosen {

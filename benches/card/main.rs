@@ -80,7 +80,13 @@ struct Line {
 #[serde(untagged)]
 enum Outcome {
     Timed(Box<Timed>),
-    Failed { error: String },
+    Failed {
+        error: String,
+    },
+    /// Not tried.
+    TooLarge {
+        error: String,
+    },
 }
 
 impl Report {
@@ -116,11 +122,15 @@ fn run(arguments: &Arguments) -> Result<()> {
             Some(file) => {
                 std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
             }
-            None => Ok(println!("{text}")),
+            None => {
+                println!("{text}");
+                Ok(())
+            }
         };
     }
     let mut shapes = arguments.sweep.shapes();
-    let copies: Vec<Shape> = shapes.iter().filter(|shape| shape.rows > 1).map(Shape::replicated).collect();
+    let copies: Vec<Shape> =
+        shapes.iter().filter(|shape| is_replicated(shape)).map(Shape::replicated).collect();
     let operands: Vec<Shape> =
         if arguments.replicated { [&shapes[..], &copies].concat() } else { shapes.clone() };
     let mut pool = card.pool(&operands)?;
@@ -141,7 +151,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         let shape = shapes.remove(0);
         let mut ways = vec![("onekv", "shared", shape, arguments.every_plan)];
-        if arguments.replicated && shape.rows > 1 {
+        if arguments.replicated && is_replicated(&shape) {
             ways.push(("onekv, K/V per prompt", "replicated", shape.replicated(), false));
         }
         for (system, layout, operands, every) in ways {
@@ -172,13 +182,18 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// With more prompts nothing new is learnt, in much time.
+fn is_replicated(shape: &Shape) -> bool {
+    (2..=256).contains(&shape.rows)
+}
+
 /// Every plan of a shape; a failure is a line, not the end.
 fn measure(card: &Card, pool: &mut card::Pool, shape: &Shape, every: bool, run: &Ceilings) -> Vec<Outcome> {
     let failed = |error: anyhow::Error| Outcome::Failed { error: format!("{error:#}") };
     if shape.bytes() > card.most_bytes {
         let error =
             format!("needs {} bytes, the benchmark takes {} of this card", shape.bytes(), card.most_bytes);
-        return vec![Outcome::Failed { error }];
+        return vec![Outcome::TooLarge { error }];
     }
     match card.plans(shape, every) {
         Ok(plans) => {
@@ -210,6 +225,6 @@ fn told(card: &Card, outcome: &Outcome) -> String {
             100.0 * timed.of_copy,
             timed.tflops
         ),
-        Outcome::Failed { error } => error.clone(),
+        Outcome::Failed { error } | Outcome::TooLarge { error } => error.clone(),
     }
 }

@@ -100,8 +100,7 @@ const FULL_PEERS: &[Grid] = &[
     grid(&[BASE, LARGE, XL, GEMMA], &[1, 8], &[1, 30, 128, 2048], &[128, 512, 2048, 8192]),
     grid(&[GEMMA_SOFTCAP], &[8], &[1, 30, 128, 2048], &[512, 4096]),
 ];
-const FIT: &[Grid] =
-    &[grid(&[BASE, T5_3B, GEMMA], &[1, 4, 16], &[1, 16, 32, 64, 128, 512], &[128, 512, 2048, 8192])];
+const FIT: &[Grid] = &[grid(&[BASE, T5_3B, GEMMA], &[1, 8], &[1, 16, 64, 128, 512], &[128, 512, 2048, 8192])];
 
 impl Sweep {
     pub fn shapes(self) -> Vec<Shape> {
