@@ -104,8 +104,24 @@ def merge(args: argparse.Namespace) -> None:
     rest = {name: value for name, value in (peers | ours).items() if name not in ("machine", "lines", "left_out")}
     rest.setdefault("peers", None)
     write(args.out, {"machine": told, **rest, "left_out": left_out, "lines": lines})
+    suspects = mark_suspects(lines)
     failed = sum("error" in line for line in lines)
-    print(f"{args.out.name}: {len(lines)} lines, {failed} of them errors, {len(left_out)} shapes left out")
+    print(f"{args.out.name}: {len(lines)} lines, {failed} of them errors, {suspects} suspect, {len(left_out)} shapes left out")
+
+
+def mark_suspects(lines: list[dict]) -> int:
+    """Marks results that are not those of the plan of ours that was chosen, on the same numbers."""
+    key = lambda line: tuple(line.get(name) for name in ("model", "inputs", "rows", "keys"))
+    told = [line for line in lines if "mean_abs" in line and line.get("layout") != "replicated"]
+    ours = {key(line): line["mean_abs"] for line in told if line["system"] == "onekv" and line["chosen"]}
+    suspects = 0
+    for line in told:
+        want = ours.get(key(line))
+        # Written so that NaN is suspect.
+        if want is not None and not abs(line["mean_abs"] / want - 1) <= 0.01:
+            line["suspect"] = f"mean_abs is {line['mean_abs']:.6f}, onekv has {want:.6f}"
+            suspects += 1
+    return suspects
 
 
 def write(path: Path, report: dict) -> None:

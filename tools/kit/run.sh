@@ -206,7 +206,7 @@ for stage in "${stages[@]}"; do
     correctness) tests 200 ;;
     conformance) conformance ;;
     sanitizer) sanitizer ;;
-    must-show) bench must-show 100 150 --replicated ;;
+    must-show) bench must-show 100 200 --replicated ;;
     bench-first) bench first 110 200 --replicated ;;
     bench-full) bench full 460 420 ;;
     fit-sweep) bench fit 420 1 --every-plan ;;

@@ -7,10 +7,11 @@ import torch
 import triton
 import triton.language as tl
 
-LOG2_E = 1.4426950408889634
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit
+# Numbers are not specialised: each kind of them would be compiled anew.
+@triton.jit(do_not_specialize=["rows", "keys", "split_keys", "heads"])
 def _attend(
     q, k, v, out, partial, lse,  # q, out [b*heads, rows, d]; k, v [b, keys, heads, d]; partial [splits, b*heads, rows, d]
     rows, keys, split_keys, heads, scale, softcap,
@@ -35,9 +36,9 @@ def _attend(
         s = tl.dot(q_tile, tl.trans(k_tile))
         if SOFTCAP:
             # tanh(x) = 2 / (1 + exp(-2x)) - 1
-            s = softcap * (2.0 / (1.0 + tl.exp(s * (-2.0 * scale / softcap))) - 1.0) * 1.4426950408889634
+            s = softcap * (2.0 / (1.0 + tl.exp(s * (-2.0 * scale / softcap))) - 1.0) * LOG2_E
         else:
-            s = s * (scale * 1.4426950408889634)
+            s = s * (scale * LOG2_E)
         s = tl.where(key[None, :] < end, s, float("-inf"))
         now = tl.maximum(most, tl.max(s, 1))
         p = tl.exp2(s - now[:, None])
@@ -55,7 +56,7 @@ def _attend(
         tl.store(out + q_at, acc.to(out.dtype.element_ty), mask=row[:, None] < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["states", "splits"])
 def _merge(out, partial, lse, states, splits, D: tl.constexpr, SPLITS: tl.constexpr):
     # One row of one head; states = b * heads * rows.
     at = tl.program_id(0).to(tl.int64)
