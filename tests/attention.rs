@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Answer, Attend, Case, Operands, TestElement, assert_close, cases};
+use common::{Answer, Attend, Case, Operands, TestElement, assert_close, cases, config};
 use onekv::cpu::{PartialState, merge_states};
 use onekv::{Keys, Lse, Output, StateShape, Strides, cpu};
 use proptest::prelude::*;
@@ -34,7 +34,7 @@ fn matches_reference<E: TestElement>(case: &Case) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(config(96))]
 
     #[test]
     fn equals_the_reference(case in cases(40, 300)) {

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::device::{Card, attend_with, card};
-use common::{Answer, Case, Operands, TestElement, assert_close};
+use common::{Answer, Case, Operands, TestElement, assert_close, config};
 use cudarc::driver::sys::CUgraphInstantiate_flags;
 use cudarc::driver::{CudaStream, DevicePtr as _, DeviceRepr};
 use half::{bf16, f16};
@@ -85,8 +85,7 @@ fn every_variant_equals_the_reference() {
             prop::option::of(1.0f32..20.0),
             any::<u64>(),
         );
-        let mut runner =
-            TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4) });
+        let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..config(4) });
         runner
             .run(&shapes, |(rows, keys, split_keys, softcap, seed)| {
                 let mut case = Case::packed(4, 2, variant.head_dim, &[(rows, keys), (1, 40)]);
@@ -302,7 +301,7 @@ fn merges_as_the_cpu<P: Element + DeviceRepr, E: Element + DeviceRepr>(states: &
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(config(24))]
 
     #[test]
     fn merging_states_equals_the_cpu(

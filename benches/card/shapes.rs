@@ -4,24 +4,31 @@ use onekv::{Keys, Problem, ProblemSpec};
 use serde::Serialize;
 
 /// The cross-attention of one layer of a model.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, PartialEq, Serialize)]
 pub struct Model {
     pub model: &'static str,
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
+    pub softcap: Option<f32>,
 }
 
 const fn model(model: &'static str, heads: usize, kv_heads: usize, head_dim: usize) -> Model {
-    Model { model, heads, kv_heads, head_dim }
+    Model { model, heads, kv_heads, head_dim, softcap: None }
 }
 
 const BASE: Model = model("t5-base", 12, 12, 64);
-pub const MODELS: [Model; 4] =
-    [BASE, model("t5-large", 16, 16, 64), model("flan-t5-xl", 32, 32, 64), model("t5gemma-2b", 8, 4, 256)];
+const LARGE: Model = model("t5-large", 16, 16, 64);
+const XL: Model = model("flan-t5-xl", 32, 32, 64);
+/// The T5 with a head_dim of 128.
+const T5_3B: Model = model("t5-3b", 32, 32, 128);
+/// Without its softcap, which no kernel of PyTorch has: so that all systems do the same work.
+const GEMMA: Model = model("t5gemma-2b", 8, 4, 256);
+/// As the model is: what the softcap costs.
+const GEMMA_SOFTCAP: Model = Model { model: "t5gemma-2b, softcap", softcap: Some(50.0), ..GEMMA };
 
 /// `inputs` inputs of `keys` keys, each read by `rows` query rows.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, PartialEq, Serialize)]
 pub struct Shape {
     #[serde(flatten)]
     pub model: Model,
@@ -31,45 +38,120 @@ pub struct Shape {
 }
 
 /// How much is measured.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Sweep {
     /// Three small shapes: does it run at all?
     Smoke,
+    /// The shapes that the project's targets speak of
+    MustShow,
     /// T5-base and T5Gemma, two lengths, one and eight inputs
     First,
     /// Every model, U = 1 .. 2048, n = 128 .. 16384, b = 1, 8, 32
     Full,
+    /// Three head_dims, for --every-plan
+    Fit,
 }
+
+/// Every combination of its lists.
+struct Grid {
+    models: &'static [Model],
+    inputs: &'static [usize],
+    rows: &'static [usize],
+    keys: &'static [usize],
+}
+
+const fn grid(
+    models: &'static [Model],
+    inputs: &'static [usize],
+    rows: &'static [usize],
+    keys: &'static [usize],
+) -> Grid {
+    Grid { models, inputs, rows, keys }
+}
+
+const ALL_ROWS: &[usize] = &[1, 4, 8, 16, 30, 64, 128, 256, 512, 2048];
+
+const SMOKE: &[Grid] = &[grid(&[BASE], &[1], &[1, 30], &[192]), grid(&[GEMMA_SOFTCAP], &[1], &[5], &[64])];
+const MUST_SHOW: &[Grid] = &[
+    // Few rows on 67 MB of K/V and more, and how time grows with U.
+    grid(&[BASE], &[8], &[1, 8, 16, 30, 64, 128], &[8192]),
+    grid(&[LARGE], &[8], &[1, 8, 16, 30, 64, 128], &[4096]),
+    grid(&[XL], &[8], &[1, 8, 16, 30, 64, 128], &[1024, 2048]),
+    grid(&[GEMMA], &[8], &[1, 8, 16, 32, 64], &[8192]),
+    // Small: two launches are what it costs.
+    grid(&[BASE], &[1], &[1, 8, 16, 30], &[128, 512]),
+    // Heads that do not fill a card, against the queries folded. PID against PIE at U = 30, n = 512, b = 8.
+    grid(&[BASE, LARGE], &[1, 8], &[16, 30, 64, 128], &[512, 2048, 4096]),
+    grid(&[XL], &[1, 4], &[16, 30, 64, 128], &[512, 2048]),
+    // Many rows.
+    grid(&[BASE, T5_3B, GEMMA], &[8], &[2048], &[2048, 4096, 16384]),
+];
+const FIRST: &[Grid] = &[
+    grid(&[BASE, GEMMA], &[1, 8], ALL_ROWS, &[512, 4096]),
+    grid(&[GEMMA_SOFTCAP], &[1, 8], &[1, 30, 128], &[512, 4096]),
+];
+const FULL: &[Grid] = &[
+    grid(&[BASE, LARGE, XL, GEMMA], &[1, 8, 32], ALL_ROWS, &[128, 256, 512, 1024, 2048, 4096, 8192, 16384]),
+    grid(&[GEMMA_SOFTCAP], &[1, 8], &[1, 30, 128, 2048], &[512, 4096]),
+];
+/// Of `FULL`, what the peers measure too: each of theirs takes longer to set up, and there are many.
+const FULL_PEERS: &[Grid] = &[
+    grid(&[BASE, LARGE, XL, GEMMA], &[1, 8], &[1, 30, 128, 2048], &[128, 512, 2048, 8192]),
+    grid(&[GEMMA_SOFTCAP], &[8], &[1, 30, 128, 2048], &[512, 4096]),
+];
+const FIT: &[Grid] = &[grid(&[BASE, T5_3B, GEMMA], &[1, 8], &[1, 16, 64, 128, 512], &[128, 512, 2048, 8192])];
 
 impl Sweep {
     pub fn shapes(self) -> Vec<Shape> {
-        let all_rows = [1, 4, 8, 16, 30, 64, 128, 256, 512, 2048];
-        let (models, inputs, rows, keys): (&[Model], &[usize], &[usize], &[usize]) = match self {
-            Self::Smoke => (&[BASE], &[1], &[1, 30, 128], &[256]),
-            Self::First => (&[BASE, MODELS[3]], &[1, 8], &all_rows, &[512, 4096]),
-            Self::Full => (&MODELS, &[1, 8, 32], &all_rows, &[128, 256, 512, 1024, 2048, 4096, 8192, 16384]),
-        };
-        let mut shapes = Vec::new();
-        for &model in models {
-            for &inputs in inputs {
-                for &keys in keys {
-                    shapes.extend(rows.iter().map(|&rows| Shape { model, inputs, rows, keys }));
+        expand(match self {
+            Self::Smoke => SMOKE,
+            Self::MustShow => MUST_SHOW,
+            Self::First => FIRST,
+            Self::Full => FULL,
+            Self::Fit => FIT,
+        })
+    }
+
+    /// Those that the peers measure.
+    pub fn peers(self) -> Vec<Shape> {
+        match self {
+            Self::Full => expand(FULL_PEERS),
+            Self::Fit => Vec::new(),
+            _ => self.shapes(),
+        }
+    }
+}
+
+/// Each shape once.
+fn expand(grids: &[Grid]) -> Vec<Shape> {
+    let mut shapes = Vec::new();
+    for grid in grids {
+        for &model in grid.models {
+            for &inputs in grid.inputs {
+                for &keys in grid.keys {
+                    for &rows in grid.rows {
+                        let shape = Shape { model, inputs, rows, keys };
+                        if !shapes.contains(&shape) {
+                            shapes.push(shape);
+                        }
+                    }
                 }
             }
         }
-        shapes
     }
+    shapes
 }
 
 impl Shape {
     pub fn problem(&self) -> onekv::Result<Problem> {
-        let Model { heads, kv_heads, head_dim, .. } = self.model;
+        let Model { heads, kv_heads, head_dim, softcap, .. } = self.model;
         Problem::new(ProblemSpec {
             heads,
             kv_heads,
             head_dim,
             scale: (head_dim as f32).sqrt().recip(),
-            softcap: None,
+            softcap,
             row_offsets: (0..=self.inputs).map(|b| b * self.rows).collect(),
             keys: Keys::Packed { offsets: (0..=self.inputs).map(|b| b * self.keys).collect() },
         })

@@ -229,6 +229,12 @@ fn compare(what: &str, got: &[f32], want: &[f32], tolerance: f64, least: f64) {
     }
 }
 
+/// `cases` per property; fewer where `PROPTEST_CASES` says so, as under a sanitizer.
+pub fn config(cases: u32) -> ProptestConfig {
+    let most = std::env::var("PROPTEST_CASES").ok().and_then(|most| most.parse().ok());
+    ProptestConfig::with_cases(most.map_or(cases, |most: u32| cases.min(most)))
+}
+
 /// Ragged shapes around the edges of tiles (8, 16, 64, 256), groups, strides, softcaps.
 pub fn cases(max_rows: usize, max_keys: usize) -> impl Strategy<Value = Case> {
     let edge = |max: usize| {

@@ -2,6 +2,7 @@
 
 mod bindings;
 mod codegen;
+mod kit;
 mod peers;
 mod planted;
 mod report;
@@ -35,13 +36,15 @@ enum Task {
     Codegen,
     /// Set up what the tests need and run all of them
     Test,
+    /// Gather tests, benchmarks and scripts in one folder that runs on a machine with a card and without Rust
+    GpuKit(kit::Options),
     /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
     Planted {
         /// Only those whose name or file contains this
         #[arg(long)]
         only: Option<String>,
     },
-    /// Measure our CPU path beside PyTorch, Hugging Face and CTranslate2, in one run
+    /// Measure ours beside PyTorch, Hugging Face and CTranslate2, in one run
     Peers {
         #[command(subcommand)]
         device: peers::Device,
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Bindings { check } => bindings::run(check),
         Task::Codegen => codegen::run(),
         Task::Test => test::run(),
+        Task::GpuKit(options) => kit::run(&options),
         Task::Planted { only } => planted::run(only.as_deref()),
         Task::Peers { device } => peers::run(&device),
         Task::Report { report } => report::run(&report),

@@ -1,5 +1,6 @@
-//! `cargo xtask peers cpu`: our CPU path and its peers on the same work, in one run.
+//! `cargo xtask peers cpu|gpu`: ours and its peers on the same work, in one run.
 
+mod gpu;
 mod measure;
 mod plot;
 
@@ -30,6 +31,15 @@ pub enum Device {
         /// Measure only this
         #[arg(long)]
         only: Option<Work>,
+    },
+    /// Attention and T5 beside PyTorch's kernels, a Triton kernel, HF T5 and CTranslate2, on this machine's card
+    Gpu {
+        /// Stages of the kit (tools/kit/run.sh --help)
+        #[arg(default_values = ["must-show", "bench-first", "t5"])]
+        stages: Vec<String>,
+        /// A Python environment with tools/peers/requirements.txt [default: made in target/]
+        #[arg(long, value_name = "DIR")]
+        venv: Option<PathBuf>,
     },
     /// Our attention alone, as one JSON document (what `cpu` runs in release)
     #[command(hide = true)]
@@ -87,6 +97,7 @@ struct Results {
 
 pub fn run(device: &Device) -> Result<()> {
     match device {
+        Device::Gpu { stages, venv } => gpu::run(stages, venv.as_deref()),
         Device::Measure { threads } => measure::print(*threads),
         Device::Cpu { threads, venv, rounds, only } => {
             let work = only.map_or(vec![Work::Attention, Work::T5], |one| vec![one]);

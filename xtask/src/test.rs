@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::run::{cargo, command, root, step};
-use crate::{bindings, setup};
+use crate::{bindings, kit, setup};
 
 /// Cards that the virtual GPU plays for the CUDA tests.
 const CARDS: [&str; 3] = ["a100", "rtx4090", "h200"];
@@ -40,6 +40,7 @@ pub fn run() -> Result<()> {
         on_virtual_card(&mut tests, &driver, card);
         step(&format!("test the CUDA kernels on a virtual {card}"), &mut tests)?;
     }
+    kit::check()?;
     if Path::new("/dev/nvidiactl").exists() {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests())?;
     }

@@ -1,0 +1,332 @@
+//! `cargo xtask gpu-kit`: tests, benchmarks and scripts in one folder, for a machine with a card and without Rust.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::run::{cargo, command, output, root, step};
+use crate::test::{on_virtual_card, virtual_driver};
+
+#[derive(Args)]
+pub struct Options {
+    /// Folder to make; what an earlier kit left there is replaced
+    #[arg(long, value_name = "DIR", default_value = "gpu-kit")]
+    out: PathBuf,
+    /// Cards to compile for, as ONEKV_CUDA_ARCHS: PTX serves all others
+    #[arg(long, default_value = ARCHS)]
+    archs: String,
+    /// Fetch the wheels that T5's peers need beside PyTorch (tools/kit/wheels.txt)
+    #[arg(long)]
+    with_wheels: bool,
+    /// Make a quick kit in target/ and run its smoke stage on the virtual card, from a copy, in a bare environment
+    #[arg(long, conflicts_with_all = ["out", "archs", "with_wheels"])]
+    check: bool,
+}
+
+/// Machine code of the cards that kits are for.
+pub const ARCHS: &str = "80,90";
+/// The largest kit.
+const MOST_BYTES: u64 = 60 << 20;
+
+/// A program of the kit: package, cargo's kind and name of it, its name in the kit.
+struct Program {
+    package: &'static str,
+    kind: &'static str,
+    name: &'static str,
+    file: &'static str,
+}
+
+const fn program(
+    package: &'static str,
+    kind: &'static str,
+    name: &'static str,
+    file: &'static str,
+) -> Program {
+    Program { package, kind, name, file }
+}
+
+/// run.sh takes every `test-*` for a test of the kernels.
+const PROGRAMS: &[Program] = &[
+    program("onekv", "bench", "card", "card"),
+    program("onekv", "test", "attention", "test-attention"),
+    program("onekv", "test", "cuda", "test-cuda"),
+    program("onekv", "example", "t5", "t5"),
+    program("ptxsim-driver", "test", "conformance", "conformance"),
+];
+
+/// How programs are built.
+enum Build<'a> {
+    /// For the cards named; stripped.
+    Release { archs: &'a str },
+    /// What `cargo xtask test` has built already: PTX, without the T5 example.
+    Tested,
+}
+
+impl Build<'_> {
+    fn archs(&self) -> &str {
+        match self {
+            Self::Release { archs } => archs,
+            Self::Tested => "ptx",
+        }
+    }
+
+    fn takes(&self, program: &Program) -> bool {
+        matches!(self, Self::Release { .. }) || program.kind != "example"
+    }
+
+    fn command(&self, package: &str) -> Command {
+        let mut cargo =
+            cargo(&["build", "--message-format", "json-render-diagnostics", "--package", package]);
+        cargo.env("ONEKV_CUDA_ARCHS", self.archs());
+        // One set of features, so that the kernels are compiled once.
+        let features = match self {
+            Self::Release { .. } => {
+                cargo.arg("--release").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+                "t5-cuda"
+            }
+            Self::Tested => "cuda",
+        };
+        if package == "onekv" {
+            cargo.args(["--features", features]);
+        }
+        cargo
+    }
+}
+
+/// Files of the repository, and the kit's folder they go to.
+const FILES: &[(&str, &str)] = &[
+    ("tools/kit/run.sh", "."),
+    ("tools/kit/collect.py", "scripts"),
+    ("tools/peers/card.py", "scripts"),
+    ("tools/peers/gpu_timing.py", "scripts"),
+    ("tools/peers/triton_attention.py", "scripts"),
+    ("tools/peers/t5_gpu.py", "scripts"),
+    ("examples/t5/assets/dialogue.txt", "assets"),
+    ("examples/t5/assets/prompts.txt", "assets"),
+    ("examples/t5/assets/pid/config.json", "assets/pid"),
+    ("examples/t5/assets/pid/model.safetensors", "assets/pid"),
+    ("examples/t5/assets/pid/tokenizer.json", "assets/pid"),
+];
+
+pub fn run(options: &Options) -> Result<()> {
+    if options.check {
+        return check();
+    }
+    let out = root().join(&options.out);
+    release(&out, &options.archs)?;
+    if options.with_wheels {
+        wheels(&out.join("wheels"))?;
+    }
+    weigh(&out)
+}
+
+/// The kit without wheels.
+pub fn release(out: &Path, archs: &str) -> Result<()> {
+    gather(out, &Build::Release { archs })
+}
+
+fn gather(out: &Path, how: &Build<'_>) -> Result<()> {
+    if out.exists() {
+        // Only what this command made is ever removed.
+        if !out.join("kit.json").exists() {
+            bail!("{} exists and is no kit, allowed: a folder that does not exist, or a kit", out.display());
+        }
+        std::fs::remove_dir_all(out).with_context(|| format!("cannot remove {}", out.display()))?;
+    }
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let commit =
+        output("the commit", &mut command("git", &["describe", "--always", "--dirty", "--abbrev=40"]))?;
+    let date = output("the date", &mut command("date", &["--utc", "+%Y-%m-%d"]))?;
+    let about = json!({ "commit": commit.trim(), "kit_date": date.trim(), "archs": how.archs() });
+    std::fs::write(out.join("kit.json"), format!("{about:#}\n"))?;
+    std::fs::create_dir(out.join("bin"))?;
+    let mut packages: Vec<&str> = PROGRAMS.iter().map(|program| program.package).collect();
+    packages.dedup();
+    for package in packages {
+        let programs: Vec<&Program> =
+            PROGRAMS.iter().filter(|program| program.package == package && how.takes(program)).collect();
+        for (program, from) in programs.iter().zip(build(package, &programs, how)?) {
+            copy(&from, &out.join("bin").join(program.file))?;
+        }
+    }
+    for (from, folder) in FILES {
+        let from = root().join(from);
+        let folder = out.join(folder);
+        std::fs::create_dir_all(&folder)?;
+        copy(&from, &folder.join(from.file_name().context("a file without a name")?))?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::copy(from, to)
+        .map(drop)
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+}
+
+/// Builds programs of one package; where each is.
+fn build(package: &str, programs: &[&Program], how: &Build<'_>) -> Result<Vec<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Message {
+        target: Option<Target>,
+        executable: Option<PathBuf>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        name: String,
+        kind: Vec<String>,
+    }
+    let mut cargo = how.command(package);
+    for program in programs {
+        cargo.args([&format!("--{}", program.kind), program.name]);
+    }
+    let text = output(&format!("build the programs of {package}"), &mut cargo)?;
+    let messages: Vec<Message> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let find = |program: &&Program| {
+        let this =
+            |target: &Target| target.name == program.name && target.kind.iter().any(|k| k == program.kind);
+        let built = messages.iter().find(|m| m.executable.is_some() && m.target.as_ref().is_some_and(this));
+        built.and_then(|m| m.executable.clone()).with_context(|| format!("cargo built no {}", program.name))
+    };
+    programs.iter().map(find).collect()
+}
+
+/// Wheels for the machine with the card: not for this one.
+fn wheels(folder: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(root().join("tools/kit/wheels.txt"))?;
+    let names: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let mut pip =
+        command("python3", &["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]);
+    pip.args(["--python-version", "3.12", "--implementation", "cp"]);
+    for glibc in ["manylinux_2_28", "manylinux_2_17", "manylinux2014"] {
+        pip.arg("--platform").arg(format!("{glibc}_x86_64"));
+    }
+    step("fetch wheels", pip.arg("--dest").arg(folder).args(names))
+}
+
+/// Prints what the kit holds; fails where it is too large.
+fn weigh(out: &Path) -> Result<()> {
+    let mut files = Vec::new();
+    list(out, &mut files)?;
+    files.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    for (path, bytes) in files.iter().filter(|(_, bytes)| *bytes >= 100_000) {
+        println!("{:>8.1} MiB  {}", *bytes as f64 / f64::from(1 << 20), path.display());
+    }
+    let bytes: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+    println!(
+        "{:>8.1} MiB  {} in all, {} files",
+        bytes as f64 / f64::from(1 << 20),
+        out.display(),
+        files.len()
+    );
+    let newest = files.iter().filter(|(path, _)| path.parent().is_some_and(|p| p.ends_with("bin")));
+    let newest = newest.filter_map(|(path, _)| Some((glibc(&std::fs::read(path).ok()?)?, path))).max();
+    if let Some((minor, path)) = newest {
+        println!("needs glibc 2.{minor} or newer ({})", path.display());
+    }
+    if bytes > MOST_BYTES {
+        bail!("the kit has {bytes} bytes, allowed: {MOST_BYTES}; --archs names fewer cards");
+    }
+    println!("copy it to a machine with a card, then: ./run.sh --help");
+    Ok(())
+}
+
+fn list(folder: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => list(&entry.path(), files)?,
+            false => files.push((entry.path(), entry.metadata()?.len())),
+        }
+    }
+    Ok(())
+}
+
+/// The newest version of glibc's symbols that a program asks for, 2.x.
+fn glibc(program: &[u8]) -> Option<u32> {
+    let tag = b"GLIBC_2.";
+    let places = program.windows(tag.len()).enumerate().filter(|(_, window)| *window == tag);
+    let minors = places.filter_map(|(at, _)| {
+        let digits = program[at + tag.len()..].iter().take_while(|byte| byte.is_ascii_digit());
+        digits.map(|byte| u32::from(byte - b'0')).reduce(|number, digit| 10 * number + digit)
+    });
+    minors.max()
+}
+
+/// Runs a kit where nothing of this repository is in reach but the virtual card.
+pub fn check() -> Result<()> {
+    step("is run.sh a script?", &mut command("bash", &["-n", "tools/kit/run.sh"]))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let kit = target.join("gpu-kit-check");
+    gather(&kit, &Build::Tested)?;
+    let elsewhere = std::env::temp_dir().join(format!("onekv-kit-{}", std::process::id()));
+    let done = check_in(&kit, &elsewhere);
+    std::fs::remove_dir_all(&elsewhere).ok();
+    done
+}
+
+fn check_in(kit: &Path, elsewhere: &Path) -> Result<()> {
+    let mut copy = Command::new("cp");
+    step("copy the kit", copy.arg("-r").arg(kit).arg(elsewhere))?;
+    let results = elsewhere.join("results");
+    let mut script = Command::new(elsewhere.join("run.sh"));
+    script.arg("--out").arg(&results).arg("smoke").current_dir(elsewhere).env_clear();
+    on_virtual_card(&mut script, &virtual_driver()?, "h200");
+    script.env("PATH", "/usr/bin:/bin").env("HOME", elsewhere).stdin(Stdio::null());
+    // Peers need a card that PyTorch knows: what they say here is not looked at.
+    script.env("PYTHON", "/usr/bin/python3");
+    eprintln!("==> run its smoke stage on a virtual card");
+    script.status().context("cannot run the kit")?;
+    Verdict::read(&results)?.judge()
+}
+
+/// What a smoke run left.
+struct Verdict {
+    steps: Vec<(String, String)>,
+    timed: usize,
+    errors: Vec<String>,
+    simulated: bool,
+}
+
+impl Verdict {
+    fn read(results: &Path) -> Result<Self> {
+        let read = |name: &str| -> Result<serde_json::Value> {
+            let path = results.join(name);
+            let text = std::fs::read_to_string(&path).with_context(|| format!("the kit left no {name}"))?;
+            serde_json::from_str(&text).with_context(|| format!("{name} is no JSON"))
+        };
+        let (stages, bench) = (read("stages.json")?, read("attention-smoke.json")?);
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let steps = stages["steps"].as_array().context("no steps")?;
+        let lines = bench["lines"].as_array().context("no lines")?;
+        let ours = || lines.iter().filter(|line| text(&line["system"]).starts_with("onekv"));
+        Ok(Self {
+            steps: steps.iter().map(|step| (text(&step["name"]), text(&step["outcome"]))).collect(),
+            timed: ours().filter(|line| line["cold_us"]["median"].is_f64()).count(),
+            errors: ours().filter(|line| !line["error"].is_null()).map(|line| text(&line["error"])).collect(),
+            simulated: bench["machine"]["simulated"] == true,
+        })
+    }
+
+    fn judge(&self) -> Result<()> {
+        for name in ["start", "test-attention", "test-cuda", "conformance", "ours-smoke"] {
+            match self.steps.iter().find(|(step, _)| step == name) {
+                Some((_, outcome)) if outcome == "passed" => (),
+                Some((_, outcome)) => bail!("the kit's {name} {outcome}"),
+                None => bail!("the kit never ran {name}"),
+            }
+        }
+        if let Some(error) = self.errors.first() {
+            bail!("the kit's benchmark: {error}");
+        }
+        if self.timed == 0 || !self.simulated {
+            bail!("the kit's benchmark has {} lines, simulated {}", self.timed, self.simulated);
+        }
+        println!("the kit runs: {} steps, {} lines of the benchmark", self.steps.len(), self.timed);
+        Ok(())
+    }
+}
