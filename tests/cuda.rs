@@ -55,7 +55,11 @@ fn fixed(split_keys: usize, tile_rows: usize) -> PlanOptions {
 
 /// This variant and no other.
 fn of_variant(variant: &Variant, split_keys: usize) -> PlanOptions {
-    PlanOptions { architecture: Some(variant.architecture), ..fixed(split_keys, variant.tile_rows) }
+    PlanOptions {
+        architecture: Some(variant.architecture),
+        cluster: Some(variant.cluster),
+        ..fixed(split_keys, variant.tile_rows)
+    }
 }
 
 /// The variants that the card can run.
