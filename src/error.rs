@@ -145,8 +145,10 @@ pub enum Error {
     /// No kernel fits the card and the options.
     #[error(
         "no kernel for {dtype}, head_dim {head_dim}{} on a card of compute capability {}.{} with {shared_bytes} \
-         bytes of shared memory per block; allowed: 8.0 or newer (9.0 for sm_90a), 16, 32, 64, 128 or 192 tile_rows",
+         bytes of shared memory per block; allowed: 8.0 or newer (9.0 for sm_90a), 16, 32, 64, 128 or 192 tile_rows, \
+         cluster 1, or 2 for 128 tile_rows of sm_90a",
         tile_rows.map_or_else(String::new, |rows| format!(", tile_rows {rows}"))
+            + &cluster.map_or_else(String::new, |blocks| format!(", cluster {blocks}"))
             + &architecture.map_or_else(String::new, |architecture| format!(", architecture {architecture}")),
         capability.0,
         capability.1
@@ -162,6 +164,8 @@ pub enum Error {
         shared_bytes: usize,
         /// The wish of the options.
         tile_rows: Option<usize>,
+        /// Likewise.
+        cluster: Option<usize>,
         /// Likewise.
         architecture: Option<crate::plan::Architecture>,
     },

@@ -55,7 +55,11 @@ fn fixed(split_keys: usize, tile_rows: usize) -> PlanOptions {
 
 /// This variant and no other.
 fn of_variant(variant: &Variant, split_keys: usize) -> PlanOptions {
-    PlanOptions { architecture: Some(variant.architecture), ..fixed(split_keys, variant.tile_rows) }
+    PlanOptions {
+        architecture: Some(variant.architecture),
+        cluster: Some(variant.cluster),
+        ..fixed(split_keys, variant.tile_rows)
+    }
 }
 
 /// The variants that the card can run.
@@ -102,6 +106,35 @@ fn every_variant_equals_the_reference() {
     let missed: Vec<String> =
         runnable(card).map(|v| v.kernel()).filter(|name| !reached.contains(name)).collect();
     assert!(missed.is_empty(), "no case reached {missed:?}");
+}
+
+/// Blocks of a cluster compute what blocks on their own do, bit for bit, in every run: a last tile without a partner,
+/// inputs of different lengths, splits; with more tiles of keys than stages hold.
+#[test]
+fn clusters_change_no_bit() {
+    let Some(card) = card() else { return };
+    for variant in runnable(card).filter(|v| v.cluster > 1) {
+        let (rows, keys) = (variant.tile_rows, variant.tile_keys);
+        let long = (2 * variant.stages + 1) * keys + 5;
+        let case =
+            Case::packed(2, 1, variant.head_dim, &[(rows + 9, long), (rows / 2, 3), (rows, keys), (3, 0)]);
+        for split_keys in [long, 2 * keys] {
+            let options = of_variant(variant, split_keys);
+            let (answer, plan) = run_as(variant.dtype, &case, &options);
+            assert_eq!(plan.variant(), variant);
+            // Three tiles of rows, one, two, one.
+            let partners = plan.work().iter().filter(|w| w.tile >= w.rows).count();
+            assert_eq!(partners, if split_keys == long { 3 } else { long.div_ceil(split_keys) + 2 });
+            let (alone, plan) = run_as(variant.dtype, &case, &PlanOptions { cluster: Some(1), ..options });
+            assert_eq!((plan.variant().tile_keys, plan.variant().cluster), (keys, 1));
+            assert!(answer == alone, "{} differs from {}", variant.kernel(), plan.variant().kernel());
+            assert!(
+                answer == run_as(variant.dtype, &case, &options).0,
+                "{} differs from itself",
+                variant.kernel()
+            );
+        }
+    }
 }
 
 /// Splits of every size give the same result, within rounding, and the same bits when run again.
@@ -471,6 +504,7 @@ fn without_a_driver_there_is_an_error() {
 #[derive(serde::Deserialize)]
 struct Counted {
     kernel: String,
+    /// By loads, and by the copy engine: multicast ones once.
     global_load_bytes: u64,
     distinct_bytes: u64,
     tensor_flops: u64,
@@ -550,7 +584,8 @@ fn keys_and_values_are_read_once() {
     assert!((28.0..=31.0).contains(&ratio), "replicated reads {ratio:.1} times as much for 30 prompts");
 }
 
-/// The floor, for every variant on tensor cores: one tile of rows reads K and V once; two tiles twice.
+/// The floor, for every variant on tensor cores: one tile of rows reads K and V once, two tiles twice; two tiles of a
+/// cluster once.
 #[test]
 fn every_variant_reads_keys_and_values_once_per_tile() {
     const SHORT: usize = 256;
@@ -571,9 +606,10 @@ fn every_variant_reads_keys_and_values_once_per_tile() {
     for ((variant, tiles), launch) in all.zip(launches) {
         let vector = variant.head_dim * variant.dtype.size_bytes();
         let rows = 2 * tiles * variant.tile_rows * vector;
+        let clusters = tiles.div_ceil(variant.cluster);
         // Beside K, V and Q, every thread reads its block's work item, or a warp does for its threads.
-        let least = tiles * 2 * 2 * SHORT * vector + rows;
-        let most = least + 2 * tiles * variant.threads * 32;
+        let least = clusters * 2 * 2 * SHORT * vector + rows;
+        let most = least + 2 * clusters * variant.cluster * variant.threads * 32;
         let read = launch.global_load_bytes as usize;
         assert!((least..=most).contains(&read), "{}: {read} of {least} to {most}", launch.kernel);
     }

@@ -7,7 +7,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut as _, result};
 use half::bf16;
 use onekv::cuda::{DeviceKv, DeviceOutput, DeviceQueries, Kernels, Launch};
-use onekv::plan::{Architecture, DeviceFacts, Plan, PlanOptions, variants};
+use onekv::plan::{DeviceFacts, Plan, PlanOptions, Variant, variants};
 use onekv::{DType, Problem};
 use serde::Serialize;
 
@@ -203,15 +203,15 @@ impl Card {
         // Tiles that are mostly empty, and far more blocks than the card holds, are never the best.
         let most_rows = 16.max(4 * shape.rows * problem.group());
         let most_blocks = 8 * facts.multiprocessors;
-        for (architecture, tile_rows) in tiles(&problem).into_iter().filter(|tile| tile.1 <= most_rows) {
+        for variant in kernels(&problem).into_iter().filter(|v| v.tile_rows <= most_rows) {
             let parts: &[usize] = &[1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 48, 64, 128];
-            let splits: Vec<Option<usize>> = match architecture == own {
+            let splits: Vec<Option<usize>> = match variant.architecture == own {
                 true => parts.iter().map(|parts| Some(shape.keys.div_ceil(*parts))).collect(),
                 false => vec![None],
             };
             for split_keys in splits {
                 // A kernel that this card does not run is no plan of it.
-                let options = options(split_keys, architecture, tile_rows);
+                let options = options(split_keys, variant);
                 let Ok(plan) = Plan::new(&problem, DType::Bf16, facts, &options) else { continue };
                 let too_many = !plan.merges().is_empty() && plan.work().len() > most_blocks;
                 if !too_many && !plans.iter().any(|other| same(other, &plan)) {
@@ -336,20 +336,16 @@ impl Card {
     fn second(&self, shape: &Shape, plan: &Plan) -> Result<Plan> {
         let problem = plan.problem();
         let own = plan.variant();
-        let mut tiles = tiles(problem);
+        let mut others = kernels(problem);
         // The nearest other tile: far ones take long. At last its own.
-        tiles.sort_by_key(|&(architecture, rows)| {
-            let (more, fewer) = (rows.max(own.tile_rows), rows.min(own.tile_rows));
-            (
-                (architecture, rows) == (own.architecture, own.tile_rows),
-                architecture == own.architecture,
-                more / fewer,
-            )
+        others.sort_by_key(|other| {
+            let (more, fewer) = (other.tile_rows.max(own.tile_rows), other.tile_rows.min(own.tile_rows));
+            (*other == own, other.architecture == own.architecture, more / fewer)
         });
         let split_keys = Some(if plan.merges().is_empty() { shape.keys.div_ceil(3) } else { shape.keys });
-        tiles
+        others
             .into_iter()
-            .map(|(architecture, rows)| options(split_keys, architecture, rows))
+            .map(|variant| options(split_keys, variant))
             .filter_map(|options| Plan::new(problem, DType::Bf16, self.kernels.facts(), &options).ok())
             .find(|second| !same(second, plan))
             .context("no second plan to compare with")
@@ -393,13 +389,17 @@ impl Machine {
 }
 
 /// Kernels that there are for this problem.
-fn tiles(problem: &Problem) -> Vec<(Architecture, usize)> {
-    let kernels = variants::all().filter(|v| v.dtype == DType::Bf16 && v.head_dim == problem.head_dim());
-    kernels.map(|v| (v.architecture, v.tile_rows)).collect()
+fn kernels(problem: &Problem) -> Vec<&'static Variant> {
+    variants::all().filter(|v| v.dtype == DType::Bf16 && v.head_dim == problem.head_dim()).collect()
 }
 
-fn options(split_keys: Option<usize>, architecture: Architecture, tile_rows: usize) -> PlanOptions {
-    PlanOptions { split_keys, tile_rows: Some(tile_rows), architecture: Some(architecture) }
+fn options(split_keys: Option<usize>, variant: &Variant) -> PlanOptions {
+    PlanOptions {
+        split_keys,
+        tile_rows: Some(variant.tile_rows),
+        cluster: Some(variant.cluster),
+        architecture: Some(variant.architecture),
+    }
 }
 
 fn same(one: &Plan, other: &Plan) -> bool {

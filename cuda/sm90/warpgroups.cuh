@@ -9,21 +9,35 @@
 //                                                                O = P V     64 rows x DIM, f32 in registers
 //   The last tile of keys, which may be short, comes first: the loop then needs no mask. Two consumer warpgroups take
 //   turns to issue products, so that one's exponentials run beside the other's products.
+//
+// A tile of M rows at the tensor cores' full rate draws 4096 / M bytes of K and V a clock from L2, more than there is for
+// 128 rows on every multiprocessor. Two blocks of a cluster, with neighbouring tiles of rows, halve that: each
+// fetches half of every tile into both.
+//
+//              block 0                       block 1           K of DIM 128: a panel of 64 columns each
+//   rows       0 .. M-1                      M .. 2M-1         (DIM 64: half of the keys)
+//   K, V   [ fetched | <---------- ]   [ ----------> | fetched ]
+//   A producer fetches into a stage that the consumers of both blocks have released.
 #pragma once
 #include "../attention/rows.cuh"
 #include "../attention/softmax.cuh"
 #include "../ptx/barrier.cuh"
+#include "../ptx/cluster.cuh"
 #include "../ptx/copy.cuh"
 #include "../ptx/matrix.cuh"
 #include "../ptx/tensor_copy.cuh"
 #include "../ptx/warpgroup.cuh"
 
-template <typename T, int DIM_, int GROUPS_, int TILE_KEYS_, int STAGES_>
+template <typename T, int DIM_, int GROUPS_, int TILE_KEYS_, int STAGES_, int CLUSTER_ = 1>
 struct WarpgroupShape {
     using Element = T;
-    static constexpr int DIM = DIM_, GROUPS = GROUPS_, TILE_KEYS = TILE_KEYS_, STAGES = STAGES_;
+    static constexpr int DIM = DIM_, GROUPS = GROUPS_, TILE_KEYS = TILE_KEYS_, STAGES = STAGES_, CLUSTER = CLUSTER_;
     static constexpr int ROWS = 64 * GROUPS, CONSUMERS = 128 * GROUPS, THREADS = 128 + CONSUMERS;
     static constexpr int TILE_BYTES = TILE_KEYS * DIM * 2;
+    // What a block of a cluster fetches of a tile: of its panels, or of the keys of one panel. The host's box is this.
+    static constexpr bool PART_OF_PANELS = DIM / 64 >= CLUSTER;
+    static constexpr int PART_PANELS = PART_OF_PANELS ? DIM / 64 / CLUSTER : 0, PART_KEYS = PART_OF_PANELS ? 0 : TILE_KEYS / CLUSTER;
+    static constexpr int PART_BYTES = TILE_BYTES / CLUSTER;
     static constexpr int Q_BYTES = 64 * DIM * 2;  // of one warpgroup
     // K stages, V stages, Q, barriers.
     static constexpr int Q_AT = 2 * STAGES * TILE_BYTES;
@@ -73,32 +87,46 @@ __device__ __forceinline__ void attend_warpgroups(
     auto barrier = [&](int kind, int stage) { return base + Shape::BARRIERS_AT + (kind * STAGES + stage) * 8; };
     enum { K_FULL, V_FULL, K_EMPTY, V_EMPTY };
     const int keys = work.key_end - work.key_begin, tiles = (keys + KEYS - 1) / KEYS;
+    constexpr bool PAIR = Shape::CLUSTER > 1;
 
     if (threadIdx.x == 0) {
 #pragma unroll
         for (int i = 0; i < STAGES; i++) {
             barrier_init(barrier(K_FULL, i), 1), barrier_init(barrier(V_FULL, i), 1);
-            barrier_init(barrier(K_EMPTY, i), 4 * Shape::GROUPS), barrier_init(barrier(V_EMPTY, i), 4 * Shape::GROUPS);
+            constexpr int WARPS = 4 * Shape::GROUPS * Shape::CLUSTER;
+            barrier_init(barrier(K_EMPTY, i), WARPS), barrier_init(barrier(V_EMPTY, i), WARPS);
         }
         barrier_init_fence();
     }
-    __syncthreads();
+    if constexpr (PAIR) cluster_sync();
+    else __syncthreads();
     dependents_start();
     predecessors_wait();
 
     if (group == 0) {
         registers_give<Shape::PRODUCER_REGISTERS>();
         if (threadIdx.x == 0) {
+            const int rank = PAIR ? cluster_rank() : 0;
+            auto await_empty = [&](int i, int empty) { barrier_wait(barrier(empty, i % STAGES), i / STAGES & 1 ^ 1); };
             auto fetch = [&](int i, int empty, int full, uint32_t to, const TensorMap& map) {
-                barrier_wait(barrier(empty, i % STAGES), i / STAGES & 1 ^ 1);
-                barrier_arrive_expect(barrier(full, i % STAGES), Shape::TILE_BYTES);
-                tensor_load(to, map, 0, work.key_begin + (tiles - 1 - i) * KEYS, 0, work.kv_head, barrier(full, i % STAGES));
+                await_empty(i, empty);
+                const uint32_t done = barrier(full, i % STAGES);
+                barrier_arrive_expect(done, Shape::TILE_BYTES);
+                const int key = work.key_begin + (tiles - 1 - i) * KEYS;
+                if constexpr (PAIR)
+                    // The peer's half may come before or after these bytes are expected.
+                    tensor_load_multicast(
+                        to + rank * Shape::PART_BYTES, map, 0, key + rank * Shape::PART_KEYS, rank * Shape::PART_PANELS, work.kv_head, done,
+                        (1 << Shape::CLUSTER) - 1);
+                else tensor_load(to, map, 0, key, 0, work.kv_head, done);
             };
             // In the order of use: the scores of a tile come before the values of the one before it.
             for (int i = 0; i <= tiles; i++) {
                 if (i < tiles) fetch(i, K_EMPTY, K_FULL, k_at(i % STAGES), k_map);
                 if (i > 0) fetch(i - 1, V_EMPTY, V_FULL, v_at((i - 1) % STAGES), v_map);
             }
+            // The peer's last arrivals come here, and its last half went there: the block must stay until then.
+            for (int i = tiles; PAIR && i < tiles + STAGES; i++) await_empty(i, K_EMPTY), await_empty(i, V_EMPTY);
         }
     } else {
         registers_take<Shape::CONSUMER_REGISTERS>();
@@ -129,7 +157,10 @@ __device__ __forceinline__ void attend_warpgroups(
         float s[KEYS / 8][4], out[DIM / 8][4] = {}, highest[2] = {-INFINITY, -INFINITY}, sum[2] = {}, rescale[2];
         uint32_t weights[KEYS / 16][4];
         auto release = [&](int kind, int i) {
-            if (lane == 0) barrier_arrive(barrier(kind, i % STAGES));
+            if constexpr (PAIR) {
+                // A lane for each block that fetches into this one.
+                if (lane < Shape::CLUSTER) barrier_arrive_at(barrier(kind, i % STAGES), lane);
+            } else if (lane == 0) barrier_arrive(barrier(kind, i % STAGES));
         };
         auto pack_all = [&] {
 #pragma unroll
@@ -187,6 +218,7 @@ __device__ __forceinline__ void attend_warpgroups(
             warpgroup_commit();
             warpgroup_wait<0>();
             settle(out);
+            if constexpr (PAIR) release(V_EMPTY, tiles - 1);
         }
 
         // Rows warp * 16 + lane / 4 and eight further on.

@@ -139,6 +139,42 @@ fn blocks_of_a_cluster_arrive_at_each_others_mbarriers() {
     assert_eq!(got, (0..128).collect::<Vec<_>>());
 }
 
+/// A block of a cluster must outlive what others do to its memory: arrivals, and reads and writes of words.
+#[test]
+fn a_block_stays_while_others_reach_it() {
+    let body = |owner: u32, reach: &str, stay: &str| {
+        init(32)
+            + "@%p9 st.shared.b32 [%r39], 5;\n"
+            + CLUSTER_SYNC
+            + &format!(
+                "mov.u32 %r0, %cluster_ctarank;\nsetp.eq.u32 %p1, %r0, {owner};\nmov.u32 %r2, bar;\n\
+                 mapa.shared::cluster.u32 %r3, %r39, {owner};\nmapa.shared::cluster.u32 %r4, %r2, {owner};\n\
+                 @%p1 bra OWNER;\n"
+            )
+            + reach
+            + "bra END;\nOWNER:\n"
+            + stay
+            + "END:\nbar.warp.sync 0xffffffff;\n"
+    };
+    let arrive = "mbarrier.arrive.shared::cluster.b64 _, [%r4];\n";
+    let (read, write) = ("ld.shared::cluster.b32 %r5, [%r3];\n", "@%p9 st.shared::cluster.b32 [%r3], 6;\n");
+    let fault = |body: &str| {
+        let gpu = gpu("leaves", body);
+        let out = gpu.ints(&[0]);
+        gpu.fault("run", &cluster(2, 32), &[&NO_MAP, &out, &out]).kind
+    };
+    // Blocks run in turn: the first is ahead of the others.
+    for (owner, kind) in [(0, FaultKind::OutOfBounds), (1, FaultKind::Race)] {
+        run("stays", &cluster(2, 32), &body(owner, arrive, &wait(0)), NO_MAP, &[0], 1);
+        for reach in [arrive, read, write] {
+            assert_eq!(fault(&body(owner, reach, "")), kind, "block {owner}: {reach}");
+        }
+    }
+    // A word that its own block has read, written by another one.
+    let read = "ld.shared.b32 %r5, [%r39];\n";
+    assert_eq!(fault(&(body(0, write, read) + CLUSTER_SYNC)), FaultKind::Race);
+}
+
 /// Runs `texts[w]` in warp `w`.
 fn by_warp(texts: &[String]) -> String {
     let mut all = "shr.u32 %r20, %t, 5;\n".to_owned();

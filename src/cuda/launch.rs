@@ -12,7 +12,7 @@ use super::operands::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, apart, s
 use super::tensor_map;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::plan::{Architecture, Plan};
+use crate::plan::{Architecture, Plan, Variant};
 use crate::problem::{Extent, Strides};
 
 // SAFETY: plain old data, as the kernels read it.
@@ -290,7 +290,7 @@ impl Launch {
                     vector: variant.head_dim,
                 };
                 let map = |at, strides| {
-                    tensor_map::boxes_of_tokens(variant.dtype, at, extent, strides, variant.tile_keys)
+                    tensor_map::boxes_of_tokens(variant.dtype, at, extent, strides, box_of(variant))
                 };
                 [map(operands.k, operands.k_strides)?, map(operands.v, operands.v_strides)?]
             }
@@ -300,6 +300,7 @@ impl Launch {
             list.extend(maps.iter().map(address_of));
         }
         let grid = Grid {
+            // Whole clusters, whose size is in the kernel.
             blocks: self.plan.work().len(),
             threads: variant.threads,
             shared_bytes: variant.shared_bytes,
@@ -320,6 +321,15 @@ impl Launch {
                 None => Ok(()),
             }
         }
+    }
+}
+
+/// Keys, and panels of 64 columns, of one copy of K or V: a whole tile, or a block's part of it, as `PART_OF_PANELS` in
+/// cuda/sm90/warpgroups.cuh.
+fn box_of(variant: &Variant) -> (usize, usize) {
+    match variant.head_dim / 64 {
+        panels if panels >= variant.cluster => (variant.tile_keys, panels / variant.cluster),
+        panels => (variant.tile_keys / variant.cluster, panels),
     }
 }
 

@@ -12,9 +12,9 @@ use crate::problem::{Extent, Strides};
 /// Elements of a panel: 128 bytes, what one swizzle spans.
 const PANEL: usize = 64;
 
-/// The 16-bit tensor `[tokens, heads, vector]` at `address`, cut into boxes of `box_tokens` vectors of one head. A box
-/// comes as panels of 64 elements, `[vector / 64, box_tokens, 64]`, swizzled by 128 bytes. Positions behind the last
-/// token read as zeros.
+/// The 16-bit tensor `[tokens, heads, vector]` at `address`, cut into boxes of `box_tokens` vectors of one head, of which
+/// each has `box_panels` panels of 64 elements. A box comes as `[box_panels, box_tokens, 64]`, swizzled by 128 bytes.
+/// Positions behind the last token read as zeros.
 ///
 /// # Errors
 /// [`Error::Cuda`](crate::Error::Cuda) with the driver's answer.
@@ -23,7 +23,7 @@ pub(super) fn boxes_of_tokens(
     address: CUdeviceptr,
     extent: Extent,
     strides: Strides,
-    box_tokens: usize,
+    (box_tokens, box_panels): (usize, usize),
 ) -> Result<sys::CUtensorMap> {
     let data_type = match dtype {
         DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
@@ -35,7 +35,7 @@ pub(super) fn boxes_of_tokens(
     let dimensions = [PANEL, extent.tokens, extent.vector / PANEL, extent.heads].map(|n| n as u64);
     let steps = [taken(strides.row, extent.tokens), PANEL * size, taken(strides.head, extent.heads)]
         .map(|n| n as u64);
-    let box_size = [PANEL, box_tokens, extent.vector / PANEL, 1].map(|n| n as u32);
+    let box_size = [PANEL, box_tokens, box_panels, 1].map(|n| n as u32);
     let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
     // SAFETY: the arrays have as many elements as the rank asks for, one less of strides; the map is written where
     // the call succeeds, and only then read.

@@ -21,8 +21,10 @@ pub struct Constants {
     pub merge_us: f64,
     /// Microseconds to read one split's state of one tile.
     pub merge_slot_us: f64,
-    /// Bytes that one multiprocessor streams per microsecond.
+    /// Bytes that one multiprocessor streams from memory per microsecond.
     pub bytes_per_us: f64,
+    /// Bytes that one multiprocessor draws from L2 per microsecond: K and V once more for every row tile.
+    pub l2_bytes_per_us: f64,
     /// FLOPs of one multiprocessor's tensor cores per microsecond, by `mma.sync` and by `wgmma`.
     pub mma_flops_per_us: f64,
     /// As above.
@@ -45,7 +47,7 @@ impl Constants {
     }
 }
 
-/// An A100: 1.5 TB/s and 200 TFLOP/s over 108 multiprocessors of 1.4 GHz.
+/// An A100: 1.5 TB/s, L2 by the clock as Hopper's and 200 TFLOP/s over 108 multiprocessors of 1.4 GHz.
 const SM80: Constants = Constants {
     block_us: 2.0,
     warpgroups_us: 0.0,
@@ -53,6 +55,7 @@ const SM80: Constants = Constants {
     merge_us: 3.0,
     merge_slot_us: 0.02,
     bytes_per_us: 14_000.0,
+    l2_bytes_per_us: 34_000.0,
     mma_flops_per_us: 1_800_000.0,
     wgmma_flops_per_us: 1_800_000.0,
     exponentials_per_us: 22_000.0,
@@ -60,8 +63,8 @@ const SM80: Constants = Constants {
     fma_flops_per_us: 112_000.0,
 };
 
-/// An H200: 4.3 TB/s, 600 TFLOP/s by wgmma and 60 % of that by mma.sync, over 132 multiprocessors of 1.7 GHz. The
-/// merge is set up while the attention runs, and costs less than a launch.
+/// An H200: 4.3 TB/s, 24 bytes a clock from L2, 600 TFLOP/s by wgmma and 60 % of that by mma.sync, over 132
+/// multiprocessors of 1.7 GHz. The merge is set up while the attention runs, and costs less than a launch.
 const SM90A: Constants = Constants {
     block_us: 1.5,
     warpgroups_us: 0.5,
@@ -69,6 +72,7 @@ const SM90A: Constants = Constants {
     merge_us: 1.5,
     merge_slot_us: 0.01,
     bytes_per_us: 32_000.0,
+    l2_bytes_per_us: 41_000.0,
     mma_flops_per_us: 2_700_000.0,
     wgmma_flops_per_us: 4_500_000.0,
     exponentials_per_us: 27_000.0,
@@ -96,23 +100,31 @@ pub(super) fn estimate_split(
         (_, true) => constants.wgmma_flops_per_us,
         (_, false) => constants.mma_flops_per_us,
     };
+    let (mut blocks, mut slots) = (0.0, 0.0);
+    // Keys times row tiles that read them, and keys that any tile reads.
+    let (mut read, mut distinct) = (0.0, 0.0);
+    for input in problem.inputs() {
+        let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows);
+        let parts = input.keys.len().div_ceil(split_keys).max(1);
+        blocks += (tiles.next_multiple_of(variant.cluster) * problem.kv_heads() * parts) as f64;
+        if parts > 1 {
+            slots += (tiles * problem.kv_heads() * parts) as f64;
+        }
+        read += (tiles * input.keys.len()) as f64;
+        distinct += (tiles.min(1) * input.keys.len()) as f64;
+    }
+    // Row tiles that share K and V: together they read memory once; each draws from L2, a cluster as one.
+    let sharing = if distinct > 0.0 { read / distinct } else { 1.0 };
+    let from_memory = tile_bytes / sharing / constants.bytes_per_us;
+    let from_l2 = tile_bytes / variant.cluster as f64 / constants.l2_bytes_per_us;
     let parts = [
-        tile_bytes / constants.bytes_per_us,
+        from_memory.max(from_l2),
         4.0 * scores * variant.head_dim as f64 / flops_per_us,
         scores / constants.exponentials_per_us,
     ];
     let longest_part = parts.into_iter().fold(0.0, f64::max);
     let hidden: f64 = parts.iter().sum::<f64>() - longest_part;
     let tile_us = longest_part + constants.not_hidden * hidden;
-    let (mut blocks, mut slots) = (0.0, 0.0);
-    for input in problem.inputs() {
-        let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows) * problem.kv_heads();
-        let parts = input.keys.len().div_ceil(split_keys).max(1);
-        blocks += (tiles * parts) as f64;
-        if parts > 1 {
-            slots += (tiles * parts) as f64;
-        }
-    }
     // Blocks that share a multiprocessor share all it has: it takes their tiles as if one after the other, and only
     // starts overlap.
     let in_turn = (blocks / facts.multiprocessors as f64).ceil().max(1.0);

@@ -34,10 +34,12 @@ pub struct DeviceFacts {
 pub struct PlanOptions {
     /// Keys of one split, rounded up to whole K/V tiles; `None` lets the cost model choose. With this and
     /// `tile_rows` fixed an input's result has the same bits whatever else is in the batch, on every card of one
-    /// [`Architecture`].
+    /// [`Architecture`]; clusters change no bit.
     pub split_keys: Option<usize>,
     /// Folded rows of a tile; `None` lets the cost model choose.
     pub tile_rows: Option<usize>,
+    /// Blocks of a cluster, 1 or 2; `None` lets the cost model choose.
+    pub cluster: Option<usize>,
     /// Kernels to choose from; `None` takes those that the card runs best.
     pub architecture: Option<Architecture>,
 }
@@ -49,7 +51,7 @@ pub struct Work {
     pub row_base: usize,
     /// Folded rows of the input: query rows x heads per K/V head.
     pub rows: usize,
-    /// First folded row of the tile.
+    /// First folded row of the tile. Past the input's rows in a block that only completes a cluster.
     pub tile: usize,
     /// K/V head.
     pub kv_head: usize,
@@ -117,6 +119,7 @@ impl Plan {
                 && v.architecture.runs_on(facts.compute_capability)
                 && v.shared_bytes <= facts.shared_bytes_per_block
                 && options.tile_rows.is_none_or(|rows| rows == v.tile_rows)
+                && options.cluster.map_or(v.cluster == 1 || fills_clusters(problem, v), |c| c == v.cluster)
                 && options.architecture.is_none_or(|architecture| architecture == v.architecture)
         };
         // Where the card has kernels of its own, the others only cost time to consider.
@@ -139,6 +142,7 @@ impl Plan {
                 capability: facts.compute_capability,
                 shared_bytes: facts.shared_bytes_per_block,
                 tile_rows: options.tile_rows,
+                cluster: options.cluster,
                 architecture: options.architecture,
             });
         };
@@ -146,24 +150,32 @@ impl Plan {
         for input in problem.inputs() {
             for kv_head in 0..problem.kv_heads() {
                 let rows = input.rows.len() * problem.group();
-                for tile in (0..rows).step_by(variant.tile_rows) {
-                    let parts = input.keys.len().div_ceil(split_keys).max(1);
-                    let first = slots;
+                let parts = input.keys.len().div_ceil(split_keys).max(1);
+                // Blocks of a cluster stand side by side: neighbouring tiles, the same keys.
+                for cluster in (0..rows).step_by(variant.cluster * variant.tile_rows) {
+                    let tiles = (0..variant.cluster).map(|block| cluster + block * variant.tile_rows);
                     for part in 0..parts {
                         let begin = input.keys.start + part * split_keys;
                         let keys = begin..(begin + split_keys).min(input.keys.end);
-                        let slot = (parts > 1).then_some(first + part);
-                        work.push(Work { row_base: input.rows.start, rows, tile, kv_head, keys, slot });
+                        for (block, tile) in tiles.clone().enumerate() {
+                            let slot = (parts > 1 && tile < rows).then_some(slots + block * parts + part);
+                            let keys = keys.clone();
+                            work.push(Work { row_base: input.rows.start, rows, tile, kv_head, keys, slot });
+                        }
                     }
                     if parts > 1 {
-                        slots += parts;
-                        let slots = first..first + parts;
-                        merges.push(Merge { row_base: input.rows.start, rows, tile, kv_head, slots });
+                        for tile in tiles.filter(|tile| *tile < rows) {
+                            let of_tile = slots..slots + parts;
+                            slots += parts;
+                            let row_base = input.rows.start;
+                            merges.push(Merge { row_base, rows, tile, kv_head, slots: of_tile });
+                        }
                     }
                 }
             }
         }
-        // The longest first, so that the last wave is not made of one long block.
+        // The longest first, so that the last wave is not made of one long block. The order of equals stays, and with
+        // it clusters.
         work.sort_by_key(|w| std::cmp::Reverse(w.keys.len().div_ceil(variant.tile_keys)));
         for (field, value) in [("blocks", work.len()), ("partial states", slots)] {
             if value > limit {
@@ -228,6 +240,11 @@ impl Plan {
     pub fn explain(&self) -> &str {
         &self.why
     }
+}
+
+/// Whether some input has two row tiles or more, so that a cluster has something to share.
+fn fills_clusters(problem: &Problem, variant: &Variant) -> bool {
+    problem.inputs().iter().any(|input| input.rows.len() * problem.group() > variant.tile_rows)
 }
 
 /// Sizes of a split to compare: the fixed one, or those that divide the longest input evenly.

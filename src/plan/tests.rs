@@ -56,13 +56,31 @@ proptest! {
         inputs in prop::collection::vec((0..200usize, 0..700usize), 0..5),
         (heads, kv_heads) in prop::sample::select(vec![(1, 1), (6, 2), (8, 8)]),
         split_keys in prop::option::of(1..600usize),
-        tile_rows in prop::option::of(prop::sample::select(vec![16usize, 32, 64, 128])),
-        facts in prop::sample::select(vec![A100, RTX4090, H200]),
+        (tile_rows, cluster, facts) in prop_oneof![
+            (
+                prop::option::of(prop::sample::select(vec![16usize, 32, 64, 128])),
+                Just(None),
+                prop::sample::select(vec![A100, RTX4090, H200]),
+            ),
+            (Just(Some(128)), Just(Some(2)), Just(H200)),
+        ],
     ) {
         let problem = problem(heads, kv_heads, 64, &inputs);
-        let options = PlanOptions { split_keys, tile_rows, architecture: None };
+        let options = PlanOptions { split_keys, tile_rows, cluster, ..PlanOptions::default() };
         let plan = Plan::new(&problem, DType::Bf16, &facts, &options).unwrap();
         prop_assert_eq!(&plan, &Plan::new(&problem, DType::Bf16, &facts, &options).unwrap());
+        prop_assert!(cluster.is_none_or(|cluster| plan.variant().cluster == cluster));
+        // Blocks of a cluster differ in their tile alone, so that they need the same tiles of K and V.
+        let (clusters, rest) = plan.work().as_chunks::<2>();
+        if plan.variant().cluster == 2 {
+            prop_assert!(rest.is_empty());
+            for [first, second] in clusters {
+                let tile = first.tile + plan.variant().tile_rows;
+                prop_assert!(first.tile < first.rows && first.tile % (2 * plan.variant().tile_rows) == 0);
+                prop_assert_eq!(second, &Work { tile, slot: second.slot, ..first.clone() });
+                prop_assert_eq!(second.slot.is_some(), first.slot.is_some() && tile < second.rows);
+            }
+        }
         for input in problem.inputs() {
             for kv_head in 0..kv_heads {
                 let rows = input.rows.len() * problem.group();
@@ -125,6 +143,45 @@ fn hopper_takes_its_own_kernels() {
     }
 }
 
+/// Clusters where L2 would hold the tensor cores up, and never for one row tile per K/V head.
+#[test]
+fn clusters_where_row_tiles_share() {
+    let plan = |head_dim, rows, options: &PlanOptions| {
+        Plan::new(&problem(16, 16, head_dim, &[(rows, 4096); 4]), DType::Bf16, &H200, options).unwrap()
+    };
+    let default = PlanOptions::default();
+    for head_dim in [128, 256] {
+        let many = plan(head_dim, 2048, &default);
+        assert_eq!((many.variant().tile_rows, many.variant().cluster), (128, 2), "{}", many.explain());
+        for rows in [1, 30, 64, 128] {
+            let few = plan(head_dim, rows, &default);
+            assert_eq!(few.variant().cluster, 1, "{}", few.explain());
+        }
+    }
+    let alone = PlanOptions { cluster: Some(1), ..default };
+    assert_eq!(plan(128, 2048, &alone).variant().kernel(), "onekv_sm90_bf16_128_128");
+    let pair = PlanOptions { cluster: Some(2), ..default };
+    assert_eq!(plan(128, 5, &pair).variant().kernel(), "onekv_sm90_bf16_128_128x2");
+}
+
+/// Two plans that differ in the row tiles that share K and V: where L2 is slow the cluster is worth more.
+#[test]
+fn a_cluster_halves_what_comes_from_l2() {
+    let cost = |cluster, l2_bytes_per_us| {
+        let options = PlanOptions {
+            split_keys: Some(4096),
+            tile_rows: Some(128),
+            cluster: Some(cluster),
+            ..PlanOptions::default()
+        };
+        let plan = Plan::new(&problem(16, 16, 128, &[(2048, 4096)]), DType::Bf16, &H200, &options).unwrap();
+        let constants = Constants { l2_bytes_per_us, ..*Constants::of(Architecture::Sm90a) };
+        cost::estimate(&plan, &H200, &constants)
+    };
+    assert_eq!(cost(2, 10_000.0), cost(1, 20_000.0));
+    assert!(cost(2, 10_000.0) < 0.6 * cost(1, 10_000.0));
+}
+
 #[test]
 fn every_card_has_a_kernel_for_every_head_dim() {
     for facts in [A100, RTX4090, H200] {
@@ -151,6 +208,8 @@ fn what_does_not_fit_is_refused() {
     assert!(plan(64, &small, &default).contains("1024 bytes of shared memory"));
     let options = PlanOptions { tile_rows: Some(48), ..default };
     assert!(plan(64, &A100, &options).contains("tile_rows 48"));
+    let options = PlanOptions { cluster: Some(2), ..default };
+    assert!(plan(64, &A100, &options).contains("cluster 2 on a card"));
     let options = PlanOptions { split_keys: Some(0), ..default };
     assert_eq!(plan(64, &A100, &options), "split_keys is 0, allowed: 1 or more");
 }

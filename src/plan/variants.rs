@@ -42,6 +42,8 @@ pub struct Variant {
     pub head_dim: usize,
     /// Folded query rows of a block's tile.
     pub tile_rows: usize,
+    /// Blocks of a cluster: they have neighbouring tiles of rows, and read K and V once between them. 1: no cluster.
+    pub cluster: usize,
     /// Keys of one K/V tile.
     pub tile_keys: usize,
     /// Threads of a block.
@@ -80,6 +82,7 @@ const fn tensor(
         dtype,
         head_dim,
         tile_rows,
+        cluster: 1,
         tile_keys,
         threads: 32 * row_warps * key_warps,
         stages,
@@ -105,6 +108,7 @@ const fn stream(
         dtype,
         head_dim,
         tile_rows,
+        cluster: 1,
         tile_keys,
         threads: 128,
         stages: key_warps * ring,
@@ -129,12 +133,19 @@ const fn warpgroups(
         dtype,
         head_dim,
         tile_rows: 64 * groups,
+        cluster: 1,
         tile_keys,
         threads: 128 + 128 * groups,
         stages,
         shared_bytes: 2 * stages * tile_keys * head_dim * 2 + groups * 64 * head_dim * 2 + 4 * stages * 8,
         warpgroups: true,
     }
+}
+
+/// The same in clusters of two. Worth it at 128 rows, which draw 32 bytes a clock from L2 at the tensor cores' full
+/// rate, where a multiprocessor gets about 24; 192 rows draw 21, and 64 rows in two blocks are 128 in one.
+const fn pairs(dtype: DType, head_dim: usize, groups: usize, tile_keys: usize, stages: usize) -> Variant {
+    Variant { cluster: 2, ..warpgroups(dtype, head_dim, groups, tile_keys, stages) }
 }
 
 /// An f32 kernel on plain FMA.
@@ -144,6 +155,7 @@ const fn plain(head_dim: usize) -> Variant {
         dtype: DType::F32,
         head_dim,
         tile_rows: 16,
+        cluster: 1,
         tile_keys: 32,
         threads: 128,
         stages: 1,
@@ -152,7 +164,7 @@ const fn plain(head_dim: usize) -> Variant {
     }
 }
 
-const fn of_type(dtype: DType) -> [Variant; 24] {
+const fn of_type(dtype: DType) -> [Variant; 27] {
     [
         tensor(dtype, 64, 1, 4, 64, 3),
         tensor(dtype, 64, 2, 2, 64, 3),
@@ -169,20 +181,23 @@ const fn of_type(dtype: DType) -> [Variant; 24] {
         stream(dtype, 64, 1, 2, 32, 3),
         warpgroups(dtype, 64, 1, 128, 3),
         warpgroups(dtype, 64, 2, 128, 4),
+        pairs(dtype, 64, 2, 128, 4),
         warpgroups(dtype, 64, 3, 128, 4),
         stream(dtype, 128, 1, 1, 16, 3),
         stream(dtype, 128, 1, 2, 16, 3),
         warpgroups(dtype, 128, 1, 64, 3),
         warpgroups(dtype, 128, 2, 128, 2),
+        pairs(dtype, 128, 2, 128, 2),
         stream(dtype, 256, 1, 1, 16, 3),
         stream(dtype, 256, 2, 1, 16, 6),
         warpgroups(dtype, 256, 1, 64, 2),
         warpgroups(dtype, 256, 2, 64, 2),
+        pairs(dtype, 256, 2, 64, 2),
     ]
 }
 
-const BF16: [Variant; 24] = of_type(DType::Bf16);
-const F16: [Variant; 24] = of_type(DType::F16);
+const BF16: [Variant; 27] = of_type(DType::Bf16);
+const F16: [Variant; 27] = of_type(DType::F16);
 const F32: [Variant; 3] = [plain(64), plain(128), plain(256)];
 
 /// Head dimensions that kernels exist for.
@@ -194,9 +209,11 @@ pub fn all() -> impl Iterator<Item = &'static Variant> {
 }
 
 impl Variant {
-    /// Name of the kernel: `onekv_<dtype>_<head_dim>_<tile rows>`, with `sm90_` after `onekv_` for Hopper's.
+    /// Name of the kernel: `onekv_<dtype>_<head_dim>_<tile rows>`, with `sm90_` after `onekv_` for Hopper's and `x2` at
+    /// the end for clusters of two.
     pub fn kernel(&self) -> String {
-        format!("onekv_{}{}_{}_{}", self.prefix(), self.dtype, self.head_dim, self.tile_rows)
+        let cluster = if self.cluster > 1 { format!("x{}", self.cluster) } else { String::new() };
+        format!("onekv_{}{}_{}_{}{cluster}", self.prefix(), self.dtype, self.head_dim, self.tile_rows)
     }
 
     /// Source that the kernel is compiled from: its folder and stem under `cuda/`, joined by `_`.

@@ -104,6 +104,6 @@ pub fn attend_fixed<E: Element + DeviceRepr>(
     out: Output<'_, E>,
     lse: Option<Lse<'_>>,
 ) -> Result<()> {
-    let options = PlanOptions { split_keys: Some(64), tile_rows: Some(16), architecture: None };
+    let options = PlanOptions { split_keys: Some(64), tile_rows: Some(16), ..PlanOptions::default() };
     attend_with(&options, problem, q, kv, out, lse).map(|_| ())
 }

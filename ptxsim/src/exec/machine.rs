@@ -93,15 +93,15 @@ impl Cluster {
                 warps.push(warp(grid, *place, cta, index, cta * per_block + index, clocks));
             }
         }
-        let cta = |_: &Place| CtaState {
-            shared: Shared::new(grid.shared_bytes, per_block, checks),
+        let cta = |(number, _): (usize, &Place)| CtaState {
+            shared: Shared::new(grid.shared_bytes, per_block, number * per_block, checks),
             barriers: (0..BARRIERS).map(|_| Barrier::default()).collect(),
             mbarriers: HashMap::new(),
             live_warps: per_block,
             registers: Vec::new(),
         };
         let state = ClusterState {
-            ctas: places.iter().map(cta).collect(),
+            ctas: places.iter().enumerate().map(cta).collect(),
             barrier: ClusterBarrier::default(),
             live_warps: warps_in_all,
             fences: vec![0; warps_in_all],
@@ -391,9 +391,9 @@ impl<'a> Machine<'_, 'a> {
                     split(warp, at, exec, call + 1);
                     warp.groups[at].stack.pop();
                 }
-                None => self.exit(warp, at, exec),
+                None => self.exit(warp, at, exec)?,
             },
-            Flow::Exit => self.exit(warp, at, exec),
+            Flow::Exit => self.exit(warp, at, exec)?,
         }
         if warp.groups.len() > 1 && at < warp.groups.len() {
             self.meet(warp, at);
@@ -407,7 +407,7 @@ impl<'a> Machine<'_, 'a> {
         }
     }
 
-    fn exit(&mut self, warp: &mut Warp, at: usize, exec: u32) {
+    fn exit(&mut self, warp: &mut Warp, at: usize, exec: u32) -> Outcome {
         warp.alive &= !exec;
         warp.groups[at].mask &= !exec;
         warp.groups[at].pc += 1;
@@ -421,9 +421,12 @@ impl<'a> Machine<'_, 'a> {
             }
         }
         if warp.alive == 0 {
-            self.state.ctas[warp.cta].live_warps -= 1;
+            let cta = &mut self.state.ctas[warp.cta];
+            cta.live_warps -= 1;
             self.state.live_warps -= 1;
+            cta.shared.leave(&warp.clock, cta.live_warps == 0)?;
         }
+        Ok(())
     }
 }
 

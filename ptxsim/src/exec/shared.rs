@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 
+use super::warp::join;
 use crate::fault::{FaultKind, Outcome, Trouble};
 
 /// Lane number of a stamp that several lanes made at once.
@@ -112,12 +113,20 @@ pub struct Shared {
     reads: Vec<u32>,
     split: HashMap<usize, [Stamp; 4]>,
     warps: usize,
+    /// Actor of the block's first warp.
+    first: usize,
     bytes: u32,
     checks: SharedChecks,
+    /// Latest epoch, by actor, of what other blocks of the cluster did here.
+    visits: Vec<u32>,
+    /// What the block's exited warps have seen, and whether all have exited.
+    seen: Vec<u32>,
+    exited: bool,
 }
 
 impl Shared {
-    pub fn new(bytes: u32, warps: usize, checks: SharedChecks) -> Self {
+    /// `bytes` of a block whose `warps` are the actors from `first` on.
+    pub fn new(bytes: u32, warps: usize, first: usize, checks: SharedChecks) -> Self {
         let words = bytes.div_ceil(4) as usize;
         let reads = if checks.races { words * warps } else { 0 };
         Self {
@@ -126,9 +135,38 @@ impl Shared {
             reads: vec![0; reads],
             split: HashMap::new(),
             warps,
+            first,
             bytes,
             checks,
+            visits: Vec::new(),
+            seen: Vec::new(),
+            exited: false,
         }
+    }
+
+    /// Another block's access: the memory is gone once its block has exited.
+    fn visit(&mut self, actor: usize, epoch: u32) -> Outcome {
+        if self.exited {
+            let what = "access to the shared memory of a block of the cluster that has exited";
+            return Err(Trouble::new(FaultKind::OutOfBounds, what));
+        }
+        self.visits.resize(self.visits.len().max(actor + 1), 0);
+        self.visits[actor] = epoch;
+        Ok(())
+    }
+
+    /// A warp of the block exits. With the last one every access by other blocks must have happened before.
+    pub fn leave(&mut self, clock: &[u32], last: bool) -> Outcome {
+        self.seen.resize(clock.len(), 0);
+        join(&mut self.seen, clock);
+        self.exited = last;
+        let unseen = self.visits.iter().zip(&self.seen).any(|(visit, seen)| visit > seen);
+        if last && self.checks.races && unseen {
+            let what =
+                "the block exits, and nothing orders another block's access to its shared memory before that";
+            return Err(Trouble::new(FaultKind::Race, what));
+        }
+        Ok(())
     }
 
     /// Bounds and alignment of an access.
@@ -177,6 +215,9 @@ impl Shared {
 
     /// Every check of a read by a thread.
     pub fn reading(&mut self, offset: u32, bytes: u32, who: &Who<'_>) -> Outcome {
+        if who.warp.is_none() {
+            self.visit(who.actor, who.epoch())?;
+        }
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
             let cell = self.cells[word];
@@ -247,6 +288,9 @@ impl Shared {
 
     /// Every check of a write by a thread; `same` tells that the bits do not change.
     pub fn writing(&mut self, offset: u32, bytes: u32, who: &Who<'_>, same: bool) -> Outcome {
+        if who.warp.is_none() {
+            self.visit(who.actor, who.epoch())?;
+        }
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
             self.free_of_asynchronous(word)?;
@@ -297,23 +341,20 @@ impl Shared {
         if !self.cells[word].read || self.cells[word].split || who.strong {
             return Ok(());
         }
-        let base = who.warp.map_or(usize::MAX, |warp| who.actor - warp);
         let entries = &self.reads[word * self.warps..(word + 1) * self.warps];
         let early = entries.iter().enumerate().position(|(warp, entry)| {
             let (epoch, lane) = (entry >> LANE_BITS, (entry & 63) as u8);
             let before = epoch == 0
                 || match who.warp {
                     Some(own) if own == warp => who.synced(lane, epoch),
-                    Some(_) => who.clock.get(base + warp).is_some_and(|seen| *seen >= epoch),
-                    // Of another block's writes only the order among writes is known.
-                    None => true,
+                    _ => who.clock.get(self.first + warp).is_some_and(|seen| *seen >= epoch),
                 };
             !before
         });
         if let Some(warp) = early {
             return Err(self.race(word, who, "write", &format!("a read by warp {warp}")));
         }
-        self.cells[word].read = who.warp.is_none();
+        self.cells[word].read = false;
         Ok(())
     }
 
@@ -327,6 +368,9 @@ impl Shared {
         (actor, epoch): (usize, u32),
         fenced: impl Fn(usize, u32) -> bool,
     ) -> Outcome {
+        if issuer.warp.is_none() {
+            self.visit(actor, epoch)?;
+        }
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
             self.free_of_asynchronous(word)?;
