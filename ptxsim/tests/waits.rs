@@ -439,6 +439,12 @@ fn accumulators_and_operands_of_wgmma_are_left_alone() {
     // Lane 0 writes a word again, which is free now.
     let body = format!("{set_up}{product}{done}bar.sync 0;\n@%p9 {reuse}@%p9 {use_d}");
     assert_eq!(run("wgmma", &config(1, 128), &body, NO_MAP, &[0; 1024], 1), [0]);
+    // All four warps of a warpgroup take part.
+    let three = format!("setp.gt.u32 %p1, %t, 95;\n@%p1 bra OUT;\n{product}{done}OUT:\n");
+    let absent = fault("three warps", 128, &format!("{}{PUBLISH}{zeros}{three}", copy(true, 1024)));
+    assert_eq!(absent.kind, FaultKind::Divergence, "{absent}");
+    let few = fault("a block of three", 96, &format!("{set_up}{product}{done}"));
+    assert_eq!(few.kind, FaultKind::Divergence, "{few}");
     let unfenced = copy(true, 1024) + "bar.sync 0;\n" + zeros + product;
     assert_eq!(fault("wgmma fence", 128, &unfenced).kind, FaultKind::ProxyFence);
 }

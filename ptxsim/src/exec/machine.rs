@@ -31,6 +31,8 @@ pub struct CtaState {
     pub live_warps: usize,
     /// What each warpgroup has set by `setmaxnreg`; 0 before.
     pub registers: Vec<u32>,
+    /// Instructions for whole warpgroups that each warp has run.
+    pub products: Vec<u64>,
 }
 
 /// What a cluster's warps share.
@@ -99,6 +101,7 @@ impl Cluster {
             mbarriers: HashMap::new(),
             live_warps: per_block,
             registers: Vec::new(),
+            products: vec![0; per_block],
         };
         let state = ClusterState {
             ctas: places.iter().enumerate().map(cta).collect(),
@@ -424,9 +427,31 @@ impl<'a> Machine<'_, 'a> {
             let cta = &mut self.state.ctas[warp.cta];
             cta.live_warps -= 1;
             self.state.live_warps -= 1;
-            cta.shared.leave(&warp.clock, cta.live_warps == 0)?;
+            let last = cta.live_warps == 0;
+            cta.shared.leave(&warp.clock, last)?;
+            if last {
+                self.warpgroups_whole(warp)?;
+            }
         }
         Ok(())
+    }
+
+    /// At the end of a block: the four warps of a warpgroup have run the same number of `wgmma`.
+    fn warpgroups_whole(&self, warp: &Warp) -> Outcome {
+        let products = &self.state.ctas[warp.cta].products;
+        match products
+            .chunks(4)
+            .position(|group| group.len() < 4 && group[0] > 0 || group.iter().any(|n| *n != group[0]))
+        {
+            None => Ok(()),
+            Some(group) => {
+                let what = format!(
+                    "the warps of warpgroup {group} ran {:?} wgmma.mma_async each; all four take part in each",
+                    &products[4 * group..products.len().min(4 * group + 4)]
+                );
+                Err(Trouble::new(FaultKind::Divergence, what))
+            }
+        }
     }
 }
 

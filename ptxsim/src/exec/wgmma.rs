@@ -133,6 +133,7 @@ impl Machine<'_, '_> {
             }
         }
         warp.wgmma.start(&op.d);
+        self.state.ctas[warp.cta].products[warp.index] += 1;
         self.tally.total.tensor_flops += 2 * (16 * n * k) as u64;
         Ok(Flow::Next)
     }
