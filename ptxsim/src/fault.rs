@@ -16,7 +16,8 @@ pub enum FaultKind {
     Race,
     /// Use of what an asynchronous copy or matrix product has not finished with.
     AsyncPending,
-    /// The asynchronous proxy reads ordinary writes without a `fence.proxy.async` between.
+    /// Asynchronous work on what ordinary instructions used, without `fence.proxy.async` (memory),
+    /// `fence.mbarrier_init` (mbarriers) or `wgmma.fence` (registers) between.
     ProxyFence,
     /// Use of what the launch before may still work on, before `griddepcontrol.wait`.
     LaunchPending,

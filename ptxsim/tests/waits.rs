@@ -439,6 +439,22 @@ fn accumulators_and_operands_of_wgmma_are_left_alone() {
     // Lane 0 writes a word again, which is free now.
     let body = format!("{set_up}{product}{done}bar.sync 0;\n@%p9 {reuse}@%p9 {use_d}");
     assert_eq!(run("wgmma", &config(1, 128), &body, NO_MAP, &[0; 1024], 1), [0]);
+    // Registers used before need wgmma.fence; moves are a compiler's own business.
+    let fence = "wgmma.fence.sync.aligned;\n";
+    let kind = |text: &str| fault("wgmma.fence", 128, &format!("{set_up}{text}")).kind;
+    assert_eq!(kind(&product.replace(fence, "")), FaultKind::ProxyFence);
+    let scaled = |scale: &str| product.replace(fence, &format!("{fence}{scale}"));
+    assert_eq!(kind(&scaled("mul.f32 %f2, %f2, %f2;\n")), FaultKind::ProxyFence);
+    assert_eq!(kind(&scaled("st.global.f32 [%a1], %f3;\n")), FaultKind::ProxyFence);
+    assert_eq!(
+        kind(&format!("{product}{done}add.f32 %f4, %f1, %f1;\n{}", product.replace(fence, ""))),
+        FaultKind::ProxyFence
+    );
+    for sound in
+        [scaled("mov.f32 %f2, %f3;\n"), format!("mul.f32 %f2, %f2, %f2;\n{product}"), product.repeat(2)]
+    {
+        run("fenced", &config(1, 128), &format!("{set_up}{sound}{done}"), NO_MAP, &[0; 1024], 1);
+    }
     // All four warps of a warpgroup take part.
     let three = format!("setp.gt.u32 %p1, %t, 95;\n@%p1 bra OUT;\n{product}{done}OUT:\n");
     let absent = fault("three warps", 128, &format!("{}{PUBLISH}{zeros}{three}", copy(true, 1024)));

@@ -14,6 +14,7 @@ pub mod value;
 
 use std::collections::HashMap;
 
+use crate::ir::uses::mark_fragments;
 use crate::ir::{Class, Code, Instr, Op};
 use crate::ptx::{Function, Instruction, Module, Statement};
 use layout::Layout;
@@ -108,6 +109,7 @@ pub fn decode(module: &Module, kernel: &Function) -> Result<Code, Vec<DecodeErro
     if !decoder.errors.is_empty() {
         return Err(decoder.errors);
     }
+    mark_fragments(&mut decoder.instructions);
     let (parameters, parameter_bytes) = layout::parameters(kernel);
     Ok(Code {
         name: kernel.name.clone(),
@@ -157,7 +159,7 @@ impl<'m> Decoder<'m> {
                 self.errors.push(DecodeError { line: instruction.line, text, why });
                 (Op::Nop, Class::Control)
             });
-            self.instructions.push(Instr { op, guard, line: instruction.line, class });
+            self.instructions.push(Instr { op, guard, line: instruction.line, class, fragments: false });
         }
         // Falling off the end is a return.
         self.instructions.push(Instr {
@@ -165,6 +167,7 @@ impl<'m> Decoder<'m> {
             guard: None,
             line: function.line,
             class: Class::Control,
+            fragments: false,
         });
     }
 

@@ -13,7 +13,6 @@ mod shared;
 mod step;
 mod sync;
 mod tensor;
-mod uses;
 mod warp;
 mod wgmma;
 

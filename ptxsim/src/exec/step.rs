@@ -9,8 +9,13 @@ impl Machine<'_, '_> {
     /// Runs `instruction` for the lanes of `exec`.
     pub fn execute(&mut self, warp: &mut Warp, instruction: &Instr, exec: u32, pc: usize) -> Outcome<Flow> {
         let grid = self.grid;
-        if warp.wgmma.pending {
-            self.accumulators_untouched(warp, &instruction.op)?;
+        if grid.options.check_asynchronous {
+            if warp.wgmma.pending {
+                self.accumulators_untouched(warp, &instruction.op)?;
+            }
+            if instruction.fragments {
+                warp.wgmma.touch(&instruction.op);
+            }
         }
         match &instruction.op {
             Op::Nop => {}

@@ -7,7 +7,7 @@ use super::shared::{Range, swizzle};
 use super::tensor::{accumulators, elements, pack, rows_of_a, whole};
 use super::warp::{State, Warp};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::ir::{Lanes, MmaType, Op, ScaleD, Src, Wgmma};
+use crate::ir::{Lanes, MmaType, Op, ScaleD, Src, Wgmma, uses};
 
 /// A warp's matrix products that are not waited for.
 #[derive(Default)]
@@ -16,6 +16,9 @@ pub struct WgmmaState {
     busy: Vec<bool>,
     /// Whether they write any.
     pub pending: bool,
+    /// By register: whether an ordinary instruction used it since the last `wgmma.fence`.
+    touched: Vec<bool>,
+    fenced: bool,
     /// Shared memory that the open group reads.
     reads: Vec<Range>,
     open: Vec<u32>,
@@ -26,6 +29,27 @@ impl WgmmaState {
     fn start(&mut self, d: &[u32]) {
         self.open.extend(d);
         self.mark();
+    }
+
+    /// An ordinary instruction uses fragments.
+    pub fn touch(&mut self, op: &Op) {
+        let touched = &mut self.touched;
+        uses::registers(op, &mut |r| {
+            touched.resize(touched.len().max(r as usize + 1), false);
+            touched[r as usize] = true;
+        });
+    }
+
+    fn fence(&mut self) {
+        self.touched.fill(false);
+        self.fenced = true;
+    }
+
+    /// Whether `wgmma.fence` lies between the ordinary uses of a product's fragments and the product.
+    fn is_fenced(&self, op: &Wgmma) -> bool {
+        let mut sound = self.fenced;
+        uses::fragments(op, &mut |r| sound &= !self.touched.get(r as usize).is_some_and(|t| *t));
+        sound
     }
 
     fn writes(&self, register: u32) -> bool {
@@ -76,6 +100,10 @@ impl Machine<'_, '_> {
             return Ok(Flow::Wait(State::Gather));
         }
         whole(exec)?;
+        if self.grid.options.check_asynchronous && !warp.wgmma.is_fenced(op) {
+            let what = "wgmma uses registers that were used before it, without wgmma.fence between";
+            return Err(Trouble::new(FaultKind::ProxyFence, what));
+        }
         let (n, k) = (op.n, op.k);
         let quarter = warp.index % 4;
         let mut a = vec![0f32; 16 * k];
@@ -184,6 +212,7 @@ impl Machine<'_, '_> {
             return Ok(Flow::Wait(State::Gather));
         }
         match op {
+            Op::WgmmaFence => warp.wgmma.fence(),
             Op::WgmmaCommit => warp.wgmma.commit(),
             Op::WgmmaWait { pending } => {
                 for range in warp.wgmma.wait(*pending as usize) {
@@ -206,11 +235,11 @@ impl Machine<'_, '_> {
 
     /// No ordinary instruction uses registers that a wgmma still writes.
     pub fn accumulators_untouched(&self, warp: &Warp, op: &Op) -> Outcome {
-        if !self.grid.options.check_asynchronous || matches!(op, Op::Wgmma(_)) {
+        if matches!(op, Op::Wgmma(_)) {
             return Ok(());
         }
         let mut touched = false;
-        super::uses::registers(op, &mut |r| touched |= warp.wgmma.writes(r));
+        uses::registers(op, &mut |r| touched |= warp.wgmma.writes(r));
         if touched {
             let what = "use of a register that a wgmma writes, before wgmma.wait_group";
             return Err(Trouble::new(FaultKind::AsyncPending, what));

@@ -1,6 +1,7 @@
 //! The front end: PTX text to a syntax tree, with registers resolved.
 
 mod lexer;
+mod operand;
 mod parser;
 
 pub use parser::parse;

@@ -141,13 +141,12 @@ __device__ void registers_body(const bf16* a, const bf16* b, float* c) {
     __syncthreads();
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float d[32] = {};
-    wgmma_fence();
-    for (int kk = 0; kk < 4; kk++) {
-        uint32_t f[4];
+    uint32_t f[4][4];
+    for (int kk = 0; kk < 4; kk++)
         for (int r = 0; r < 4; r++)
-            f[r] = *reinterpret_cast<const uint32_t*>(&a[(warp * 16 + lane / 4 + r % 2 * 8) * 64 + kk * 16 + lane % 4 * 2 + r / 2 * 8]);
-        wgmma_registers<1>(d, f, descriptor(&sb[kk * 16 * 64], 1, 1024));
-    }
+            f[kk][r] = *reinterpret_cast<const uint32_t*>(&a[(warp * 16 + lane / 4 + r % 2 * 8) * 64 + kk * 16 + lane % 4 * 2 + r / 2 * 8]);
+    wgmma_fence();
+    for (int kk = 0; kk < 4; kk++) wgmma_registers<1>(d, f[kk], descriptor(&sb[kk * 16 * 64], 1, 1024));
     wgmma_commit();
     wgmma_wait();
     write_tile(c, d);

@@ -1,6 +1,38 @@
 //! Which registers an instruction reads or writes.
 
-use crate::ir::{Address, Bulk, MbarrierOp, Op, Src};
+use std::collections::HashSet;
+
+use crate::ir::{Address, Bulk, Class, Instr, MbarrierOp, Op, Src, Wgmma};
+
+/// Calls `f` with the registers of a product's fragments: accumulators, and A if it comes from registers.
+pub fn fragments(op: &Wgmma, f: &mut dyn FnMut(u32)) {
+    op.d.iter().for_each(|d| f(*d));
+    for src in op.a.iter().filter(|_| op.a.len() > 1) {
+        if let Src::Register(r) = src {
+            f(*r);
+        }
+    }
+}
+
+/// Sets [`Instr::fragments`]. Moves do not count: a compiler renames registers by them where it likes.
+pub fn mark_fragments(instructions: &mut [Instr]) {
+    let mut all = HashSet::new();
+    for instruction in instructions.iter() {
+        if let Op::Wgmma(op) = &instruction.op {
+            fragments(op, &mut |r| {
+                all.insert(r);
+            });
+        }
+    }
+    if all.is_empty() {
+        return;
+    }
+    for instruction in instructions {
+        if instruction.class != Class::Move && !matches!(instruction.op, Op::Wgmma(_)) {
+            registers(&instruction.op, &mut |r| instruction.fragments |= all.contains(&r));
+        }
+    }
+}
 
 /// Calls `f` with every value register of `op`.
 pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
