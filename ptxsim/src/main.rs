@@ -43,9 +43,9 @@ struct Run {
     /// Threads of a block: x, or x,y,z
     #[arg(long, default_value = "32")]
     block: Extent,
-    /// Blocks of a cluster: x, or x,y,z
-    #[arg(long, default_value = "1")]
-    cluster: Extent,
+    /// Blocks of a cluster: x, or x,y,z [default: the kernel's own, or 1]
+    #[arg(long)]
+    cluster: Option<Extent>,
     /// Dynamic shared memory of a block, in bytes
     #[arg(long, default_value_t = 0)]
     shared: u32,
@@ -208,7 +208,7 @@ fn launch(run: &Run) -> Result<()> {
     let config = LaunchConfig {
         grid: run.grid.0,
         block: run.block.0,
-        cluster: facts.cluster.unwrap_or(run.cluster.0),
+        cluster: run.cluster.as_ref().map(|size| size.0).or(facts.cluster).unwrap_or([1; 3]),
         dynamic_shared_bytes: run.shared,
         overlaps: false,
     };
@@ -234,18 +234,24 @@ type Buffer = (u64, u64);
 
 /// An argument's bytes, and the buffer behind it.
 fn place_argument(argument: &Argument, memory: &GlobalMemory) -> Result<(Vec<u8>, Option<Buffer>)> {
-    let (size, contents) = match argument {
+    let contents = match argument {
         Argument::Value(bytes) => return Ok((bytes.clone(), None)),
-        Argument::Space(size) => (*size, None),
-        Argument::Zeros(size) => (*size, Some(vec![0; usize::try_from(*size)?])),
         Argument::File(path) => {
-            let data = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            (data.len() as u64, Some(data))
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?
         }
+        Argument::Space(_) | Argument::Zeros(_) => Vec::new(),
+    };
+    let size = match argument {
+        Argument::Space(size) | Argument::Zeros(size) => *size,
+        _ => contents.len() as u64,
     };
     let address = memory.allocate(size)?;
-    if let Some(contents) = contents {
-        memory.write(address, &contents)?;
+    memory.write(address, &contents)?;
+    if let Argument::Zeros(_) = argument {
+        let zeros = [0; 4096];
+        for at in (0..size).step_by(zeros.len()) {
+            memory.write(address + at, &zeros[..zeros.len().min((size - at) as usize)])?;
+        }
     }
     Ok((address.to_le_bytes().to_vec(), Some((address, size))))
 }

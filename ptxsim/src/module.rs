@@ -231,6 +231,15 @@ impl Module {
         if blocks == 0 || blocks > most {
             return wrong("blocks per cluster", blocks.to_string(), format!("1 to {most}"));
         }
+        if let Some(own) = code.cluster
+            && own != config.cluster
+        {
+            return wrong(
+                "cluster",
+                format!("{:?}", config.cluster),
+                format!("{own:?}, as the kernel requires"),
+            );
+        }
         if config.grid.iter().zip(config.cluster).any(|(grid, n)| grid % n != 0) {
             return wrong(
                 "cluster",

@@ -8,13 +8,11 @@ use support::kernel::*;
 
 const U32: u8 = 2;
 
-/// Counters of `body`; `map` describes 8 rows of 40 words of the input (or output), in boxes of 32 x 8.
-fn count(what: &str, shape: &LaunchConfig, body: &str, of_output: bool) -> Counters {
-    let gpu = gpu(what, body);
-    let (input, out) = (gpu.ints(&numbers(1024)), gpu.ints(&[0; 1024]));
-    let map = TensorMap {
+/// 8 rows of 40 words, in boxes of 32 x 8.
+fn map(address: u64) -> TensorMap {
+    TensorMap {
         data_type: U32,
-        address: if of_output { out } else { input },
+        address,
         dimensions: vec![40, 8],
         strides: vec![160],
         box_size: vec![32, 8],
@@ -23,8 +21,14 @@ fn count(what: &str, shape: &LaunchConfig, body: &str, of_output: bool) -> Count
         swizzle: 0,
         promotion: 0,
         fill: 0,
-    };
-    gpu.run("run", shape, &[&map.to_bytes(), &input, &out])
+    }
+}
+
+/// Counters of `body`, with a map of the input or of the output.
+fn count(what: &str, shape: &LaunchConfig, body: &str, of_output: bool) -> Counters {
+    let gpu = gpu(what, body);
+    let (input, out) = (gpu.ints(&numbers(1024)), gpu.ints(&[0; 1024]));
+    gpu.run("run", shape, &[&map(if of_output { out } else { input }).to_bytes(), &input, &out])
 }
 
 /// Bytes and sectors loaded, bytes and sectors stored, distinct bytes, bytes copied asynchronously.
@@ -58,6 +62,13 @@ fn loads_count_what_lies_in_bounds_once() {
     assert_eq!(of("{32, 3}"), [8 * 4 * 5, 5, 0, 0, 8 * 4 * 5, 1024]);
     assert_eq!(of("{-28, -7}"), [16, 1, 0, 0, 16, 1024]);
     assert_eq!(of("{40, 0}"), [0, 0, 0, 0, 0, 1024], "nothing in bounds");
+
+    // Rows of 48 bytes, one behind the other: neighbours share sectors.
+    let dense = gpu("dense", &tensor("{0, 0}").replace("1024;", "384;"));
+    let input = dense.ints(&numbers(96));
+    let map = TensorMap { dimensions: vec![12, 8], strides: vec![48], box_size: vec![12, 8], ..map(input) };
+    let counters = dense.run("run", &config(1, 32), &[&map.to_bytes(), &input, &input]);
+    assert_eq!(bytes(&counters), [384, 12, 0, 0, 384, 384]);
 
     // Twice the same box, by two blocks: loaded twice, distinct once.
     let twice = bytes(&count("twice", &config(2, 32), &tensor("{0, 0}"), false));
