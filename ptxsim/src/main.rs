@@ -1,5 +1,6 @@
 //! `ptxsim run` and `ptxsim lint`.
 
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -164,16 +165,24 @@ fn load<'d>(file: &Path, device: Option<&'d str>) -> Result<(Module, GlobalMemor
     }
 }
 
+/// Prints to stdout; whoever reads it may stop early.
+fn say(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(()),
+    }
+}
+
 fn lint(file: &Path, device: Option<&str>) -> Result<bool> {
     let (module, _) = load(file, device)?;
     let mut clean = true;
     for kernel in module.kernels() {
         match module.facts(kernel) {
-            Ok(_) => println!("{kernel}: ok"),
+            Ok(_) => say(&format!("{kernel}: ok\n"))?,
             Err(LaunchError::Unsupported { errors, .. }) => {
                 clean = false;
                 for error in errors {
-                    println!("{kernel}: {error}");
+                    say(&format!("{kernel}: {error}\n"))?;
                 }
             }
             Err(other) => return Err(other.into()),
@@ -221,12 +230,7 @@ fn launch(run: &Run) -> Result<()> {
         memory.read(*address, &mut data)?;
         std::fs::write(path, data).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    if run.json {
-        println!("{}", serde_json::to_string_pretty(&counters)?);
-    } else {
-        print(&counters);
-    }
-    Ok(())
+    if run.json { say(&(serde_json::to_string_pretty(&counters)? + "\n")) } else { say(&table(&counters)) }
 }
 
 /// Address and size of a buffer.
@@ -256,7 +260,7 @@ fn place_argument(argument: &Argument, memory: &GlobalMemory) -> Result<(Vec<u8>
     Ok((address.to_le_bytes().to_vec(), Some((address, size))))
 }
 
-fn print(counters: &Counters) {
+fn table(counters: &Counters) -> String {
     let rows = [
         ("thread instructions", counters.thread_instructions),
         ("warp instructions", counters.warp_instructions),
@@ -271,10 +275,7 @@ fn print(counters: &Counters) {
         ("barrier arrivals", counters.barriers),
         ("bytes copied async.", counters.async_copy_bytes),
     ];
-    for (name, value) in rows {
-        println!("{name:22}{value:>14}");
-    }
-    for (line, conflicts) in &counters.bank_conflicts_by_line {
-        println!("bank conflicts, line {line}: {conflicts}");
-    }
+    let rows = rows.map(|(name, value)| format!("{name:22}{value:>14}\n"));
+    let lines = counters.bank_conflicts_by_line.iter();
+    rows.into_iter().chain(lines.map(|(line, n)| format!("bank conflicts, line {line}: {n}\n"))).collect()
 }
