@@ -113,10 +113,11 @@ skip() {
     echo "$1: skipped, $2"
 }
 
+# tests PREFIX SECONDS [FILTER...]: every binary of tests.
 tests() {
     local test
     for test in "$kit"/bin/test-*; do
-        step "${test##*/}" "$1" env ONEKV_REQUIRE_CUDA=1 "$test" "${@:2}"
+        step "$1${test##*/}" "$2" env ONEKV_REQUIRE_CUDA=1 "$test" "${@:3}"
     done
 }
 
@@ -180,7 +181,7 @@ t5() {
 }
 
 smoke() {
-    tests 60 --test-threads=1 a_captured_graph_replays_with_new_data the_same_bits_twice
+    tests smoke- 60 --test-threads=1 a_captured_graph_replays_with_new_data the_same_bits_twice
     conformance
     bench smoke 60 60 --replicated
 }
@@ -203,7 +204,7 @@ collect machine --kit "$kit/kit.json" --out "$work/machine.json"
 for stage in "${stages[@]}"; do
     echo "==> $stage, $SECONDS s after the start"
     case $stage in
-    correctness) tests 200 ;;
+    correctness) tests '' 200 ;;
     conformance) conformance ;;
     sanitizer) sanitizer ;;
     must-show) bench must-show 100 200 --replicated ;;

@@ -377,7 +377,7 @@ def main() -> int:
     add([])
     failed = sum("error" in made for made in report["lines"])
     print(f"{len(report['lines'])} lines, {failed} of them errors; {len(report['left_out'])} points left out")
-    return 0
+    return 0 if failed < len(report["lines"]) else 1
 
 
 if __name__ == "__main__":

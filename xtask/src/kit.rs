@@ -313,7 +313,7 @@ impl Verdict {
     }
 
     fn judge(&self) -> Result<()> {
-        for name in ["start", "test-attention", "test-cuda", "conformance", "ours-smoke"] {
+        for name in ["start", "smoke-test-attention", "smoke-test-cuda", "conformance", "ours-smoke"] {
             match self.steps.iter().find(|(step, _)| step == name) {
                 Some((_, outcome)) if outcome == "passed" => (),
                 Some((_, outcome)) => bail!("the kit's {name} {outcome}"),
