@@ -38,7 +38,7 @@ pub struct Constants {
 }
 
 impl Constants {
-    /// Those of an architecture. Not fitted to a card yet: from data sheets and instruction counts.
+    /// Those of an architecture.
     pub fn of(architecture: Architecture) -> &'static Self {
         match architecture {
             Architecture::Sm80 => &SM80,
@@ -47,7 +47,8 @@ impl Constants {
     }
 }
 
-/// An A100: 1.5 TB/s, L2 by the clock as Hopper's and 200 TFLOP/s over 108 multiprocessors of 1.4 GHz.
+/// Not fitted to a card yet: from data sheets and instruction counts. An A100: 1.5 TB/s, L2 by the clock as Hopper's
+/// and 200 TFLOP/s over 108 multiprocessors of 1.4 GHz.
 const SM80: Constants = Constants {
     block_us: 2.0,
     warpgroups_us: 0.0,
@@ -63,8 +64,9 @@ const SM80: Constants = Constants {
     fma_flops_per_us: 112_000.0,
 };
 
-/// An H200: 4.3 TB/s, 24 bytes a clock from L2, 600 TFLOP/s by wgmma and 60 % of that by mma.sync, over 132
-/// multiprocessors of 1.7 GHz. The merge is set up while the attention runs, and costs less than a launch.
+/// Not fitted to a card yet: from data sheets and instruction counts. An H200: 4.3 TB/s, 24 bytes a clock from L2, 600
+/// TFLOP/s by wgmma and 60 % of that by mma.sync, over 132 multiprocessors of 1.7 GHz. The merge is set up while the
+/// attention runs, and costs less than a launch.
 const SM90A: Constants = Constants {
     block_us: 1.5,
     warpgroups_us: 0.5,
