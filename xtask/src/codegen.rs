@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use onekv::plan::{Architecture, variants};
+use onekv::plan::{Architecture, DeviceFacts, variants};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
@@ -281,6 +281,23 @@ impl Made {
         }
         text
     }
+}
+
+/// What the plan needs to know of a card, from what a results file says of it.
+pub fn facts(compute_capability: &str, multiprocessors: usize) -> Result<DeviceFacts> {
+    let known = ARCHS.iter().find(|m| capability(m.arch) == compute_capability).with_context(|| {
+        let known = ARCHS.map(|m| capability(m.arch)).join(", ");
+        format!("compute_capability is {compute_capability}, allowed: {known}")
+    })?;
+    let (major, minor) = compute_capability.split_once('.').context("compute_capability without a point")?;
+    Ok(DeviceFacts {
+        compute_capability: (major.parse()?, minor.parse()?),
+        multiprocessors,
+        // The hardware keeps 1 KiB per block.
+        shared_bytes_per_block: known.shared_bytes - 1024,
+        shared_bytes_per_multiprocessor: known.shared_bytes,
+        threads_per_multiprocessor: known.threads,
+    })
 }
 
 /// `90` as `9.0`.

@@ -2,9 +2,11 @@
 
 mod bindings;
 mod codegen;
+mod fit;
 mod kit;
 mod peers;
 mod planted;
+mod plot;
 mod report;
 mod run;
 mod setup;
@@ -49,10 +51,16 @@ enum Task {
         #[command(subcommand)]
         device: peers::Device,
     },
-    /// Rebuild a report from the Rust side
+    /// Refit the plan's cost constants to a sweep that was measured with every plan
+    ///
+    /// `cargo bench --features cuda --bench card -- --sweep fit --every-plan --out results/<card>/attention-fit.json`
+    /// measures one. Prints how much longer the plan's choices take than the best plans measured, with today's constants
+    /// and with the refitted ones, and the constants as they go into src/plan/cost.rs.
+    Fit(fit::Arguments),
+    /// Turn the measurements in results/ into docs/performance.md
     Report {
         #[command(subcommand)]
-        report: report::Report,
+        report: Option<report::Report>,
     },
 }
 
@@ -65,7 +73,8 @@ fn main() -> ExitCode {
         Task::GpuKit(options) => kit::run(&options),
         Task::Planted { only } => planted::run(only.as_deref()),
         Task::Peers { device } => peers::run(&device),
-        Task::Report { report } => report::run(&report),
+        Task::Fit(arguments) => fit::run(&arguments),
+        Task::Report { report } => report::run(&report.unwrap_or(report::Report::Performance)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

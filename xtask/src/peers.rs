@@ -2,7 +2,6 @@
 
 mod gpu;
 mod measure;
-mod plot;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use serde::{Deserialize, Serialize};
 
+use crate::report;
 use crate::run::{cargo, command, output, root, step};
 
 #[derive(Subcommand)]
@@ -149,7 +149,7 @@ fn cpu(work: Work, threads: usize, venv: Option<&Path>, rounds: usize) -> Result
     let path = folder.join(format!("{name}.json"));
     std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")?;
     println!("{}\n{}", path.display(), table(&results.lines));
-    plot::draw(&folder.join(format!("{name}.svg")), name, &results.machine, &results.lines)
+    report::performance::write()
 }
 
 /// The Python of an environment that holds the pinned peers.

@@ -1,0 +1,293 @@
+//! Sweeps made here from known constants, of a card that does not exist.
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+use super::*;
+
+const CARD: &str = "Made-up card of a test";
+
+fn file(machine: Value, lines: Vec<Value>) -> Value {
+    json!({
+        "machine": machine, "sweep": "fit", "copy_bytes_per_s": 4e12, "lines": lines,
+        "empty_pair_us": { "median": 3.0, "p10": 3.0, "p90": 3.0, "runs": 21 },
+    })
+}
+
+/// Compute capability, multiprocessors, and what its kernels are compiled for.
+type Card = (&'static str, usize, Architecture);
+const HOPPER: Card = ("9.0", 132, Architecture::Sm90a);
+const AMPERE: Card = ("8.0", 108, Architecture::Sm80);
+
+fn machine((capability, multiprocessors, _): Card) -> Value {
+    json!({
+        "card": CARD, "compute_capability": capability, "multiprocessors": multiprocessors, "simulated": false,
+        "date": "1999-12-31",
+    })
+}
+
+/// Every plan of a shape, at the times that `truth` gives them, but for noise.
+fn shape_lines(
+    card: Card,
+    shape: (usize, usize, usize, usize),
+    truth: &Constants,
+    random: &mut StdRng,
+) -> Vec<Value> {
+    let facts = codegen::facts(card.0, card.1).unwrap();
+    let (head_dim, inputs, rows, keys) = shape;
+    let heads = 12;
+    let problem = Problem::new(ProblemSpec {
+        heads,
+        kv_heads: heads,
+        head_dim,
+        scale: 1.0,
+        softcap: None,
+        row_offsets: (0..=inputs).map(|b| b * rows).collect(),
+        keys: Keys::Packed { offsets: (0..=inputs).map(|b| b * keys).collect() },
+    })
+    .unwrap();
+    let splits = (0..).map(|power| keys.div_ceil(1 << power)).take_while(|keys| *keys >= 64);
+    let mut plans =
+        vec![(true, Plan::new(&problem, onekv::DType::Bf16, &facts, &PlanOptions::default()).unwrap())];
+    for split_keys in splits {
+        for variant in variants::all().filter(|v| v.architecture == card.2) {
+            let options = PlanOptions {
+                split_keys: Some(split_keys),
+                tile_rows: Some(variant.tile_rows),
+                architecture: Some(variant.architecture),
+                cluster: Some(variant.cluster),
+            };
+            if let Ok(plan) = Plan::new(&problem, onekv::DType::Bf16, &facts, &options)
+                && !plans.iter().any(|(chosen, other)| !chosen && *other == plan)
+            {
+                plans.push((false, plan));
+            }
+        }
+    }
+    let line = |(chosen, plan): (bool, Plan)| {
+        let us = estimate(&plan, &facts, truth) * random.random_range(0.995..1.005);
+        json!({
+            "system": "onekv", "layout": "shared", "model": "made-up", "heads": heads, "kv_heads": heads,
+            "head_dim": head_dim, "inputs": inputs, "rows": rows, "keys": keys, "kernel": plan.variant().kernel(),
+            "tile_rows": plan.variant().tile_rows, "split_keys": plan.split_keys(), "chosen": chosen,
+            "bytes": 1.0, "flops": 1.0, "cold_us": { "median": us, "p10": us, "p90": us, "runs": 21 },
+        })
+    };
+    plans.into_iter().map(line).collect()
+}
+
+fn sweep(card: Card, truth: &Constants) -> Value {
+    let mut random = StdRng::seed_from_u64(7);
+    let mut lines = Vec::new();
+    for head_dim in [64, 128, 256] {
+        for inputs in [1, 16] {
+            for keys in [512, 8192] {
+                for rows in [1, 30, 64, 512] {
+                    lines.extend(shape_lines(card, (head_dim, inputs, rows, keys), truth, &mut random));
+                }
+            }
+        }
+    }
+    file(machine(card), lines)
+}
+
+fn read_all(files: &[Value]) -> Result<Sweeps> {
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> = (0..files.len()).map(|i| folder.path().join(format!("{i}.json"))).collect();
+    for (path, file) in paths.iter().zip(files) {
+        std::fs::write(path, file.to_string()).unwrap();
+    }
+    read(&paths)
+}
+
+/// Constants as another card may have them, far enough from today's that these choose badly.
+fn truth(architecture: Architecture) -> Constants {
+    let now = Constants::of(architecture);
+    let (block, merge, slot, bytes, mma) = match architecture {
+        Architecture::Sm80 => (0.2, 4.0, 40.0, 1.5, 0.15),
+        Architecture::Sm90a => (3.0, 0.4, 5.0, 0.5, 0.3),
+    };
+    Constants {
+        block_us: now.block_us * block,
+        merge_us: now.merge_us * merge,
+        merge_slot_us: now.merge_slot_us * slot,
+        bytes_per_us: now.bytes_per_us * bytes,
+        mma_flops_per_us: now.mma_flops_per_us * mma,
+        wgmma_flops_per_us: now.wgmma_flops_per_us * 1.4,
+        exponentials_per_us: now.exponentials_per_us * 1.5,
+        not_hidden: 0.4,
+        ..*now
+    }
+}
+
+#[test]
+fn constants_behind_a_sweep_are_recovered() {
+    for card in [HOPPER, AMPERE] {
+        let sweeps = read_all(&[sweep(card, &truth(card.2))]).unwrap();
+        let shapes: Vec<&Measured> = sweeps.shapes.iter().collect();
+        assert_eq!(shapes.len(), 3 * 2 * 2 * 4);
+        let current = Constants::of(card.2);
+        let fitted = fit(&shapes, &sweeps.facts, current, 4, &ProgressBar::hidden());
+        let before = regrets(&shapes, &sweeps.facts, current);
+        let after = regrets(&shapes, &sweeps.facts, &fitted);
+        assert!(mean(&before) > 0.02 && worst(&before) > 0.15, "{} {}", mean(&before), worst(&before));
+        assert!(mean(&after) < 0.01 && worst(&after) < 0.1, "{} {}", mean(&after), worst(&after));
+        let shown = table(&shapes, &sweeps.facts, current, &fitted).to_string();
+        for mean_regret in [mean(&before), mean(&after)] {
+            assert!(shown.contains(&format!("{:.1} %", mean_regret * 100.0)), "{shown}");
+        }
+        // Predicted times come along.
+        let error = shapes.iter().map(|m| m.error(&sweeps.facts, &fitted)).sum::<f64>() / shapes.len() as f64;
+        assert!(error.sqrt() < 0.05, "{}", error.sqrt());
+        assert_eq!(fitted.fma_flops_per_us, current.fma_flops_per_us, "the sweep has no f32");
+        if card.2 == Architecture::Sm80 {
+            assert_eq!(fitted.warpgroups_us, 0.0, "what the architecture does not have");
+        }
+    }
+}
+
+#[test]
+fn true_constants_stay() {
+    let now = Constants::of(Architecture::Sm90a);
+    let lines = shape_lines(HOPPER, (64, 1, 16, 2048), now, &mut StdRng::seed_from_u64(7));
+    let mut exact = file(machine(HOPPER), lines);
+    for line in exact["lines"].as_array_mut().unwrap() {
+        // Without noise the plan's own choice is the best one.
+        line["cold_us"]["median"] = json!(if line["chosen"] == true { 1.0 } else { 2.0 });
+    }
+    let sweeps = read_all(&[exact]).unwrap();
+    let shapes: Vec<&Measured> = sweeps.shapes.iter().collect();
+    assert_eq!(regrets(&shapes, &sweeps.facts, now), [0.0]);
+    assert_eq!(fit(&shapes, &sweeps.facts, now, 1, &ProgressBar::hidden()), *now);
+}
+
+#[test]
+fn only_kernels_that_the_library_takes_are_fitted() {
+    let mut random = StdRng::seed_from_u64(7);
+    let lines = shape_lines(HOPPER, (64, 1, 16, 2048), &truth(HOPPER.2), &mut random);
+    let own = lines.len() - 1;
+    // The same shape by kernels for 8.0, which run on Hopper too, and here take no time.
+    let mut older = shape_lines(AMPERE, (64, 1, 16, 2048), &truth(AMPERE.2), &mut random);
+    for line in &mut older {
+        line["cold_us"]["median"] = json!(1e-3);
+        line["chosen"] = json!(false);
+    }
+    older.remove(0);
+    let sweeps = read_all(&[file(machine(HOPPER), [lines, older].concat())]).unwrap();
+    let [measured] = &sweeps.shapes[..] else { panic!("one shape") };
+    assert_eq!((measured.architecture, measured.others_us), (Architecture::Sm90a, Some(1e-3)));
+    assert!(measured.best_us > 1.0);
+    assert!(measured.plans.iter().all(|(plan, _)| plan.variant().architecture == Architecture::Sm90a));
+    assert!((own..=own + 1).contains(&measured.plans.len()), "{}", measured.plans.len());
+}
+
+#[test]
+fn what_cannot_be_fitted_is_refused() {
+    let refused = |files: &[Value]| format!("{:#}", read_all(files).err().expect("should be refused"));
+    let lines = shape_lines(HOPPER, (64, 1, 16, 512), &truth(HOPPER.2), &mut StdRng::seed_from_u64(7));
+    let good = file(machine(HOPPER), lines.clone());
+    assert!(read_all(&[good.clone(), good.clone()]).is_ok());
+
+    assert!(
+        refused(&[file(machine(HOPPER), lines[..1].to_vec())]).contains("measure with `card --every-plan`")
+    );
+    let with = |pointer: &str, value: Value| {
+        let mut changed = good.clone();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        changed
+    };
+    let error = refused(&[with("/machine/simulated", json!(true))]);
+    assert!(error.contains("0.json: machine.simulated is true"), "{error}");
+    let error = refused(&[good.clone(), with("/machine/card", json!("another"))]);
+    assert!(
+        error.contains("0.json is of Made-up card of a test") && error.contains("1.json of another"),
+        "{error}"
+    );
+    assert!(
+        refused(&[good.clone(), with("/machine/multiprocessors", json!(114))]).contains("one card at a time")
+    );
+    let error = refused(&[with("/machine/compute_capability", json!("7.5"))]);
+    assert!(error.contains("compute_capability is 7.5, allowed: 8.0, "), "{error}");
+    let error = refused(&[with("/lines/0/kernel", json!("onekv_of_old"))]);
+    assert!(
+        error.contains("made-up, b = 1, U = 16, n = 512: kernel onekv_of_old is not one of today's"),
+        "{error}"
+    );
+    let error = refused(&[with("/lines/0/split_keys", json!(3))]);
+    assert!(error.contains("split_keys 3 give"), "{error}");
+    assert!(refused(&[with("/lines/0/cold_us/median", json!(0.0))]).contains("lines[0].cold_us.median is 0"));
+}
+
+#[test]
+fn every_constant_is_fitted() {
+    let mut constants = *Constants::of(Architecture::Sm80);
+    for (_, field) in FIELDS {
+        *field(&mut constants) = -1.0;
+    }
+    // Without `..`: a constant that is added does not compile until it is here, and in the fit.
+    let Constants {
+        block_us,
+        meeting_bytes_per_us,
+        warpgroups_us,
+        merge_us,
+        merge_slot_us,
+        bytes_per_us,
+        l2_bytes_per_us,
+        mma_flops_per_us,
+        wgmma_flops_per_us,
+        exponentials_per_us,
+        not_hidden,
+        fma_flops_per_us,
+    } = constants;
+    assert_eq!(
+        [block_us, meeting_bytes_per_us, warpgroups_us, merge_us, merge_slot_us, bytes_per_us],
+        [-1.0; 6]
+    );
+    let rates = [
+        l2_bytes_per_us,
+        mma_flops_per_us,
+        wgmma_flops_per_us,
+        exponentials_per_us,
+        not_hidden,
+        fma_flops_per_us,
+    ];
+    assert_eq!(rates, [-1.0; 6]);
+}
+
+#[test]
+fn constants_are_written_where_they_stand() {
+    let old = std::fs::read_to_string(root().join("src/plan/cost.rs")).unwrap();
+    let machine =
+        Machine { date: Some("1999-12-31".to_owned()), ..serde_json::from_value(machine(HOPPER)).unwrap() };
+    for architecture in [Architecture::Sm80, Architecture::Sm90a] {
+        let text = source(architecture, &truth(architecture), &machine, &["results/a.json".to_owned()]);
+        let new = replaced(&old, architecture, &text).unwrap();
+        assert!(new.contains(&text), "{new}");
+        assert!(text.starts_with(
+            "/// Fitted to Made-up card of a test, 1999-12-31: `cargo xtask fit results/a.json`.\n"
+        ));
+        // All but these constants and their comment is as before, and there is one definition of each.
+        for kept in
+            ["const SM80: Constants", "const SM90A: Constants", "pub fn estimate(", "pub struct Constants {"]
+        {
+            assert_eq!(new.matches(kept).count(), 1, "{kept}");
+        }
+        assert_eq!(new.matches("block_us: ").count(), old.matches("block_us: ").count());
+        assert_eq!(replaced(&new, architecture, &text).unwrap(), new);
+        let other = if architecture == Architecture::Sm80 { "An H200: " } else { "An A100: " };
+        assert!(new.contains(other), "the other architecture's comment is kept");
+    }
+    assert!(
+        replaced("fn f() {}", Architecture::Sm80, "").unwrap_err().to_string().contains("no `const SM80")
+    );
+    for (value, text) in [
+        (14_000.0, "14_000.0"),
+        (4_500_000.0, "4_500_000.0"),
+        (0.15, "0.15"),
+        (2.0, "2.0"),
+        (1234.0, "1234.0"),
+    ] {
+        assert_eq!(literal(value), text);
+    }
+}

@@ -1,0 +1,303 @@
+//! What is in `results/`: format in `results/README.md`.
+
+mod file;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use onekv::cost::{ModelShape, Workload};
+use serde::Deserialize;
+
+pub use file::attention;
+use file::{cpu, t5};
+
+/// Everything in `results/`, machines by the name of their folder.
+pub struct Results {
+    pub cpu: Cpu,
+    pub cards: BTreeMap<String, Card>,
+}
+
+/// `results/cpu`.
+#[derive(Default)]
+pub struct Cpu {
+    pub attention: Option<CpuRun>,
+    pub t5: Option<CpuRun>,
+}
+
+/// One run of `cargo xtask peers cpu`.
+#[derive(Deserialize)]
+pub struct CpuRun {
+    pub machine: String,
+    pub threads: usize,
+    pub torch: Option<String>,
+    pub date: String,
+    pub lines: Vec<CpuLine>,
+}
+
+#[derive(Deserialize)]
+pub struct CpuLine {
+    pub system: String,
+    pub rows: usize,
+    pub keys: usize,
+    pub median_s: f64,
+}
+
+/// The runs of one card: a folder of `results/`.
+#[derive(Default)]
+pub struct Card {
+    pub attention: Vec<AttentionRun>,
+    pub t5: Option<T5Run>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Machine {
+    pub card: String,
+    pub compute_capability: String,
+    pub multiprocessors: usize,
+    pub simulated: bool,
+    pub date: Option<String>,
+    pub driver: Option<String>,
+    pub commit: Option<String>,
+    pub torch: Option<String>,
+}
+
+/// What the peers' script found of a library: its version, or why it is not there.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Peer {
+    pub version: Option<String>,
+    pub absent: Option<String>,
+}
+
+type Peers = BTreeMap<String, Peer>;
+
+/// One sweep of attention.
+pub struct AttentionRun {
+    pub machine: Machine,
+    pub peers: Peers,
+    pub sweep: String,
+    pub copy_bytes_per_s: f64,
+    pub copy_bytes_per_s_after: Option<f64>,
+    pub empty_pair_us: f64,
+    /// Shapes that the time budget left out.
+    pub left_out: usize,
+    pub lines: Vec<Line>,
+    /// Lines that have no time: system, and why.
+    pub errors: Vec<(String, String)>,
+}
+
+/// One system on one shape.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// The system, and a peer's layout with it.
+    pub system: String,
+    pub owner: Owner,
+    pub shape: Shape,
+    /// Bytes that must move, and operations.
+    pub bytes: f64,
+    pub flops: f64,
+    /// Microseconds with cold and with warm L2; `alone_us` where nothing overlaps the attention before.
+    pub cold_us: f64,
+    pub warm_us: Option<f64>,
+    pub alone_us: Option<f64>,
+    /// Ours: what the plan took, and whether by itself.
+    pub plan: Option<Chosen>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// onekv, one K/V for all rows.
+    Ours,
+    /// onekv, a copy of K/V per prompt: prompt-in-encoder.
+    Replicated,
+    Peer,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Chosen {
+    pub kernel: String,
+    pub tile_rows: usize,
+    pub split_keys: usize,
+    pub by_cost: bool,
+}
+
+impl Machine {
+    /// Dense bf16 TFLOPS with f32 sums, from the data sheets of cards that are known.
+    pub fn data_sheet_tflops(&self) -> Option<f64> {
+        let known = [("H100 PCIe", 756.0), ("H100", 989.0), ("H200", 989.0), ("A100", 312.0)];
+        known.into_iter().find(|(name, _)| self.card.contains(name)).map(|(_, tflops)| tflops)
+    }
+}
+
+impl Chosen {
+    /// Whether the two launch the same, whoever chose.
+    pub fn same(&self, other: &Self) -> bool {
+        (&self.kernel, self.split_keys) == (&other.kernel, other.split_keys)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shape {
+    pub model: String,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub inputs: usize,
+    pub rows: usize,
+    pub keys: usize,
+}
+
+impl Shape {
+    /// Rows that read one K/V head of one input.
+    pub fn folded_rows(&self) -> usize {
+        self.rows * self.heads / self.kv_heads
+    }
+
+    /// Bytes of one K and one V of 16-bit elements.
+    pub fn kv_bytes(&self) -> f64 {
+        (4 * self.inputs * self.keys * self.kv_heads * self.head_dim) as f64
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}, b = {}, U = {}, n = {}", self.model, self.inputs, self.rows, self.keys)
+    }
+}
+
+/// T5 end to end.
+pub struct T5Run {
+    pub machine: Machine,
+    /// Whether CPU and CUDA answer alike in f32, or why that is not known.
+    pub same_answers_f32: std::result::Result<bool, String>,
+    pub peers: Peers,
+    pub left_out: usize,
+    pub lines: Vec<T5Line>,
+    pub errors: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone)]
+pub struct T5Line {
+    pub system: String,
+    pub work: T5Work,
+    /// Seconds of the whole generation, the fastest run: of ours no other is known.
+    pub fastest_s: f64,
+    pub peak_bytes: Option<f64>,
+    /// Ours: seconds of a decoder step over all prompts, and the bytes of weights and K/V that it must read.
+    pub step_s: Option<f64>,
+    pub step_floor_bytes: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct T5Work {
+    pub shape: String,
+    pub dtype: String,
+    pub keys: usize,
+    pub prompts: usize,
+    pub prompt_tokens: usize,
+    pub new_tokens: usize,
+}
+
+impl Card {
+    /// The bandwidth of a copy, from whichever sweep was read first.
+    pub fn copy_bytes_per_s(&self) -> Option<f64> {
+        self.attention.first().map(|run| run.copy_bytes_per_s)
+    }
+}
+
+impl T5Work {
+    /// The shape that the T5 example's `--random` makes of this name, in this type.
+    pub fn model(&self) -> Option<ModelShape> {
+        let (d_model, heads, d_ff, gated, layers) = match self.shape.as_str() {
+            "t5-base" => (768, 12, 3072, false, 12),
+            "t5-large" => (1024, 16, 4096, false, 24),
+            "flan-t5-xl" => (2048, 32, 5120, true, 24),
+            _ => return None,
+        };
+        Some(ModelShape {
+            d_model,
+            heads,
+            head_dim: 64,
+            d_ff,
+            gated,
+            vocab: 32128,
+            encoder_layers: layers,
+            decoder_layers: layers,
+            element_bytes: if self.dtype == "f32" { 4 } else { 2 },
+        })
+    }
+
+    /// What the cost model calls it.
+    pub fn workload(&self) -> Workload {
+        Workload {
+            inputs: 1,
+            prompts: self.prompts as u64,
+            keys: self.keys as u64,
+            prompt_tokens: self.prompt_tokens as u64,
+            new_tokens: self.new_tokens as u64,
+        }
+    }
+}
+
+impl Results {
+    /// Reads all of a folder. A file of an unknown name is an error: it would silently be missing from the report.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let mut results = Self { cpu: Cpu::default(), cards: BTreeMap::new() };
+        for machine in entries(folder)?.iter().filter(|path| path.is_dir()) {
+            let name = file_name(machine);
+            for path in entries(machine)?.iter().filter(|p| p.extension().is_some_and(|e| e == "json")) {
+                let file = file_name(path);
+                match (name.as_str(), file.as_str()) {
+                    ("cpu", "attention.json") => results.cpu.attention = Some(cpu(path)?),
+                    ("cpu", "t5.json") => results.cpu.t5 = Some(cpu(path)?),
+                    // How a run of the kit went: nothing to report.
+                    (_, "stages.json") => {}
+                    ("cpu", _) => bail!("{}: known names are attention.json and t5.json", path.display()),
+                    (_, "t5.json") => {
+                        let run = t5(path)?;
+                        same_card(path, results.cards.get(&name), &run.machine)?;
+                        results.cards.entry(name.clone()).or_default().t5 = Some(run);
+                    }
+                    (_, file) if file.starts_with("attention-") => {
+                        let run = attention(path)?;
+                        same_card(path, results.cards.get(&name), &run.machine)?;
+                        let sweep = &run.sweep;
+                        if file != format!("attention-{sweep}.json") {
+                            bail!(
+                                "{}: sweep is {sweep}, which belongs into attention-{sweep}.json",
+                                path.display()
+                            );
+                        }
+                        results.cards.entry(name.clone()).or_default().attention.push(run);
+                    }
+                    _ => bail!("{}: known names are attention-<sweep>.json and t5.json", path.display()),
+                }
+            }
+        }
+        Ok(results)
+    }
+}
+
+/// A folder is of one card.
+fn same_card(path: &Path, card: Option<&Card>, machine: &Machine) -> Result<()> {
+    let other = card.and_then(|card| card.attention.first()).map(|run| &run.machine.card);
+    match other.filter(|other| **other != machine.card) {
+        Some(other) => bail!(
+            "{}: machine.card is {}, but other files of its folder are of {other}",
+            path.display(),
+            machine.card
+        ),
+        None => Ok(()),
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let list = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = list.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
