@@ -47,16 +47,18 @@ fn shape_lines(
         keys: Keys::Packed { offsets: (0..=inputs).map(|b| b * keys).collect() },
     })
     .unwrap();
-    let tiles: std::collections::BTreeSet<usize> = variants::all().map(|v| v.tile_rows).collect();
     let splits = (0..).map(|power| keys.div_ceil(1 << power)).take_while(|keys| *keys >= 64);
     let mut plans =
         vec![(true, Plan::new(&problem, onekv::DType::Bf16, &facts, &PlanOptions::default()).unwrap())];
     for split_keys in splits {
-        for &tile_rows in &tiles {
-            let options =
-                PlanOptions { split_keys: Some(split_keys), tile_rows: Some(tile_rows), architecture: None };
+        for variant in variants::all().filter(|v| v.architecture == card.2) {
+            let options = PlanOptions {
+                split_keys: Some(split_keys),
+                tile_rows: Some(variant.tile_rows),
+                architecture: Some(variant.architecture),
+                cluster: Some(variant.cluster),
+            };
             if let Ok(plan) = Plan::new(&problem, onekv::DType::Bf16, &facts, &options)
-                && plan.variant().architecture == card.2
                 && !plans.iter().any(|(chosen, other)| !chosen && *other == plan)
             {
                 plans.push((false, plan));
@@ -231,6 +233,7 @@ fn every_constant_is_fitted() {
         merge_us,
         merge_slot_us,
         bytes_per_us,
+        l2_bytes_per_us,
         mma_flops_per_us,
         wgmma_flops_per_us,
         exponentials_per_us,
@@ -241,8 +244,15 @@ fn every_constant_is_fitted() {
         [block_us, meeting_bytes_per_us, warpgroups_us, merge_us, merge_slot_us, bytes_per_us],
         [-1.0; 6]
     );
-    let rates = [mma_flops_per_us, wgmma_flops_per_us, exponentials_per_us, not_hidden, fma_flops_per_us];
-    assert_eq!(rates, [-1.0; 5]);
+    let rates = [
+        l2_bytes_per_us,
+        mma_flops_per_us,
+        wgmma_flops_per_us,
+        exponentials_per_us,
+        not_hidden,
+        fma_flops_per_us,
+    ];
+    assert_eq!(rates, [-1.0; 6]);
 }
 
 #[test]
