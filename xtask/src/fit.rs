@@ -39,21 +39,14 @@ pub struct Arguments {
 
 /// The constants by name, in the order of their definition.
 type Field = (&'static str, fn(&mut Constants) -> &mut f64);
-<<<<<<< HEAD
-const FIELDS: [Field; 11] = [
-=======
 const FIELDS: [Field; 12] = [
->>>>>>> report
     ("block_us", |c| &mut c.block_us),
     ("warpgroups_us", |c| &mut c.warpgroups_us),
     ("meeting_bytes_per_us", |c| &mut c.meeting_bytes_per_us),
     ("merge_us", |c| &mut c.merge_us),
     ("merge_slot_us", |c| &mut c.merge_slot_us),
     ("bytes_per_us", |c| &mut c.bytes_per_us),
-<<<<<<< HEAD
-=======
     ("l2_bytes_per_us", |c| &mut c.l2_bytes_per_us),
->>>>>>> report
     ("mma_flops_per_us", |c| &mut c.mma_flops_per_us),
     ("wgmma_flops_per_us", |c| &mut c.wgmma_flops_per_us),
     ("exponentials_per_us", |c| &mut c.exponentials_per_us),
@@ -209,10 +202,7 @@ fn plan(line: &Line, facts: &DeviceFacts) -> Result<Plan> {
         split_keys: Some(chosen.split_keys),
         tile_rows: Some(chosen.tile_rows),
         architecture: Some(variant.architecture),
-<<<<<<< HEAD
-=======
         cluster: Some(variant.cluster),
->>>>>>> report
     };
     let plan = Plan::new(&problem, variant.dtype, facts, &options)?;
     if plan.variant() != variant || plan.split_keys() != chosen.split_keys {
