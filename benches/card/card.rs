@@ -50,6 +50,7 @@ pub struct Timed {
     architecture: String,
     split_keys: usize,
     tile_rows: usize,
+    cluster: usize,
     /// The plan that the cost model chose.
     chosen: bool,
     blocks: usize,
@@ -273,6 +274,7 @@ impl Card {
             architecture: plan.variant().architecture.to_string(),
             split_keys: plan.split_keys(),
             tile_rows: plan.variant().tile_rows,
+            cluster: plan.variant().cluster,
             chosen,
             blocks: plan.work().len(),
             merges: plan.merges().len(),

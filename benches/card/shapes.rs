@@ -72,7 +72,7 @@ const fn grid(
 
 const ALL_ROWS: &[usize] = &[1, 4, 8, 16, 30, 64, 128, 256, 512, 2048];
 
-const SMOKE: &[Grid] = &[grid(&[BASE], &[1], &[1, 30], &[192]), grid(&[GEMMA_SOFTCAP], &[1], &[5], &[64])];
+const SMOKE: &[Grid] = &[grid(&[BASE], &[1], &[1, 6], &[160]), grid(&[GEMMA_SOFTCAP], &[1], &[5], &[64])];
 const MUST_SHOW: &[Grid] = &[
     // Few rows on 67 MB of K/V and more, and how time grows with U.
     grid(&[BASE], &[8], &[1, 8, 16, 30, 64, 128], &[8192]),

@@ -157,7 +157,9 @@ bench() {
     fi
     step "ours-$sweep" $((ours + 30)) "$kit/bin/card" --sweep "$sweep" --budget "$ours" --out "$work/ours.json" "${@:4}"
     "$kit/bin/card" --sweep "$sweep" --list >"$work/shapes.json"
-    if [ "$(cat "$work/shapes.json")" != "[]" ]; then
+    if ! "$python" -c 'import torch' 2>/dev/null; then
+        skip "peers-$sweep" "$python has no PyTorch"
+    elif [ "$(cat "$work/shapes.json")" != "[]" ]; then
         peers=$(capped "$3")
         step "peers-$sweep" $((peers + 60)) "$python" "$kit/scripts/card.py" --shapes "$work/shapes.json" \
             --budget "$peers" --out "$work/peers.json"
