@@ -47,8 +47,9 @@ struct Made {
 }
 
 /// Machine instructions that say what path a kernel takes: products of warpgroups and of warps, copies by the copy
-/// engine.
-const COUNTED: [&str; 3] = ["HGMMA", "HMMA", "UTMALDG"];
+/// engine, into one block and into all of a cluster. The longer name comes first.
+const COUNTED: [&str; 4] = ["HGMMA", "HMMA", MULTICAST, "UTMALDG"];
+const MULTICAST: &str = "UTMALDG.4D.MULTICAST";
 /// Folder of Hopper's kernels, compiled for 9.0a alone.
 const HOPPER: &str = "sm90";
 /// Folders under `cuda/` whose kernels are in the table.
@@ -101,7 +102,8 @@ pub fn check() -> Result<()> {
         let line = text.lines().find(|line| line.starts_with(&format!("| {} |", variant.kernel())));
         let line = line.with_context(|| format!("cuda/codegen.md has no {}", variant.kernel()))?;
         let products = if variant.warpgroups { "HGMMA" } else { "HMMA" };
-        for meant in [products, "UTMALDG"] {
+        let copies = if variant.cluster > 1 { MULTICAST } else { "UTMALDG" };
+        for meant in [products, copies] {
             if !line.contains(&format!(" {meant}")) {
                 bail!("the machine code of {} has no {meant}: {line}", variant.kernel());
             }
@@ -251,8 +253,9 @@ fn text(version: &str, made: &Table) -> Result<String> {
     }
     text.push_str(
         "\n## Hopper's own (9.0a)\n\n\
-         Products of warpgroups are HGMMA, those of warps HMMA; UTMALDG is the copy engine. `setmaxnreg` moves registers\n\
-         from the producer to the consumers later; these are the kernel's own.\n\n\
+         Products of warpgroups are HGMMA, those of warps HMMA; UTMALDG is the copy engine, with MULTICAST into\n\
+         both blocks of a cluster. `setmaxnreg` moves registers from the producer to the consumers later; these are the\n\
+         kernel's own.\n\n\
          | kernel | threads | shared memory, KiB | registers, blocks | machine code |\n\
          | --- | --- | --- | --- | --- |\n",
     );
