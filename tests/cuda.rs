@@ -137,6 +137,17 @@ fn clusters_change_no_bit() {
     }
 }
 
+/// Every ring of K/V tiles is filled more than twice over, to a last tile that is short.
+#[test]
+fn every_ring_goes_round() {
+    let Some(card) = card() else { return };
+    for variant in runnable(card) {
+        let keys = (2 * variant.stages + 1) * variant.tile_keys + 5;
+        let case = Case::packed(1, 1, variant.head_dim, &[(variant.tile_rows, keys)]);
+        run_as(variant.dtype, &case, &of_variant(variant, 1 << 20));
+    }
+}
+
 /// Splits of every size give the same result, within rounding, and the same bits when run again.
 #[test]
 fn every_number_of_splits_equals_the_reference() {
