@@ -27,6 +27,14 @@ __device__ __forceinline__ void settle(float (&d)[N][4]) {
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
 }
 
+// Keeps what `positive` is made of before the wait that follows: ptxas moves arithmetic across a wait as it likes, and
+// with the exponentials behind it they would no longer run beside the products. Never stores: `positive` is
+// at least 0, or NaN.
+__device__ __forceinline__ void stay_before(float positive, uint32_t shared) {
+    asm volatile("{\n.reg .pred below;\nsetp.lt.f32 below, %0, 0f00000000;\n@below st.shared.f32 [%1], %0;\n}" ::"f"(positive), "r"(shared)
+                 : "memory");
+}
+
 #define ONEKV_D4(d, i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define ONEKV_D32(d, i) \
     ONEKV_D4(d, i), ONEKV_D4(d, i + 1), ONEKV_D4(d, i + 2), ONEKV_D4(d, i + 3), ONEKV_D4(d, i + 4), ONEKV_D4(d, i + 5), ONEKV_D4(d, i + 6), ONEKV_D4(d, i + 7)

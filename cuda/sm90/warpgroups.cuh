@@ -100,6 +100,7 @@ __device__ __forceinline__ void attend_warpgroups(
     }
     if constexpr (PAIR) cluster_sync();
     else __syncthreads();
+    if (threadIdx.x == 0 && tiles > 0) tensor_prefetch(k_map), tensor_prefetch(v_map);
     dependents_start();
     predecessors_wait();
 
@@ -134,13 +135,13 @@ __device__ __forceinline__ void attend_warpgroups(
         const uint32_t q_tile = base + Shape::Q_AT + (group - 1) * Shape::Q_BYTES;
         // Folded rows past the input's end are zeros: they are computed and not written.
         const T* q = static_cast<const T*>(p.q);
-#pragma unroll 4
         for (int i = thread; i < 64 * CHUNKS; i += 128) {
             const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile + first_row + row;
-            uint4 x = make_uint4(0, 0, 0, 0);
-            if (folded < work.rows) x = *reinterpret_cast<const uint4*>(q + row_offset(p, work, folded, p.q_strides) + chunk * 8);
-            store_16(panel_chunk<64>(q_tile, row, chunk), x);
+            const bool valid = folded < work.rows;
+            copy_async_16(panel_chunk<64>(q_tile, row, chunk), q + row_offset(p, work, valid ? folded : 0, p.q_strides) + chunk * 8, valid);
         }
+        copy_commit();
+        copy_wait<0>();
         fence_async();
         named_sync(group, 128);
         // What stands behind the last key may be NaN, and 0 x NaN is NaN: it becomes zero.
@@ -202,6 +203,7 @@ __device__ __forceinline__ void attend_warpgroups(
             release(K_EMPTY, i);
             score.cap_all(s);
             score.softmax(s, highest, sum, rescale);
+            stay_before(sum[0] + sum[1], q_tile);
             warpgroup_wait<0>();
             settle(out);
             release(V_EMPTY, i - 1);
