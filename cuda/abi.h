@@ -52,6 +52,8 @@ typedef struct OnekvAttention {
     int32_t tile_rows;
     float score_scale;  // scores are q.k times this, before the softcap: scale / softcap, or scale
     float softcap;      // 0: none
+    const float* k_scale; // [kv_heads], of e4m3 K/V: k and v are these times the codes' values; else null
+    const float* v_scale;
 } OnekvAttention;
 
 // States that one launch merges.

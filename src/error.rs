@@ -144,18 +144,24 @@ pub enum Error {
 
     /// No kernel fits the card and the options.
     #[error(
-        "no kernel for {dtype}, head_dim {head_dim}{} on a card of compute capability {}.{} with {shared_bytes} \
-         bytes of shared memory per block; allowed: 8.0 or newer (9.0 for sm_90a), 16, 32, 64, 128 or 192 tile_rows, \
-         cluster 1, or 2 for 128 tile_rows of sm_90a",
+        "no kernel for {dtype}{}, head_dim {head_dim}{} on a card of compute capability {}.{} with {shared_bytes} \
+         bytes of shared memory per block; allowed: {}",
+        if *e4m3_kv { " with e4m3 K/V" } else { "" },
         tile_rows.map_or_else(String::new, |rows| format!(", tile_rows {rows}"))
             + &cluster.map_or_else(String::new, |blocks| format!(", cluster {blocks}"))
             + &architecture.map_or_else(String::new, |architecture| format!(", architecture {architecture}")),
         capability.0,
-        capability.1
+        capability.1,
+        match e4m3_kv {
+            true => "bf16 or f16 with e4m3 K/V, 9.0, 16 or 32 tile_rows, cluster 1",
+            false => "8.0 or newer (9.0 for sm_90a), 16, 32, 64, 128 or 192 tile_rows, cluster 1, or 2 for 128 tile_rows of sm_90a",
+        }
     )]
     NoKernel {
-        /// Element type.
+        /// Element type of Q and the output.
         dtype: crate::DType,
+        /// Whether K and V are e4m3.
+        e4m3_kv: bool,
         /// Elements per head.
         head_dim: usize,
         /// The card's compute capability.
@@ -202,6 +208,15 @@ pub enum Error {
         value: crate::DType,
         /// Type of the plan.
         planned: crate::DType,
+    },
+
+    /// The plan is for another format of K and V.
+    #[error("K and V are {value}, allowed: {planned}, which the plan is for")]
+    WrongKv {
+        /// Format of the operands.
+        value: &'static str,
+        /// Format of the plan.
+        planned: &'static str,
     },
 
     /// The CUDA driver refused.

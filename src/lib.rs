@@ -34,6 +34,7 @@
 //!
 //! - [`Problem`]: what is attended to what, validated once; operands are borrowed views.
 //! - [`cpu`]: the fused CPU backend, and [`cpu::merge_states`].
+//! - [`e4m3`]: K and V in 8 bits, for Hopper.
 //! - [`reference`](mod@reference): the definition in f64, for tests.
 //! - [`plan`]: from a problem and a card to a launch.
 //! - [`cost`]: FLOPs, bytes and intensity of prompt-in-encoder and prompt-in-decoder.
@@ -43,6 +44,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod dtype;
+pub mod e4m3;
 mod error;
 pub mod plan;
 mod problem;

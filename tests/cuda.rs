@@ -6,6 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::device::{Card, attend_with, card};
+use common::quantized::QuantizedCase;
 use common::{Answer, Case, Operands, TestElement, assert_close, config};
 use cudarc::driver::sys::CUgraphInstantiate_flags;
 use cudarc::driver::{CudaStream, DevicePtr as _, DeviceRepr};
@@ -41,14 +42,6 @@ fn run<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan) {
     (Answer { out: out.iter().map(|x| x.to_f32()).collect(), lse }, plan)
 }
 
-fn run_as(dtype: DType, case: &Case, options: &PlanOptions) -> (Answer, Plan) {
-    match dtype {
-        DType::F16 => run::<f16>(case, options),
-        DType::Bf16 => run::<bf16>(case, options),
-        _ => run::<f32>(case, options),
-    }
-}
-
 fn fixed(split_keys: usize, tile_rows: usize) -> PlanOptions {
     PlanOptions { split_keys: Some(split_keys), tile_rows: Some(tile_rows), ..PlanOptions::default() }
 }
@@ -60,6 +53,24 @@ fn of_variant(variant: &Variant, split_keys: usize) -> PlanOptions {
         cluster: Some(variant.cluster),
         ..fixed(split_keys, variant.tile_rows)
     }
+}
+
+/// In a variant's types.
+fn run_variant(variant: &Variant, case: &Case, options: &PlanOptions) -> (Answer, Plan) {
+    match (variant.dtype, variant.e4m3_kv()) {
+        (DType::F16, true) => run_e4m3::<f16>(case, options),
+        (_, true) => run_e4m3::<bf16>(case, options),
+        (DType::F16, _) => run::<f16>(case, options),
+        (DType::Bf16, _) => run::<bf16>(case, options),
+        _ => run::<f32>(case, options),
+    }
+}
+
+fn run_e4m3<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan) {
+    let quantized = QuantizedCase::<E>::new(case, 1.0);
+    let (answer, plan) = quantized.run(options);
+    assert_close(E::DTYPE, &answer, &quantized.reference(), case);
+    (answer, plan)
 }
 
 /// The variants that the card can run.
@@ -94,8 +105,7 @@ fn every_variant_equals_the_reference() {
             .run(&shapes, |(rows, keys, split_keys, softcap, seed)| {
                 let mut case = Case::packed(4, 2, variant.head_dim, &[(rows, keys), (1, 40)]);
                 (case.magnitude, case.seed, case.spec.softcap) = (0.5, seed, softcap);
-                let options = of_variant(variant, split_keys);
-                let (_, plan) = run_as(variant.dtype, &case, &options);
+                let (_, plan) = run_variant(variant, &case, &of_variant(variant, split_keys));
                 assert_eq!(plan.merges().is_empty(), keys.max(40) <= split_keys);
                 reached.borrow_mut().insert(plan.variant().kernel());
                 Ok(())
@@ -120,16 +130,16 @@ fn clusters_change_no_bit() {
             Case::packed(2, 1, variant.head_dim, &[(rows + 9, long), (rows / 2, 3), (rows, keys), (3, 0)]);
         for split_keys in [long, 2 * keys] {
             let options = of_variant(variant, split_keys);
-            let (answer, plan) = run_as(variant.dtype, &case, &options);
+            let (answer, plan) = run_variant(variant, &case, &options);
             assert_eq!(plan.variant(), variant);
             // Three tiles of rows, one, two, one.
             let partners = plan.work().iter().filter(|w| w.tile >= w.rows).count();
             assert_eq!(partners, if split_keys == long { 3 } else { long.div_ceil(split_keys) + 2 });
-            let (alone, plan) = run_as(variant.dtype, &case, &PlanOptions { cluster: Some(1), ..options });
+            let (alone, plan) = run_variant(variant, &case, &PlanOptions { cluster: Some(1), ..options });
             assert_eq!((plan.variant().tile_keys, plan.variant().cluster), (keys, 1));
             assert!(answer == alone, "{} differs from {}", variant.kernel(), plan.variant().kernel());
             assert!(
-                answer == run_as(variant.dtype, &case, &options).0,
+                answer == run_variant(variant, &case, &options).0,
                 "{} differs from itself",
                 variant.kernel()
             );
@@ -606,7 +616,7 @@ fn every_variant_reads_keys_and_values_once_per_tile() {
         for variant in on_tensor_cores(card) {
             for tiles in tiles {
                 let case = Case::packed(2, 2, variant.head_dim, &[(tiles * variant.tile_rows, SHORT)]);
-                run_as(variant.dtype, &case, &of_variant(variant, SHORT));
+                run_variant(variant, &case, &of_variant(variant, SHORT));
             }
         }
     };
@@ -615,14 +625,41 @@ fn every_variant_reads_keys_and_values_once_per_tile() {
     let all = on_tensor_cores(card).flat_map(|v| tiles.map(|tiles| (v, tiles)));
     assert_eq!(launches.len(), on_tensor_cores(card).count() * tiles.len());
     for ((variant, tiles), launch) in all.zip(launches) {
-        let vector = variant.head_dim * variant.dtype.size_bytes();
-        let rows = 2 * tiles * variant.tile_rows * vector;
+        let vector = variant.head_dim * variant.kv_bytes;
+        let rows = 2 * tiles * variant.tile_rows * variant.head_dim * variant.dtype.size_bytes();
         let clusters = tiles.div_ceil(variant.cluster);
-        // Beside K, V and Q, every thread reads its block's work item, or a warp does for its threads.
+        // Beside K, V and Q, every thread reads its block's work item, or a warp does for its threads, and scales.
         let least = clusters * 2 * 2 * SHORT * vector + rows;
-        let most = least + 2 * clusters * variant.cluster * variant.threads * 32;
+        let most = least + 2 * clusters * variant.cluster * variant.threads * 40;
         let read = launch.global_load_bytes as usize;
         assert!((least..=most).contains(&read), "{}: {read} of {least} to {most}", launch.kernel);
+    }
+}
+
+/// With e4m3 K and V half of the bytes are read, and a scale of each per head.
+#[test]
+fn e4m3_halves_the_bytes_of_keys_and_values() {
+    if !card().is_some_and(|card| runnable(card).any(Variant::e4m3_kv)) {
+        return;
+    }
+    let options = fixed(512, 32);
+    let work = || {
+        for rows in PROMPTS {
+            QuantizedCase::<bf16>::new(&Case::packed(12, 12, 64, &[(rows, 512)]), 1.0).run(&options);
+        }
+    };
+    let Some(launches) = counted("e4m3_halves_the_bytes_of_keys_and_values", work) else { return };
+    for (launch, rows) in launches.iter().zip(PROMPTS) {
+        let own = rows as u64 * HEADS * DIM * 2;
+        let loaded = kv_bytes(1) / 2 + own;
+        let beside = HEADS * 128 * 40;
+        assert!((loaded..=loaded + beside).contains(&launch.global_load_bytes), "{rows} rows");
+        assert_eq!(
+            launch.distinct_bytes,
+            kv_bytes(1) / 2 + 2 * own + rows as u64 * HEADS * 4 + HEADS * 28 + 2 * HEADS * 4,
+            "{rows} rows"
+        );
+        assert_eq!(launch.bank_conflicts, 0, "{}", launch.kernel);
     }
 }
 
@@ -645,7 +682,7 @@ fn no_variant_has_bank_conflicts() {
         let Some(card) = card() else { return };
         for variant in runnable(card) {
             let case = Case::packed(2, 1, variant.head_dim, &[(variant.tile_rows, 130)]);
-            run_as(variant.dtype, &case, &of_variant(variant, 1024));
+            run_variant(variant, &case, &of_variant(variant, 1024));
         }
     };
     let Some(launches) = counted("no_variant_has_bank_conflicts", work) else { return };

@@ -392,7 +392,8 @@ impl Machine {
 
 /// Kernels that there are for this problem.
 fn kernels(problem: &Problem) -> Vec<&'static Variant> {
-    variants::all().filter(|v| v.dtype == DType::Bf16 && v.head_dim == problem.head_dim()).collect()
+    let fits = |v: &&Variant| (v.dtype, v.kv_bytes, v.head_dim) == (DType::Bf16, 2, problem.head_dim());
+    variants::all().filter(fits).collect()
 }
 
 fn options(split_keys: Option<usize>, variant: &Variant) -> PlanOptions {

@@ -6,15 +6,18 @@
 #include "softmax.cuh"
 
 // Every warp has the unnormalised output, maximum and sum of 16 * ROW_TILES rows from `first_row` on, over the
-// keys of its group `key_warp`: element i of out[t][j] is row lane / 4 + i / 2 * 8, column 8 j + lane % 4 * 2 + i % 2.
-// They meet in `shared`, [KEY_WARPS, ROWS, DIM + 8] f32 and twice [KEY_WARPS, ROWS]. `sync` is a barrier of
-// Shape::THREADS threads.
+// keys of its group `key_warp`: element i of out[t][j] is row lane / 4 + i / 2 * 8, column 8 j + lane % 4 * 2 + i % 2,
+// or with LANE_COLUMNS 4, which shares sixteen columns out to four lanes: 16 (j / 2) + lane % 4 * 4 + i % 2 * 2 + j % 2.
+// They meet in `shared`, [KEY_WARPS, ROWS, DIM + 4 LANE_COLUMNS] f32, without bank conflicts, and twice
+// [KEY_WARPS, ROWS]. `sync` is a barrier of Shape::THREADS threads. `v_scale`: what V is multiplied by.
 template <typename Shape, int ROW_TILES, typename Sync>
 __device__ __forceinline__ void join_and_write(
     const OnekvAttention& p, const OnekvWork& work, char* shared, const Score& score, int thread, int key_warp, int first_row,
-    const float (&out)[ROW_TILES][Shape::DIM / 8][4], const float (&highest)[ROW_TILES][2], const float (&sums_of)[ROW_TILES][2], Sync sync) {
+    const float (&out)[ROW_TILES][Shape::DIM / 8][4], const float (&highest)[ROW_TILES][2], const float (&sums_of)[ROW_TILES][2], Sync sync,
+    float v_scale = 1) {
     using T = typename Shape::Element;
-    constexpr int DIM = Shape::DIM, CHUNKS = DIM / 8, ROWS = Shape::ROWS, KEY_WARPS = Shape::KEY_WARPS, WIDTH = DIM + 8;
+    constexpr int DIM = Shape::DIM, CHUNKS = DIM / 8, ROWS = Shape::ROWS, KEY_WARPS = Shape::KEY_WARPS;
+    constexpr int WIDTH = DIM + 4 * Shape::LANE_COLUMNS;
     const int lane = thread % 32;
     float* outs = reinterpret_cast<float*>(shared);
     float* shifts = outs + KEY_WARPS * ROWS * WIDTH;
@@ -29,8 +32,16 @@ __device__ __forceinline__ void join_and_write(
             sum += __shfl_xor_sync(~0u, sum, 2);
             const int row = key_warp * ROWS + first_row + 16 * t + lane / 4 + 8 * r;
 #pragma unroll
-            for (int j = 0; j < DIM / 8; j++)
-                store_pair(shared_address(&outs[row * WIDTH + 8 * j + lane % 4 * 2]), out[t][j][2 * r], out[t][j][2 * r + 1]);
+            for (int j = 0; j < DIM / 8; j += 2) {
+                const float(&x)[4] = out[t][j], (&y)[4] = out[t][j + 1];
+                const uint32_t to = shared_address(&outs[row * WIDTH + 8 * j + lane % 4 * Shape::LANE_COLUMNS]);
+                if (Shape::LANE_COLUMNS == 4) {
+                    store_four(to, x[2 * r], y[2 * r], x[2 * r + 1], y[2 * r + 1]);
+                } else {
+                    store_pair(to, x[2 * r], x[2 * r + 1]);
+                    store_pair(to + 8 * 4, y[2 * r], y[2 * r + 1]);
+                }
+            }
             if (lane % 4 == 0) {
                 shifts[row] = highest[t][r] == -INFINITY ? -INFINITY : highest[t][r] * score.log2_scale;
                 sums[row] = sum;
@@ -60,7 +71,7 @@ __device__ __forceinline__ void join_and_write(
             x[4] += weight * high.x, x[5] += weight * high.y, x[6] += weight * high.z, x[7] += weight * high.w;
         }
         // No keys: out = 0, lse = -inf. A NaN sum stays one.
-        const float scale = total == 0 ? 0.0f : 1.0f / total;
+        const float scale = total == 0 ? 0.0f : v_scale / total;
         const float lse = total == 0 ? -INFINITY : base * LN2 + logf(total);
 #pragma unroll
         for (int e = 0; e < 8; e++) x[e] *= scale;

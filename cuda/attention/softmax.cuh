@@ -25,8 +25,9 @@ struct Score {
     float cap;    // 0: none
     float log2_scale;
 
-    __device__ explicit Score(const OnekvAttention& p)
-        : inner(p.score_scale), cap(p.softcap), log2_scale(p.softcap > 0 ? LOG2E : p.score_scale * LOG2E) {}
+    // `k_scale`: what the elements of K are multiplied by.
+    __device__ explicit Score(const OnekvAttention& p, float k_scale = 1)
+        : inner(p.score_scale * k_scale), cap(p.softcap), log2_scale(p.softcap > 0 ? LOG2E : p.score_scale * k_scale * LOG2E) {}
 
     __device__ __forceinline__ float capped(float dot) const { return cap * tanh_approx(dot * inner); }
 

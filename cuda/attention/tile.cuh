@@ -24,6 +24,7 @@ struct TileShape {
     static constexpr int THREADS = 32 * ROW_WARPS * KEY_WARPS;
     static constexpr int WARP_KEYS = TILE_KEYS / KEY_WARPS;
     static constexpr int CHUNKS = DIM / 8;  // 16-byte chunks of a row
+    static constexpr int LANE_COLUMNS = 2;
     static constexpr int TILE_BYTES = TILE_KEYS * DIM * 2;
     static constexpr int Q_BYTES = ROWS * DIM * 2;
     static_assert(WARP_KEYS % 16 == 0, "a warp multiplies 16 keys at a time");

@@ -9,7 +9,7 @@
     extern "C" __global__ void __launch_bounds__(128, BLOCKS) onekv_sm90_##TYPE##_##DIM##_##ROWS(                                    \
         const __grid_constant__ OnekvAttention p, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v) {        \
         extern __shared__ __align__(1024) char shared[];                                                                             \
-        attend_stream<StreamShape<T, DIM, ROW_WARPS, ROW_TILES, KEYS, RING>>(p, k, v, p.work[blockIdx.x], shared);                   \
+        attend_stream<StreamProducts<StreamShape<T, DIM, ROW_WARPS, ROW_TILES, KEYS, RING>>>(p, k, v, p.work[blockIdx.x], shared);                   \
     }
 #define ONEKV_WARPGROUPS(T, TYPE, DIM, GROUPS, KEYS, STAGES, ROWS)                                                                  \
     extern "C" __global__ void __launch_bounds__(128 + 128 * GROUPS, WarpgroupShape<T, DIM, GROUPS, KEYS, STAGES>::BLOCKS)           \

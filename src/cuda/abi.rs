@@ -101,10 +101,13 @@ pub struct OnekvAttention {
     pub score_scale: f32,
     #[doc = " 0: none"]
     pub softcap: f32,
+    #[doc = " [kv_heads], of e4m3 K/V: k and v are these times the codes' values; else null"]
+    pub k_scale: *const f32,
+    pub v_scale: *const f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OnekvAttention"][::core::mem::size_of::<OnekvAttention>() - 168usize];
+    ["Size of OnekvAttention"][::core::mem::size_of::<OnekvAttention>() - 184usize];
     ["Alignment of OnekvAttention"][::core::mem::align_of::<OnekvAttention>() - 8usize];
     ["Offset of field: OnekvAttention::q"][::core::mem::offset_of!(OnekvAttention, q) - 0usize];
     ["Offset of field: OnekvAttention::k"][::core::mem::offset_of!(OnekvAttention, k) - 8usize];
@@ -133,6 +136,8 @@ const _: () = {
     ["Offset of field: OnekvAttention::score_scale"]
         [::core::mem::offset_of!(OnekvAttention, score_scale) - 160usize];
     ["Offset of field: OnekvAttention::softcap"][::core::mem::offset_of!(OnekvAttention, softcap) - 164usize];
+    ["Offset of field: OnekvAttention::k_scale"][::core::mem::offset_of!(OnekvAttention, k_scale) - 168usize];
+    ["Offset of field: OnekvAttention::v_scale"][::core::mem::offset_of!(OnekvAttention, v_scale) - 176usize];
 };
 #[doc = " Attention over a part of the keys."]
 #[repr(C)]

@@ -4,15 +4,19 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUdeviceptr, CUstream, CUtensorMap};
-use cudarc::driver::{CudaSlice, CudaStream, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice};
+use cudarc::driver::{
+    CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice,
+};
 
 use super::abi::{OnekvAttention, OnekvMerge, OnekvWork};
 use super::kernels::{Function, Grid, Kernels, cuda};
-use super::operands::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, apart, same_context, strides};
+use super::operands::{
+    DeviceKv, DeviceKvE4m3, DeviceLse, DeviceOutput, DeviceQueries, apart, same_context, strides,
+};
 use super::tensor_map;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::plan::{Architecture, Plan, Variant};
+use crate::plan::{Architecture, Plan};
 use crate::problem::{Extent, Strides};
 
 // SAFETY: plain old data, as the kernels read it.
@@ -29,6 +33,10 @@ pub struct RawOperands {
     pub k: CUdeviceptr,
     /// As `k`.
     pub v: CUdeviceptr,
+    /// Of e4m3 K and V: `[kv_heads]`, f32. Else not read.
+    pub k_scale: CUdeviceptr,
+    /// As `k_scale`.
+    pub v_scale: CUdeviceptr,
     /// `[total_rows, heads, head_dim]`.
     pub out: CUdeviceptr,
     /// `[total_rows, heads]`, f32, or 0.
@@ -147,13 +155,57 @@ impl Launch {
     /// outside of the capture.
     ///
     /// # Errors
-    /// What [`Problem::check`](crate::Problem::check) refuses, of device memory; [`Error::WrongDType`], [`Error::WrongContext`],
-    /// [`Error::Workspace`], [`Error::Overlap`], [`Error::Cuda`].
+    /// What [`Problem::check`](crate::Problem::check) refuses, of device memory; [`Error::WrongDType`], [`Error::WrongKv`],
+    /// [`Error::WrongContext`], [`Error::Workspace`], [`Error::Overlap`], [`Error::Cuda`].
     pub fn run<E: Element + DeviceRepr>(
         &self,
         stream: &Arc<CudaStream>,
         q: DeviceQueries<'_, E>,
         kv: DeviceKv<'_, E>,
+        out: DeviceOutput<'_, E>,
+        lse: Option<DeviceLse<'_>>,
+        workspace: &mut CudaViewMut<'_, f32>,
+    ) -> Result<()> {
+        if self.plan.variant().e4m3_kv() {
+            return Err(Error::WrongKv { value: "in the type of q", planned: "e4m3 (Launch::run_e4m3)" });
+        }
+        self.check_and_run(stream, q, kv, None, out, lse, workspace)
+    }
+
+    /// [`Launch::run`] with K and V in e4m3, for plans by [`Plan::with_e4m3_kv`].
+    ///
+    /// # Errors
+    /// As [`Launch::run`]; [`Error::TooShort`] for fewer scales than K/V heads.
+    pub fn run_e4m3<E: Element + DeviceRepr>(
+        &self,
+        stream: &Arc<CudaStream>,
+        q: DeviceQueries<'_, E>,
+        kv: DeviceKvE4m3<'_>,
+        out: DeviceOutput<'_, E>,
+        lse: Option<DeviceLse<'_>>,
+        workspace: &mut CudaViewMut<'_, f32>,
+    ) -> Result<()> {
+        if !self.plan.variant().e4m3_kv() {
+            return Err(Error::WrongKv { value: "e4m3", planned: "in the type of q (Launch::run)" });
+        }
+        let heads = self.plan.problem().kv_heads();
+        for (tensor, scales) in [("k_scale", &kv.k_scale), ("v_scale", &kv.v_scale)] {
+            same_context(&self.kernels, scales.stream().context(), tensor)?;
+            if scales.len() < heads {
+                return Err(Error::TooShort { tensor, value: scales.len(), min: heads });
+            }
+        }
+        self.check_and_run(stream, q, kv.codes, Some([&kv.k_scale, &kv.v_scale]), out, lse, workspace)
+    }
+
+    /// `P`: the elements of K and V, with their scales where they have any.
+    #[allow(clippy::too_many_arguments, reason = "the operands of a run")]
+    fn check_and_run<E: Element + DeviceRepr, P: DeviceRepr>(
+        &self,
+        stream: &Arc<CudaStream>,
+        q: DeviceQueries<'_, E>,
+        kv: DeviceKv<'_, P>,
+        scales: Option<[&CudaView<'_, f32>; 2]>,
         mut out: DeviceOutput<'_, E>,
         mut lse: Option<DeviceLse<'_>>,
         workspace: &mut CudaViewMut<'_, f32>,
@@ -181,6 +233,8 @@ impl Launch {
         let (q_at, _q) = q.data.device_ptr(stream);
         let (k_at, _k) = kv.k.device_ptr(stream);
         let (v_at, _v) = kv.v.device_ptr(stream);
+        let scale_ptrs = scales.map(|both| both.map(|scale| scale.device_ptr(stream)));
+        let [k_scale, v_scale] = scale_ptrs.as_ref().map_or([0; 2], |both| [both[0].0, both[1].0]);
         let out_strides = out.strides;
         let (out_at, _out) = out.data.device_ptr_mut(stream);
         let lse_strides = lse.as_ref().map_or(no_lse, |l| l.strides);
@@ -193,11 +247,11 @@ impl Launch {
             Extent { tokens: problem.total_rows(), heads: problem.heads(), vector: problem.head_dim() };
         let keys =
             Extent { tokens: problem.key_positions(), heads: problem.kv_heads(), vector: problem.head_dim() };
-        let size = size_of::<E>();
+        let (size, kv_size) = (size_of::<E>(), size_of::<P>());
         let address = |at: CUdeviceptr| at as usize;
         rows.check_memory("q", q.data.len(), address(q_at), size, q.strides)?;
-        keys.check_memory("k", kv.k.len(), address(k_at), size, kv.k_strides)?;
-        keys.check_memory("v", kv.v.len(), address(v_at), size, kv.v_strides)?;
+        keys.check_memory("k", kv.k.len(), address(k_at), kv_size, kv.k_strides)?;
+        keys.check_memory("v", kv.v.len(), address(v_at), kv_size, kv.v_strides)?;
         rows.check_memory("out", out_len, address(out_at), size, out_strides)?;
         if let Some(len) = lse_len {
             Extent { vector: 1, ..rows }.check_memory(
@@ -210,8 +264,10 @@ impl Launch {
         }
         let read = [
             ("q", q_at, q.data.len() * size),
-            ("k", k_at, kv.k.len() * size),
-            ("v", v_at, kv.v.len() * size),
+            ("k", k_at, kv.k.len() * kv_size),
+            ("v", v_at, kv.v.len() * kv_size),
+            ("k_scale", k_scale, scales.map_or(0, |both| both[0].len() * size_of::<f32>())),
+            ("v_scale", v_scale, scales.map_or(0, |both| both[1].len() * size_of::<f32>())),
         ];
         let written = [
             ("out", out_at, out_len * size),
@@ -223,6 +279,8 @@ impl Launch {
             q: q_at,
             k: k_at,
             v: v_at,
+            k_scale,
+            v_scale,
             out: out_at,
             lse: lse_at,
             workspace: workspace_at,
@@ -241,8 +299,9 @@ impl Launch {
     ///
     /// # Safety
     /// - `stream` is a stream of the context of [`Kernels`], alive, or null for its default stream.
-    /// - Every operand is device memory of that context, of the plan's dtype (LSE and workspace f32), as large
-    ///   as the problem and the strides reach, with addresses and strides that are multiples of 16 bytes (LSE: 4).
+    /// - Every operand is device memory of that context, of the plan's dtype (K and V of an e4m3 plan: its codes;
+    ///   scales, LSE and workspace: f32), as large as the problem and the strides reach, with addresses and strides that are
+    ///   multiples of 16 bytes (scales and LSE: 4).
     /// - It stays allocated until the work queued here has run; nothing else writes the inputs, or touches
     ///   output, LSE and workspace, before then.
     /// - Output, LSE and workspace overlap nothing else.
@@ -278,6 +337,8 @@ impl Launch {
             tile_rows: variant.tile_rows as i32,
             score_scale,
             softcap,
+            k_scale: operands.k_scale as *const f32,
+            v_scale: operands.v_scale as *const f32,
         };
         let hopper = variant.architecture == Architecture::Sm90a;
         let mut list = vec![address_of(&parameters)];
@@ -289,9 +350,7 @@ impl Launch {
                     heads: problem.kv_heads(),
                     vector: variant.head_dim,
                 };
-                let map = |at, strides| {
-                    tensor_map::boxes_of_tokens(variant.dtype, at, extent, strides, box_of(variant))
-                };
+                let map = |at, strides| tensor_map::boxes_of_tokens(variant, at, extent, strides);
                 [map(operands.k, operands.k_strides)?, map(operands.v, operands.v_strides)?]
             }
             false => [CUtensorMap { opaque: [0; 16] }; 2],
@@ -321,15 +380,6 @@ impl Launch {
                 None => Ok(()),
             }
         }
-    }
-}
-
-/// Keys, and panels of 64 columns, of one copy of K or V: a whole tile, or a block's part of it, as `PART_OF_PANELS` in
-/// cuda/sm90/warpgroups.cuh.
-fn box_of(variant: &Variant) -> (usize, usize) {
-    match variant.head_dim / 64 {
-        panels if panels >= variant.cluster => (variant.tile_keys, panels / variant.cluster),
-        panels => (variant.tile_keys / variant.cluster, panels),
     }
 }
 

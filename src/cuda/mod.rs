@@ -35,7 +35,8 @@
 //!
 //! [`Launch::run`] allocates nothing, waits for nothing and reads nothing back: it can be captured in a graph,
 //! and follows the order of its stream. [`Launch::run_raw`] is the same by stream handle and device addresses.
-//! [`merge_states`] joins attention over parts of the keys.
+//! On Hopper K and V can be [`e4m3`](crate::e4m3): a plan by [`Plan::with_e4m3_kv`](crate::plan::Plan::with_e4m3_kv), run by
+//! [`Launch::run_e4m3`]. [`merge_states`] joins attention over parts of the keys.
 
 #[allow(missing_docs, reason = "generated; cuda/abi.h documents it")]
 mod abi;
@@ -52,7 +53,7 @@ use cudarc::driver::CudaContext;
 pub use kernels::Kernels;
 pub use launch::{Launch, RawOperands};
 pub use merge::{DeviceState, MAX_STATES, merge_states};
-pub use operands::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries};
+pub use operands::{DeviceKv, DeviceKvE4m3, DeviceLse, DeviceOutput, DeviceQueries};
 
 use crate::error::{Error, Result};
 

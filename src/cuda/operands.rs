@@ -30,6 +30,17 @@ pub struct DeviceKv<'a, E> {
     pub v_strides: Strides,
 }
 
+/// The shared K and V on the device as [`e4m3`](crate::e4m3) codes: an element of a K/V head is the value of its code times
+/// the head's scale.
+pub struct DeviceKvE4m3<'a> {
+    /// The codes; strides are multiples of 16.
+    pub codes: DeviceKv<'a, u8>,
+    /// Scales of K's heads `[kv_heads]`: finite, 0 or more.
+    pub k_scale: CudaView<'a, f32>,
+    /// Scales of V's heads `[kv_heads]`.
+    pub v_scale: CudaView<'a, f32>,
+}
+
 /// Output `[total_rows, heads, head_dim]` on the device.
 pub struct DeviceOutput<'a, E> {
     /// Memory from row 0, head 0 on.

@@ -96,7 +96,7 @@ pub(super) fn estimate_split(
     constants: &Constants,
 ) -> f64 {
     let scores = (variant.tile_rows * variant.tile_keys) as f64;
-    let tile_bytes = (2 * variant.tile_keys * variant.head_dim * variant.dtype.size_bytes()) as f64;
+    let tile_bytes = (2 * variant.tile_keys * variant.head_dim * variant.kv_bytes) as f64;
     let flops_per_us = match (variant.dtype, variant.warpgroups) {
         (DType::F32, _) => constants.fma_flops_per_us,
         (_, true) => constants.wgmma_flops_per_us,

@@ -95,6 +95,34 @@ impl Plan {
     /// [`Error::UnsupportedHeadDim`], [`Error::NoKernel`] where no variant fits the card or the options,
     /// [`Error::Zero`] for a split of no keys, [`Error::TooLarge`] past 2^31 rows or keys.
     pub fn new(problem: &Problem, dtype: DType, facts: &DeviceFacts, options: &PlanOptions) -> Result<Self> {
+        Self::with_kv_bytes(problem, dtype, dtype.size_bytes(), facts, options)
+    }
+
+    /// Plans `problem` on Q and an output of type `dtype`, bf16 or f16, and K and V in [`e4m3`](crate::e4m3): half of the
+    /// bytes that few query rows wait for. For `cuda::Launch::run_e4m3`.
+    ///
+    /// Tiles have 16 or 32 folded rows and serve any number of them, but each reads all of its keys: with many rows per K/V
+    /// head the larger tiles of a 16-bit plan read no more.
+    ///
+    /// # Errors
+    /// As [`Plan::new`]; only compute capability 9.0 has such kernels.
+    pub fn with_e4m3_kv(
+        problem: &Problem,
+        dtype: DType,
+        facts: &DeviceFacts,
+        options: &PlanOptions,
+    ) -> Result<Self> {
+        Self::with_kv_bytes(problem, dtype, 1, facts, options)
+    }
+
+    /// With K and V of this many bytes per element.
+    fn with_kv_bytes(
+        problem: &Problem,
+        dtype: DType,
+        kv_bytes: usize,
+        facts: &DeviceFacts,
+        options: &PlanOptions,
+    ) -> Result<Self> {
         if options.split_keys == Some(0) {
             return Err(Error::Zero { field: "split_keys" });
         }
@@ -114,7 +142,7 @@ impl Plan {
             });
         }
         let fits = |v: &&Variant| {
-            v.dtype == dtype
+            (v.dtype, v.kv_bytes) == (dtype, kv_bytes)
                 && v.head_dim == problem.head_dim()
                 && v.architecture.runs_on(facts.compute_capability)
                 && v.shared_bytes <= facts.shared_bytes_per_block
@@ -138,6 +166,7 @@ impl Plan {
         let Some((cost, variant, split_keys)) = best else {
             return Err(Error::NoKernel {
                 dtype,
+                e4m3_kv: kv_bytes == 1,
                 head_dim: problem.head_dim(),
                 capability: facts.compute_capability,
                 shared_bytes: facts.shared_bytes_per_block,

@@ -182,6 +182,28 @@ fn a_cluster_halves_what_comes_from_l2() {
     assert!(cost(2, 10_000.0) < 0.6 * cost(1, 10_000.0));
 }
 
+/// K and V in e4m3: Hopper alone has the kernels, which count half of the bytes.
+#[test]
+fn e4m3_plans_are_hoppers() {
+    let problem = problem(16, 8, 128, &[(8, 8192)]);
+    let options = PlanOptions::default();
+    let wide = Plan::new(&problem, DType::F16, &H200, &options).unwrap();
+    let narrow = Plan::with_e4m3_kv(&problem, DType::F16, &H200, &options).unwrap();
+    assert_eq!((wide.variant().kernel(), wide.variant().kv_bytes), ("onekv_sm90_f16_128_16".to_owned(), 2));
+    assert_eq!(narrow.variant().kernel(), "onekv_sm90_f16_e4m3_128_16");
+    let cost = |plan: &Plan| cost::estimate(plan, &H200, Constants::of(Architecture::Sm90a));
+    // Few rows wait for the bytes; starting and merging stay.
+    assert!(cost(&narrow) < 0.75 * cost(&wide), "{}\n{}", narrow.explain(), wide.explain());
+    for (dtype, facts) in [(DType::Bf16, A100), (DType::Bf16, RTX4090), (DType::F32, H200)] {
+        let refused = Plan::with_e4m3_kv(&problem, dtype, &facts, &options).unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("no kernel for {dtype} with e4m3 K/V")), "{refused}");
+        assert!(
+            refused.ends_with("allowed: bf16 or f16 with e4m3 K/V, 9.0, 16 or 32 tile_rows, cluster 1"),
+            "{refused}"
+        );
+    }
+}
+
 #[test]
 fn every_card_has_a_kernel_for_every_head_dim() {
     for facts in [A100, RTX4090, H200] {

@@ -36,8 +36,10 @@ impl std::fmt::Display for Architecture {
 pub struct Variant {
     /// What it is compiled for.
     pub architecture: Architecture,
-    /// Element type of Q, K, V and the output.
+    /// Element type of Q and the output.
     pub dtype: DType,
+    /// Bytes of an element of K and V: those of `dtype`, or 1 where K and V are e4m3.
+    pub kv_bytes: usize,
     /// Elements per head.
     pub head_dim: usize,
     /// Folded query rows of a block's tile.
@@ -61,8 +63,8 @@ const fn largest(a: usize, b: usize) -> usize {
 }
 
 /// Bytes where the outputs of warps meet that shared the keys, as in cuda/attention/join.cuh.
-const fn join_bytes(head_dim: usize, tile_rows: usize, key_warps: usize) -> usize {
-    key_warps * tile_rows * (head_dim + 8) * 4 + 2 * key_warps * tile_rows * 4
+const fn join_bytes(head_dim: usize, tile_rows: usize, key_warps: usize, kv_bytes: usize) -> usize {
+    key_warps * tile_rows * (head_dim + 16 / kv_bytes) * 4 + 2 * key_warps * tile_rows * 4
 }
 
 /// A 16-bit kernel on tensor cores: `row_warps` warps of 16 rows, `key_warps` groups of them. As `TileShape` in
@@ -80,13 +82,14 @@ const fn tensor(
     Variant {
         architecture: Architecture::Sm80,
         dtype,
+        kv_bytes: 2,
         head_dim,
         tile_rows,
         cluster: 1,
         tile_keys,
         threads: 32 * row_warps * key_warps,
         stages,
-        shared_bytes: largest(in_loop, join_bytes(head_dim, tile_rows, key_warps)),
+        shared_bytes: largest(in_loop, join_bytes(head_dim, tile_rows, key_warps, 2)),
         warpgroups: false,
     }
 }
@@ -95,6 +98,7 @@ const fn tensor(
 /// of `ring` tiles for every `row_warps` warps. As `StreamShape` in cuda/sm90/stream.cuh.
 const fn stream(
     dtype: DType,
+    kv_bytes: usize,
     head_dim: usize,
     row_warps: usize,
     row_tiles: usize,
@@ -102,19 +106,22 @@ const fn stream(
     ring: usize,
 ) -> Variant {
     let (tile_rows, key_warps) = (16 * row_warps * row_tiles, 4 / row_warps);
-    let in_loop = 2 * key_warps * ring * tile_keys * head_dim * 2 + tile_rows * head_dim * 2;
+    let in_loop = 2 * key_warps * ring * tile_keys * head_dim * kv_bytes + tile_rows * head_dim * 2;
+    let joined = join_bytes(head_dim, tile_rows, key_warps, kv_bytes);
     Variant {
         architecture: Architecture::Sm90a,
         dtype,
+        kv_bytes,
         head_dim,
         tile_rows,
         cluster: 1,
         tile_keys,
         threads: 128,
         stages: key_warps * ring,
-        shared_bytes: largest(in_loop, join_bytes(head_dim, tile_rows, key_warps)).next_multiple_of(128)
+        shared_bytes: largest(in_loop, joined).next_multiple_of(128)
             + 128
-            + key_warps * ring * 8,
+            + key_warps * ring * 8
+            + if kv_bytes == 1 { 4 * tile_rows } else { 0 },
         warpgroups: false,
     }
 }
@@ -131,6 +138,7 @@ const fn warpgroups(
     Variant {
         architecture: Architecture::Sm90a,
         dtype,
+        kv_bytes: 2,
         head_dim,
         tile_rows: 64 * groups,
         cluster: 1,
@@ -153,6 +161,7 @@ const fn plain(head_dim: usize) -> Variant {
     Variant {
         architecture: Architecture::Sm80,
         dtype: DType::F32,
+        kv_bytes: 4,
         head_dim,
         tile_rows: 16,
         cluster: 1,
@@ -177,48 +186,71 @@ const fn of_type(dtype: DType) -> [Variant; 27] {
         tensor(dtype, 256, 1, 2, 32, 2),
         tensor(dtype, 256, 2, 2, 32, 2),
         tensor(dtype, 256, 4, 1, 16, 4),
-        stream(dtype, 64, 1, 1, 32, 2),
-        stream(dtype, 64, 1, 2, 32, 3),
+        stream(dtype, 2, 64, 1, 1, 32, 2),
+        stream(dtype, 2, 64, 1, 2, 32, 3),
         warpgroups(dtype, 64, 1, 128, 3),
         warpgroups(dtype, 64, 2, 128, 4),
         pairs(dtype, 64, 2, 128, 4),
         warpgroups(dtype, 64, 3, 128, 4),
-        stream(dtype, 128, 1, 1, 16, 3),
-        stream(dtype, 128, 1, 2, 16, 3),
+        stream(dtype, 2, 128, 1, 1, 16, 3),
+        stream(dtype, 2, 128, 1, 2, 16, 3),
         warpgroups(dtype, 128, 1, 64, 3),
         warpgroups(dtype, 128, 2, 128, 2),
         pairs(dtype, 128, 2, 128, 2),
-        stream(dtype, 256, 1, 1, 16, 3),
-        stream(dtype, 256, 2, 1, 16, 6),
+        stream(dtype, 2, 256, 1, 1, 16, 3),
+        stream(dtype, 2, 256, 2, 1, 16, 6),
         warpgroups(dtype, 256, 1, 64, 2),
         warpgroups(dtype, 256, 2, 64, 2),
         pairs(dtype, 256, 2, 64, 2),
     ]
 }
 
+/// K and V in e4m3, Q and the output of `dtype`: cuda/sm90/attention_e4m3.cu.
+const fn of_e4m3(dtype: DType) -> [Variant; 6] {
+    [
+        stream(dtype, 1, 64, 1, 1, 64, 2),
+        stream(dtype, 1, 64, 1, 2, 32, 6),
+        stream(dtype, 1, 128, 1, 1, 32, 3),
+        stream(dtype, 1, 128, 1, 2, 32, 3),
+        stream(dtype, 1, 256, 1, 1, 32, 3),
+        stream(dtype, 1, 256, 2, 1, 32, 6),
+    ]
+}
+
 const BF16: [Variant; 27] = of_type(DType::Bf16);
 const F16: [Variant; 27] = of_type(DType::F16);
+const BF16_E4M3: [Variant; 6] = of_e4m3(DType::Bf16);
+const F16_E4M3: [Variant; 6] = of_e4m3(DType::F16);
 const F32: [Variant; 3] = [plain(64), plain(128), plain(256)];
 
 /// Head dimensions that kernels exist for.
 pub const HEAD_DIMS: [usize; 3] = [64, 128, 256];
 
-/// Every variant, smallest tile first within a type and head_dim.
+/// Every variant, smallest tile first within the types and a head_dim.
 pub fn all() -> impl Iterator<Item = &'static Variant> {
-    BF16.iter().chain(&F16).chain(&F32)
+    BF16.iter().chain(&F16).chain(&F32).chain(&BF16_E4M3).chain(&F16_E4M3)
 }
 
 impl Variant {
-    /// Name of the kernel: `onekv_<dtype>_<head_dim>_<tile rows>`, with `sm90_` after `onekv_` for Hopper's and `x2` at
-    /// the end for clusters of two.
+    /// Whether K and V are e4m3 with a scale per head, whatever Q is.
+    pub fn e4m3_kv(&self) -> bool {
+        self.kv_bytes == 1
+    }
+
+    /// Name of the kernel: `onekv_<dtype>_<head_dim>_<tile rows>`, with `sm90_` after `onekv_` for Hopper's, `e4m3_` after
+    /// the dtype where K and V are, and `x2` at the end for clusters of two.
     pub fn kernel(&self) -> String {
+        let kv = if self.e4m3_kv() { "e4m3_" } else { "" };
         let cluster = if self.cluster > 1 { format!("x{}", self.cluster) } else { String::new() };
-        format!("onekv_{}{}_{}_{}{cluster}", self.prefix(), self.dtype, self.head_dim, self.tile_rows)
+        format!("onekv_{}{}_{kv}{}_{}{cluster}", self.prefix(), self.dtype, self.head_dim, self.tile_rows)
     }
 
     /// Source that the kernel is compiled from: its folder and stem under `cuda/`, joined by `_`.
     pub fn module(&self) -> String {
-        format!("{}attention_{}", self.prefix(), self.dtype)
+        match self.e4m3_kv() {
+            true => format!("{}attention_e4m3", self.prefix()),
+            false => format!("{}attention_{}", self.prefix(), self.dtype),
+        }
     }
 
     /// Source and name of the kernel that merges its partial states.

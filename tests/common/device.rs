@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use cudarc::driver::{CudaContext, CudaStream, DeviceRepr};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaViewMut, DeviceRepr};
 use onekv::cuda::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, Kernels, Launch};
 use onekv::plan::{Plan, PlanOptions};
 use onekv::{Element, Lse, Output, Problem, Queries, Result, SharedKv};
@@ -39,38 +39,36 @@ pub fn card() -> Option<&'static Card> {
     .as_ref()
 }
 
-/// Copies the operands to the card, runs, copies the results back.
-pub fn attend_with<E: Element + DeviceRepr>(
-    options: &PlanOptions,
-    problem: &Problem,
+/// A copy on the card. Memory of no bytes does not exist: one element more than needed.
+pub fn upload<T: DeviceRepr + Copy>(data: &[T], padding: T) -> CudaSlice<T> {
+    let stream = &card().expect("asked for only where there is a card").stream;
+    stream.clone_htod(&[data, &[padding]].concat()).unwrap()
+}
+
+/// Copies Q to the card, runs a plan with `run`, copies the results back.
+pub fn run_plan<E: Element + DeviceRepr>(
+    plan: Plan,
     q: Queries<'_, E>,
-    kv: SharedKv<'_, E>,
     out: Output<'_, E>,
     lse: Option<Lse<'_>>,
+    run: impl FnOnce(
+        &Launch,
+        DeviceQueries<'_, E>,
+        DeviceOutput<'_, E>,
+        Option<DeviceLse<'_>>,
+        &mut CudaViewMut<'_, f32>,
+    ) -> Result<()>,
 ) -> Result<Plan> {
     let Card { stream, kernels, .. } = card().expect("asked for only where there is a card");
-    let plan = Plan::new(problem, E::DTYPE, kernels.facts(), options)?;
     let launch = Launch::new(kernels, plan, stream)?;
-    // Memory of no bytes does not exist: one element more than needed.
-    let upload = |data: &[E]| {
-        let mut padded = data.to_vec();
-        padded.push(E::from_f32(f32::NAN));
-        stream.clone_htod(&padded).unwrap()
-    };
-    let (q_data, k_data, v_data) = (upload(q.data), upload(kv.k), upload(kv.v));
-    let mut out_data = upload(out.data);
-    let mut lse_data = lse.as_ref().map(|l| stream.clone_htod(&[&*l.data, &[0.0]].concat()).unwrap());
+    let q_data = upload(q.data, E::from_f32(f32::NAN));
+    let mut out_data = upload(out.data, E::from_f32(f32::NAN));
+    let mut lse_data = lse.as_ref().map(|l| upload(l.data, 0.0));
     // SAFETY: never read before the kernels write it, which the virtual card checks.
     let mut workspace = unsafe { stream.alloc::<f32>(launch.plan().workspace_len().max(1)) }.unwrap();
-    launch.run(
-        stream,
+    run(
+        &launch,
         DeviceQueries { data: q_data.as_view(), strides: q.strides },
-        DeviceKv {
-            k: k_data.as_view(),
-            v: v_data.as_view(),
-            k_strides: kv.k_strides,
-            v_strides: kv.v_strides,
-        },
         DeviceOutput { data: out_data.as_view_mut(), strides: out.strides },
         match (&mut lse_data, &lse) {
             (Some(data), Some(lse)) => Some(DeviceLse { data: data.as_view_mut(), strides: lse.strides }),
@@ -83,6 +81,25 @@ pub fn attend_with<E: Element + DeviceRepr>(
         lse.data.copy_from_slice(&stream.clone_dtoh(&data).unwrap()[..lse.data.len()]);
     }
     Ok(launch.plan().clone())
+}
+
+/// Copies the operands to the card, runs, copies the results back.
+pub fn attend_with<E: Element + DeviceRepr>(
+    options: &PlanOptions,
+    problem: &Problem,
+    q: Queries<'_, E>,
+    kv: SharedKv<'_, E>,
+    out: Output<'_, E>,
+    lse: Option<Lse<'_>>,
+) -> Result<Plan> {
+    let Card { stream, kernels, .. } = card().expect("asked for only where there is a card");
+    let plan = Plan::new(problem, E::DTYPE, kernels.facts(), options)?;
+    let (k, v) = (upload(kv.k, E::from_f32(f32::NAN)), upload(kv.v, E::from_f32(f32::NAN)));
+    run_plan(plan, q, out, lse, |launch, q, out, lse, workspace| {
+        let (k_strides, v_strides) = (kv.k_strides, kv.v_strides);
+        let kv = DeviceKv { k: k.as_view(), v: v.as_view(), k_strides, v_strides };
+        launch.run(stream, q, kv, out, lse, workspace)
+    })
 }
 
 /// The plan that the cost model chooses.

@@ -10,6 +10,8 @@ use rand::{Rng as _, SeedableRng as _};
 
 #[cfg(feature = "cuda")]
 pub mod device;
+#[cfg(feature = "cuda")]
+pub mod quantized;
 
 /// An element type that every backend takes.
 #[cfg(feature = "cuda")]
@@ -138,7 +140,16 @@ impl<E: Element> Operands<E> {
     }
 
     /// Runs `attend` into poisoned memory; checks that exactly the operands' elements are written.
-    pub fn run(&self, attend: Attend<E>) -> Answer {
+    pub fn run(
+        &self,
+        attend: impl FnOnce(
+            &Problem,
+            Queries<'_, E>,
+            SharedKv<'_, E>,
+            Output<'_, E>,
+            Option<Lse<'_>>,
+        ) -> Result<()>,
+    ) -> Answer {
         const POISON: f32 = 12288.0;
         let p = &self.problem;
         let (rows, heads, dim) = (p.total_rows(), p.heads(), p.head_dim());

@@ -54,6 +54,7 @@ const PROGRAMS: &[Program] = &[
     program("onekv", "bench", "card", "card"),
     program("onekv", "test", "attention", "test-attention"),
     program("onekv", "test", "cuda", "test-cuda"),
+    program("onekv", "test", "e4m3", "test-e4m3"),
     program("onekv", "example", "t5", "t5"),
     program("ptxsim-driver", "test", "conformance", "conformance"),
 ];

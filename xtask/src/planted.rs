@@ -27,6 +27,7 @@ const GOLDENS: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_golde
 const CLI: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_cli"];
 const SIM: &[&str] = &["-p", "ptxsim"];
 const CUDA: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "cuda"];
+const E4M3: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "e4m3"];
 const CUDA_ATTENTION: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "attention"];
 
 #[rustfmt::skip]
@@ -123,7 +124,7 @@ const BUGS: &[Planted] = &[
     Planted { name: "folded rows past the input's end are written", file: "cuda/attention/join.cuh",
         from: "if (folded >= work.rows) continue;", to: "", caught_by: CUDA_ATTENTION },
     Planted { name: "the scale is applied twice on the card", file: "cuda/attention/softmax.cuh",
-        from: "p.score_scale * LOG2E", to: "p.score_scale * p.score_scale * LOG2E", caught_by: CUDA },
+        from: "p.score_scale * k_scale * LOG2E", to: "p.score_scale * p.score_scale * k_scale * LOG2E", caught_by: CUDA },
     Planted { name: "the XOR of chunks is lost: bank conflicts", file: "cuda/attention/rows.cuh",
         from: "(chunk ^ (row & 7))", to: "chunk", caught_by: CUDA },
     Planted { name: "the output is not rescaled on the card", file: "cuda/attention/tile.cuh",
@@ -133,7 +134,7 @@ const BUGS: &[Planted] = &[
     Planted { name: "Hopper, few rows: a tile is fetched over one that is still read", file: "cuda/sm90/stream.cuh",
         from: "team_sync();\n        if (fetches) fetch", to: "if (fetches) fetch", caught_by: CUDA },
     Planted { name: "Hopper, few rows: V behind the last key is read", file: "cuda/sm90/stream.cuh",
-        from: "valid ? at : zero + at % 128", to: "(valid, at)", caught_by: CUDA_ATTENTION },
+        from: "valid ? at : base + Shape::ZERO_AT + at % 128", to: "(valid, at)", caught_by: CUDA_ATTENTION },
     Planted { name: "Hopper, few rows: a ring's second round does not wait", file: "cuda/sm90/stream.cuh",
         from: "parity ^= stage == 0;", to: "", caught_by: CUDA },
     Planted { name: "Hopper, few rows: a warp takes its neighbour's tiles", file: "cuda/sm90/stream.cuh",
@@ -172,6 +173,30 @@ const BUGS: &[Planted] = &[
         to: "work.sort_by_key(|w| (w.tile / variant.tile_rows % 2, std::cmp::Reverse(w.keys.len())));", caught_by: LIBRARY },
     Planted { name: "the map of K takes heads for rows", file: "src/cuda/tensor_map.rs",
         from: "taken(strides.head, extent.heads)", to: "taken(strides.row, extent.heads)", caught_by: CUDA },
+    Planted { name: "e4m3 K takes the scale of another head", file: "cuda/sm90/stream_e4m3.cuh",
+        from: "p.k_scale[work.kv_head]", to: "p.k_scale[0]", caught_by: E4M3 },
+    Planted { name: "v_scale is forgotten on partial states", file: "cuda/attention/join.cuh",
+        from: "v_scale / total", to: "(work.slot >= 0 ? 1.0f : v_scale) / total", caught_by: E4M3 },
+    Planted { name: "pairs of e4m3 bytes change places", file: "cuda/ptx/e4m3.cuh",
+        from: "mov.b32 {low, high}, %2", to: "mov.b32 {high, low}, %2", caught_by: E4M3 },
+    Planted { name: "e4m3 V is not put in order for the product", file: "cuda/sm90/stream_e4m3.cuh",
+        from: "0x3120", to: "0x3210", caught_by: E4M3 },
+    Planted { name: "bf16 Q is rounded to f16 as it is", file: "cuda/sm90/stream_e4m3.cuh",
+        from: "min(127 + 14 + 127 - (largest >> 7), 253)", to: "127", caught_by: E4M3 },
+    Planted { name: "scores take the factor of another row", file: "cuda/sm90/stream_e4m3.cuh",
+        from: "this->lane / 4 + 8 * r", to: "this->lane / 4", caught_by: E4M3 },
+    Planted { name: "e4m3 NaN behind the last key is multiplied by its weight of 0", file: "cuda/sm90/stream_e4m3.cuh",
+        from: "valid ? at : this->base + Shape::ZERO_AT + at % 128", to: "(valid, at)", caught_by: E4M3 },
+    Planted { name: "a k_scale of 0 masks no keys", file: "cuda/sm90/stream_e4m3.cuh",
+        from: "scale == 0 ? __FLT_MIN__ : scale", to: "scale", caught_by: E4M3 },
+    Planted { name: "Q's chunks are stored in one order: bank conflicts", file: "cuda/sm90/stream_e4m3.cuh",
+        from: "unit >> 2 & 1", to: "0", caught_by: CUDA },
+    Planted { name: "e4m3 rows of 64 bytes are described with another swizzle", file: "src/cuda/tensor_map.rs",
+        from: "CU_TENSOR_MAP_SWIZZLE_64B", to: "CU_TENSOR_MAP_SWIZZLE_32B", caught_by: E4M3 },
+    Planted { name: "scales too few are taken", file: "src/cuda/launch.rs",
+        from: "scales.len() < heads", to: "scales.len() + 1 < heads", caught_by: E4M3 },
+    Planted { name: "ties round up in e4m3", file: "src/e4m3.rs",
+        from: "round_ties_even()", to: "round()", caught_by: LIBRARY },
     Planted { name: "a plan's last split ends a tile early", file: "src/plan/mod.rs",
         from: "(begin + split_keys).min(input.keys.end)", to: "(begin + split_keys).min(input.keys.end.max(begin + 1) - 1)", caught_by: CUDA },
 ];
@@ -242,7 +267,7 @@ fn plant(copy: &Path, bug: &Planted, driver: &Path) -> Result<bool> {
 impl Planted {
     /// What only Hopper runs is planted where only Hopper looks.
     fn card(&self) -> &'static str {
-        let hopper = self.file.contains("sm90") || self.file.contains("tensor_map");
+        let hopper = self.file.contains("sm90") || self.file.contains("tensor_map") || self.caught_by == E4M3;
         if hopper { "h200" } else { "a100" }
     }
 

@@ -49,7 +49,7 @@ pub fn run() -> Result<()> {
 
 fn cuda_tests() -> std::process::Command {
     let mut tests = cargo(&["test", "--package", "onekv", "--features", "cuda"]);
-    tests.args(["--test", "attention", "--test", "cuda"]).env("ONEKV_REQUIRE_CUDA", "1");
+    tests.args(["--test", "attention", "--test", "cuda", "--test", "e4m3"]).env("ONEKV_REQUIRE_CUDA", "1");
     tests
 }
 

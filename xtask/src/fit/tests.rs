@@ -51,7 +51,7 @@ fn shape_lines(
     let mut plans =
         vec![(true, Plan::new(&problem, onekv::DType::Bf16, &facts, &PlanOptions::default()).unwrap())];
     for split_keys in splits {
-        for variant in variants::all().filter(|v| v.architecture == card.2) {
+        for variant in variants::all().filter(|v| v.architecture == card.2 && !v.e4m3_kv()) {
             let options = PlanOptions {
                 split_keys: Some(split_keys),
                 tile_rows: Some(variant.tile_rows),

@@ -1,0 +1,149 @@
+// Few rows on Hopper with K and V in e4m3: the stream of stream.cuh with half of its bytes. Products are f16, which holds
+// every e4m3 value exactly.
+//
+// Clocks: at 20 bytes a clock and multiprocessor, an H200's share of its memory, the tiles of four warps come in 0.4 DIM
+// TILE_KEYS clocks (two warps' tiles in half), in which a scheduler issues as many instructions. For four bytes of each
+// lane a warp issues two conversions of K; a permutation and two conversions of V; two products per row tile. With the
+// softmax and all else in the loop, counted in what ptxas 13.0 makes for bf16 Q, that is of the clocks, in percent:
+// 35, 32, 31 for 16 rows of DIM 64, 128, 256, and 63, 53, 58 for 32 rows. K in bf16 instead, which needs no factors on
+// Q, would take up to 101.
+#pragma once
+#include <type_traits>
+
+#include "../ptx/e4m3.cuh"
+#include "stream.cuh"
+
+template <typename Shape_>
+struct StreamProductsE4m3 : StreamProducts<Shape_> {
+    using Shape = Shape_;
+    using T = typename Shape::Element;
+    static constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS, ROW_TILES = Shape::ROW_TILES, CHUNKS = DIM / 8, UNITS = DIM / 16;
+    static constexpr bool SCALES_ROWS = std::is_same<T, __nv_bfloat16>::value;
+    float factors[ROW_TILES][2];
+
+    // A scale of 0 says that the head's K is 0. It becomes the smallest one: 0 times -inf, the score of no key, is NaN.
+    __device__ __forceinline__ static float k_scale(const OnekvAttention& p, const OnekvWork& work) {
+        const float scale = p.k_scale[work.kv_head];
+        return scale == 0 ? __FLT_MIN__ : scale;
+    }
+    __device__ __forceinline__ static float v_scale(const OnekvAttention& p, const OnekvWork& work) { return p.v_scale[work.kv_head]; }
+
+    // Chunk of sixteen bytes of a row, as the copy engine writes it: rows of 64 bytes are swizzled by 64 bytes.
+    __device__ __forceinline__ static uint32_t chunk(uint32_t tile, int row, int chunk) {
+        return DIM == 64 ? tile + row * 64 + (chunk ^ (row >> 1 & 3)) * 16 : panel_chunk<KEYS>(tile, row, chunk);
+    }
+    __device__ __forceinline__ static uint32_t factor_at(uint32_t base, int row) { return base + Shape::FACTORS_AT + row * 4; }
+    // bf16 reaches further than f16. So a row of Q is multiplied by the power of two that brings its largest magnitude to
+    // 2^14, and its scores by the inverse, which this returns. What is not below 2^-31 of the largest is exact then, and
+    // nothing is off by more than 2^-39 of it: less than f32 sums round away. Infinities and NaN stay what they are. The
+    // lanes of a row call it together, each with sixteen elements.
+    __device__ __forceinline__ static float to_f16(uint32_t (&q)[8]) {
+        int largest = 0;
+#pragma unroll
+        for (int i = 0; i < 8; i++) largest = max(largest, max(q[i] & 0x7fff, q[i] >> 16 & 0x7fff));
+#pragma unroll
+        for (int step = UNITS / 2; step > 0; step /= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, step));
+        // As f32 has exponents, with a bias of 127. At most 253, so that the inverse is a number as well.
+        const int power = min(127 + 14 + 127 - (largest >> 7), 253);
+        const float factor = __int_as_float(power << 23);
+#pragma unroll
+        for (int i = 0; i < 8; i++) q[i] = pack<__half>(__uint_as_float(q[i] << 16) * factor, __uint_as_float(q[i] & 0xffff0000) * factor);
+        return __int_as_float((254 - power) << 23);
+    }
+    // A lane reads four neighbouring elements of a K row, d to d + 3, and serves two places of the product with two of
+    // them each. So Q stands in this order too: of every sixteen columns 0 1, 4 5, 8 9, 12 13, then 2 3, 6 7, 10 11, 14 15.
+    __device__ __forceinline__ static void fetch_q(const OnekvAttention& p, const OnekvWork& work, uint32_t base, int thread) {
+        const T* q = static_cast<const T*>(p.q);
+        static_assert(Shape::ROWS * UNITS % 32 == 0, "whole warps find the largest of their rows");
+#pragma unroll 2
+        for (int i = thread; i < Shape::ROWS * UNITS; i += Shape::THREADS) {
+            const int row = i / UNITS, unit = i % UNITS, folded = work.tile + row;
+            uint4 x = make_uint4(0, 0, 0, 0), y = x;
+            if (folded < work.rows) {
+                const uint4* from = reinterpret_cast<const uint4*>(q + row_offset(p, work, folded, p.q_strides)) + 2 * unit;
+                x = from[0], y = from[1];
+            }
+            uint32_t pairs[8] = {x.x, x.y, x.z, x.w, y.x, y.y, y.z, y.w};
+            if (SCALES_ROWS) {
+                const float inverse = to_f16(pairs);
+                if (unit == 0) store_float(factor_at(base, row), inverse);
+            }
+            // Every other four lanes store the upper chunk first: eight lanes then cover all banks.
+            const int flip = unit >> 2 & 1;
+            const uint4 low = make_uint4(pairs[0], pairs[2], pairs[4], pairs[6]), high = make_uint4(pairs[1], pairs[3], pairs[5], pairs[7]);
+            store_16(chunk_at<CHUNKS>(base + Shape::Q_AT, row, 2 * unit + flip), flip ? high : low);
+            store_16(chunk_at<CHUNKS>(base + Shape::Q_AT, row, 2 * unit + (flip ^ 1)), flip ? low : high);
+        }
+    }
+    __device__ __forceinline__ void hold_q() {
+        StreamProducts<Shape>::hold_q();
+        if (SCALES_ROWS) {
+#pragma unroll
+            for (int t = 0; t < ROW_TILES; t++)
+#pragma unroll
+                for (int r = 0; r < 2; r++)
+                    factors[t][r] = load_float(factor_at(this->base, this->first_row + 16 * t + this->lane / 4 + 8 * r));
+        }
+    }
+    __device__ __forceinline__ void scores(float (&s)[ROW_TILES][KEYS / 8][4], uint32_t k_tile) const {
+        const int lane = this->lane;
+#pragma unroll
+        for (int d = 0; d < DIM; d += 32) {
+            uint32_t a[2][ROW_TILES][4];
+            this->q_of(a[0], d), this->q_of(a[1], d + 16);
+#pragma unroll
+            for (int key = 0; key < KEYS; key += 16) {
+                // Of eight keys, then eight more: columns d to d + 15, then d + 16 to d + 31.
+                uint32_t k[4];
+                load_matrix(k, chunk(k_tile, key + lane % 8 + lane / 16 * 8, d / 16 + lane / 8 % 2));
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    uint32_t b0, b1;
+                    widen(b0, b1, k[i]);
+#pragma unroll
+                    for (int t = 0; t < ROW_TILES; t++) multiply<__half>(s[t][key / 8 + i / 2], a[i % 2][t], b0, b1);
+                }
+            }
+        }
+        if (SCALES_ROWS) {
+#pragma unroll
+            for (int t = 0; t < ROW_TILES; t++)
+#pragma unroll
+                for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) s[t][j][i] *= factors[t][i / 2];
+        }
+    }
+    // A transposed load leaves two neighbouring columns of two keys in a register; the product wants two keys of one
+    // column. So bytes 1 and 2 change places, and even and odd columns are multiplied apart: out[t][d / 8] has the even
+    // ones of d to d + 15, out[t][d / 8 + 1] the odd ones.
+    __device__ __forceinline__ void values(
+        float (&out)[ROW_TILES][DIM / 8][4], const float (&weights)[ROW_TILES][KEYS / 8][4], uint32_t v_tile, int left) const {
+        const int lane = this->lane;
+#pragma unroll
+        for (int key = 0; key < KEYS; key += 16) {
+            uint32_t a[ROW_TILES][4];
+#pragma unroll
+            for (int t = 0; t < ROW_TILES; t++) pack_weights<__half>(a[t], weights[t][key / 8], weights[t][key / 8 + 1]);
+            const bool valid = key + lane % 16 < left;
+#pragma unroll
+            for (int d = 0; d < DIM; d += 32) {
+                // Of columns d to d + 15, then d + 16 to d + 31: eight keys, then eight more.
+                uint32_t v[4];
+                const uint32_t at = chunk(v_tile, key + lane % 16, d / 16 + lane / 16);
+                load_matrix_transposed(v, valid ? at : this->base + Shape::ZERO_AT + at % 128);
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    uint32_t even[2], odd[2];
+#pragma unroll
+                    for (int i = 0; i < 2; i++) widen(even[i], odd[i], __byte_perm(v[2 * half + i], 0, 0x3120));
+#pragma unroll
+                    for (int t = 0; t < ROW_TILES; t++) {
+                        multiply<__half>(out[t][d / 8 + 2 * half], a[t], even[0], even[1]);
+                        multiply<__half>(out[t][d / 8 + 2 * half + 1], a[t], odd[0], odd[1]);
+                    }
+                }
+            }
+        }
+    }
+};
