@@ -154,7 +154,7 @@ fn every_ring_goes_round() {
     for variant in runnable(card) {
         let keys = (2 * variant.stages + 1) * variant.tile_keys + 5;
         let case = Case::packed(1, 1, variant.head_dim, &[(variant.tile_rows, keys)]);
-        run_as(variant.dtype, &case, &of_variant(variant, 1 << 20));
+        run_variant(variant, &case, &of_variant(variant, 1 << 20));
     }
 }
 
@@ -421,6 +421,17 @@ fn what_does_not_fit_is_refused() {
         &mut small.as_view_mut(),
     );
     assert_eq!(refused, Err(Error::Workspace { value: needed - 1, min: needed }));
+
+    let mut shifted = card.stream.alloc_zeros::<f32>(needed + 1).unwrap();
+    let refused = device.launch.run(
+        &card.stream,
+        DeviceQueries::contiguous(&problem, device.q.as_view()),
+        DeviceKv::contiguous(&problem, device.k.as_view(), device.v.as_view()),
+        DeviceOutput::contiguous(&problem, device.out.as_view_mut()),
+        None,
+        &mut shifted.slice_mut(1..),
+    );
+    assert!(matches!(refused, Err(Error::Misaligned { tensor: "workspace", .. })), "{refused:?}");
 
     let refused = device.launch.run(
         &card.stream,

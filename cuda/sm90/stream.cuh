@@ -58,13 +58,14 @@ struct StreamProducts {
     // The block's Q to shared memory. Folded rows past the input's end are zeros: they are computed and not written.
     __device__ __forceinline__ static void fetch_q(const OnekvAttention& p, const OnekvWork& work, uint32_t base, int thread) {
         const T* q = static_cast<const T*>(p.q);
-#pragma unroll 4
         for (int i = thread; i < Shape::ROWS * CHUNKS; i += Shape::THREADS) {
             const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile + row;
-            uint4 x = make_uint4(0, 0, 0, 0);
-            if (folded < work.rows) x = *reinterpret_cast<const uint4*>(q + row_offset(p, work, folded, p.q_strides) + chunk * 8);
-            store_16(chunk_at<CHUNKS>(base + Shape::Q_AT, row, chunk), x);
+            const bool valid = folded < work.rows;
+            copy_async_16(
+                chunk_at<CHUNKS>(base + Shape::Q_AT, row, chunk), q + row_offset(p, work, valid ? folded : 0, p.q_strides) + chunk * 8, valid);
         }
+        copy_commit();
+        copy_wait<0>();
     }
     __device__ __forceinline__ void load_q(uint32_t (&a)[4], int t, int d) const {
         load_matrix(a, chunk_at<CHUNKS>(base + Shape::Q_AT, first_row + 16 * t + lane % 16, d / 8 + lane / 16));
@@ -159,6 +160,7 @@ __device__ __forceinline__ void attend_stream(
         for (int i = 0; i < RING; i++) barrier_init(barriers + i * 8, 1);
         barrier_init_fence();
     }
+    if (thread == 0 && tiles > 0) tensor_prefetch(k_map), tensor_prefetch(v_map);
     dependents_start();
     predecessors_wait();
     if (fetches) {

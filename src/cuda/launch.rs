@@ -24,6 +24,9 @@ unsafe impl DeviceRepr for OnekvWork {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for OnekvMerge {}
 
+/// Bytes that the workspace's address is a multiple of: partial states are written 16 at a time.
+const WORKSPACE_ALIGN: CUdeviceptr = 16;
+
 /// Operands as device addresses; strides in elements. An LSE of address 0 is not written.
 #[derive(Debug, Clone, Copy)]
 pub struct RawOperands {
@@ -57,7 +60,8 @@ pub struct RawOperands {
 
 /// A plan with its work list on the device; runs any number of times, from any thread and on any stream.
 ///
-/// Runs at the same time need a workspace each.
+/// Runs at the same time need a workspace each. A captured graph holds addresses: it may replay as long as this, the
+/// operands and the workspace live.
 pub struct Launch {
     kernels: Arc<Kernels>,
     plan: Plan,
@@ -70,14 +74,14 @@ pub struct Launch {
 /// Device memory that is written once, before any launch: no stream needs to wait for it.
 struct Uploaded<T> {
     at: CUdeviceptr,
-    _memory: CudaSlice<T>,
+    memory: CudaSlice<T>,
 }
 
 impl<T: DeviceRepr> Uploaded<T> {
     fn new(stream: &Arc<CudaStream>, data: &[T]) -> Result<Self> {
         let memory = stream.clone_htod(data).map_err(cuda("uploading a plan"))?;
         let at = memory.device_ptr(stream).0;
-        Ok(Self { at, _memory: memory })
+        Ok(Self { at, memory })
     }
 }
 
@@ -241,6 +245,9 @@ impl Launch {
         let lse_ptr = lse.as_mut().map(|l| l.data.device_ptr_mut(stream));
         let lse_at = lse_ptr.as_ref().map_or(0, |(at, _)| *at);
         let (workspace_at, _workspace) = workspace.device_ptr_mut(stream);
+        // Whatever stream this is, the work list is not freed before it has been read.
+        let _work = self.work.memory.device_ptr(stream);
+        let _merges = self.merges.as_ref().map(|merges| merges.memory.device_ptr(stream));
 
         let problem = self.plan.problem();
         let rows =
@@ -261,6 +268,10 @@ impl Launch {
                 size_of::<f32>(),
                 lse_strides,
             )?;
+        }
+        if self.plan.slots() > 0 && workspace_at % WORKSPACE_ALIGN != 0 {
+            let (value, align) = (address(workspace_at), WORKSPACE_ALIGN as usize);
+            return Err(Error::Misaligned { tensor: "workspace", part: "data", value, align });
         }
         let read = [
             ("q", q_at, q.data.len() * size),
@@ -291,7 +302,7 @@ impl Launch {
             lse_strides,
         };
         // SAFETY: sizes, strides and alignment were checked against the problem, the context is the kernels';
-        // the views keep the memory allocated, and cudarc orders its release after this stream's work.
+        // the views and `self` keep the memory allocated, and cudarc orders its release after this stream's work.
         unsafe { self.run_raw(stream.cu_stream(), &operands) }
     }
 

@@ -3,6 +3,9 @@
 //! What one multiprocessor does in turn, plus starts and the merge. The constants are data, one set per architecture;
 //! `cargo xtask fit` refits them to a measured sweep.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
 use super::variants::{Architecture, Variant};
 use super::{DeviceFacts, Plan};
 use crate::dtype::DType;
@@ -103,12 +106,18 @@ pub(super) fn estimate_split(
         (_, false) => constants.mma_flops_per_us,
     };
     let (mut blocks, mut slots) = (0.0, 0.0);
+    // Blocks by the number of K/V tiles that they take.
+    let mut lengths = BTreeMap::<usize, usize>::new();
     // Keys times row tiles that read them, and keys that any tile reads.
     let (mut read, mut distinct) = (0.0, 0.0);
     for input in problem.inputs() {
         let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows);
         let parts = input.keys.len().div_ceil(split_keys).max(1);
-        blocks += (tiles.next_multiple_of(variant.cluster) * problem.kv_heads() * parts) as f64;
+        let same_keys = tiles.next_multiple_of(variant.cluster) * problem.kv_heads();
+        blocks += (same_keys * parts) as f64;
+        let (whole, rest) = (input.keys.len() / split_keys, input.keys.len() % split_keys);
+        *lengths.entry(split_keys.div_ceil(variant.tile_keys)).or_default() += whole * same_keys;
+        *lengths.entry(rest.div_ceil(variant.tile_keys)).or_default() += same_keys;
         if parts > 1 {
             slots += (tiles * problem.kv_heads() * parts) as f64;
         }
@@ -129,9 +138,8 @@ pub(super) fn estimate_split(
     let tile_us = longest_part + constants.not_hidden * hidden;
     // Blocks that share a multiprocessor share all it has: it takes their tiles as if one after the other, and only
     // starts overlap.
-    let in_turn = (blocks / facts.multiprocessors as f64).ceil().max(1.0);
-    let waves = (in_turn / resident(variant, facts) as f64).ceil();
-    let length = split_keys.min(longest(problem).max(1)).div_ceil(variant.tile_keys) as f64;
+    let in_turn = busiest(&lengths, facts.multiprocessors) as f64;
+    let waves = (blocks / (resident(variant, facts) * facts.multiprocessors) as f64).ceil().max(1.0);
     let merge = match slots > 0.0 {
         true => constants.merge_us + constants.merge_slot_us * slots / facts.multiprocessors as f64,
         false => 0.0,
@@ -142,7 +150,22 @@ pub(super) fn estimate_split(
             (variant.threads / 32 * 16 * (variant.head_dim + 8) * 4) as f64 / constants.meeting_bytes_per_us
         }
     };
-    in_turn * length * tile_us + waves * (constants.block_us + end_us) + merge
+    in_turn * tile_us + waves * (constants.block_us + end_us) + merge
+}
+
+/// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.
+fn busiest(lengths: &BTreeMap<usize, usize>, multiprocessors: usize) -> usize {
+    let multiprocessors = multiprocessors.max(1);
+    let mut loads: BinaryHeap<Reverse<usize>> = vec![Reverse(0); multiprocessors].into();
+    let mut everyone = 0;
+    for (tiles, blocks) in lengths.iter().rev().filter(|(tiles, _)| **tiles > 0) {
+        everyone += tiles * (blocks / multiprocessors);
+        for _ in 0..blocks % multiprocessors {
+            let least = loads.pop().map_or(0, |load| load.0);
+            loads.push(Reverse(least + tiles));
+        }
+    }
+    everyone + loads.iter().map(|load| load.0).max().unwrap_or(0)
 }
 
 /// Keys of the longest input.

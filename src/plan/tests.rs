@@ -204,6 +204,21 @@ fn e4m3_plans_are_hoppers() {
     }
 }
 
+/// One long input beside many short ones: it is split finely enough to end with the others.
+#[test]
+fn a_long_input_is_split_for_the_others() {
+    let mut inputs = vec![(16, 512); 63];
+    inputs.push((16, 32 << 10));
+    let problem = problem(12, 12, 64, &inputs);
+    let plan = Plan::new(&problem, DType::Bf16, &H200, &PlanOptions::default()).unwrap();
+    let tiles = |w: &Work| w.keys.len().div_ceil(plan.variant().tile_keys);
+    let (all, most) =
+        (plan.work().iter().map(tiles).sum::<usize>(), plan.work().iter().map(tiles).max().unwrap());
+    // No block is longer than what every multiprocessor has to do, and short inputs are left whole.
+    assert!(most <= all / 132, "{}", plan.explain());
+    assert!(plan.merges().iter().all(|m| m.row_base == 63 * 16), "{}", plan.explain());
+}
+
 #[test]
 fn every_card_has_a_kernel_for_every_head_dim() {
     for facts in [A100, RTX4090, H200] {

@@ -50,6 +50,8 @@ struct Made {
 /// engine, into one block and into all of a cluster. The longer name comes first.
 const COUNTED: [&str; 4] = ["HGMMA", "HMMA", MULTICAST, "UTMALDG"];
 const MULTICAST: &str = "UTMALDG.4D.MULTICAST";
+/// Exponentials while products are in flight.
+const HIDDEN: &str = "EX2 beside products";
 /// Folder of Hopper's kernels, compiled for 9.0a alone.
 const HOPPER: &str = "sm90";
 /// Folders under `cuda/` whose kernels are in the table.
@@ -103,6 +105,11 @@ pub fn check() -> Result<()> {
         let line = line.with_context(|| format!("cuda/codegen.md has no {}", variant.kernel()))?;
         let products = if variant.warpgroups { "HGMMA" } else { "HMMA" };
         let copies = if variant.cluster > 1 { MULTICAST } else { "UTMALDG" };
+        // The exponentials of a thread's scores: those that a softcap adds stand behind a branch.
+        let hidden = format!(" {} {HIDDEN}", variant.tile_keys + 2);
+        if variant.warpgroups && !line.contains(&hidden) {
+            bail!("the exponentials of {} do not run beside its products: {line}", variant.kernel());
+        }
         for meant in [products, copies] {
             if !line.contains(&format!(" {meant}")) {
                 bail!("the machine code of {} has no {meant}: {line}", variant.kernel());
@@ -166,7 +173,8 @@ fn compile(
     if !result.status.success() {
         bail!("nvcc failed on {}:\n{text}", source.display());
     }
-    if let Some(line) = text.lines().find(|line| line.contains("warning")) {
+    // ptxas tells of products that it puts one after the other (C7510 and their like) as information.
+    if let Some(line) = text.lines().find(|line| line.contains("warning") || line.contains("(C75")) {
         bail!("{}: {line}", source.display());
     }
     let mut made = BTreeMap::new();
@@ -211,9 +219,20 @@ fn count_opcodes(disassembler: &Path, binary: &Path, made: &mut Table) -> Result
         bail!("nvdisasm failed on {}: {}", binary.display(), String::from_utf8_lossy(&result.stderr));
     }
     let mut kernel = String::new();
+    // Between the wait that leaves one group of products in flight and the next.
+    let mut in_flight = false;
     for line in String::from_utf8_lossy(&result.stdout).lines() {
         if let Some(name) = line.strip_prefix(".text.") {
             kernel = name.trim_end_matches(':').to_owned();
+        }
+        if line.contains("DEPBAR.LE gsb0") {
+            in_flight = line.contains("0x1");
+        }
+        if in_flight
+            && line.contains("MUFU.EX2")
+            && let Some(made) = made.get_mut(&(kernel.clone(), "90a"))
+        {
+            *made.opcodes.entry(HIDDEN).or_default() += 1;
         }
         let opcode = COUNTED.iter().find(|opcode| {
             line.split_whitespace().any(|word| word == **opcode || word.starts_with(&format!("{opcode}.")))
