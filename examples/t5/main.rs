@@ -339,8 +339,7 @@ impl<B: Backend> Run<'_, B> {
 
     fn ids(&self, path: &Path) -> Result<()> {
         let arguments = self.arguments;
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = read::text("request", path)?;
         let request: Request = serde_json::from_str(&text).with_context(|| {
             format!(
                 "{} is not a request, allowed: {{\"input_ids\": [..], \"prompts\": [[..], ..], \"max_new_tokens\": N}}",
