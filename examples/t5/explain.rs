@@ -36,10 +36,10 @@ impl Prediction {
         model: ModelShape,
         work: Workload,
         methods: &[Method],
-        free_bytes: Option<usize>,
+        free_bytes: Option<u64>,
         device: Option<Roofline>,
     ) -> Self {
-        Self { model, work, methods: methods.to_vec(), free_bytes: free_bytes.map(|b| b as u64), device }
+        Self { model, work, methods: methods.to_vec(), free_bytes, device }
     }
 
     fn crossover(&self) -> Option<(f64, Crossover)> {

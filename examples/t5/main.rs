@@ -185,10 +185,16 @@ impl<B: Backend> Run<'_, B> {
         Ok(config.cost_shape(self.backend.head_dim(config)?, self.backend.element_bytes()))
     }
 
-    fn predict(&self, shape: ModelShape, tasks: &[Task], limits: Limits) -> Result<Prediction> {
+    /// Free memory, as it was before the model was loaded if it is.
+    fn free_bytes(&self, shape: &ModelShape, loaded: bool) -> Result<Option<u64>> {
+        let taken = if loaded { shape.weight_bytes() } else { 0 };
+        Ok(self.backend.free_bytes()?.map(|free| free as u64 + taken))
+    }
+
+    fn predict(&self, shape: ModelShape, tasks: &[Task], limits: Limits, loaded: bool) -> Result<Prediction> {
         let device = self.arguments.roofline()?.or(self.backend.roofline());
         let work = workload(tasks, limits.max_new_tokens);
-        let free = self.backend.free_bytes()?;
+        let free = self.free_bytes(&shape, loaded)?;
         Ok(Prediction::new(shape, work, self.arguments.mode.methods(), free, device))
     }
 
@@ -201,8 +207,7 @@ impl<B: Backend> Run<'_, B> {
         limits: Limits,
         loaded: bool,
     ) -> Result<()> {
-        let Some(free) = self.backend.free_bytes()? else { return Ok(()) };
-        let free = free as u64 + if loaded { shape.weight_bytes() } else { 0 };
+        let Some(free) = self.free_bytes(shape, loaded)? else { return Ok(()) };
         let work = workload(tasks, limits.max_new_tokens);
         Need::new(method, shape, &work).check(method, shape, &work, free)
     }
@@ -265,7 +270,7 @@ impl<B: Backend> Run<'_, B> {
                 .map(|input| Ok(Task { input: text.input(input)?, prompts: prompts.clone() }))
                 .collect::<Result<_>>()?;
             if answers.prediction.is_none() {
-                let prediction = self.predict(shape, &tasks, limits)?;
+                let prediction = self.predict(shape, &tasks, limits, false)?;
                 if arguments.explain {
                     return self.explain(Some(&prediction));
                 }
@@ -424,7 +429,7 @@ impl<B: Backend> Run<'_, B> {
         let tasks: Vec<Task> = (0..arguments.input_count).map(task).collect();
         let limits = Limits { max_new_tokens: arguments.max_new_tokens.unwrap_or(10), stop_at_eos: false };
         let shape = self.shape(config)?;
-        let prediction = self.predict(shape, &tasks, limits)?;
+        let prediction = self.predict(shape, &tasks, limits, model.is_some())?;
         let memory = prediction.memory_line().filter(|_| !arguments.json);
         let mut answers = Answers { ran: Vec::new(), refused: Vec::new(), prediction: Some(prediction) };
         if arguments.explain {

@@ -27,6 +27,7 @@ const GOLDENS: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_golde
 const CLI: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_cli"];
 const SIM: &[&str] = &["-p", "ptxsim"];
 const CUDA: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "cuda"];
+const T5_CUDA: &[&str] = &["-p", "onekv", "--features", "t5-cuda", "--test", "t5_cuda"];
 const CUDA_ATTENTION: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "attention"];
 
 #[rustfmt::skip]
@@ -94,6 +95,26 @@ const BUGS: &[Planted] = &[
         from: "weights.check_all_taken()?;", to: "", caught_by: CLI },
     Planted { name: "NaN in the weights is taken", file: "examples/t5/weights.rs",
         from: "!x.is_finite()", to: "x.is_infinite()", caught_by: CLI },
+    Planted { name: "T5 on CUDA: the decoder's sum is not rescaled", file: "cuda/t5/decode.cu",
+        from: "sum = sum * rescale + weight;", to: "sum = sum + weight;", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: the cache gets keys for values", file: "cuda/t5/decode.cu",
+        from: "= own[2 * inner + d];", to: "= own[inner + d];", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: the last of equals is chosen", file: "cuda/t5/decode.cu",
+        from: "(x == y && i < j)", to: "(x == y && i > j)", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: finished rows go on", file: "cuda/t5/decode.cu",
+        from: "if (mine.finished || mine.produced >= max_new) return;", to: "if (mine.produced >= max_new) return;", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: the encoder's bias is one off", file: "cuda/t5/encode.cu",
+        from: "const int base = p.zero + t * KEYS", to: "const int base = p.zero + 1 + t * KEYS", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: the wait of a product's pipeline is a stage too short", file: "cuda/t5/gemm.cu",
+        from: "copy_wait<STAGES - 2>();", to: "copy_wait<STAGES - 1>();", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: a product replaces the residual stream", file: "cuda/t5/gemm.cu",
+        from: "add ? to_float(c[at]) + x : x", to: "x", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: a norm sums over one warp", file: "cuda/t5/elementwise.cu",
+        from: "sum_of_block(squares) / width", to: "sum_of_warp(squares) / width", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: further inputs' K/V overwrites the first", file: "examples/t5/backend/cuda.rs",
+        from: "let at = kv.filled * 2 * kv.inner * self.element_bytes();", to: "let at = 0;", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: what was recorded outlives the rows that leave", file: "examples/t5/generate.rs",
+        from: "                recording = None;\n", to: "", caught_by: T5_CUDA },
     Planted { name: "a barrier does not wait for the last warp", file: "ptxsim/src/exec/sync.rs",
         from: "self.arrived > 0 && self.arrived >= wanted", to: "self.arrived > 0 && self.arrived + 32 >= wanted", caught_by: SIM },
     Planted { name: "the check of races sees no writes", file: "ptxsim/src/exec/shared.rs",

@@ -260,8 +260,10 @@ impl Backend for Cuda {
         heads: usize,
         bias: &Bias,
     ) -> Result<Matrix> {
-        if bias.heads != heads || offsets.last() != Some(&qkv.rows) {
-            bail!("the encoder's offsets or heads do not fit its activations");
+        let longest = offsets.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+        let reaches = longest <= bias.zero + 1 && bias.zero + longest <= bias.span;
+        if bias.heads != heads || !reaches || offsets.last() != Some(&qkv.rows) {
+            bail!("the encoder's offsets or bias do not fit its activations");
         }
         let mut out = self.matrix(qkv.rows, qkv.cols / 3, self.dtype)?;
         let mut tiles = self.tiles.borrow_mut();

@@ -204,9 +204,10 @@ pub fn attend_self(
     same("out width", out.cols, cache.inner)?;
     same("slots", rows.total, cache.slots)?;
     room("cache", &cache.data, cache.slots * cache.capacity * 2 * cache.inner * out.dtype.size_bytes())?;
-    // A distance for every position that the cache has room for.
-    if bias.zero + 1 > bias.span || bias.zero + 1 < cache.capacity {
-        bail!("bias has {} distances, allowed: at least {}", bias.zero + 1, cache.capacity);
+    // A position in the cache, and a distance, for every token that a row can have.
+    let positions = cache.capacity.min(bias.zero + 1).min(bias.span);
+    if positions < rows.longest {
+        bail!("cache and bias have {positions} positions, allowed: at least {}", rows.longest);
     }
     room("bias", &bias.data, bias.heads * bias.span * 4)?;
     let list = [
@@ -225,7 +226,7 @@ pub fn attend_self(
     ];
     let grid = Grid { x: pass.tokens, y: bias.heads.div_ceil(4), threads: 128, shared_bytes: 0 };
     let name = format!("t5_attend_self_{}_{}", out.dtype, cache.inner / bias.heads);
-    // SAFETY: see above. A row's positions stay below its prompt and its new tokens together, the cache's capacity.
+    // SAFETY: see above. A row's positions stay below its first and its new tokens together.
     unsafe { driver.launch(Module::Decode, &name, grid, &list) }
 }
 
@@ -257,8 +258,7 @@ pub fn attend_encoder(
     let tensor = 64 * dim * 2 + 4 * keys * dim * 2 + 2 * (keys + 64) * 4;
     let shared_bytes = if out.dtype == DType::F32 { 0 } else { tensor };
     let grid = Grid { x: tiles.1, y: bias.heads, threads: 128, shared_bytes };
-    // SAFETY: see above. Tiles lie within the tokens of `qkv`; the f32 kernel's offsets lie within the bias because no
-    // input is longer than it was made for.
+    // SAFETY: see above. The caller's tiles lie within the tokens of `qkv`, and their offsets within the bias.
     unsafe { driver.launch(Module::Encode, &format!("t5_attend_encoder_{}_{dim}", out.dtype), grid, &list) }
 }
 

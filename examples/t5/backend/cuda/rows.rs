@@ -38,6 +38,8 @@ pub struct Rows {
     pub outputs: Buffer,
     pub total: usize,
     pub max_new_tokens: usize,
+    /// Tokens of the longest row at its end.
+    pub longest: usize,
     pub eos: i32,
     /// The next pass is the prefill.
     pub begins: bool,
@@ -65,6 +67,7 @@ impl Rows {
             outputs: pool.zeros(total * spec.max_new_tokens * 4)?,
             total,
             max_new_tokens: spec.max_new_tokens,
+            longest: spec.tokens.iter().map(Vec::len).max().unwrap_or(0) + spec.max_new_tokens,
             eos: spec.eos.map_or(-1, |id| id as i32),
             begins: true,
             prefill: Pass {
