@@ -85,7 +85,7 @@ __device__ __forceinline__ void attend_self(const T* qkv, T* cache, T* out, cons
 }
 
 #define T5_ATTEND_SELF(T, TYPE, DIM)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(128) t5_attend_self_##TYPE##_##DIM(                                         \
+    extern "C" __global__ void __launch_bounds__(128, 6) t5_attend_self_##TYPE##_##DIM(                                         \
         const T* qkv, T* cache, T* out, const int* slots, const T5Row* state, const int* token_row, const int* first,        \
         const float* bias, int heads, int capacity, int span, int zero) {                                                    \
         attend_self<T, DIM>(qkv, cache, out, slots, state, token_row, first, bias, heads, capacity, span, zero);             \
