@@ -1,4 +1,5 @@
-//! The cost model: what prompt-in-encoder (PIE) and prompt-in-decoder (PID) compute and move.
+//! The cost model: what prompt-in-encoder (PIE) and prompt-in-decoder (PID) compute and move, what they occupy,
+//! and from where on sharing pays.
 //!
 //! The analysis of "prompt-in-decoder" (arXiv 2403.13112, section 3) as functions, with the
 //! projections and the feed-forward layers that the paper's table leaves out. A FLOP is one
@@ -14,6 +15,9 @@ pub enum Method {
     Pie,
     /// Prompt in the decoder: the input encoded once, its K/V shared by all prompts.
     Pid,
+    /// Prompt in the decoder over a copy of the K/V per prompt, as engines do it for beams: the input encoded
+    /// once, nothing shared.
+    PidReplicated,
 }
 
 /// The shape of an encoder-decoder transformer.
@@ -47,6 +51,17 @@ impl ModelShape {
 
     fn ffn_weights(&self) -> u64 {
         self.d_model * self.d_ff * if self.gated { 3 } else { 2 }
+    }
+
+    fn projection(&self) -> u64 {
+        self.d_model * self.inner()
+    }
+
+    /// Bytes of all matrices; the embedding and the head count one each, tied or not.
+    pub fn weight_bytes(&self) -> u64 {
+        let encoder = self.encoder_layers * (4 * self.projection() + self.ffn_weights());
+        let decoder = self.decoder_layers * (8 * self.projection() + self.ffn_weights());
+        (encoder + decoder + 2 * self.vocab * self.d_model) * self.element_bytes
     }
 }
 
@@ -115,7 +130,7 @@ impl Breakdown {
 fn sequence(method: Method, work: &Workload) -> u64 {
     match method {
         Method::Pie => work.keys + work.prompt_tokens,
-        Method::Pid => work.keys,
+        Method::Pid | Method::PidReplicated => work.keys,
     }
 }
 
@@ -123,8 +138,14 @@ fn sequence(method: Method, work: &Workload) -> u64 {
 fn sequences(method: Method, work: &Workload) -> u64 {
     match method {
         Method::Pie => work.inputs * work.prompts,
-        Method::Pid => work.inputs,
+        Method::Pid | Method::PidReplicated => work.inputs,
     }
+}
+
+/// Keys that are stored and read: of one encoder sequence per prompt, or per input.
+fn stored_keys(method: Method, work: &Workload) -> u64 {
+    let copies = if method == Method::PidReplicated { work.prompts } else { 1 };
+    encoder_tokens(method, work) * copies
 }
 
 /// Tokens that pass through the encoder: `b U (n + n_p)` against `b n`.
@@ -132,32 +153,43 @@ pub fn encoder_tokens(method: Method, work: &Workload) -> u64 {
     sequences(method, work) * sequence(method, work)
 }
 
-/// Cross-attention K/V of all decoder layers, in bytes: stored once per encoder sequence.
+/// Cross-attention K/V of all decoder layers, in bytes: stored once per encoder sequence, or once per prompt.
 pub fn cross_kv_bytes(method: Method, model: &ModelShape, work: &Workload) -> u64 {
-    2 * encoder_tokens(method, work) * model.inner() * model.element_bytes * model.decoder_layers
+    2 * stored_keys(method, work) * model.inner() * model.element_bytes * model.decoder_layers
 }
 
 /// Cross-attention of one decoder layer in one step of one token per prompt, without projections:
-/// `4 b U n d` FLOPs; K/V read once per encoder sequence, Q read and O written once.
+/// `4 b U n d` FLOPs; every stored K/V read once, Q read and O written once.
 pub fn cross_attention_step(method: Method, model: &ModelShape, work: &Workload) -> Cost {
     let rows = work.inputs * work.prompts;
     let inner = model.inner();
     Cost {
         flops: 4 * rows * sequence(method, work) * inner,
-        bytes: (2 * encoder_tokens(method, work) + 2 * rows) * inner * model.element_bytes,
+        bytes: (2 * stored_keys(method, work) + 2 * rows) * inner * model.element_bytes,
     }
+}
+
+/// Bytes that no decode step of one token per prompt can avoid: every weight of the decoder and the head once, every
+/// stored K/V of the cross-attention once. The self-attention's K/V, which grows, is left out.
+pub fn decode_step_bytes(method: Method, model: &ModelShape, work: &Workload) -> u64 {
+    let layer = 6 * model.projection() + model.ffn_weights();
+    (model.decoder_layers * layer + model.d_model * model.vocab) * model.element_bytes
+        + cross_kv_bytes(method, model, work)
 }
 
 /// The cost of encoding, prompt prefill and greedy decoding. Logits are computed for the last
 /// position of a prompt and every decoded token but the last.
 pub fn breakdown(method: Method, model: &ModelShape, work: &Workload) -> Breakdown {
     let (d, inner, bytes) = (model.d_model, model.inner(), model.element_bytes);
-    let projection = d * inner;
+    let projection = model.projection();
     let rows = work.inputs * work.prompts;
     let encoded = encoder_tokens(method, work);
+    let stored = stored_keys(method, work);
+    // Copies are made by reading one and writing all.
+    let copied = if method == Method::PidReplicated { encoded + stored } else { 0 };
     let n = sequence(method, work);
     // Decoder positions per row: the start token, the prompt (PID) and all new tokens but the last.
-    let prefill = 1 + if method == Method::Pid { work.prompt_tokens } else { 0 };
+    let prefill = 1 + if method == Method::Pie { 0 } else { work.prompt_tokens };
     let steps = work.new_tokens.saturating_sub(1);
     let positions = if work.new_tokens == 0 { 0 } else { prefill + steps };
     let passes = work.new_tokens;
@@ -181,7 +213,7 @@ pub fn breakdown(method: Method, model: &ModelShape, work: &Workload) -> Breakdo
         flops: model.decoder_layers
             * (encoded * 4 * projection + tokens * 4 * projection + 4 * tokens * n * inner),
         bytes: model.decoder_layers
-            * ((2 + 2 * passes) * projection + passes * 2 * encoded * inner + 2 * tokens * inner)
+            * ((2 + 2 * passes) * projection + 2 * (passes * stored + copied) * inner + 2 * tokens * inner)
             * bytes,
     };
     let feed_forward = Cost {
@@ -190,6 +222,73 @@ pub fn breakdown(method: Method, model: &ModelShape, work: &Workload) -> Breakdo
     };
     let head = Cost { flops: 2 * rows * passes * d * model.vocab, bytes: passes * d * model.vocab * bytes };
     Breakdown { encoder, self_attention, cross_attention, feed_forward, head }
+}
+
+/// What a device does at best.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Roofline {
+    /// Floating-point operations per second.
+    pub flops_per_s: f64,
+    /// Bytes per second through memory.
+    pub bytes_per_s: f64,
+}
+
+/// Seconds that a device cannot do without: each part of the encoding with the prompts' prefill, then of all
+/// further steps, takes as long as its arithmetic or its traffic. Launches and waiting are left out.
+pub fn least_seconds(method: Method, model: &ModelShape, work: &Workload, device: &Roofline) -> f64 {
+    let whole = breakdown(method, model, work);
+    let begin = breakdown(method, model, &Workload { new_tokens: work.new_tokens.min(1), ..*work });
+    let parts = |b: &Breakdown| [b.encoder, b.self_attention, b.cross_attention, b.feed_forward, b.head];
+    let seconds =
+        |flops: u64, bytes: u64| (flops as f64 / device.flops_per_s).max(bytes as f64 / device.bytes_per_s);
+    parts(&begin)
+        .iter()
+        .zip(parts(&whole))
+        .map(|(b, w)| seconds(b.flops, b.bytes) + seconds(w.flops - b.flops, w.bytes - b.bytes))
+        .sum()
+}
+
+/// How many times as long PIE takes as PID, by [`least_seconds`].
+pub fn gain(model: &ModelShape, work: &Workload, device: &Roofline) -> f64 {
+    let seconds = |method| least_seconds(method, model, work, device);
+    seconds(Method::Pie) / seconds(Method::Pid)
+}
+
+/// Where sharing begins or ceases to pay, everything else as it is in a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crossover {
+    /// The fewest prompts per input from which on PID gains; `None`: up to [`SEARCHED`] it does not.
+    pub least_prompts: Option<u64>,
+    /// The shortest input from which on it gains, likewise.
+    pub least_keys: Option<u64>,
+    /// The longest output up to which it gains; `None`: at every length up to [`SEARCHED`], or at none.
+    pub most_new_tokens: Option<u64>,
+}
+
+/// The largest count that [`crossover`] looks at.
+pub const SEARCHED: u64 = 1 << 16;
+
+/// Where PID is `times` as fast as PIE.
+pub fn crossover(model: &ModelShape, work: &Workload, device: &Roofline, times: f64) -> Crossover {
+    // The gain grows with prompts and keys, and falls with the output's length: each is bisected.
+    let first = |pays: &dyn Fn(u64) -> bool| {
+        if !pays(SEARCHED) {
+            return None;
+        }
+        let (mut low, mut high) = (0, SEARCHED);
+        while high - low > 1 {
+            let middle = (low + high) / 2;
+            if pays(middle) { high = middle } else { low = middle }
+        }
+        Some(high)
+    };
+    let at_least = |work: Workload| gain(model, &work, device) >= times;
+    let fails = first(&|new_tokens| !at_least(Workload { new_tokens, ..*work }));
+    Crossover {
+        least_prompts: first(&|prompts| at_least(Workload { prompts, ..*work })),
+        least_keys: first(&|keys| at_least(Workload { keys, ..*work })),
+        most_new_tokens: fails.map(|n| n - 1).filter(|n| *n > 0),
+    }
 }
 
 #[cfg(test)]
@@ -266,6 +365,67 @@ mod tests {
         // 2 rows x (start, first new token).
         assert_eq!(pie.feed_forward.flops, 4 * 36);
         assert_eq!(pie.cross_attention.flops, 10 * 8 + 4 * 8 + 4 * 5 * 4);
+    }
+
+    #[test]
+    fn replication_encodes_like_pid_and_reads_like_pie() {
+        let work = Workload { prompt_tokens: 3, ..DIALOGUE };
+        assert_eq!(encoder_tokens(Method::PidReplicated, &work), 512);
+        assert_eq!(cross_kv_bytes(Method::PidReplicated, &BASE, &work), 566_231_040);
+        let [pid, copies] = [Method::Pid, Method::PidReplicated].map(|m| breakdown(m, &BASE, &work));
+        assert_eq!(copies.total().flops, pid.total().flops);
+        // 10 passes over 29 copies more, and one copying pass that reads 1 and writes 30.
+        let one = 18_874_368;
+        assert_eq!(copies.cross_attention.bytes - pid.cross_attention.bytes, (10 * 29 + 31) * one);
+        assert_eq!(copies.encoder, pid.encoder);
+    }
+
+    #[test]
+    fn bytes_of_weights_and_of_a_step() {
+        // T5-base: 2 x 32128 x 768 of words; 12 x (4 x 768^2 + 2 x 768 x 3072) of the encoder, 12 x (8 ..) of the decoder.
+        assert_eq!(BASE.weight_bytes(), 2 * (49_348_608 + 84_934_656 + 113_246_208));
+        let step = decode_step_bytes(Method::Pid, &BASE, &DIALOGUE);
+        assert_eq!(step, 2 * (24_674_304 + 12 * (6 * 589_824 + 4_718_592)) + 18_874_368);
+    }
+
+    /// A device on which bytes are free, or arithmetic is.
+    #[test]
+    fn least_time_is_arithmetic_or_traffic() {
+        let total = breakdown(Method::Pid, &BASE, &DIALOGUE).total();
+        let seconds = |flops_per_s, bytes_per_s| {
+            least_seconds(Method::Pid, &BASE, &DIALOGUE, &Roofline { flops_per_s, bytes_per_s })
+        };
+        assert!((seconds(1e9, 1e30) / (total.flops as f64 / 1e9) - 1.0).abs() < 1e-12);
+        assert!((seconds(1e30, 1e9) / (total.bytes as f64 / 1e9) - 1.0).abs() < 1e-12);
+        // Encoding is bound by arithmetic, decoding by traffic: both together take longer than either.
+        let both = seconds(1e14, 1e12);
+        assert!(both > total.flops as f64 / 1e14 && both > total.bytes as f64 / 1e12);
+        assert!(both < total.flops as f64 / 1e14 + total.bytes as f64 / 1e12);
+    }
+
+    #[test]
+    fn the_crossover_is_where_the_gain_is_reached() {
+        let device = Roofline { flops_per_s: 8e14, bytes_per_s: 4e12 };
+        let work = Workload { prompt_tokens: 3, prompts: 4, new_tokens: 16, ..DIALOGUE };
+        let at = |work: Workload| gain(&BASE, &work, &device);
+        for times in [1.05, 1.2, 1.6] {
+            let found = crossover(&BASE, &work, &device, times);
+            let prompts = found.least_prompts.unwrap();
+            assert!(at(Workload { prompts, ..work }) >= times);
+            assert!(prompts == 1 || at(Workload { prompts: prompts - 1, ..work }) < times);
+            let keys = found.least_keys.unwrap();
+            assert!(
+                at(Workload { keys, ..work }) >= times && at(Workload { keys: keys - 1, ..work }) < times
+            );
+            if let Some(new_tokens) = found.most_new_tokens {
+                assert!(at(Workload { new_tokens, ..work }) >= times);
+                assert!(at(Workload { new_tokens: new_tokens + 1, ..work }) < times);
+            }
+        }
+        assert!(crossover(&BASE, &work, &device, 1.2).most_new_tokens.is_some());
+        // Nothing is shared by one prompt: the methods differ by its few tokens.
+        assert!((at(Workload { prompts: 1, ..work }) - 1.0).abs() < 0.02);
+        assert_eq!(crossover(&BASE, &Workload { prompts: 1, ..work }, &device, 1.2).least_keys, None);
     }
 
     #[test]

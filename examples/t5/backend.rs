@@ -1,14 +1,20 @@
 //! The seam: the shape of the compute that the model asks of a device.
 //!
-//! Activations are matrices of one row per token; nothing is padded. Weights, activations and
-//! caches are the backend's own types, so that a device backend keeps them on the device: only
-//! token ids and, where asked for, logits cross the seam.
+//! Activations are matrices of one row per token; nothing is padded. Weights, activations, caches and the state
+//! of the rows are the backend's own types, so that a device keeps them: only the ids of inputs and prompts
+//! cross the seam, and, when asked for, which rows have finished, outputs and logits.
 
 pub mod cpu;
+#[cfg(feature = "t5-cuda")]
+pub mod cuda;
 
+use std::ops::Range;
+
+use anyhow::Result;
 use onekv::Problem;
+use onekv::cost::Roofline;
 
-use crate::config::Activation;
+use crate::config::{Activation, Config};
 
 /// A matrix of one embedding, projection or head as the checkpoint stores it: `[out, in]`.
 pub struct LinearSource {
@@ -17,83 +23,160 @@ pub struct LinearSource {
     pub inputs: usize,
 }
 
+/// What rows start from, and where they end.
+pub struct RowsSpec<'a> {
+    /// The first tokens of each row: the start token and its prompt.
+    pub tokens: &'a [Vec<u32>],
+    pub max_new_tokens: usize,
+    /// The id behind which a row is finished.
+    pub eos: Option<u32>,
+}
+
 /// One device.
 pub trait Backend {
-    /// Activations `[tokens, width]`.
+    /// Activations `[tokens, width]`. The residual stream and logits are f32 on every device.
     type Matrix;
     /// A projection, in the layout that the device likes.
     type Linear;
-    /// Rows of embeddings, or a norm's weights.
+    /// Rows of embeddings.
     type Table;
+    /// A norm's weights.
+    type Norm;
     /// Relative attention bias by head and distance.
     type Bias;
-    /// Self-attention K/V of one decoder layer, for every row that is being decoded.
+    /// The rows that are being decoded: tokens to come, positions, outputs. They keep the numbers that they
+    /// began with, whoever leaves.
+    type Rows;
+    /// Self-attention K/V of one decoder layer, for every row.
     type SelfCache;
-    /// Cross-attention K/V of one decoder layer, for every input, packed `[keys, 2, heads, d_kv]`.
+    /// Cross-attention K/V of one decoder layer, for every input, packed `[keys, 2, heads, head_dim]`.
     type CrossKv;
+    /// A cross-attention made ready: which query rows read which keys.
+    type Cross;
+    /// A recorded step.
+    type Recording;
+
+    /// Steps from one look at which rows have finished to the next.
+    const STEPS_PER_LOOK: usize;
+    /// Finished rows are dropped once the part of the batch that goes on is at most this.
+    const DROP_AT: f64;
+
+    /// The device and its arithmetic, in one line.
+    fn describe(&self) -> String;
+    /// Elements of a head as the device computes it, at least the model's d_kv; an error for a model whose shape
+    /// it cannot take.
+    fn head_dim(&self, config: &Config) -> Result<usize>;
+    /// Bytes of a weight and of a K/V element.
+    fn element_bytes(&self) -> usize;
+    /// Free memory, where it is the device's own.
+    fn free_bytes(&self) -> Result<Option<usize>>;
+    /// The most memory that was taken at once since the last `release`.
+    fn peak_bytes(&self) -> Option<usize>;
+    /// Gives back memory that is kept for reuse.
+    fn release(&self) -> Result<()>;
+    /// What the device can do at best, for predictions; `None` where it does not say.
+    fn roofline(&self) -> Option<Roofline>;
+    /// Waits for all work.
+    fn synchronize(&self) -> Result<()>;
 
     /// Several projections of the same input, side by side.
-    fn linear_weights(&self, parts: Vec<LinearSource>) -> Self::Linear;
+    fn linear_weights(&self, parts: Vec<LinearSource>) -> Result<Self::Linear>;
     /// Rows of `width` elements.
-    fn table(&self, data: Vec<f32>, width: usize) -> Self::Table;
+    fn table(&self, data: Vec<f32>, width: usize) -> Result<Self::Table>;
+    fn norm(&self, weights: Vec<f32>) -> Result<Self::Norm>;
     /// `values[head][i]` is the bias at offset `i - zero` of key against query.
-    fn bias(&self, values: Vec<Vec<f32>>, zero: usize) -> Self::Bias;
-    /// An empty cache for `rows` rows of `inner` elements per token.
-    fn self_cache(&self, rows: usize, inner: usize) -> Self::SelfCache;
-    /// An empty store for `keys` keys of `inner` elements.
-    fn cross_kv(&self, keys: usize, inner: usize) -> Self::CrossKv;
+    fn bias(&self, values: Vec<Vec<f32>>, zero: usize) -> Result<Self::Bias>;
 
     /// The embeddings of `ids`.
-    fn embed(&self, table: &Self::Table, ids: &[u32]) -> Self::Matrix;
-    /// `x / rms(x) * weight`, by row.
-    fn rms_norm(&self, x: &Self::Matrix, weight: &Self::Table, epsilon: f32) -> Self::Matrix;
+    fn embed(&self, table: &Self::Table, ids: &[u32]) -> Result<Self::Matrix>;
+    /// `x / rms(x) * weight`, by token.
+    fn rms_norm(&self, x: &Self::Matrix, weight: &Self::Norm, epsilon: f32) -> Result<Self::Matrix>;
     /// `x W^T`.
-    fn linear(&self, x: &Self::Matrix, weights: &Self::Linear) -> Self::Matrix;
-    /// `sum += x W^T`.
-    fn add_linear(&self, sum: &mut Self::Matrix, x: &Self::Matrix, weights: &Self::Linear);
+    fn linear(&self, x: &Self::Matrix, weights: &Self::Linear) -> Result<Self::Matrix>;
+    /// `sum += x W^T` on the residual stream.
+    fn add_linear(&self, sum: &mut Self::Matrix, x: &Self::Matrix, weights: &Self::Linear) -> Result<()>;
+    /// `x W^T` in f32.
+    fn logits(&self, x: &Self::Matrix, weights: &Self::Linear) -> Result<Self::Matrix>;
     /// `act(h)`, or with `gated` the product of `act` of the left half and the right half.
-    fn activate(&self, h: Self::Matrix, activation: Activation, gated: bool) -> Self::Matrix;
-    /// `x * factor`.
-    fn scale(&self, x: &mut Self::Matrix, factor: f32);
-    /// The rows `rows` of `x`.
-    fn take_rows(&self, x: &Self::Matrix, rows: &[usize]) -> Self::Matrix;
+    fn activate(&self, h: Self::Matrix, activation: Activation, gated: bool) -> Result<Self::Matrix>;
+    /// All elements, token after token.
+    fn to_host(&self, x: &Self::Matrix) -> Result<Vec<f32>>;
 
-    /// Bidirectional self-attention within each input; `qkv` is `[tokens, 3, heads, d_kv]`, input
-    /// `b` has the tokens `offsets[b]..offsets[b + 1]`. Scale 1.
+    /// Bidirectional self-attention within each input; `qkv` is `[tokens, 3, heads, head_dim]`, input `b` has the
+    /// tokens `offsets[b]..offsets[b + 1]`. Scale 1.
     fn encoder_attention(
         &self,
         qkv: &Self::Matrix,
         offsets: &[usize],
         heads: usize,
         bias: &Self::Bias,
-    ) -> Self::Matrix;
-    /// Causal self-attention of each row's `counts[row]` new tokens over all its tokens, which
-    /// `cache` then holds. Scale 1.
-    fn decoder_attention(
+    ) -> Result<Self::Matrix>;
+
+    /// A store for `keys` keys of `inner` elements, empty.
+    fn cross_kv(&self, keys: usize, inner: usize) -> Result<Self::CrossKv>;
+    /// Appends the K/V of further inputs, projected from their encoding.
+    fn append_cross_kv(
         &self,
-        qkv: &Self::Matrix,
-        cache: &mut Self::SelfCache,
-        counts: &[usize],
-        heads: usize,
-        bias: &Self::Bias,
-    ) -> Self::Matrix;
+        kv: &mut Self::CrossKv,
+        hidden: &Self::Matrix,
+        weights: &Self::Linear,
+    ) -> Result<()>;
+    /// Appends a copy of these keys, one range after the other.
+    fn copy_cross_kv(
+        &self,
+        from: &Self::CrossKv,
+        keys: &[Range<usize>],
+        to: &mut Self::CrossKv,
+    ) -> Result<()>;
+    /// Empties a store, whose memory stays where it is.
+    fn clear_cross_kv(&self, kv: &mut Self::CrossKv);
+    /// Bytes that the K/V occupies.
+    fn cross_kv_bytes(&self, kv: &Self::CrossKv) -> usize;
+    /// Makes the cross-attention of `problem` ready.
+    fn plan_cross(&self, problem: &Problem) -> Result<Self::Cross>;
     /// Shared cross-attention: every query row over the one K/V of its input.
     fn cross_attention(
         &self,
         q: &Self::Matrix,
         kv: &Self::CrossKv,
-        problem: &Problem,
-    ) -> anyhow::Result<Self::Matrix>;
+        cross: &Self::Cross,
+    ) -> Result<Self::Matrix>;
 
-    /// Appends projected K/V `[keys, 2, heads, d_kv]` of further inputs.
-    fn append_cross_kv(&self, kv: &mut Self::CrossKv, projected: Self::Matrix);
-    /// Bytes that the K/V occupies.
-    fn cross_kv_bytes(&self, kv: &Self::CrossKv) -> usize;
-    /// Drops the rows that are not kept.
-    fn retain_rows(&self, cache: &mut Self::SelfCache, keep: &[bool]);
+    /// Rows at their beginning: their first pass is over all of `tokens`, every later one over one token each.
+    fn rows(&self, spec: RowsSpec<'_>) -> Result<Self::Rows>;
+    /// All rows at their beginning again, in the same memory unless some have left the batch.
+    fn restart(&self, rows: &mut Self::Rows) -> Result<()>;
+    /// An empty cache for `rows` rows of at most `longest` tokens of `inner` elements.
+    fn self_cache(&self, rows: usize, longest: usize, inner: usize) -> Result<Self::SelfCache>;
+    /// The embeddings of the next tokens of all rows.
+    fn embed_next(&self, table: &Self::Table, rows: &Self::Rows) -> Result<Self::Matrix>;
+    /// Causal self-attention of each row's next tokens over all its tokens, which `cache` then holds. Scale 1.
+    fn decoder_attention(
+        &self,
+        qkv: &Self::Matrix,
+        cache: &mut Self::SelfCache,
+        rows: &Self::Rows,
+        heads: usize,
+        bias: &Self::Bias,
+    ) -> Result<Self::Matrix>;
+    /// The last of the next tokens of every row.
+    fn last_tokens(&self, x: Self::Matrix, rows: &Self::Rows) -> Result<Self::Matrix>;
+    /// Ends a pass: every row that has not finished takes the largest of its `logits`, the first of equals, as its
+    /// output and its next token.
+    fn choose(&self, logits: &Self::Matrix, rows: &mut Self::Rows) -> Result<()>;
+    /// Which rows of the batch have finished; waits for the device.
+    fn finished(&self, rows: &Self::Rows) -> Result<Vec<bool>>;
+    /// Drops rows from the batch.
+    fn retain(&self, rows: &mut Self::Rows, keep: &[bool]) -> Result<()>;
+    /// What every row has produced, dropped ones included, in the order in which they began.
+    fn outputs(&self, rows: &Self::Rows) -> Result<Vec<Vec<u32>>>;
 
-    /// The position of the largest element of each row, the first of equals.
-    fn argmax(&self, logits: &Self::Matrix) -> Vec<u32>;
-    /// All elements, row after row.
-    fn to_host(&self, x: &Self::Matrix) -> Vec<f32>;
+    /// Runs `step` `times` times. A device may record it and replay the recording, which is the caller's to drop
+    /// when a step would do something else.
+    fn repeat(
+        &self,
+        recording: &mut Option<Self::Recording>,
+        times: usize,
+        step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()>;
 }

@@ -42,11 +42,6 @@ const MAX_WIDTH: u64 = 1 << 20;
 const MAX_LAYERS: u64 = 1024;
 
 impl Config {
-    /// Elements of Q, K or V of one token.
-    pub fn inner(&self) -> usize {
-        self.heads * self.d_kv
-    }
-
     /// Reads `config.json` in `folder`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
@@ -99,18 +94,18 @@ impl Config {
         Ok(config)
     }
 
-    /// The shape that the cost model takes; weights and K/V are f32 here.
-    pub fn cost_shape(&self) -> onekv::cost::ModelShape {
+    /// The shape that the cost model takes, for heads of `head_dim` elements of `element_bytes`.
+    pub fn cost_shape(&self, head_dim: usize, element_bytes: usize) -> onekv::cost::ModelShape {
         onekv::cost::ModelShape {
             d_model: self.d_model as u64,
             heads: self.heads as u64,
-            head_dim: self.d_kv as u64,
+            head_dim: head_dim as u64,
             d_ff: self.d_ff as u64,
             gated: self.gated,
             vocab: self.vocab as u64,
             encoder_layers: self.encoder_layers as u64,
             decoder_layers: self.decoder_layers as u64,
-            element_bytes: 4,
+            element_bytes: element_bytes as u64,
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use rayon::prelude::*;
 
 use crate::backend::Backend;
 use crate::config::{Activation, Config};
@@ -18,12 +19,8 @@ impl Source for Weights {
     }
 }
 
-/// Loads the model in `folder`.
-pub fn folder<'b, B: Backend>(folder: &Path, backend: &'b B) -> Result<Model<'b, B>> {
-    if !folder.is_dir() {
-        bail!("model is {}, allowed: a folder with config.json and model.safetensors", folder.display());
-    }
-    let config = Config::read(folder)?;
+/// Loads the model in `folder`, whose config was read from there.
+pub fn folder<'b, B: Backend>(folder: &Path, config: Config, backend: &'b B) -> Result<Model<'b, B>> {
     let bar = progress::bar("reading");
     let mut weights = Weights::read(folder, &bar)?;
     drop(bar);
@@ -36,23 +33,31 @@ pub fn folder<'b, B: Backend>(folder: &Path, backend: &'b B) -> Result<Model<'b,
 /// Shapes for `--random`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shape {
+    /// Two layers of two heads, to try things out
+    Tiny,
     #[value(name = "t5-small")]
     Small,
     #[value(name = "t5-base")]
     Base,
     #[value(name = "t5-large")]
     Large,
+    #[value(name = "flan-t5-xl")]
+    FlanXl,
 }
 
 impl Shape {
-    fn config(self) -> Config {
+    pub fn config(self) -> Config {
         let (d_model, d_ff, heads, layers) = match self {
+            Shape::Tiny => (64, 128, 2, 2),
             Shape::Small => (512, 2048, 8, 6),
             Shape::Base => (768, 3072, 12, 12),
             Shape::Large => (1024, 4096, 16, 24),
+            Shape::FlanXl => (2048, 5120, 32, 24),
         };
+        // v1.0, or v1.1 with a gated GELU and a head of its own.
+        let gated = self == Shape::FlanXl;
         Config {
-            vocab: 32128,
+            vocab: if self == Shape::Tiny { 384 } else { 32128 },
             d_model,
             d_kv: 64,
             d_ff,
@@ -62,19 +67,34 @@ impl Shape {
             buckets: 32,
             max_distance: 128,
             epsilon: 1e-6,
-            activation: Activation::Relu,
-            gated: false,
-            tied: true,
+            activation: if gated { Activation::GeluTanh } else { Activation::Relu },
+            gated,
+            tied: !gated,
             decoder_start: 0,
             eos: 1,
         }
     }
 }
 
-/// Weights drawn so that activations keep their size from layer to layer, as T5 initialises them.
-struct Random {
-    rng: StdRng,
+/// Numbers drawn for all weights, which repeat them: drawing billions would take longer than the run. A prime, so
+/// that no two rows of a matrix begin alike.
+const DRAWN: usize = 65_521;
+
+/// Weights that keep activations at their size from layer to layer, as T5 initialises them.
+pub struct Random {
+    /// Uniform, of deviation 1.
+    drawn: Vec<f32>,
+    /// Where the next tensor begins in them.
+    at: usize,
     d_kv: usize,
+}
+
+impl Random {
+    pub fn new(seed: u64, d_kv: usize) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let bound = 3f32.sqrt();
+        Self { drawn: (0..DRAWN).map(|_| rng.random_range(-bound..bound)).collect(), at: 0, d_kv }
+    }
 }
 
 impl Source for Random {
@@ -94,16 +114,19 @@ impl Source for Random {
         } else {
             inputs.powf(-0.5)
         };
-        // Uniform with the wanted deviation.
-        let bound = deviation * 3f32.sqrt();
-        Ok((0..shape.iter().product()).map(|_| self.rng.random_range(-bound..bound)).collect())
+        self.at = (self.at + 7919) % DRAWN;
+        let mut tensor = vec![0.0; shape.iter().product()];
+        tensor.par_chunks_mut(DRAWN).for_each(|chunk| {
+            let (after, before) = self.drawn.split_at(self.at);
+            chunk.iter_mut().zip(before.iter().chain(after)).for_each(|(x, drawn)| *x = drawn * deviation);
+        });
+        Ok(tensor)
     }
 }
 
 /// A model of random weights.
-pub fn random<'b, B: Backend>(shape: Shape, seed: u64, backend: &'b B) -> Result<Model<'b, B>> {
-    let config = shape.config();
-    let mut source = Random { rng: StdRng::seed_from_u64(seed), d_kv: config.d_kv };
+pub fn random<'b, B: Backend>(config: Config, seed: u64, backend: &'b B) -> Result<Model<'b, B>> {
+    let mut source = Random::new(seed, config.d_kv);
     let bar = progress::bar("drawing weights");
     Model::load(config, &mut source, backend, &bar)
 }

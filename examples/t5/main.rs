@@ -1,16 +1,20 @@
 //! Minimal T5: encode an input once, decode many prompts over its one shared K/V.
 //!
 //! `cargo run --release --example t5` answers 30 slot prompts about a built-in dialogue, with the
-//! prompts in the decoder (PID) and in the encoder (PIE), and compares what the two cost.
+//! prompts in the decoder (PID) and in the encoder (PIE), and compares what the two cost. With
+//! `--features t5-cuda` it does so on an NVIDIA card, if there is one.
 
 #[macro_use]
 mod out;
 
+mod arguments;
 mod backend;
 mod buckets;
 mod config;
+mod explain;
 mod generate;
 mod load;
+mod memory;
 mod model;
 mod progress;
 mod read;
@@ -23,91 +27,22 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Parser, ValueEnum};
-use onekv::cost::Method;
+use clap::Parser as _;
+use onekv::cost::{Method, ModelShape};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use arguments::{Arguments, Device, Dtype};
+use backend::Backend;
 use backend::cpu::Cpu;
-use generate::{Limits, Task, forced_logits, generate};
+use config::Config;
+use explain::{Prediction, workload};
+use generate::{Limits, Outputs, Task, forced_logits, generate};
+use load::Shape;
+use memory::Need;
 use model::Model;
-use report::{Figures, figures_table, outputs_table};
+use report::{Figures, figures_table, name, outputs_table};
 use tokenize::Text;
-
-/// Encode once, decode many: T5 with the prompts in the decoder (PID) or in the encoder (PIE).
-///
-/// Without options: a built-in dialogue, 30 slot prompts and built-in tiny models.
-#[derive(Parser)]
-#[command(name = "t5", version, max_term_width = 100)]
-struct Arguments {
-    /// Hugging Face T5 folder: config.json, model.safetensors (or sharded), tokenizer.json
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
-    /// Text to ask about; repeat it for a batch of several inputs [default: a built-in dialogue]
-    #[arg(long, value_name = "FILE")]
-    input: Vec<PathBuf>,
-    /// One prompt per line [default: 30 built-in slots]
-    #[arg(long, value_name = "FILE")]
-    prompts: Option<PathBuf>,
-    /// Where the prompts go
-    #[arg(long, value_enum, default_value_t = Mode::Both)]
-    mode: Mode,
-    /// Most tokens to decode per prompt [default: 16; with --random: 10]
-    #[arg(long, value_name = "N", value_parser = whole(1, 1 << 20), allow_negative_numbers = true)]
-    max_new_tokens: Option<usize>,
-    /// Token ids instead of text: {"input_ids": [..], "prompts": [[..], ..], "max_new_tokens": N}
-    #[arg(long, value_name = "FILE", requires = "model", conflicts_with_all = ["input", "prompts", "mode"])]
-    ids: Option<PathBuf>,
-    /// With --ids: also write teacher-forced logits, one tensor `logits.I` per prompt
-    #[arg(long, value_name = "FILE", requires = "ids")]
-    logits: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// CPU threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = whole(1, 1024), allow_negative_numbers = true)]
-    threads: Option<usize>,
-    /// Time random weights of this shape on random ids; EOS does not stop a row
-    #[arg(long, value_enum, value_name = "SHAPE", conflicts_with_all = ["model", "input", "prompts"])]
-    random: Option<load::Shape>,
-    /// With --random: tokens of the input
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = whole(1, 1 << 16), requires = "random")]
-    keys: usize,
-    /// With --random: number of prompts
-    #[arg(long, value_name = "U", default_value_t = 30, value_parser = whole(1, 1 << 12), requires = "random")]
-    prompt_count: usize,
-    /// With --random: tokens of each prompt
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole(0, 1 << 12), requires = "random")]
-    prompt_tokens: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// Prompts in the decoder, over one encoding of the input; for models that were trained so
-    Pid,
-    /// Prompts in the encoder, each with an encoding of its own
-    Pie,
-    /// One after the other
-    Both,
-}
-
-impl Mode {
-    fn methods(self) -> &'static [Method] {
-        match self {
-            Mode::Pid => &[Method::Pid],
-            Mode::Pie => &[Method::Pie],
-            Mode::Both => &[Method::Pid, Method::Pie],
-        }
-    }
-}
-
-/// Parses an integer from `least` to `most`.
-fn whole(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
-    move |text| {
-        let value = text.parse().ok().filter(|n| (least..=most).contains(n));
-        value.ok_or_else(|| format!("allowed: an integer from {least} to {most}"))
-    }
-}
 
 fn main() -> ExitCode {
     let done = match Arguments::try_parse() {
@@ -150,36 +85,381 @@ fn run(arguments: &Arguments) -> Result<()> {
     // The global pool: the work is driven from the main thread, whose allocator keeps large buffers
     // for the next layer instead of handing their pages back.
     pool.build_global().context("cannot start threads")?;
-    if let Some(shape) = arguments.random {
-        run_random(arguments, shape)
-    } else if let Some(request) = &arguments.ids {
-        run_ids(arguments, request)
-    } else {
-        run_text(arguments)
+    let why = match arguments.backend {
+        Device::Cpu => String::new(),
+        Device::Cuda => return cuda(arguments),
+        Device::Auto => match cuda_or_why_not(arguments)? {
+            None => return Ok(()),
+            Some(why) => format!(" (auto; {why})"),
+        },
+    };
+    if let Some(dtype @ (Dtype::Bf16 | Dtype::F16)) = arguments.dtype {
+        let dtype = format!("{dtype:?}").to_lowercase();
+        bail!("--dtype is {dtype}, allowed on the CPU{why}: f32");
+    }
+    with(arguments, &Cpu::new(), &why)
+}
+
+#[cfg(feature = "t5-cuda")]
+fn cuda(arguments: &Arguments) -> Result<()> {
+    with(arguments, &backend::cuda::Cuda::open(arguments.dtype, arguments.gemm)?, "")
+}
+
+#[cfg(not(feature = "t5-cuda"))]
+fn cuda(_arguments: &Arguments) -> Result<()> {
+    bail!("--backend is cuda, allowed in this build: auto, cpu; build with `--features t5-cuda`")
+}
+
+/// Runs on the card, or says why there is none to run on.
+#[cfg(feature = "t5-cuda")]
+fn cuda_or_why_not(arguments: &Arguments) -> Result<Option<String>> {
+    match backend::cuda::Cuda::open(arguments.dtype, arguments.gemm) {
+        Ok(cuda) => with(arguments, &cuda, " (auto)").map(|()| None),
+        Err(error) => Ok(Some(format!("no CUDA: {}", one_line(&error)))),
     }
 }
 
-/// Runs one method over `tasks`; outputs by task and prompt.
-fn answer(
-    model: &Model<'_, Cpu>,
-    backend: &Cpu,
-    method: Method,
-    tasks: &[Task],
-    limits: Limits,
-) -> Result<(Vec<Vec<Vec<u32>>>, Figures)> {
-    let bar = progress::bar("");
-    let (outputs, stats) = match method {
-        Method::Pid => generate(model, backend, tasks, limits, &bar)?,
-        Method::Pie => {
-            let split: Vec<Task> = tasks.iter().flat_map(Task::prompts_in_encoder).collect();
-            let (outputs, stats) = generate(model, backend, &split, limits, &bar)?;
-            let mut rows = outputs.into_iter().flatten();
-            let joined = tasks.iter().map(|task| rows.by_ref().take(task.prompts.len()).collect()).collect();
-            (joined, stats)
+#[cfg(not(feature = "t5-cuda"))]
+fn cuda_or_why_not(_arguments: &Arguments) -> Result<Option<String>> {
+    Ok(Some("built without t5-cuda".into()))
+}
+
+/// `why`: how this backend was chosen, if it was not asked for.
+fn with<B: Backend>(arguments: &Arguments, backend: &B, why: &str) -> Result<()> {
+    let run = Run { arguments, backend, device: format!("{}{why}", backend.describe()) };
+    if let Some(shape) = arguments.random {
+        run.random(shape)
+    } else if let Some(request) = &arguments.ids {
+        run.ids(request)
+    } else {
+        run.text()
+    }
+}
+
+/// The methods that ran, with what they gave, and those that did not.
+struct Answers<T> {
+    ran: Vec<(Figures, T)>,
+    /// Why they did not run.
+    refused: Vec<(Method, String)>,
+    prediction: Option<Prediction>,
+}
+
+impl<T> Answers<T> {
+    fn figures(self, device: &str) -> Value {
+        let mut figures = Map::new();
+        let prediction = self.prediction.as_ref().map_or(Value::Null, Prediction::json);
+        for (f, _) in &self.ran {
+            let mut json = f.json();
+            json["device"] = json!(device);
+            json["predicted"] = prediction.clone();
+            figures.insert(f.name().to_lowercase(), json);
         }
-    };
-    let figures = Figures::new(method, stats, &model.config.cost_shape(), tasks, &outputs);
-    Ok((outputs, figures))
+        for (method, why) in &self.refused {
+            figures.insert(
+                name(*method).to_lowercase(),
+                json!({ "error": why, "device": device, "predicted": prediction }),
+            );
+        }
+        Value::Object(figures)
+    }
+
+    fn print(self, device: &str) {
+        let figures: Vec<Figures> = self.ran.into_iter().map(|(figures, _)| figures).collect();
+        figures.iter().for_each(|figures| println!("{}", figures.legend()));
+        println!("{}", figures_table(&figures));
+        for (method, why) in self.refused {
+            println!("{} was not run: {why}", name(method));
+        }
+        println!("{device}");
+    }
+}
+
+struct Run<'a, B: Backend> {
+    arguments: &'a Arguments,
+    backend: &'a B,
+    device: String,
+}
+
+impl<B: Backend> Run<'_, B> {
+    fn shape(&self, config: &Config) -> Result<ModelShape> {
+        Ok(config.cost_shape(self.backend.head_dim(config)?, self.backend.element_bytes()))
+    }
+
+    /// Free memory, as it was before the model was loaded if it is.
+    fn free_bytes(&self, shape: &ModelShape, loaded: bool) -> Result<Option<u64>> {
+        let taken = if loaded { shape.weight_bytes() } else { 0 };
+        Ok(self.backend.free_bytes()?.map(|free| free as u64 + taken))
+    }
+
+    fn predict(&self, shape: ModelShape, tasks: &[Task], limits: Limits, loaded: bool) -> Result<Prediction> {
+        let device = self.arguments.roofline()?.or(self.backend.roofline());
+        let work = workload(tasks, limits.max_new_tokens);
+        let free = self.free_bytes(&shape, loaded)?;
+        Ok(Prediction::new(shape, work, self.arguments.mode.methods(), free, device))
+    }
+
+    /// Refuses what does not fit the device's memory, before it is loaded.
+    fn check(
+        &self,
+        method: Method,
+        shape: &ModelShape,
+        tasks: &[Task],
+        limits: Limits,
+        loaded: bool,
+    ) -> Result<()> {
+        let Some(free) = self.free_bytes(shape, loaded)? else { return Ok(()) };
+        let work = workload(tasks, limits.max_new_tokens);
+        Need::new(method, shape, &work).check(method, shape, &work, free)
+    }
+
+    /// Runs one method over `tasks`; the figures are of the fastest run.
+    fn answer(
+        &self,
+        model: &Model<'_, B>,
+        method: Method,
+        tasks: &[Task],
+        limits: Limits,
+    ) -> Result<(Outputs, Figures)> {
+        let runs = self.arguments.runs;
+        let (outputs, stats) = generate(model, method, tasks, limits, runs, &progress::bar(""))?;
+        let figures = Figures::new(method, stats, &model.cost_shape(), tasks, &outputs);
+        Ok((outputs, figures))
+    }
+
+    fn text(&self) -> Result<()> {
+        let arguments = self.arguments;
+        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/t5/assets");
+        let inputs = match &arguments.input[..] {
+            [] => vec![assets.join("dialogue.txt")],
+            given => given.to_vec(),
+        };
+        let texts: Vec<String> = inputs
+            .iter()
+            .map(|path| Ok(read_text("input", path)?.trim().to_string()))
+            .collect::<Result<_>>()?;
+        let prompts = arguments.prompts.clone().unwrap_or_else(|| assets.join("prompts.txt"));
+        let prompts: Vec<String> = read_text("prompts", &prompts)?
+            .lines()
+            .map(|line| line.trim().to_string())
+            .filter(|line| !line.is_empty())
+            .collect();
+        let limits = Limits { max_new_tokens: arguments.max_new_tokens.unwrap_or(16), stop_at_eos: true };
+
+        let mut answers = Answers { ran: Vec::new(), refused: Vec::new(), prediction: None };
+        // One model given serves all methods; the built-in ones were trained for one each.
+        let mut loaded: HashMap<PathBuf, Model<'_, B>> = HashMap::new();
+        for &method in arguments.mode.methods() {
+            let folder = arguments.model.clone().unwrap_or_else(|| {
+                assets.join(match method {
+                    Method::Pid | Method::PidReplicated => "pid",
+                    Method::Pie => "pie",
+                })
+            });
+            if !folder.is_dir() {
+                bail!(
+                    "model is {}, allowed: a folder with config.json and model.safetensors",
+                    folder.display()
+                );
+            }
+            let config = Config::read(&folder)?;
+            let shape = self.shape(&config)?;
+            let text = Text::read(&folder, &config)?;
+            let prompts: Vec<Vec<u32>> = prompts.iter().map(|p| text.prompt(p)).collect::<Result<_>>()?;
+            let tasks: Vec<Task> = texts
+                .iter()
+                .map(|input| Ok(Task { input: text.input(input)?, prompts: prompts.clone() }))
+                .collect::<Result<_>>()?;
+            if answers.prediction.is_none() {
+                let prediction = self.predict(shape, &tasks, limits, false)?;
+                if arguments.explain {
+                    return self.explain(Some(&prediction));
+                }
+                answers.prediction = Some(prediction);
+            }
+            if let Err(error) = self.check(method, &shape, &tasks, limits, loaded.contains_key(&folder)) {
+                answers.refused.push((method, one_line(&error)));
+                continue;
+            }
+            if !loaded.contains_key(&folder) {
+                loaded.insert(folder.clone(), load::folder(&folder, config, self.backend)?);
+            }
+            let (outputs, figures) = self.answer(&loaded[&folder], method, &tasks, limits)?;
+            let decoded: Vec<Vec<String>> = outputs
+                .iter()
+                .map(|rows| rows.iter().map(|ids| text.decode(ids)).collect())
+                .collect::<Result<_>>()?;
+            answers.ran.push((figures, decoded));
+        }
+        some_ran(&answers)?;
+
+        if arguments.json {
+            let inputs: Vec<Value> = inputs
+                .iter()
+                .enumerate()
+                .map(|(i, path)| {
+                    let line = |(p, prompt)| {
+                        let mut line = json!({ "prompt": prompt });
+                        for (figures, texts) in &answers.ran {
+                            line[figures.name().to_lowercase()] = json!(texts[i][p]);
+                        }
+                        line
+                    };
+                    let outputs: Vec<Value> = prompts.iter().enumerate().map(line).collect();
+                    json!({ "input": path, "outputs": outputs })
+                })
+                .collect();
+            print_json(&json!({ "inputs": inputs, "figures": answers.figures(&self.device) }));
+            return Ok(());
+        }
+        for (i, path) in inputs.iter().enumerate() {
+            if !arguments.input.is_empty() {
+                println!("{}", path.display());
+            } else {
+                println!(
+                    "{}\n",
+                    texts[i].replace(" user :", "\n  user :").replace(" system :", "\n  system :")
+                );
+            }
+            let columns: Vec<(&str, Vec<String>)> =
+                answers.ran.iter().map(|(figures, texts)| (figures.name(), texts[i].clone())).collect();
+            println!("{}\n", outputs_table(&prompts, &columns));
+        }
+        if arguments.model.is_none() && answers.ran.iter().any(|(f, _)| f.method == Method::Pie) {
+            println!("The built-in models are tiny, and the PIE one answers worse: see tools/tiny-t5.");
+        }
+        answers.print(&self.device);
+        Ok(())
+    }
+
+    fn explain(&self, prediction: Option<&Prediction>) -> Result<()> {
+        let prediction = prediction.context("nothing was predicted")?;
+        if self.arguments.json {
+            print_json(&prediction.json());
+        } else {
+            prediction.print();
+            println!("{}", self.device);
+        }
+        Ok(())
+    }
+
+    fn ids(&self, path: &Path) -> Result<()> {
+        let arguments = self.arguments;
+        let text = read::text("request", path)?;
+        let request: Request = serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{} is not a request, allowed: {{\"input_ids\": [..], \"prompts\": [[..], ..], \"max_new_tokens\": N}}",
+                path.display()
+            )
+        })?;
+        let folder = arguments.model.as_deref().context("--ids needs --model DIR")?;
+        let config = Config::read(folder)?;
+        let shape = self.shape(&config)?;
+        let task = [Task { input: request.input_ids, prompts: request.prompts }];
+        let max_new_tokens = arguments.max_new_tokens.unwrap_or(request.max_new_tokens);
+        let limits = Limits { max_new_tokens, stop_at_eos: true };
+        generate::check(&config, &task, limits)?;
+        self.check(Method::Pid, &shape, &task, limits, false)?;
+        let model = load::folder(folder, config, self.backend)?;
+        let (outputs, figures) = self.answer(&model, Method::Pid, &task, limits)?;
+        if let Some(path) = &arguments.logits {
+            write_logits(path, &forced_logits(&model, &task[0])?, model.config.vocab)?;
+        }
+        if arguments.json {
+            println!("{}", json!({ "outputs": outputs[0] }));
+        } else {
+            for (prompt, ids) in task[0].prompts.iter().zip(&outputs[0]) {
+                println!("{prompt:?} -> {ids:?}");
+            }
+            Answers { ran: vec![(figures, ())], refused: vec![], prediction: None }.print(&self.device);
+        }
+        Ok(())
+    }
+
+    fn random(&self, shape: Shape) -> Result<()> {
+        let arguments = self.arguments;
+        let config = shape.config();
+        let mut model = None;
+        let mut reports = Vec::new();
+        let sweep =
+            arguments.keys.iter().flat_map(|keys| arguments.prompt_count.iter().map(move |u| (*keys, *u)));
+        let points = arguments.keys.len() * arguments.prompt_count.len();
+        for (keys, prompts) in sweep {
+            if points > 1 && !arguments.json {
+                println!("{keys} input tokens, {prompts} prompts");
+            }
+            let answers = self.measure(&config, &mut model, keys, prompts)?;
+            if arguments.explain {
+                self.explain(answers.prediction.as_ref())?;
+                continue;
+            }
+            if points == 1 {
+                some_ran(&answers)?;
+            }
+            if arguments.json {
+                reports.push(answers.figures(&self.device));
+            } else {
+                answers.print(&self.device);
+            }
+        }
+        match &reports[..] {
+            [] => (),
+            [report] => print_json(report),
+            reports => print_json(&json!(reports)),
+        }
+        Ok(())
+    }
+
+    /// Runs every method on random ids, those that fit; the model is loaded once something does.
+    fn measure<'s>(
+        &'s self,
+        config: &Config,
+        model: &mut Option<Model<'s, B>>,
+        keys: usize,
+        prompts: usize,
+    ) -> Result<Answers<()>> {
+        let arguments = self.arguments;
+        // Which ids they are does not matter for the time; that they differ keeps the caches honest.
+        let id = |i: usize| (3 + i * 7919 % (config.vocab - 3)) as u32;
+        let task = |input: usize| Task {
+            input: (0..keys).map(|i| id(input * 101 + i)).collect(),
+            prompts: (0..prompts)
+                .map(|p| (0..arguments.prompt_tokens).map(|t| id(p * 31 + t)).collect())
+                .collect(),
+        };
+        let tasks: Vec<Task> = (0..arguments.input_count).map(task).collect();
+        let limits = Limits { max_new_tokens: arguments.max_new_tokens.unwrap_or(10), stop_at_eos: false };
+        let shape = self.shape(config)?;
+        let prediction = self.predict(shape, &tasks, limits, model.is_some())?;
+        let memory = prediction.memory_line().filter(|_| !arguments.json);
+        let mut answers = Answers { ran: Vec::new(), refused: Vec::new(), prediction: Some(prediction) };
+        if arguments.explain {
+            return Ok(answers);
+        }
+        for &method in arguments.mode.methods() {
+            if let Err(error) = self.check(method, &shape, &tasks, limits, model.is_some()) {
+                answers.refused.push((method, one_line(&error)));
+                continue;
+            }
+            if answers.ran.is_empty() {
+                memory.iter().for_each(|line| println!("{line}"));
+            }
+            if model.is_none() {
+                *model = Some(load::random(config.clone(), 1, self.backend)?);
+            }
+            let Some(model) = model.as_ref() else { bail!("no model") };
+            let (_, figures) = self.answer(model, method, &tasks, limits)?;
+            answers.ran.push((figures, ()));
+        }
+        Ok(answers)
+    }
+}
+
+/// An error where nothing could run.
+fn some_ran<T>(answers: &Answers<T>) -> Result<()> {
+    match &answers.refused[..] {
+        [(_, why), ..] if answers.ran.is_empty() => bail!("{why}"),
+        _ => Ok(()),
+    }
 }
 
 /// A text file, which must hold something.
@@ -191,126 +471,12 @@ fn read_text(what: &str, path: &Path) -> Result<String> {
     Ok(text)
 }
 
-fn run_text(arguments: &Arguments) -> Result<()> {
-    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/t5/assets");
-    let inputs =
-        if arguments.input.is_empty() { vec![assets.join("dialogue.txt")] } else { arguments.input.clone() };
-    let texts: Vec<String> =
-        inputs.iter().map(|path| Ok(read_text("input", path)?.trim().to_string())).collect::<Result<_>>()?;
-    let prompts = arguments.prompts.clone().unwrap_or_else(|| assets.join("prompts.txt"));
-    let prompts: Vec<String> = read_text("prompts", &prompts)?
-        .lines()
-        .map(|line| line.trim().to_string())
-        .filter(|line| !line.is_empty())
-        .collect();
-    let limits = Limits { max_new_tokens: arguments.max_new_tokens.unwrap_or(16), stop_at_eos: true };
-
-    let backend = Cpu::new();
-    let mut answers: Vec<(Figures, Vec<Vec<String>>)> = Vec::new();
-    // One model given serves both methods; the built-in ones were trained for one each.
-    let mut loaded: HashMap<PathBuf, (Model<'_, Cpu>, Text)> = HashMap::new();
-    for &method in arguments.mode.methods() {
-        let folder = arguments.model.clone().unwrap_or_else(|| {
-            assets.join(match method {
-                Method::Pid => "pid",
-                Method::Pie => "pie",
-            })
-        });
-        if !loaded.contains_key(&folder) {
-            let model = load::folder(&folder, &backend)?;
-            let text = Text::read(&folder, &model.config)?;
-            loaded.insert(folder.clone(), (model, text));
-        }
-        let (model, text) = &loaded[&folder];
-        let prompts: Vec<Vec<u32>> = prompts.iter().map(|p| text.prompt(p)).collect::<Result<_>>()?;
-        let tasks: Vec<Task> = texts
-            .iter()
-            .map(|input| Ok(Task { input: text.input(input)?, prompts: prompts.clone() }))
-            .collect::<Result<_>>()?;
-        let (outputs, figures) = answer(model, &backend, method, &tasks, limits)?;
-        let decoded = outputs
-            .iter()
-            .map(|rows| rows.iter().map(|ids| text.decode(ids)).collect())
-            .collect::<Result<_>>()?;
-        answers.push((figures, decoded));
-    }
-
-    if arguments.json {
-        let inputs: Vec<Value> = inputs
-            .iter()
-            .enumerate()
-            .map(|(i, path)| {
-                let outputs: Vec<Value> = prompts
-                    .iter()
-                    .enumerate()
-                    .map(|(p, prompt)| {
-                        let mut line = json!({ "prompt": prompt });
-                        for (figures, texts) in &answers {
-                            line[figures.name().to_lowercase()] = json!(texts[i][p]);
-                        }
-                        line
-                    })
-                    .collect();
-                json!({ "input": path, "outputs": outputs })
-            })
-            .collect();
-        print_json(&json!({ "inputs": inputs, "figures": figures_json(answers.iter().map(|(f, _)| f)) }));
-        return Ok(());
-    }
-    for (i, path) in inputs.iter().enumerate() {
-        if !arguments.input.is_empty() {
-            println!("{}", path.display());
-        } else {
-            println!("{}\n", texts[i].replace(" user :", "\n  user :").replace(" system :", "\n  system :"));
-        }
-        let columns: Vec<(&str, Vec<String>)> =
-            answers.iter().map(|(figures, texts)| (figures.name(), texts[i].clone())).collect();
-        println!("{}\n", outputs_table(&prompts, &columns));
-    }
-    let figures: Vec<Figures> = answers.into_iter().map(|(figures, _)| figures).collect();
-    figures.iter().for_each(|figures| println!("{}", figures.legend()));
-    if arguments.model.is_none() && figures.iter().any(|f| f.method == Method::Pie) {
-        println!("The built-in models are tiny, and the PIE one answers worse: see tools/tiny-t5.");
-    }
-    println!("{}", figures_table(&figures));
-    Ok(())
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request {
     input_ids: Vec<u32>,
     prompts: Vec<Vec<u32>>,
     max_new_tokens: usize,
-}
-
-fn run_ids(arguments: &Arguments, path: &Path) -> Result<()> {
-    let text = read::text("request", path)?;
-    let request: Request = serde_json::from_str(&text).with_context(|| {
-        format!(
-            "{} is not a request, allowed: {{\"input_ids\": [..], \"prompts\": [[..], ..], \"max_new_tokens\": N}}",
-            path.display()
-        )
-    })?;
-    let folder = arguments.model.as_deref().context("--ids needs --model DIR")?;
-    let backend = Cpu::new();
-    let model = load::folder(folder, &backend)?;
-    let task = Task { input: request.input_ids, prompts: request.prompts };
-    let max_new_tokens = arguments.max_new_tokens.unwrap_or(request.max_new_tokens);
-    let limits = Limits { max_new_tokens, stop_at_eos: true };
-    let (outputs, figures) = answer(&model, &backend, Method::Pid, std::slice::from_ref(&task), limits)?;
-    if let Some(path) = &arguments.logits {
-        write_logits(path, &forced_logits(&model, &backend, &task)?, model.config.vocab)?;
-    }
-    if arguments.json {
-        println!("{}", json!({ "outputs": outputs[0] }));
-    } else {
-        for (prompt, ids) in task.prompts.iter().zip(&outputs[0]) {
-            println!("{prompt:?} -> {ids:?}");
-        }
-        println!("{}", figures_table(&[figures]));
-    }
-    Ok(())
 }
 
 fn write_logits(path: &Path, logits: &[Vec<f32>], vocab: usize) -> Result<()> {
@@ -329,35 +495,6 @@ fn write_logits(path: &Path, logits: &[Vec<f32>], vocab: usize) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     safetensors::serialize_to_file(tensors, None, path)
         .with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn run_random(arguments: &Arguments, shape: load::Shape) -> Result<()> {
-    let backend = Cpu::new();
-    let model = load::random(shape, 1, &backend)?;
-    // Which ids they are does not matter for the time; that they differ keeps the caches honest.
-    let id = |i: usize| (3 + i * 7919 % (model.config.vocab - 3)) as u32;
-    let task = Task {
-        input: (0..arguments.keys).map(id).collect(),
-        prompts: (0..arguments.prompt_count)
-            .map(|p| (0..arguments.prompt_tokens).map(|t| id(p * 31 + t)).collect())
-            .collect(),
-    };
-    let limits = Limits { max_new_tokens: arguments.max_new_tokens.unwrap_or(10), stop_at_eos: false };
-    let mut figures = Vec::new();
-    for &method in arguments.mode.methods() {
-        figures.push(answer(&model, &backend, method, std::slice::from_ref(&task), limits)?.1);
-    }
-    if arguments.json {
-        print_json(&figures_json(figures.iter()));
-    } else {
-        println!("{}", figures_table(&figures));
-    }
-    Ok(())
-}
-
-fn figures_json<'f>(figures: impl Iterator<Item = &'f Figures>) -> Value {
-    let by_name = figures.map(|f| (f.name().to_lowercase(), f.json()));
-    Value::Object(by_name.collect())
 }
 
 fn print_json(value: &Value) {

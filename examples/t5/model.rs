@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use indicatif::ProgressBar;
+use onekv::cost::ModelShape;
 use onekv::{Keys, Problem, ProblemSpec};
 
-use crate::backend::{Backend, LinearSource};
+use crate::backend::{Backend, LinearSource, RowsSpec};
 use crate::buckets::{Direction, bias_by_offset};
 use crate::config::Config;
 
@@ -15,23 +16,23 @@ pub trait Source {
 }
 
 /// Encoder tokens that are projected at a time; bounds the activations of a large batch.
-const ENCODE_TOKENS: usize = 2048;
+pub const ENCODE_TOKENS: usize = 2048;
 
 struct Attention<B: Backend> {
-    norm: B::Table,
+    norm: B::Norm,
     qkv: B::Linear,
     out: B::Linear,
 }
 
 struct CrossAttention<B: Backend> {
-    norm: B::Table,
+    norm: B::Norm,
     q: B::Linear,
     kv: B::Linear,
     out: B::Linear,
 }
 
 struct FeedForward<B: Backend> {
-    norm: B::Table,
+    norm: B::Norm,
     wi: B::Linear,
     wo: B::Linear,
 }
@@ -50,14 +51,16 @@ struct DecoderLayer<B: Backend> {
 /// A T5 on a backend.
 pub struct Model<'b, B: Backend> {
     pub config: Config,
-    backend: &'b B,
+    pub backend: &'b B,
+    /// Elements per head on the backend; those past d_kv are zeros in every projection.
+    head_dim: usize,
     embedding: B::Table,
     encoder: Vec<EncoderLayer<B>>,
-    encoder_norm: B::Table,
+    encoder_norm: B::Norm,
     /// `[buckets, heads]` of either stack.
     encoder_bias: Vec<f32>,
     decoder: Vec<DecoderLayer<B>>,
-    decoder_norm: B::Table,
+    decoder_norm: B::Norm,
     decoder_bias: Vec<f32>,
     head: B::Linear,
 }
@@ -66,13 +69,22 @@ pub struct Model<'b, B: Backend> {
 pub struct Memory<B: Backend> {
     layers: Vec<B::CrossKv>,
     /// Input `b` has the keys `offsets[b]..offsets[b + 1]`.
-    pub offsets: Vec<usize>,
+    offsets: Vec<usize>,
 }
 
 /// Rows in the middle of decoding.
 pub struct Decoding<B: Backend> {
+    rows: B::Rows,
+    /// Of every row, its input; ascending.
+    inputs: Vec<usize>,
+    /// Those of the rows in the batch.
+    live: Vec<usize>,
     caches: Vec<B::SelfCache>,
     bias: B::Bias,
+    /// The cross-attention of the first pass, over whole prompts, and of all later ones, over one token a row.
+    prefill: B::Cross,
+    steps: B::Cross,
+    begins: bool,
 }
 
 impl<'b, B: Backend> Model<'b, B> {
@@ -84,7 +96,8 @@ impl<'b, B: Backend> Model<'b, B> {
         progress: &ProgressBar,
     ) -> Result<Self> {
         progress.set_length((config.encoder_layers + config.decoder_layers) as u64);
-        let mut loader = Loader { config: &config, source, backend };
+        let head_dim = backend.head_dim(&config)?;
+        let mut loader = Loader { config: &config, source, backend, head_dim };
         let (d, vocab) = (config.d_model, config.vocab);
         let embedding = loader.source.take(
             &["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"],
@@ -117,30 +130,47 @@ impl<'b, B: Backend> Model<'b, B> {
                 })
             })
             .collect::<Result<_>>()?;
-        let encoder_norm = loader.norm("encoder.final_layer_norm")?;
-        let decoder_norm = loader.norm("decoder.final_layer_norm")?;
+        let encoder_norm = loader.norm("encoder.final_layer_norm", 1.0)?;
+        // A tied head takes the hidden states times d_model^-0.5.
+        let factor = if config.tied { (d as f32).powf(-0.5) } else { 1.0 };
+        let decoder_norm = loader.norm("decoder.final_layer_norm", factor)?;
+        let head = backend.linear_weights(vec![LinearSource { data: head, outputs: vocab, inputs: d }])?;
         Ok(Self {
             backend,
-            embedding: backend.table(embedding, d),
+            head_dim,
+            embedding: backend.table(embedding, d)?,
             encoder,
             encoder_norm,
             encoder_bias,
             decoder,
             decoder_norm,
             decoder_bias,
-            head: backend.linear_weights(vec![LinearSource { data: head, outputs: vocab, inputs: d }]),
+            head,
             config,
         })
     }
 
-    /// Encodes the inputs and projects their K/V for every decoder layer, once.
-    pub fn encode(&self, inputs: &[&[u32]], progress: &ProgressBar) -> Memory<B> {
-        let (b, c) = (self.backend, &self.config);
-        let total = inputs.iter().map(|ids| ids.len()).sum();
-        let mut memory = Memory {
-            layers: (0..c.decoder_layers).map(|_| b.cross_kv(total, c.inner())).collect(),
-            offsets: vec![0],
-        };
+    /// The shape that the cost model takes.
+    pub fn cost_shape(&self) -> ModelShape {
+        self.config.cost_shape(self.head_dim, self.backend.element_bytes())
+    }
+
+    fn inner(&self) -> usize {
+        self.config.heads * self.head_dim
+    }
+
+    /// Room for the K/V of inputs of these lengths.
+    pub fn memory(&self, lengths: impl Iterator<Item = usize>) -> Result<Memory<B>> {
+        let offsets = offsets(lengths);
+        let keys = offsets[offsets.len() - 1];
+        let store = |_| self.backend.cross_kv(keys, self.inner());
+        Ok(Memory { layers: self.decoder.iter().map(store).collect::<Result<_>>()?, offsets })
+    }
+
+    /// Encodes the inputs and projects their K/V for every decoder layer, once, into the memory made for them.
+    pub fn encode(&self, inputs: &[&[u32]], memory: &mut Memory<B>, progress: &ProgressBar) -> Result<()> {
+        let b = self.backend;
+        memory.layers.iter_mut().for_each(|kv| b.clear_cross_kv(kv));
         let mut rest = inputs;
         while !rest.is_empty() {
             let mut tokens = 0;
@@ -150,104 +180,138 @@ impl<'b, B: Backend> Model<'b, B> {
             };
             let (chunk, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
             rest = later;
-            let hidden = self.encode_chunk(chunk);
+            let hidden = self.encode_chunk(chunk)?;
             for (layer, kv) in self.decoder.iter().zip(&mut memory.layers) {
-                b.append_cross_kv(kv, b.linear(&hidden, &layer.cross.kv));
-            }
-            for ids in chunk {
-                memory.offsets.push(memory.offsets[memory.offsets.len() - 1] + ids.len());
+                b.append_cross_kv(kv, &hidden, &layer.cross.kv)?;
             }
             progress.inc(chunk.len() as u64);
         }
-        memory
+        Ok(())
     }
 
-    fn encode_chunk(&self, inputs: &[&[u32]]) -> B::Matrix {
+    fn encode_chunk(&self, inputs: &[&[u32]]) -> Result<B::Matrix> {
         let (b, c) = (self.backend, &self.config);
-        let ids: Vec<u32> = inputs.concat();
-        let mut offsets = vec![0];
-        offsets.extend(inputs.iter().scan(0, |end, ids| {
-            *end += ids.len();
-            Some(*end)
-        }));
+        let offsets = offsets(inputs.iter().map(|ids| ids.len()));
         let longest = inputs.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let bias = bias_by_offset(c, &self.encoder_bias, Direction::Both, longest);
-        let bias = b.bias(bias, longest.saturating_sub(1));
-        let mut x = b.embed(&self.embedding, &ids);
+        let bias = b.bias(bias, longest.saturating_sub(1))?;
+        let mut x = b.embed(&self.embedding, &inputs.concat())?;
         for layer in &self.encoder {
             let a = &layer.attention;
-            let qkv = b.linear(&b.rms_norm(&x, &a.norm, c.epsilon), &a.qkv);
-            b.add_linear(&mut x, &b.encoder_attention(&qkv, &offsets, c.heads, &bias), &a.out);
-            self.feed_forward(&mut x, &layer.feed_forward);
+            let qkv = b.linear(&b.rms_norm(&x, &a.norm, c.epsilon)?, &a.qkv)?;
+            b.add_linear(&mut x, &b.encoder_attention(&qkv, &offsets, c.heads, &bias)?, &a.out)?;
+            self.feed_forward(&mut x, &layer.feed_forward)?;
         }
         b.rms_norm(&x, &self.encoder_norm, c.epsilon)
     }
 
-    /// Begins decoding `rows` rows of at most `longest` tokens each.
-    pub fn begin(&self, rows: usize, longest: usize) -> Decoding<B> {
+    /// Copies the K/V of every input as often as it has prompts, into memory made for that: what sharing saves.
+    pub fn replicate(&self, memory: &Memory<B>, copies: &[usize], into: &mut Memory<B>) -> Result<()> {
+        let inputs = memory.offsets.windows(2).map(|w| w[0]..w[1]);
+        let ranges: Vec<_> = inputs.zip(copies).flat_map(|(keys, n)| vec![keys; *n]).collect();
+        for (from, to) in memory.layers.iter().zip(&mut into.layers) {
+            self.backend.clear_cross_kv(to);
+            self.backend.copy_cross_kv(from, &ranges, to)?;
+        }
+        Ok(())
+    }
+
+    /// Begins decoding rows; `inputs` says for each which input it reads, in ascending order.
+    pub fn begin(&self, memory: &Memory<B>, inputs: Vec<usize>, spec: RowsSpec<'_>) -> Result<Decoding<B>> {
         let (b, c) = (self.backend, &self.config);
+        let counts: Vec<usize> = spec.tokens.iter().map(Vec::len).collect();
+        let longest = counts.iter().max().unwrap_or(&1) + spec.max_new_tokens;
         let bias = bias_by_offset(c, &self.decoder_bias, Direction::Back, longest);
-        Decoding {
-            caches: (0..c.decoder_layers).map(|_| b.self_cache(rows, c.inner())).collect(),
-            bias: b.bias(bias, longest.saturating_sub(1)),
-        }
+        let cache = |_| b.self_cache(counts.len(), longest, self.inner());
+        Ok(Decoding {
+            caches: self.decoder.iter().map(cache).collect::<Result<_>>()?,
+            bias: b.bias(bias, longest - 1)?,
+            prefill: self.plan_cross(memory, inputs.iter().copied().zip(counts))?,
+            steps: self.plan_cross(memory, inputs.iter().map(|input| (*input, 1)))?,
+            rows: b.rows(spec)?,
+            live: inputs.clone(),
+            inputs,
+            begins: true,
+        })
     }
 
-    /// Drops the rows that are not kept.
-    pub fn retain(&self, decoding: &mut Decoding<B>, keep: &[bool]) {
-        decoding.caches.iter_mut().for_each(|cache| self.backend.retain_rows(cache, keep));
+    /// Begins again; whether recorded steps are still what steps do.
+    pub fn restart(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<bool> {
+        let same = decoding.live.len() == decoding.inputs.len();
+        if !same {
+            decoding.live = decoding.inputs.clone();
+            decoding.steps = self.plan_cross(memory, decoding.live.iter().map(|input| (*input, 1)))?;
+        }
+        decoding.begins = true;
+        self.backend.restart(&mut decoding.rows)?;
+        Ok(same)
     }
 
-    /// One pass over the new `tokens` of all rows; returns the final hidden states `[tokens, d]`.
-    ///
-    /// Row `r` has the next `counts[r]` tokens; input `b` has the next `rows_per_input[b]` rows.
-    pub fn decode(
-        &self,
-        decoding: &mut Decoding<B>,
-        memory: &Memory<B>,
-        tokens: &[u32],
-        counts: &[usize],
-        rows_per_input: &[usize],
-    ) -> Result<B::Matrix> {
-        let (b, c) = (self.backend, &self.config);
-        let mut row_offsets = vec![0];
-        let mut left = counts;
-        for rows in rows_per_input {
-            let (these, rest) = left.split_at(*rows);
-            left = rest;
-            row_offsets.push(row_offsets[row_offsets.len() - 1] + these.iter().sum::<usize>());
-        }
-        // All tokens of all prompts of an input are query rows over its one K/V.
-        let problem = Problem::new(ProblemSpec {
-            heads: c.heads,
-            kv_heads: c.heads,
-            head_dim: c.d_kv,
+    /// For rows of an input and a number of tokens each: all tokens of all rows of an input are query rows over its
+    /// one K/V.
+    fn plan_cross(&self, memory: &Memory<B>, rows: impl Iterator<Item = (usize, usize)>) -> Result<B::Cross> {
+        let mut queries = vec![0; memory.offsets.len() - 1];
+        rows.for_each(|(input, tokens)| queries[input] += tokens);
+        self.backend.plan_cross(&Problem::new(ProblemSpec {
+            heads: self.config.heads,
+            kv_heads: self.config.heads,
+            head_dim: self.head_dim,
             scale: 1.0,
             softcap: None,
-            row_offsets,
+            row_offsets: offsets(queries.into_iter()),
             keys: Keys::Packed { offsets: memory.offsets.clone() },
-        })?;
-        let mut x = b.embed(&self.embedding, tokens);
-        for ((layer, cache), kv) in self.decoder.iter().zip(&mut decoding.caches).zip(&memory.layers) {
-            let a = &layer.attention;
-            let qkv = b.linear(&b.rms_norm(&x, &a.norm, c.epsilon), &a.qkv);
-            let attended = b.decoder_attention(&qkv, cache, counts, c.heads, &decoding.bias);
-            b.add_linear(&mut x, &attended, &a.out);
-            let cross = &layer.cross;
-            let q = b.linear(&b.rms_norm(&x, &cross.norm, c.epsilon), &cross.q);
-            b.add_linear(&mut x, &b.cross_attention(&q, kv, &problem)?, &cross.out);
-            self.feed_forward(&mut x, &layer.feed_forward);
-        }
-        Ok(b.rms_norm(&x, &self.decoder_norm, c.epsilon))
+        })?)
     }
 
-    /// Logits of the hidden states `rows`.
-    pub fn logits(&self, hidden: &B::Matrix, rows: &[usize]) -> B::Matrix {
-        let mut hidden = self.backend.take_rows(hidden, rows);
-        if self.config.tied {
-            self.backend.scale(&mut hidden, (self.config.d_model as f32).powf(-0.5));
+    /// One pass over the next tokens of all rows, whole prompts first, and the choice of the ones to follow.
+    pub fn step(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<()> {
+        let x = self.pass(decoding, memory)?;
+        let last = self.backend.last_tokens(x, &decoding.rows)?;
+        decoding.begins = false;
+        self.backend.choose(&self.logits(&last)?, &mut decoding.rows)
+    }
+
+    /// One pass over the next tokens of all rows: the residual stream `[tokens, d_model]`.
+    pub fn pass(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<B::Matrix> {
+        let (b, c) = (self.backend, &self.config);
+        let Decoding { rows, caches, bias, prefill, steps, begins, .. } = decoding;
+        let cross = if *begins { prefill } else { steps };
+        let mut x = b.embed_next(&self.embedding, rows)?;
+        for ((layer, cache), kv) in self.decoder.iter().zip(caches).zip(&memory.layers) {
+            let a = &layer.attention;
+            let qkv = b.linear(&b.rms_norm(&x, &a.norm, c.epsilon)?, &a.qkv)?;
+            b.add_linear(&mut x, &b.decoder_attention(&qkv, cache, rows, c.heads, bias)?, &a.out)?;
+            let a = &layer.cross;
+            let q = b.linear(&b.rms_norm(&x, &a.norm, c.epsilon)?, &a.q)?;
+            b.add_linear(&mut x, &b.cross_attention(&q, kv, cross)?, &a.out)?;
+            self.feed_forward(&mut x, &layer.feed_forward)?;
         }
-        self.backend.linear(&hidden, &self.head)
+        Ok(x)
+    }
+
+    /// Logits of the residual stream `x`.
+    pub fn logits(&self, x: &B::Matrix) -> Result<B::Matrix> {
+        let hidden = self.backend.rms_norm(x, &self.decoder_norm, self.config.epsilon)?;
+        self.backend.logits(&hidden, &self.head)
+    }
+
+    /// Which rows of the batch have finished.
+    pub fn finished(&self, decoding: &Decoding<B>) -> Result<Vec<bool>> {
+        self.backend.finished(&decoding.rows)
+    }
+
+    /// Drops the rows that are not kept from the batch.
+    pub fn retain(&self, decoding: &mut Decoding<B>, memory: &Memory<B>, keep: &[bool]) -> Result<()> {
+        self.backend.retain(&mut decoding.rows, keep)?;
+        let mut it = keep.iter();
+        decoding.live.retain(|_| it.next().copied().unwrap_or(false));
+        decoding.steps = self.plan_cross(memory, decoding.live.iter().map(|input| (*input, 1)))?;
+        Ok(())
+    }
+
+    /// What every row has produced.
+    pub fn outputs(&self, decoding: &Decoding<B>) -> Result<Vec<Vec<u32>>> {
+        self.backend.outputs(&decoding.rows)
     }
 
     /// Bytes of cross-attention K/V that `memory` holds.
@@ -255,11 +319,21 @@ impl<'b, B: Backend> Model<'b, B> {
         memory.layers.iter().map(|kv| self.backend.cross_kv_bytes(kv)).sum()
     }
 
-    fn feed_forward(&self, x: &mut B::Matrix, layer: &FeedForward<B>) {
-        let b = self.backend;
-        let h = b.linear(&b.rms_norm(x, &layer.norm, self.config.epsilon), &layer.wi);
-        b.add_linear(x, &b.activate(h, self.config.activation, self.config.gated), &layer.wo);
+    fn feed_forward(&self, x: &mut B::Matrix, layer: &FeedForward<B>) -> Result<()> {
+        let (b, c) = (self.backend, &self.config);
+        let h = b.linear(&b.rms_norm(x, &layer.norm, c.epsilon)?, &layer.wi)?;
+        b.add_linear(x, &b.activate(h, c.activation, c.gated)?, &layer.wo)
     }
+}
+
+/// Where each of several lengths begins when they stand one after the other, and where the last ends.
+fn offsets(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut offsets = vec![0];
+    offsets.extend(lengths.scan(0, |end, len| {
+        *end += len;
+        Some(*end)
+    }));
+    offsets
 }
 
 /// Takes the tensors of one block after the other, by their names in the checkpoint.
@@ -267,12 +341,13 @@ struct Loader<'l, B: Backend> {
     config: &'l Config,
     source: &'l mut dyn Source,
     backend: &'l B,
+    head_dim: usize,
 }
 
 impl<B: Backend> Loader<'_, B> {
-    fn norm(&mut self, name: &str) -> Result<B::Table> {
-        let d = self.config.d_model;
-        Ok(self.backend.table(self.source.take(&[&format!("{name}.weight")], &[d])?, d))
+    fn norm(&mut self, name: &str, factor: f32) -> Result<B::Norm> {
+        let weights = self.source.take(&[&format!("{name}.weight")], &[self.config.d_model])?;
+        self.backend.norm(weights.into_iter().map(|w| w * factor).collect())
     }
 
     fn bias(&mut self, stack: &str) -> Result<Vec<f32>> {
@@ -280,46 +355,76 @@ impl<B: Backend> Loader<'_, B> {
         self.source.take(&[&name], &[self.config.buckets, self.config.heads])
     }
 
-    fn linear(&mut self, module: &str, names: &[&str], outputs: usize, inputs: usize) -> Result<B::Linear> {
-        let parts = names
-            .iter()
-            .map(|name| {
-                let data = self.source.take(&[&format!("{module}.{name}.weight")], &[outputs, inputs])?;
-                Ok(LinearSource { data, outputs, inputs })
-            })
-            .collect::<Result<_>>()?;
-        Ok(self.backend.linear_weights(parts))
+    fn take(&mut self, name: String, outputs: usize, inputs: usize) -> Result<LinearSource> {
+        let data = self.source.take(&[&format!("{name}.weight")], &[outputs, inputs])?;
+        Ok(LinearSource { data, outputs, inputs })
+    }
+
+    /// Projections from the residual stream to heads.
+    fn projections(&mut self, module: &str, names: &[&str]) -> Result<B::Linear> {
+        let (d, heads, d_kv) = (self.config.d_model, self.config.heads, self.config.d_kv);
+        let parts = names.iter().map(|name| {
+            let mut part = self.take(format!("{module}.{name}"), heads * d_kv, d)?;
+            part.data = padded(part.data, d_kv * d, self.head_dim * d);
+            part.outputs = heads * self.head_dim;
+            Ok(part)
+        });
+        let parts = parts.collect::<Result<_>>()?;
+        self.backend.linear_weights(parts)
+    }
+
+    /// The projection from heads back to the residual stream.
+    fn output(&mut self, module: &str) -> Result<B::Linear> {
+        let (d, heads, d_kv) = (self.config.d_model, self.config.heads, self.config.d_kv);
+        let mut part = self.take(format!("{module}.o"), d, heads * d_kv)?;
+        part.data = padded(part.data, d_kv, self.head_dim);
+        part.inputs = heads * self.head_dim;
+        self.backend.linear_weights(vec![part])
     }
 
     fn attention(&mut self, block: &str) -> Result<Attention<B>> {
-        let (d, inner) = (self.config.d_model, self.config.inner());
         let module = format!("{block}.layer.0.SelfAttention");
         Ok(Attention {
-            norm: self.norm(&format!("{block}.layer.0.layer_norm"))?,
-            qkv: self.linear(&module, &["q", "k", "v"], inner, d)?,
-            out: self.linear(&module, &["o"], d, inner)?,
+            norm: self.norm(&format!("{block}.layer.0.layer_norm"), 1.0)?,
+            qkv: self.projections(&module, &["q", "k", "v"])?,
+            out: self.output(&module)?,
         })
     }
 
     fn cross(&mut self, block: &str) -> Result<CrossAttention<B>> {
-        let (d, inner) = (self.config.d_model, self.config.inner());
         let module = format!("{block}.layer.1.EncDecAttention");
         Ok(CrossAttention {
-            norm: self.norm(&format!("{block}.layer.1.layer_norm"))?,
-            q: self.linear(&module, &["q"], inner, d)?,
-            kv: self.linear(&module, &["k", "v"], inner, d)?,
-            out: self.linear(&module, &["o"], d, inner)?,
+            norm: self.norm(&format!("{block}.layer.1.layer_norm"), 1.0)?,
+            q: self.projections(&module, &["q"])?,
+            kv: self.projections(&module, &["k", "v"])?,
+            out: self.output(&module)?,
         })
     }
 
     fn feed_forward(&mut self, block: &str, layer: usize) -> Result<FeedForward<B>> {
         let (d, ff) = (self.config.d_model, self.config.d_ff);
         let module = format!("{block}.layer.{layer}.DenseReluDense");
-        let wi: &[&str] = if self.config.gated { &["wi_0", "wi_1"] } else { &["wi"] };
+        let names: &[&str] = if self.config.gated { &["wi_0", "wi_1"] } else { &["wi"] };
+        let wi =
+            names.iter().map(|name| self.take(format!("{module}.{name}"), ff, d)).collect::<Result<_>>()?;
+        let wo = self.take(format!("{module}.wo"), d, ff)?;
         Ok(FeedForward {
-            norm: self.norm(&format!("{block}.layer.{layer}.layer_norm"))?,
-            wi: self.linear(&module, wi, ff, d)?,
-            wo: self.linear(&module, &["wo"], d, ff)?,
+            norm: self.norm(&format!("{block}.layer.{layer}.layer_norm"), 1.0)?,
+            wi: self.backend.linear_weights(wi)?,
+            wo: self.backend.linear_weights(vec![wo])?,
         })
     }
+}
+
+/// Pieces of `from` elements, each filled up with zeros to `to`. Zeros in all projections of a head change
+/// neither its scores nor its output.
+fn padded(data: Vec<f32>, from: usize, to: usize) -> Vec<f32> {
+    if from == to {
+        return data;
+    }
+    let mut out = vec![0.0; data.len() / from * to];
+    out.chunks_exact_mut(to)
+        .zip(data.chunks_exact(from))
+        .for_each(|(out, piece)| out[..from].copy_from_slice(piece));
+    out
 }

@@ -1,4 +1,4 @@
-//! What a run prints: outputs by prompt, then PID against PIE.
+//! What a run prints: outputs by prompt, then the methods side by side.
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
@@ -7,12 +7,23 @@ use serde_json::{Value, json};
 
 use crate::generate::{Stats, Task};
 
+/// The method in words.
+pub fn name(method: Method) -> &'static str {
+    match method {
+        Method::Pid => "PID",
+        Method::Pie => "PIE",
+        Method::PidReplicated => "PID-replicated",
+    }
+}
+
 /// The figures of one method over a whole run.
 pub struct Figures {
     pub method: Method,
     pub stats: Stats,
     pub flops: u64,
     pub predicted_kv_bytes: u64,
+    /// Weights and K/V that a step over the whole batch must read.
+    pub step_floor_bytes: u64,
 }
 
 impl Figures {
@@ -24,7 +35,7 @@ impl Figures {
         tasks: &[Task],
         outputs: &[Vec<Vec<u32>>],
     ) -> Self {
-        let mut figures = Self { method, stats, flops: 0, predicted_kv_bytes: 0 };
+        let (mut flops, mut kv_bytes) = (0, 0);
         for (task, outputs) in tasks.iter().zip(outputs) {
             // Prompts and outputs of one input differ in length: the model takes each by itself and
             // the shared encoding once.
@@ -35,42 +46,55 @@ impl Figures {
                 prompt_tokens: prompt.len() as u64,
                 new_tokens: output.len() as u64,
             };
-            let shared = match method {
-                Method::Pie => 0,
-                Method::Pid => task.prompts.len().saturating_sub(1) as u64,
-            };
+            let more = task.prompts.len().saturating_sub(1) as u64;
+            let encoded_again = if method == Method::Pie { 0 } else { more };
+            let stored_again = if method == Method::Pid { more } else { 0 };
             for work in task.prompts.iter().zip(outputs).map(single) {
-                figures.flops += cost::breakdown(method, model, &work).total().flops;
-                figures.predicted_kv_bytes += cost::cross_kv_bytes(method, model, &work);
+                flops += cost::breakdown(method, model, &work).total().flops;
+                kv_bytes += cost::cross_kv_bytes(method, model, &work);
             }
             let Some(work) = task.prompts.iter().zip(outputs).next().map(single) else { continue };
             let encode_only = Workload { new_tokens: 0, ..work };
-            figures.flops -= shared * cost::breakdown(method, model, &encode_only).total().flops;
-            figures.predicted_kv_bytes -= shared * cost::cross_kv_bytes(method, model, &work);
+            flops -= encoded_again * cost::breakdown(method, model, &encode_only).total().flops;
+            kv_bytes -= stored_again * cost::cross_kv_bytes(method, model, &work);
         }
-        figures
+        let nothing = Workload { inputs: 0, prompts: 0, keys: 0, prompt_tokens: 0, new_tokens: 0 };
+        let step_floor_bytes = cost::decode_step_bytes(method, model, &nothing) + kv_bytes;
+        Self { method, stats, flops, predicted_kv_bytes: kv_bytes, step_floor_bytes }
+    }
+
+    /// New tokens per second, encoding included.
+    fn tokens_per_s(&self) -> f64 {
+        self.stats.new_tokens as f64 / self.stats.total().as_secs_f64()
     }
 
     pub fn json(&self) -> Value {
         let s = &self.stats;
+        let step = s.step().map(|step| step.as_secs_f64());
         json!({
             "encoder_tokens": s.encoder_tokens,
             "cross_kv_bytes": s.cross_kv_bytes,
             "cross_kv_bytes_predicted": self.predicted_kv_bytes,
             "flops_predicted": self.flops,
+            "rows": s.rows,
             "new_tokens": s.new_tokens,
+            "setup_s": s.setup.as_secs_f64(),
             "encode_s": s.encode.as_secs_f64(),
+            "copy_kv_s": s.copy.as_secs_f64(),
             "prefill_s": s.prefill.as_secs_f64(),
             "decode_s": s.decode.as_secs_f64(),
             "total_s": s.total().as_secs_f64(),
+            "totals_s": s.totals.iter().map(|total| total.as_secs_f64()).collect::<Vec<_>>(),
+            "tokens_per_s": self.tokens_per_s(),
+            "decode_step_median_s": step,
+            "decode_step_tokens_per_s": step.map(|step| s.rows as f64 / step),
+            "decode_step_floor_bytes": self.step_floor_bytes,
+            "peak_device_bytes": s.peak_bytes,
         })
     }
 
     pub fn name(&self) -> &'static str {
-        match self.method {
-            Method::Pid => "PID",
-            Method::Pie => "PIE",
-        }
+        name(self.method)
     }
 
     /// What the name means.
@@ -82,12 +106,15 @@ impl Figures {
             Method::Pie => {
                 "PIE: prompt in the encoder. The input is encoded, and its K/V kept, once per prompt."
             }
+            Method::PidReplicated => {
+                "PID-replicated: as PID, but every prompt reads a copy of the K/V: what sharing it saves."
+            }
         }
     }
 }
 
 /// As wide as the terminal at most; elsewhere as wide as it likes.
-fn table() -> Table {
+pub fn table() -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     if let Some((_, columns)) = console::Term::stdout().size_checked() {
@@ -108,30 +135,40 @@ pub fn outputs_table(prompts: &[String], columns: &[(&str, Vec<String>)]) -> Tab
     table
 }
 
-/// Encoder tokens, K/V, FLOPs and time; with two methods, how many times as much PIE takes.
+/// Work, memory and time of each method; how many times as much the others take as PID.
 pub fn figures_table(figures: &[Figures]) -> Table {
     let mut table = table();
-    let mut header: Vec<&str> = vec![""];
-    header.extend(figures.iter().map(Figures::name));
-    if figures.len() == 2 {
-        header.push("PIE / PID");
-    }
+    let mut header = vec![String::new()];
+    header.extend(figures.iter().map(|f| f.name().to_string()));
+    let pid = figures.iter().find(|f| f.method == Method::Pid);
+    let others: Vec<&Figures> = figures.iter().filter(|f| pid.is_some() && f.method != Method::Pid).collect();
+    header.extend(others.iter().map(|f| format!("{} / PID", f.name())));
     table.set_header(header);
-    type Measure = (&'static str, fn(&Figures) -> f64, fn(f64) -> String);
-    let lines: [Measure; 6] = [
-        ("encoder tokens", |f| f.stats.encoder_tokens as f64, |x| format!("{x}")),
-        ("cross-attention K/V", |f| f.stats.cross_kv_bytes as f64, |x| format!("{:.2} MB", x / 1e6)),
-        ("FLOPs, by formula", |f| f.flops as f64, |x| format!("{:.2} G", x / 1e9)),
-        ("time: encode", |f| f.stats.encode.as_secs_f64(), milliseconds),
-        ("time: decode", |f| (f.stats.prefill + f.stats.decode).as_secs_f64(), milliseconds),
-        ("time: total", |f| f.stats.total().as_secs_f64(), milliseconds),
+    type Measure = (&'static str, fn(&Figures) -> Option<f64>, fn(f64) -> String);
+    let lines: [Measure; 12] = [
+        ("encoder tokens", |f| Some(f.stats.encoder_tokens as f64), |x| format!("{x}")),
+        ("cross-attention K/V", |f| Some(f.stats.cross_kv_bytes as f64), megabytes),
+        ("FLOPs, by formula", |f| Some(f.flops as f64), |x| format!("{:.2} G", x / 1e9)),
+        ("peak device memory", |f| f.stats.peak_bytes.map(|b| b as f64), megabytes),
+        ("time: set up", |f| some(f.stats.setup.as_secs_f64()), milliseconds),
+        ("time: encode", |f| Some(f.stats.encode.as_secs_f64()), milliseconds),
+        ("time: copy K/V", |f| some(f.stats.copy.as_secs_f64()), milliseconds),
+        ("time: prefill", |f| Some(f.stats.prefill.as_secs_f64()), milliseconds),
+        ("time: decode", |f| some(f.stats.decode.as_secs_f64()), milliseconds),
+        ("time: total", |f| Some(f.stats.total().as_secs_f64()), milliseconds),
+        ("one decode step", |f| f.stats.step().map(|s| s.as_secs_f64()), milliseconds),
+        ("tokens per second", |f| some(f.tokens_per_s()), |x| format!("{x:.0}")),
     ];
     for (name, value, format) in lines {
-        let mut row = vec![name.to_string()];
-        row.extend(figures.iter().map(|f| format(value(f))));
-        if let [pid, pie] = figures {
-            row.push(format!("{:.1}x", value(pie) / value(pid)));
+        if figures.iter().all(|f| value(f).is_none()) {
+            continue;
         }
+        let mut row = vec![name.to_string()];
+        row.extend(figures.iter().map(|f| value(f).map_or("-".into(), format)));
+        row.extend(others.iter().map(|f| match (value(f), pid.and_then(value)) {
+            (Some(other), Some(pid)) => format!("{:.1}x", other / pid),
+            _ => "-".into(),
+        }));
         table.add_row(row);
     }
     for column in table.column_iter_mut().skip(1) {
@@ -140,6 +177,15 @@ pub fn figures_table(figures: &[Figures]) -> Table {
     table
 }
 
+/// Nothing where nothing was done.
+fn some(x: f64) -> Option<f64> {
+    (x.is_finite() && x > 0.0).then_some(x)
+}
+
 fn milliseconds(seconds: f64) -> String {
     format!("{:.1} ms", seconds * 1e3)
+}
+
+fn megabytes(bytes: f64) -> String {
+    format!("{:.2} MB", bytes / 1e6)
 }

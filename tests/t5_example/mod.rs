@@ -13,6 +13,9 @@ pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let mut arguments = vec!["build", "--quiet", "--example", "t5"];
+        if cfg!(feature = "t5-cuda") {
+            arguments.extend(["--features", "t5-cuda"]);
+        }
         if !cfg!(debug_assertions) {
             arguments.push("--release");
         }

@@ -3,14 +3,18 @@
 mod elementwise;
 mod matmul;
 
+use std::ops::Range;
+
+use anyhow::Result;
 use gemm::Parallelism;
 use matmul::{View, matmul};
+use onekv::cost::Roofline;
 use onekv::{Output, Problem, Queries, SharedKv, Strides};
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::{Backend, LinearSource};
-use crate::config::Activation;
+use super::{Backend, LinearSource, RowsSpec};
+use crate::config::{Activation, Config};
 
 /// Query rows of the encoder's self-attention per task: their scores stay in the L2 cache.
 const ENCODER_ROWS: usize = 64;
@@ -35,6 +39,14 @@ impl Matrix {
     fn view(&self) -> View<'_> {
         View::rows(&self.data, self.rows, self.cols, self.cols)
     }
+
+    fn take_rows(&self, rows: &[usize]) -> Self {
+        let mut data = Vec::with_capacity(rows.len() * self.cols);
+        for &row in rows {
+            data.extend_from_slice(&self.data[row * self.cols..][..self.cols]);
+        }
+        Self { rows: rows.len(), cols: self.cols, data }
+    }
 }
 
 /// A projection in the layout that `gemm` multiplies fastest by measurement, at 30 rows as at 512:
@@ -58,6 +70,23 @@ impl Linear {
             View::rows(&self.data, self.outputs, self.inputs, self.inputs).transposed()
         }
     }
+}
+
+/// Rows of the batch and what all have produced.
+pub struct Rows {
+    /// Numbers of the rows in the batch, ascending.
+    live: Vec<usize>,
+    /// Of every row, its first tokens.
+    first: Vec<Vec<u32>>,
+    /// Of each row in the batch, its next tokens.
+    next: Vec<Vec<u32>>,
+    /// The next tokens are the first.
+    begins: bool,
+    finished: Vec<bool>,
+    /// By number.
+    outputs: Vec<Vec<u32>>,
+    max_new_tokens: usize,
+    eos: Option<u32>,
 }
 
 /// K and V of one row, `[tokens, inner]` each.
@@ -105,11 +134,51 @@ impl Backend for Cpu {
     type Matrix = Matrix;
     type Linear = Linear;
     type Table = Matrix;
+    type Norm = Vec<f32>;
     type Bias = Bias;
+    type Rows = Rows;
     type SelfCache = SelfCache;
     type CrossKv = CrossKv;
+    type Cross = Problem;
+    type Recording = ();
 
-    fn linear_weights(&self, parts: Vec<LinearSource>) -> Linear {
+    // Looking costs nothing, and dropping a row only its number.
+    const STEPS_PER_LOOK: usize = 1;
+    const DROP_AT: f64 = 1.0;
+
+    fn describe(&self) -> String {
+        format!("cpu, f32, {} threads", rayon::current_num_threads())
+    }
+
+    fn head_dim(&self, config: &Config) -> Result<usize> {
+        Ok(config.d_kv)
+    }
+
+    fn element_bytes(&self) -> usize {
+        size_of::<f32>()
+    }
+
+    fn free_bytes(&self) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
+    fn peak_bytes(&self) -> Option<usize> {
+        None
+    }
+
+    fn release(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn roofline(&self) -> Option<Roofline> {
+        None
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn linear_weights(&self, parts: Vec<LinearSource>) -> Result<Linear> {
         let inputs = parts.first().map_or(0, |p| p.inputs);
         let outputs = parts.iter().map(|p| p.outputs).sum();
         let mut parts = parts.into_iter().map(|p| p.data);
@@ -129,53 +198,54 @@ impl Backend for Cpu {
             }
             weights.data = transposed;
         }
-        weights
+        Ok(weights)
     }
 
-    fn table(&self, data: Vec<f32>, width: usize) -> Matrix {
-        Matrix { rows: data.len() / width, cols: width, data }
+    fn table(&self, data: Vec<f32>, width: usize) -> Result<Matrix> {
+        Ok(Matrix { rows: data.len() / width, cols: width, data })
     }
 
-    fn bias(&self, values: Vec<Vec<f32>>, zero: usize) -> Bias {
-        Bias { values, zero }
+    fn norm(&self, weights: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(weights)
     }
 
-    fn self_cache(&self, rows: usize, inner: usize) -> SelfCache {
-        SelfCache { rows: (0..rows).map(|_| RowCache::default()).collect(), inner }
+    fn bias(&self, values: Vec<Vec<f32>>, zero: usize) -> Result<Bias> {
+        Ok(Bias { values, zero })
     }
 
-    fn cross_kv(&self, keys: usize, inner: usize) -> CrossKv {
-        CrossKv { data: Vec::with_capacity(keys * 2 * inner), inner }
-    }
-
-    fn embed(&self, table: &Matrix, ids: &[u32]) -> Matrix {
+    fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Matrix> {
         let rows: Vec<usize> = ids.iter().map(|&id| id as usize).collect();
-        self.take_rows(table, &rows)
+        Ok(table.take_rows(&rows))
     }
 
-    fn rms_norm(&self, x: &Matrix, weight: &Matrix, epsilon: f32) -> Matrix {
+    fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, epsilon: f32) -> Result<Matrix> {
         let mut out = Matrix::zeros(x.rows, x.cols);
         self.each_row(&mut out, |i, row| {
             let x = &x.data[i * x.cols..][..x.cols];
-            elementwise::rms_norm(self.arch, x, &weight.data, epsilon, row);
+            elementwise::rms_norm(self.arch, x, weight, epsilon, row);
         });
-        out
+        Ok(out)
     }
 
-    fn linear(&self, x: &Matrix, weights: &Linear) -> Matrix {
+    fn linear(&self, x: &Matrix, weights: &Linear) -> Result<Matrix> {
         let mut out = Matrix::zeros(x.rows, weights.outputs);
         matmul(&mut out.data, x.view(), weights.view(), false, parallel());
-        out
+        Ok(out)
     }
 
-    fn add_linear(&self, sum: &mut Matrix, x: &Matrix, weights: &Linear) {
+    fn add_linear(&self, sum: &mut Matrix, x: &Matrix, weights: &Linear) -> Result<()> {
         matmul(&mut sum.data, x.view(), weights.view(), true, parallel());
+        Ok(())
     }
 
-    fn activate(&self, mut h: Matrix, activation: Activation, gated: bool) -> Matrix {
+    fn logits(&self, x: &Matrix, weights: &Linear) -> Result<Matrix> {
+        self.linear(x, weights)
+    }
+
+    fn activate(&self, mut h: Matrix, activation: Activation, gated: bool) -> Result<Matrix> {
         if !gated {
             self.each_row(&mut h, |_, row| elementwise::activate(self.arch, row, activation));
-            return h;
+            return Ok(h);
         }
         let mut out = Matrix::zeros(h.rows, h.cols / 2);
         self.each_row(&mut out, |i, row| {
@@ -184,22 +254,20 @@ impl Backend for Cpu {
             elementwise::activate(self.arch, row, activation);
             row.iter_mut().zip(linear).for_each(|(g, x)| *g *= x);
         });
-        out
+        Ok(out)
     }
 
-    fn scale(&self, x: &mut Matrix, factor: f32) {
-        x.data.iter_mut().for_each(|x| *x *= factor);
+    fn to_host(&self, x: &Matrix) -> Result<Vec<f32>> {
+        Ok(x.data.clone())
     }
 
-    fn take_rows(&self, x: &Matrix, rows: &[usize]) -> Matrix {
-        let mut data = Vec::with_capacity(rows.len() * x.cols);
-        for &row in rows {
-            data.extend_from_slice(&x.data[row * x.cols..][..x.cols]);
-        }
-        Matrix { rows: rows.len(), cols: x.cols, data }
-    }
-
-    fn encoder_attention(&self, qkv: &Matrix, offsets: &[usize], heads: usize, bias: &Bias) -> Matrix {
+    fn encoder_attention(
+        &self,
+        qkv: &Matrix,
+        offsets: &[usize],
+        heads: usize,
+        bias: &Bias,
+    ) -> Result<Matrix> {
         let inner = qkv.cols / 3;
         let dim = inner / heads;
         let tasks: Vec<(usize, usize, usize, usize)> = offsets
@@ -238,27 +306,109 @@ impl Backend for Cpu {
                 out.data[(first + i) * inner + head * dim..][..dim].copy_from_slice(row);
             }
         }
-        out
+        Ok(out)
+    }
+
+    fn cross_kv(&self, keys: usize, inner: usize) -> Result<CrossKv> {
+        Ok(CrossKv { data: Vec::with_capacity(keys * 2 * inner), inner })
+    }
+
+    fn append_cross_kv(&self, kv: &mut CrossKv, hidden: &Matrix, weights: &Linear) -> Result<()> {
+        kv.data.extend_from_slice(&self.linear(hidden, weights)?.data);
+        Ok(())
+    }
+
+    fn copy_cross_kv(&self, from: &CrossKv, keys: &[Range<usize>], to: &mut CrossKv) -> Result<()> {
+        let key = 2 * from.inner;
+        keys.iter().for_each(|keys| to.data.extend_from_slice(&from.data[keys.start * key..keys.end * key]));
+        Ok(())
+    }
+
+    fn clear_cross_kv(&self, kv: &mut CrossKv) {
+        kv.data.clear();
+    }
+
+    fn cross_kv_bytes(&self, kv: &CrossKv) -> usize {
+        kv.data.capacity() * size_of::<f32>()
+    }
+
+    fn plan_cross(&self, problem: &Problem) -> Result<Problem> {
+        Ok(problem.clone())
+    }
+
+    fn cross_attention(&self, q: &Matrix, kv: &CrossKv, problem: &Problem) -> Result<Matrix> {
+        let mut out = Matrix::zeros(q.rows, q.cols);
+        let strides = Strides { row: 2 * kv.inner, head: problem.head_dim() };
+        let v = kv.data.get(kv.inner..).unwrap_or_default();
+        onekv::cpu::attend(
+            problem,
+            Queries::contiguous(problem, &q.data),
+            SharedKv { k: &kv.data, v, k_strides: strides, v_strides: strides },
+            Output::contiguous(problem, &mut out.data),
+            None,
+        )?;
+        Ok(out)
+    }
+
+    fn rows(&self, spec: RowsSpec<'_>) -> Result<Rows> {
+        let mut rows = Rows {
+            live: Vec::new(),
+            first: spec.tokens.to_vec(),
+            next: Vec::new(),
+            begins: true,
+            finished: Vec::new(),
+            outputs: Vec::new(),
+            max_new_tokens: spec.max_new_tokens,
+            eos: spec.eos,
+        };
+        self.restart(&mut rows)?;
+        Ok(rows)
+    }
+
+    fn restart(&self, rows: &mut Rows) -> Result<()> {
+        let count = rows.first.len();
+        rows.live = (0..count).collect();
+        rows.next = rows.first.clone();
+        rows.begins = true;
+        rows.finished = vec![false; count];
+        rows.outputs = vec![Vec::new(); count];
+        Ok(())
+    }
+
+    fn self_cache(&self, rows: usize, _longest: usize, inner: usize) -> Result<SelfCache> {
+        Ok(SelfCache { rows: (0..rows).map(|_| RowCache::default()).collect(), inner })
+    }
+
+    fn embed_next(&self, table: &Matrix, rows: &Rows) -> Result<Matrix> {
+        self.embed(table, &rows.next.concat())
     }
 
     fn decoder_attention(
         &self,
         qkv: &Matrix,
         cache: &mut SelfCache,
-        counts: &[usize],
+        rows: &Rows,
         heads: usize,
         bias: &Bias,
-    ) -> Matrix {
+    ) -> Result<Matrix> {
         let inner = cache.inner;
         let dim = inner / heads;
         let mut rest = &qkv.data[..];
         let tokens: Vec<&[f32]> =
-            counts.iter().map(|n| rest.split_off(..n * qkv.cols).unwrap_or_default()).collect();
-        let outs: Vec<Vec<f32>> = cache
-            .rows
-            .par_iter_mut()
+            rows.next.iter().map(|ids| rest.split_off(..ids.len() * qkv.cols).unwrap_or_default()).collect();
+        let mut live = rows.live.iter().peekable();
+        let caches: Vec<&mut RowCache> = (0..)
+            .zip(&mut cache.rows)
+            .filter_map(|(number, row)| live.next_if_eq(&&number).map(|_| row))
+            .collect();
+        let outs: Vec<Vec<f32>> = caches
+            .into_par_iter()
             .zip(tokens)
             .map(|(row, tokens)| {
+                if rows.begins {
+                    row.k.clear();
+                    row.v.clear();
+                }
                 let mut out = vec![0.0; tokens.len() / 3];
                 let mut scores = Vec::new();
                 for (token, out) in tokens.chunks_exact(qkv.cols).zip(out.chunks_exact_mut(inner)) {
@@ -276,41 +426,63 @@ impl Backend for Cpu {
                 out
             })
             .collect();
-        Matrix { rows: qkv.rows, cols: inner, data: outs.concat() }
+        Ok(Matrix { rows: qkv.rows, cols: inner, data: outs.concat() })
     }
 
-    fn cross_attention(&self, q: &Matrix, kv: &CrossKv, problem: &Problem) -> anyhow::Result<Matrix> {
-        let mut out = Matrix::zeros(q.rows, q.cols);
-        let strides = Strides { row: 2 * kv.inner, head: problem.head_dim() };
-        let v = kv.data.get(kv.inner..).unwrap_or_default();
-        onekv::cpu::attend(
-            problem,
-            Queries::contiguous(problem, &q.data),
-            SharedKv { k: &kv.data, v, k_strides: strides, v_strides: strides },
-            Output::contiguous(problem, &mut out.data),
-            None,
-        )?;
-        Ok(out)
+    fn last_tokens(&self, x: Matrix, rows: &Rows) -> Result<Matrix> {
+        if x.rows == rows.next.len() {
+            return Ok(x);
+        }
+        let last: Vec<usize> = rows
+            .next
+            .iter()
+            .scan(0, |end, ids| {
+                *end += ids.len();
+                Some(*end - 1)
+            })
+            .collect();
+        Ok(x.take_rows(&last))
     }
 
-    fn append_cross_kv(&self, kv: &mut CrossKv, projected: Matrix) {
-        kv.data.extend_from_slice(&projected.data);
+    fn choose(&self, logits: &Matrix, rows: &mut Rows) -> Result<()> {
+        rows.begins = false;
+        let best = logits.data.par_chunks(logits.cols).map(|row| elementwise::argmax(self.arch, row) as u32);
+        for (i, id) in best.collect::<Vec<u32>>().into_iter().enumerate() {
+            let output = &mut rows.outputs[rows.live[i]];
+            if !rows.finished[i] && output.len() < rows.max_new_tokens {
+                output.push(id);
+                rows.next[i] = vec![id];
+                rows.finished[i] = rows.eos == Some(id);
+            }
+        }
+        Ok(())
     }
 
-    fn cross_kv_bytes(&self, kv: &CrossKv) -> usize {
-        kv.data.capacity() * size_of::<f32>()
+    fn finished(&self, rows: &Rows) -> Result<Vec<bool>> {
+        Ok(rows.finished.clone())
     }
 
-    fn retain_rows(&self, cache: &mut SelfCache, keep: &[bool]) {
-        let mut keep = keep.iter();
-        cache.rows.retain(|_| keep.next().copied().unwrap_or(false));
+    fn retain(&self, rows: &mut Rows, keep: &[bool]) -> Result<()> {
+        fn retain<T>(list: &mut Vec<T>, keep: &[bool]) {
+            let mut keep = keep.iter();
+            list.retain(|_| keep.next().copied().unwrap_or(false));
+        }
+        retain(&mut rows.live, keep);
+        retain(&mut rows.next, keep);
+        retain(&mut rows.finished, keep);
+        Ok(())
     }
 
-    fn argmax(&self, logits: &Matrix) -> Vec<u32> {
-        logits.data.par_chunks(logits.cols).map(|row| elementwise::argmax(self.arch, row) as u32).collect()
+    fn outputs(&self, rows: &Rows) -> Result<Vec<Vec<u32>>> {
+        Ok(rows.outputs.clone())
     }
 
-    fn to_host(&self, x: &Matrix) -> Vec<f32> {
-        x.data.clone()
+    fn repeat(
+        &self,
+        _recording: &mut Option<()>,
+        times: usize,
+        step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        (0..times).try_for_each(|_| step())
     }
 }

@@ -1,0 +1,81 @@
+// What lies between the matrix products of a T5. The residual stream is f32, everything else of type T.
+#include "../attention/convert.cuh"
+#include "sum.cuh"
+
+// out[t] = table[ids[t]], or table[ids[index[t]]]. A block per token.
+template <typename T>
+__device__ __forceinline__ void embed(const T* table, const int* ids, int stride, const int* index, float* out, int width) {
+    const int64_t token = blockIdx.x, from = index ? static_cast<int64_t>(index[token]) * stride : token;
+    const T* row = table + static_cast<int64_t>(ids[from]) * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) out[token * width + i] = to_float(row[i]);
+}
+
+// Eight neighbours: one or two accesses of 16 bytes. Widths are multiples of 8.
+template <typename T>
+struct alignas(16) Eight {
+    T x[8];
+};
+
+// out = x / sqrt(mean(x^2) + epsilon) * weight. A block per token.
+template <typename T>
+__device__ __forceinline__ void rms_norm(const float* x, const float* weight, T* out, int width, float epsilon) {
+    const Eight<float>* from = reinterpret_cast<const Eight<float>*>(x + static_cast<int64_t>(blockIdx.x) * width);
+    const Eight<float>* weights = reinterpret_cast<const Eight<float>*>(weight);
+    Eight<T>* to = reinterpret_cast<Eight<T>*>(out + static_cast<int64_t>(blockIdx.x) * width);
+    float squares = 0;
+    for (int i = threadIdx.x; i < width / 8; i += 256) {
+        const Eight<float> v = from[i];
+#pragma unroll
+        for (int e = 0; e < 8; e++) squares = fmaf(v.x[e], v.x[e], squares);
+    }
+    const float factor = rsqrtf(sum_of_block(squares) / width + epsilon);
+    for (int i = threadIdx.x; i < width / 8; i += 256) {
+        const Eight<float> v = from[i], w = weights[i];
+        Eight<T> y;
+#pragma unroll
+        for (int e = 0; e < 8; e++) y.x[e] = from_float<T>(v.x[e] * factor * w.x[e]);
+        to[i] = y;
+    }
+}
+
+// out[t][i] = act(h[t][i]), or act(h[t][i]) * h[t][width + i] where `gated`. Eight elements a thread.
+template <typename T>
+__device__ __forceinline__ void activate(const T* h, T* out, int width, int64_t count, int gelu, int gated) {
+    const int64_t at = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * 8;
+    if (at >= count) return;
+    const T* from = h + (gated ? at / width * 2 * width + at % width : at);
+    const Eight<T> left = *reinterpret_cast<const Eight<T>*>(from), right = *reinterpret_cast<const Eight<T>*>(from + (gated ? width : 0));
+    Eight<T> result;
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        const float x = to_float(left.x[e]);
+        // 0.5 (1 + tanh u) = 1 / (1 + e^(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3)
+        const float u = 0.7978845608f * fmaf(0.044715f * x * x, x, x);
+        const float y = gelu ? x / (1.0f + expf(-2.0f * u)) : fmaxf(x, 0.0f);
+        result.x[e] = from_float<T>(gated ? y * to_float(right.x[e]) : y);
+    }
+    *reinterpret_cast<Eight<T>*>(out + at) = result;
+}
+
+#define T5_ELEMENTWISE(T, TYPE)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256) t5_embed_##TYPE(const T* table, const int* ids, int stride,            \
+                                                                      const int* index, float* out, int width) {             \
+        embed(table, ids, stride, index, out, width);                                                                        \
+    }                                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(256) t5_rms_norm_##TYPE(const float* x, const float* weight, T* out,        \
+                                                                         int width, float epsilon) {                         \
+        rms_norm(x, weight, out, width, epsilon);                                                                            \
+    }                                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(256) t5_activate_##TYPE(const T* h, T* out, int width, int64_t count,       \
+                                                                         int gelu, int gated) {                              \
+        activate(h, out, width, count, gelu, gated);                                                                         \
+    }
+T5_ELEMENTWISE(__nv_bfloat16, bf16)
+T5_ELEMENTWISE(__half, f16)
+T5_ELEMENTWISE(float, f32)
+
+// out[r] = x[first[r + 1] - 1]: the last token of every row. A block per row.
+extern "C" __global__ void __launch_bounds__(256) t5_last_tokens(const float* x, const int* first, float* out, int width) {
+    const int64_t row = blockIdx.x, token = first[row + 1] - 1;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) out[row * width + i] = x[token * width + i];
+}

@@ -1,0 +1,170 @@
+//! Matrix products by cublasLt: an algorithm is chosen once per shape and then reused, the workspace is taken once.
+//!
+//! Row-major `C [m, n] = A [m, k] W [n, k]^T` is column-major `C^T [n, m] = W^T A^T`: W is read transposed.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use cudarc::cublaslt::{result, sys};
+use cudarc::driver::CudaStream;
+use onekv::DType;
+
+use super::kernels::{Linear, Matrix, Target, check_product};
+use super::memory::{Buffer, Pool};
+
+/// What NVIDIA recommends for Hopper, and enough before it.
+pub const WORKSPACE_BYTES: usize = 32 << 20;
+
+/// Bytes at whose multiples operands begin.
+const ALIGNMENT: u64 = 256;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Shape {
+    m: usize,
+    n: usize,
+    k: usize,
+    of: DType,
+    to: DType,
+}
+
+/// A product made ready: its descriptors, and the algorithm.
+struct Prepared {
+    operation: sys::cublasLtMatmulDesc_t,
+    w: sys::cublasLtMatrixLayout_t,
+    x: sys::cublasLtMatrixLayout_t,
+    out: sys::cublasLtMatrixLayout_t,
+    algorithm: sys::cublasLtMatmulAlgo_t,
+}
+
+/// The library's handle and what was prepared with it.
+pub struct CublasLt {
+    handle: sys::cublasLtHandle_t,
+    stream: Arc<CudaStream>,
+    workspace: Buffer,
+    prepared: RefCell<HashMap<Shape, Prepared>>,
+}
+
+impl CublasLt {
+    pub fn new(stream: &Arc<CudaStream>, pool: &Pool) -> Result<Self> {
+        // SAFETY: looks for the library and its symbols; nothing else is asked of it.
+        if !unsafe { sys::is_culib_present() } {
+            bail!(
+                "libcublasLt was not found; install it (it comes with the CUDA toolkit, and with pip's nvidia-cublas) and \
+                 put its folder in LD_LIBRARY_PATH, or go on without it: --gemm own"
+            );
+        }
+        let workspace = pool.keep(WORKSPACE_BYTES)?;
+        let handle = result::create_handle().context("cannot start cublasLt")?;
+        Ok(Self { handle, stream: stream.clone(), workspace, prepared: RefCell::default() })
+    }
+
+    /// `target = x W^T`, or added to it.
+    pub fn multiply(&self, x: &Matrix, w: &Linear, target: Target<'_>) -> Result<()> {
+        check_product(x, w, &target)?;
+        if x.rows == 0 {
+            return Ok(());
+        }
+        let out = target.data.at() + target.at as u64;
+        // What the library takes for granted unless it is told otherwise.
+        if [x.data.at(), w.data.at(), out].iter().any(|at| !at.is_multiple_of(ALIGNMENT)) {
+            bail!("an operand of a product is not at a multiple of {ALIGNMENT} bytes");
+        }
+        let shape = Shape { m: x.rows, n: w.outputs, k: w.inputs, of: w.dtype, to: target.dtype };
+        if !self.prepared.borrow().contains_key(&shape) {
+            let ready =
+                self.prepare(&shape).with_context(|| format!("cublasLt has no algorithm for {shape:?}"))?;
+            self.prepared.borrow_mut().insert(shape, ready);
+        }
+        let prepared = self.prepared.borrow();
+        let Some(p) = prepared.get(&shape) else { bail!("{shape:?} was not prepared") };
+        let (one, beta) = (1f32, if target.add { 1f32 } else { 0f32 });
+        // SAFETY: handle and descriptors live as long as `self`; alpha and beta are f32, as the descriptor's scale type
+        // says, and read before the call returns. `check_product` shows that the operands are as large as the layouts
+        // reach. The result is computed in place (C is D), and overlaps no operand: it is borrowed mutably. The workspace
+        // is used by this stream alone, one product after the other. A CUstream is a cudaStream_t.
+        unsafe {
+            result::matmul(
+                self.handle,
+                p.operation,
+                std::ptr::from_ref(&one).cast(),
+                std::ptr::from_ref(&beta).cast(),
+                w.data.at() as *const c_void,
+                p.w,
+                x.data.at() as *const c_void,
+                p.x,
+                out as *const c_void,
+                p.out,
+                out as *mut c_void,
+                p.out,
+                &p.algorithm,
+                self.workspace.at() as *mut c_void,
+                WORKSPACE_BYTES,
+                self.stream.cu_stream().cast(),
+            )
+        }
+        .with_context(|| format!("cublasLt failed on {shape:?}"))
+    }
+
+    fn prepare(&self, shape: &Shape) -> Result<Prepared, result::CublasError> {
+        let (m, n, k) = (shape.m as u64, shape.n as u64, shape.k as u64);
+        // f32 in f32: no TF32, whose ids would differ from the CPU's.
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        // What is made before a failure is leaked: it is small, and the run ends.
+        let operation = result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F)?;
+        // CUBLAS_OP_T, which these bindings leave out.
+        let transposed = 1i32;
+        let w = result::create_matrix_layout(data_type(shape.of), k, n, k as i64)?;
+        let x = result::create_matrix_layout(data_type(shape.of), k, m, k as i64)?;
+        let out = result::create_matrix_layout(data_type(shape.to), n, m, n as i64)?;
+        let preference = result::create_matmul_pref()?;
+        let workspace = WORKSPACE_BYTES as u64;
+        // SAFETY: the descriptors were just made; each attribute is given by address and size of a value of the type
+        // that the library documents for it (an operation is an i32; u64), and copied.
+        let algorithm = unsafe {
+            result::set_matmul_desc_attribute(
+                operation,
+                sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
+                std::ptr::from_ref(&transposed).cast(),
+                size_of_val(&transposed),
+            )?;
+            result::set_matmul_pref_attribute(
+                preference,
+                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                std::ptr::from_ref(&workspace).cast(),
+                size_of_val(&workspace),
+            )?;
+            let found = result::get_matmul_algo_heuristic(self.handle, operation, w, x, out, out, preference);
+            result::destroy_matmul_pref(preference)?;
+            found?.algo
+        };
+        Ok(Prepared { operation, w, x, out, algorithm })
+    }
+}
+
+impl Drop for CublasLt {
+    fn drop(&mut self) {
+        for (_, p) in self.prepared.take() {
+            // SAFETY: made in `prepare`, destroyed only here. A failure leaves nothing to do.
+            unsafe {
+                let _ = result::destroy_matmul_desc(p.operation);
+                for layout in [p.w, p.x, p.out] {
+                    let _ = result::destroy_matrix_layout(layout);
+                }
+            }
+        }
+        let _ = self.stream.synchronize();
+        // SAFETY: made in `new`, destroyed only here, when no product is under way.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+fn data_type(dtype: DType) -> sys::cudaDataType_t {
+    match dtype {
+        DType::F16 => sys::cudaDataType_t::CUDA_R_16F,
+        DType::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+        _ => sys::cudaDataType_t::CUDA_R_32F,
+    }
+}

@@ -1,0 +1,315 @@
+//! Typed launches of the kernels in `cuda/t5/`: each checks that its operands are as large as the kernel reaches.
+
+use anyhow::{Result, bail};
+use onekv::DType;
+
+use super::driver::{Argument, Driver, Grid, Module};
+use super::memory::Buffer;
+use super::rows::Rows;
+use Argument::{At, Float, Int, Long};
+
+/// Matrix `[tokens, width]` on the device.
+pub struct Matrix {
+    pub data: Buffer,
+    pub rows: usize,
+    pub cols: usize,
+    pub dtype: DType,
+}
+
+/// A projection `[outputs, inputs]`, or embeddings `[words, width]`.
+pub struct Linear {
+    pub data: Buffer,
+    pub outputs: usize,
+    pub inputs: usize,
+    pub dtype: DType,
+}
+
+/// Bias `[heads, span]`, f32, offset 0 at `zero`.
+pub struct Bias {
+    pub data: Buffer,
+    pub heads: usize,
+    pub span: usize,
+    pub zero: usize,
+}
+
+/// Self-attention K/V of one layer, `[slots, capacity, 2, inner]`.
+pub struct SelfCache {
+    pub data: Buffer,
+    pub slots: usize,
+    pub capacity: usize,
+    pub inner: usize,
+}
+
+/// Where a product goes: `[m, n]` from byte `at` of `data` on.
+pub struct Target<'a> {
+    pub data: &'a mut Buffer,
+    pub at: usize,
+    pub dtype: DType,
+    pub add: bool,
+}
+
+/// Query rows `first..` of the tokens `start..end`; `T5Tile` of cuda/t5/encode.cu.
+pub type Tile = [i32; 4];
+
+/// Query rows of a tile.
+pub fn tile_rows(dtype: DType) -> usize {
+    if dtype == DType::F32 { 16 } else { 64 }
+}
+
+impl Matrix {
+    fn check(&self, what: &str, dtype: DType) -> Result<()> {
+        if self.dtype != dtype {
+            bail!("{what} is {:?}, allowed: {dtype:?}", self.dtype);
+        }
+        room(what, &self.data, self.rows * self.cols * dtype.size_bytes())
+    }
+}
+
+/// An error where `buffer` is smaller than what a kernel reaches.
+fn room(what: &str, buffer: &Buffer, bytes: usize) -> Result<()> {
+    if buffer.bytes() < bytes {
+        bail!("{what} has {} bytes, allowed: at least {bytes}", buffer.bytes());
+    }
+    Ok(())
+}
+
+fn same(what: &str, value: usize, allowed: usize) -> Result<()> {
+    if value != allowed {
+        bail!("{what} is {value}, allowed: {allowed}");
+    }
+    Ok(())
+}
+
+/// Some kernels take eight elements at a time.
+fn by_eight(what: &str, value: usize) -> Result<()> {
+    if !value.is_multiple_of(8) {
+        bail!("{what} is {value}, allowed: a multiple of 8");
+    }
+    Ok(())
+}
+
+fn int(x: usize) -> Argument {
+    // Counts past 2^31 would need more memory than a card has; they fail the kernels' bounds, not the host.
+    Int(i32::try_from(x).unwrap_or(i32::MAX))
+}
+
+fn per_token(tokens: usize) -> Grid {
+    Grid { x: tokens, y: 1, threads: 256, shared_bytes: 0 }
+}
+
+// SAFETY of every launch below: the arguments are those of the kernel in cuda/t5/ by order and type; `check`, `room`
+// and `same` show that each operand is as large as the kernel reaches by the numbers that it is given; buffers return
+// to the pool of the one stream. Ids are below the vocabulary by `generate::check` and by the kernel that chooses
+// them; rows, slots and positions are those of `Rows`.
+
+/// `out[t] = table[ids[t]]`.
+pub fn embed(driver: &Driver, table: &Linear, ids: &Buffer, out: &mut Matrix) -> Result<()> {
+    room("ids", ids, out.rows * 4)?;
+    let list = [At(ids.at()), Int(1), At(0)];
+    embed_from(driver, table, list, out)
+}
+
+/// The embeddings of every row's next token.
+pub fn embed_rows(driver: &Driver, table: &Linear, rows: &Rows, out: &mut Matrix) -> Result<()> {
+    same("rows", out.rows, rows.live.len())?;
+    let list = [At(rows.state.at()), Int(4), At(rows.slots.at())];
+    embed_from(driver, table, list, out)
+}
+
+fn embed_from(
+    driver: &Driver,
+    table: &Linear,
+    [ids, stride, index]: [Argument; 3],
+    out: &mut Matrix,
+) -> Result<()> {
+    out.check("out", DType::F32)?;
+    same("width", out.cols, table.inputs)?;
+    let arguments = [At(table.data.at()), ids, stride, index, At(out.data.at()), int(out.cols)];
+    // SAFETY: see above.
+    unsafe {
+        driver.launch(
+            Module::Elementwise,
+            &format!("t5_embed_{}", table.dtype),
+            per_token(out.rows),
+            &arguments,
+        )
+    }
+}
+
+pub fn rms_norm(driver: &Driver, x: &Matrix, weight: &Buffer, epsilon: f32, out: &mut Matrix) -> Result<()> {
+    x.check("x", DType::F32)?;
+    out.check("out", out.dtype)?;
+    room("weight", weight, x.cols * 4)?;
+    same("elements", out.rows * out.cols, x.rows * x.cols)?;
+    by_eight("width", x.cols)?;
+    let list = [At(x.data.at()), At(weight.at()), At(out.data.at()), int(x.cols), Float(epsilon)];
+    // SAFETY: see above.
+    unsafe {
+        driver.launch(Module::Elementwise, &format!("t5_rms_norm_{}", out.dtype), per_token(x.rows), &list)
+    }
+}
+
+pub fn activate(driver: &Driver, h: &Matrix, gelu: bool, gated: bool, out: &mut Matrix) -> Result<()> {
+    h.check("h", out.dtype)?;
+    out.check("out", out.dtype)?;
+    by_eight("width", out.cols)?;
+    let count = out.rows * out.cols;
+    same("elements", h.rows * h.cols, if gated { 2 * count } else { count })?;
+    let list = [
+        At(h.data.at()),
+        At(out.data.at()),
+        int(out.cols),
+        Long(count as i64),
+        Int(i32::from(gelu)),
+        Int(i32::from(gated)),
+    ];
+    // SAFETY: see above.
+    unsafe {
+        driver.launch(
+            Module::Elementwise,
+            &format!("t5_activate_{}", out.dtype),
+            per_token((count / 8).div_ceil(256)),
+            &list,
+        )
+    }
+}
+
+/// The last token of every row.
+pub fn last_tokens(driver: &Driver, x: &Matrix, rows: &Rows, out: &mut Matrix) -> Result<()> {
+    x.check("x", DType::F32)?;
+    out.check("out", DType::F32)?;
+    same("tokens", x.rows, rows.pass().tokens)?;
+    same("width", out.cols, x.cols)?;
+    same("rows", out.rows, rows.live.len())?;
+    let list = [At(x.data.at()), At(rows.pass().first.at()), At(out.data.at()), int(x.cols)];
+    // SAFETY: see above.
+    unsafe { driver.launch(Module::Elementwise, "t5_last_tokens", per_token(out.rows), &list) }
+}
+
+/// Self-attention of the rows' next tokens, which the cache then holds.
+pub fn attend_self(
+    driver: &Driver,
+    qkv: &Matrix,
+    cache: &mut SelfCache,
+    rows: &Rows,
+    bias: &Bias,
+    out: &mut Matrix,
+) -> Result<()> {
+    let pass = rows.pass();
+    qkv.check("qkv", out.dtype)?;
+    out.check("out", out.dtype)?;
+    same("tokens", qkv.rows, pass.tokens)?;
+    same("tokens", out.rows, pass.tokens)?;
+    same("qkv width", qkv.cols, 3 * cache.inner)?;
+    same("out width", out.cols, cache.inner)?;
+    same("slots", rows.total, cache.slots)?;
+    room("cache", &cache.data, cache.slots * cache.capacity * 2 * cache.inner * out.dtype.size_bytes())?;
+    // A position in the cache, and a distance, for every token that a row can have.
+    let positions = cache.capacity.min(bias.zero + 1).min(bias.span);
+    if positions < rows.longest {
+        bail!("cache and bias have {positions} positions, allowed: at least {}", rows.longest);
+    }
+    room("bias", &bias.data, bias.heads * bias.span * 4)?;
+    let list = [
+        At(qkv.data.at()),
+        At(cache.data.at()),
+        At(out.data.at()),
+        At(rows.slots.at()),
+        At(rows.state.at()),
+        At(pass.token_row.at()),
+        At(pass.first.at()),
+        At(bias.data.at()),
+        int(bias.heads),
+        int(cache.capacity),
+        int(bias.span),
+        int(bias.zero),
+    ];
+    let grid = Grid { x: pass.tokens, y: bias.heads.div_ceil(4), threads: 128, shared_bytes: 0 };
+    let name = format!("t5_attend_self_{}_{}", out.dtype, cache.inner / bias.heads);
+    // SAFETY: see above. A row's positions stay below its first and its new tokens together.
+    unsafe { driver.launch(Module::Decode, &name, grid, &list) }
+}
+
+/// Self-attention of the encoder over tiles of [`tile_rows`] query rows.
+pub fn attend_encoder(
+    driver: &Driver,
+    qkv: &Matrix,
+    tiles: (&Buffer, usize),
+    bias: &Bias,
+    out: &mut Matrix,
+) -> Result<()> {
+    qkv.check("qkv", out.dtype)?;
+    out.check("out", out.dtype)?;
+    same("elements", qkv.rows * qkv.cols, 3 * out.rows * out.cols)?;
+    room("tiles", tiles.0, tiles.1 * size_of::<Tile>())?;
+    room("bias", &bias.data, bias.heads * bias.span * 4)?;
+    let dim = out.cols / bias.heads;
+    let list = [
+        At(qkv.data.at()),
+        At(out.data.at()),
+        At(tiles.0.at()),
+        At(bias.data.at()),
+        int(bias.heads),
+        int(bias.span),
+        int(bias.zero),
+    ];
+    // As `attend_tensor` in cuda/t5/encode.cu: queries, two stages of K and V, two of biases.
+    let keys = if dim == 64 { 64 } else { 32 };
+    let tensor = 64 * dim * 2 + 4 * keys * dim * 2 + 2 * (keys + 64) * 4;
+    let shared_bytes = if out.dtype == DType::F32 { 0 } else { tensor };
+    let grid = Grid { x: tiles.1, y: bias.heads, threads: 128, shared_bytes };
+    // SAFETY: see above. The caller's tiles lie within the tokens of `qkv`, and their offsets within the bias.
+    unsafe { driver.launch(Module::Encode, &format!("t5_attend_encoder_{}_{dim}", out.dtype), grid, &list) }
+}
+
+/// `target = x W^T`, or added to it.
+pub fn gemm(driver: &Driver, x: &Matrix, w: &Linear, target: Target<'_>) -> Result<()> {
+    check_product(x, w, &target)?;
+    let list = [
+        At(x.data.at()),
+        At(w.data.at()),
+        At(target.data.at() + target.at as u64),
+        int(x.rows),
+        int(w.outputs),
+        int(w.inputs),
+        Int(i32::from(target.add)),
+    ];
+    let threads = if w.dtype == DType::F32 { 256 } else { 128 };
+    let grid = Grid { x: w.outputs.div_ceil(64), y: x.rows.div_ceil(64), threads, shared_bytes: 0 };
+    // SAFETY: see above.
+    unsafe { driver.launch(Module::Gemm, &format!("t5_gemm_{}_{}", w.dtype, target.dtype), grid, &list) }
+}
+
+/// The operands of a product fit each other.
+pub fn check_product(x: &Matrix, w: &Linear, target: &Target<'_>) -> Result<()> {
+    x.check("x", w.dtype)?;
+    same("width", x.cols, w.inputs)?;
+    room("weights", &w.data, w.outputs * w.inputs * w.dtype.size_bytes())?;
+    room("product", target.data, target.at + x.rows * w.outputs * target.dtype.size_bytes())?;
+    if target.dtype != w.dtype && target.dtype != DType::F32 {
+        bail!("the product is {:?}, allowed: {:?} or F32", target.dtype, w.dtype);
+    }
+    // f32 takes any.
+    by_eight("width", if w.dtype == DType::F32 { 0 } else { w.inputs })?;
+    Ok(())
+}
+
+/// The next token of every row.
+pub fn choose(driver: &Driver, logits: &Matrix, rows: &Rows) -> Result<()> {
+    logits.check("logits", DType::F32)?;
+    same("rows", logits.rows, rows.live.len())?;
+    let list = [
+        At(logits.data.at()),
+        int(logits.cols),
+        At(rows.slots.at()),
+        At(rows.pass().first.at()),
+        At(rows.state.at()),
+        At(rows.outputs.at()),
+        int(rows.max_new_tokens),
+        Int(rows.eos),
+    ];
+    // SAFETY: see above. Outputs are written below `max_new_tokens` only.
+    unsafe {
+        driver.launch(Module::Decode, "t5_choose", Grid { threads: 1024, ..per_token(logits.rows) }, &list)
+    }
+}

@@ -1,0 +1,128 @@
+//! Self-attention of the encoder and of the decoder.
+
+use onekv::DType;
+
+use crate::backend::cuda::kernels;
+use crate::backend::{Backend as _, RowsSpec};
+use crate::reference::{attend, part};
+use crate::support::{DTYPES, assert_close, bias, card, matrix, noise, poisoned, result, unit};
+
+/// Errors of a softmax average over values of up to 1: its rounding, that of weights, and of scores of up to `top`.
+fn tolerance(dtype: DType, top: f64) -> f64 {
+    2.0 * unit(dtype) + 8.0 * (top + 1.0) * unit(DType::F32)
+}
+
+/// Inputs of unlike length around the edges of tiles (16 and 64 rows, 32 and 64 keys), every head with a bias of its
+/// own, tokens between the inputs that belong to none.
+#[test]
+fn the_encoder_attends_within_each_input() {
+    let Some(mut cuda) = card() else { return };
+    for dtype in DTYPES {
+        for (heads, dim, lengths) in
+            [(3, 64, vec![1, 17, 64]), (1, 64, vec![65, 31, 130]), (2, 128, vec![33, 70])]
+        {
+            let tokens: usize = lengths.iter().sum();
+            let longest = lengths.iter().max().copied().unwrap();
+            let qkv = noise(tokens as u64, tokens * 3 * heads * dim, 0.7, dtype);
+            // More offsets than the longest input needs.
+            let (zero, span) = (longest + 4, 2 * longest + 9);
+            let biases = noise(9, heads * span, 3.0, DType::F32);
+            let mut tiles = Vec::new();
+            let mut start = 0;
+            for length in &lengths {
+                let end = start + length;
+                for first in (start..end).step_by(kernels::tile_rows(dtype)) {
+                    tiles.push([start as i32, end as i32, first as i32, 0]);
+                }
+                start = end;
+            }
+            let qkv_data = matrix(&mut cuda, &qkv, tokens, 3 * heads * dim, dtype);
+            let bias_data = bias(&cuda, &biases, heads, zero);
+            let tiles_data = cuda.pool.upload(&tiles).unwrap();
+            let mut out = poisoned(&mut cuda, tokens, heads * dim, dtype);
+            kernels::attend_encoder(
+                &cuda.driver,
+                &qkv_data,
+                (&tiles_data, tiles.len()),
+                &bias_data,
+                &mut out,
+            )
+            .unwrap();
+            let mut want = Vec::new();
+            let mut start = 0;
+            for length in &lengths {
+                for row in 0..*length {
+                    for head in 0..heads {
+                        let of = |token: usize, which| part(&qkv, heads, dim, start + token, which, head);
+                        let keys: Vec<_> = (0..*length).map(|key| (of(key, 1), of(key, 2))).collect();
+                        let bias = |key: usize| biases[head * span + zero + key - row];
+                        want.extend(attend(of(row, 0), &keys, bias));
+                    }
+                }
+                start += length;
+            }
+            let top = f64::from(0.7f32 * 0.7) * dim as f64 + 3.0;
+            let what = format!("{dtype} {heads} x {dim} {lengths:?}");
+            assert_close(&what, &result(&cuda, &out), &want, tolerance(dtype, top), 1.0);
+        }
+    }
+}
+
+/// A prefill of prompts of unlike length, then steps of one token; then a row leaves and the others go on. The cache
+/// is poison where nothing was appended.
+#[test]
+fn the_decoder_attends_to_all_before() {
+    let Some(mut cuda) = card() else { return };
+    for dtype in DTYPES {
+        for (heads, dim, counts) in [(5, 64, vec![3, 1, 34]), (1, 128, vec![1, 2]), (4, 64, vec![1])] {
+            let (inner, steps) = (heads * dim, 4);
+            let capacity = counts.iter().max().unwrap() + steps;
+            let tokens: Vec<Vec<u32>> = counts.iter().map(|n| vec![0; *n]).collect();
+            let spec = RowsSpec { tokens: &tokens, max_new_tokens: steps, eos: None };
+            let mut rows = cuda.rows(spec).unwrap();
+            let poison = vec![f32::NAN; counts.len() * capacity * 2 * inner];
+            let data = matrix(&mut cuda, &poison, 1, poison.len(), dtype).data;
+            let mut cache = kernels::SelfCache { data, slots: counts.len(), capacity, inner };
+            let biases = noise(5, heads * capacity, 3.0, DType::F32);
+            let bias_data = bias(&cuda, &biases, heads, capacity - 1);
+            // Every row's qkv so far.
+            let mut history: Vec<Vec<f32>> = vec![Vec::new(); counts.len()];
+            let mut live: Vec<usize> = (0..counts.len()).collect();
+            for step in 0..steps {
+                let counts: Vec<usize> =
+                    live.iter().map(|row| if step == 0 { counts[*row] } else { 1 }).collect();
+                let total: usize = counts.iter().sum();
+                let qkv = noise((step * 100 + total) as u64, total * 3 * inner, 0.7, dtype);
+                let qkv_data = matrix(&mut cuda, &qkv, total, 3 * inner, dtype);
+                let mut out = poisoned(&mut cuda, total, inner, dtype);
+                kernels::attend_self(&cuda.driver, &qkv_data, &mut cache, &rows, &bias_data, &mut out)
+                    .unwrap();
+                let mut rest = &qkv[..];
+                let mut want = Vec::new();
+                for (row, count) in live.iter().zip(&counts) {
+                    let history = &mut history[*row];
+                    history.extend_from_slice(rest.split_off(..count * 3 * inner).unwrap());
+                    let length = history.len() / (3 * inner);
+                    for token in length - count..length {
+                        for head in 0..heads {
+                            let of = |token: usize, which| part(history, heads, dim, token, which, head);
+                            let keys: Vec<_> = (0..=token).map(|key| (of(key, 1), of(key, 2))).collect();
+                            let bias = |key: usize| biases[head * capacity + capacity - 1 + key - token];
+                            want.extend(attend(of(token, 0), &keys, bias));
+                        }
+                    }
+                }
+                let top = f64::from(0.7f32 * 0.7) * dim as f64 + 3.0;
+                let what = format!("{dtype} {heads} x {dim} step {step}");
+                assert_close(&what, &result(&cuda, &out), &want, tolerance(dtype, top), 1.0);
+                let logits = matrix(&mut cuda, &vec![0.0; live.len() * 8], live.len(), 8, DType::F32);
+                cuda.choose(&logits, &mut rows).unwrap();
+                if step == 1 && live.len() > 1 {
+                    let keep: Vec<bool> = live.iter().map(|row| *row != 0).collect();
+                    live.retain(|row| *row != 0);
+                    cuda.retain(&mut rows, &keep).unwrap();
+                }
+            }
+        }
+    }
+}

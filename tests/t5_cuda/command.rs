@@ -1,0 +1,138 @@
+//! The program on a card: the main job, random weights, refusals.
+
+use serde_json::Value;
+
+use crate::support::card;
+use crate::t5_example::{error, json, path_text, program, root, stdout};
+
+/// transformers' ids, in f32.
+#[test]
+fn ids_equal_transformers() {
+    if card().is_none() {
+        return;
+    }
+    let case = root().join("tests/t5/gated-untied");
+    let request = case.join("request.json");
+    let arguments = ["--model", path_text(&case), "--ids", path_text(&request), "--json"];
+    let got = json(&[&arguments[..], &["--backend", "cuda", "--dtype", "f32", "--gemm", "own"]].concat());
+    let want: Value = serde_json::from_slice(&std::fs::read(case.join("expected.json")).unwrap()).unwrap();
+    assert_eq!(got, want);
+}
+
+const TINY: [&str; 11] = [
+    "--random",
+    "tiny",
+    "--backend",
+    "cuda",
+    "--gemm",
+    "own",
+    "--keys",
+    "20",
+    "--prompt-count",
+    "3",
+    "--max-new-tokens",
+];
+
+#[test]
+fn random_weights_fill_the_report() {
+    if card().is_none() {
+        return;
+    }
+    let report = json(&[&TINY[..], &["7", "--mode", "all", "--json", "--roofline", "800,4000"]].concat());
+    for method in ["pid", "pid-replicated", "pie"] {
+        let f = &report[method];
+        assert_eq!(f["new_tokens"], 21, "{method}");
+        assert_eq!(f["cross_kv_bytes"], f["cross_kv_bytes_predicted"], "{method}");
+        for field in ["decode_step_median_s", "tokens_per_s", "peak_device_bytes", "decode_step_floor_bytes"]
+        {
+            assert!(f[field].as_f64().is_some_and(|x| x > 0.0), "{method} {field} is {}", f[field]);
+        }
+        assert!(
+            f["device"].as_str().is_some_and(|d| d.starts_with("cuda: ") && d.ends_with("bf16, own gemm"))
+        );
+        assert!(f["predicted"]["most_prompts_that_fit"]["pie"].as_u64().is_some_and(|n| n > 100));
+        assert!(f["predicted"]["gain"].as_f64().is_some_and(|x| x > 0.5));
+    }
+    // 2 layers of 2 heads of 64 in two bytes; 3 tokens of each prompt go into PIE's encoder.
+    let kv = |method: &str| report[method]["cross_kv_bytes"].as_u64().unwrap();
+    assert_eq!(kv("pid"), 20 * 2 * 128 * 2 * 2);
+    assert_eq!(kv("pid-replicated"), 3 * kv("pid"));
+    assert_eq!(kv("pie"), 3 * 23 * 2 * 128 * 2 * 2);
+    // Per decoder layer 6 projections of 64 x 128 and 2 matrices of 64 x 128; a head of 64 x 384.
+    let floor = report["pid"]["decode_step_floor_bytes"].as_u64().unwrap();
+    assert_eq!(floor, 2 * (2 * 8 * 64 * 128 + 64 * 384) + kv("pid"));
+}
+
+/// `auto` takes the card and says so.
+#[test]
+fn auto_takes_the_card() {
+    if card().is_none() {
+        return;
+    }
+    let text = stdout(&[
+        "--random",
+        "tiny",
+        "--gemm",
+        "own",
+        "--keys",
+        "5",
+        "--prompt-count",
+        "1",
+        "--max-new-tokens",
+        "1",
+    ]);
+    assert!(
+        text.lines().last().is_some_and(|l| l.starts_with("cuda: ") && l.ends_with("own gemm (auto)")),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_it_is_loaded() {
+    if card().is_none() {
+        return;
+    }
+    let huge = ["--random", "flan-t5-xl", "--backend", "cuda", "--gemm", "own", "--prompt-count", "4096"];
+    let text = error(&[&huge[..], &["--mode", "pie"]].concat());
+    assert!(text.contains("PIE with 4096 prompts needs ") && text.contains(" of weights, "), "{text}");
+    assert!(text.contains(" GB of cross-attention K/V") && text.contains("free: "), "{text}");
+    // The limits alone.
+    let text = stdout(&[&huge[..], &["--mode", "all", "--explain"]].concat());
+    for words in ["PID needs ", "PIE needs ", "PID-replicated needs ", " prompts per input", "GFLOP"] {
+        assert!(text.contains(words), "{words} is missing in {text}");
+    }
+}
+
+/// Without NVIDIA's library: one line that says how to go on; nothing else is taken instead.
+#[test]
+fn no_cublaslt_is_one_line() {
+    if card().is_none() || crate::support::card_with(crate::arguments::Products::Cublaslt).is_some() {
+        return;
+    }
+    let text = error(&["--backend", "cuda"]);
+    assert!(text.contains("libcublasLt was not found") && text.ends_with("--gemm own"), "{text}");
+}
+
+/// Without a driver: one line; `auto` goes on on the CPU and says why.
+#[test]
+fn no_driver_is_one_line() {
+    let run = |arguments: &[&str]| {
+        std::process::Command::new(program()).args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
+    };
+    let output = run(&["--backend", "cuda"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    if output.status.success() || text.contains("libcublasLt") {
+        println!("this machine has a driver of its own");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("libcuda was not found"), "{text}");
+    let output = run(&["--random", "tiny", "--keys", "5", "--max-new-tokens", "1"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let last = text.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("cpu, f32") && last.contains("auto; no CUDA: ") && last.contains("libcuda"),
+        "{text}"
+    );
+}

@@ -1,0 +1,282 @@
+//! Whole models: the CUDA backend against the CPU backend.
+
+use anyhow::Result;
+use indicatif::ProgressBar;
+use onekv::DType;
+use onekv::cost::Method;
+
+use crate::arguments::Products;
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::config::{Activation, Config};
+use crate::generate::{Limits, Outputs, Session, Stats, Task, forced_logits, generate};
+use crate::load::{Random, Shape};
+use crate::model::{Model, Source};
+use crate::support::{card, card_with};
+
+/// A small model: v1.0, or v1.1 with heads that are filled up and more of the vocabulary.
+fn config(gated: bool, d_kv: usize) -> Config {
+    let activation = if gated { Activation::GeluTanh } else { Activation::Relu };
+    Config {
+        d_kv,
+        gated,
+        tied: !gated,
+        activation,
+        vocab: 100,
+        d_ff: 72,
+        d_model: 40,
+        ..Shape::Tiny.config()
+    }
+}
+
+/// Random weights whose layers outweigh the embedding, and cross-attention the rest: ids then tell rows, steps and
+/// inputs apart, where plain ones repeat the token that came in.
+struct Lively(Random);
+
+impl Source for Lively {
+    fn take(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
+        let factor = match names[0] {
+            name if name.starts_with("shared") => 0.2,
+            name if name.contains("EncDecAttention") => 2.0,
+            _ => 1.0,
+        };
+        Ok(self.0.take(names, shape)?.into_iter().map(|x| x * factor).collect())
+    }
+}
+
+fn load<'b, B: Backend>(config: &Config, backend: &'b B) -> Model<'b, B> {
+    let mut source = Lively(Random::new(3, config.d_kv));
+    Model::load(config.clone(), &mut source, backend, &ProgressBar::hidden()).unwrap()
+}
+
+/// Inputs and prompts of unlike length; an input without prompts, a prompt without tokens.
+fn tasks() -> Vec<Task> {
+    let ids =
+        |n: usize, seed: usize| (0..n).map(|i| (3 + (i * 37 + seed * 11) % 97) as u32).collect::<Vec<u32>>();
+    vec![
+        Task { input: ids(19, 1), prompts: vec![ids(3, 2), vec![], ids(1, 3)] },
+        Task { input: ids(1, 4), prompts: vec![ids(6, 5)] },
+        Task { input: ids(5, 6), prompts: vec![] },
+        Task { input: ids(70, 7), prompts: vec![ids(2, 8), ids(2, 9)] },
+    ]
+}
+
+fn run<B: Backend>(model: &Model<'_, B>, method: Method, limits: Limits) -> (Outputs, Stats) {
+    generate(model, method, &tasks(), limits, 1, &ProgressBar::hidden()).unwrap()
+}
+
+/// The id at whose first appearance rows end at the most different steps.
+fn telling_eos(outputs: &Outputs) -> u32 {
+    let rows = || outputs.iter().flatten();
+    let ends = |id: u32| {
+        let mut ends: Vec<_> = rows().map(|ids| ids.iter().position(|x| *x == id)).collect();
+        ends.sort();
+        ends.dedup();
+        ends.len()
+    };
+    rows().flatten().copied().max_by_key(|id| ends(*id)).unwrap()
+}
+
+/// In f32 the ids are the CPU's, by every method, and whoever stops when: the EOS is an id that rows produce at
+/// different steps, so that rows finish between looks, are dropped, and the rest is recorded anew.
+#[test]
+fn ids_equal_the_cpus() {
+    let Some(cuda) = card() else { return };
+    let cpu = Cpu::new();
+    let all = [Method::Pid, Method::PidReplicated, Method::Pie];
+    for (config, methods) in [(config(true, 64), &all[..]), (config(false, 40), &all[..1])] {
+        let (mut on_cpu, mut on_cuda) = (load(&config, &cpu), load(&config, &cuda));
+        for &method in methods {
+            let limits = Limits { max_new_tokens: 11, stop_at_eos: false };
+            let (want, _) = run(&on_cpu, method, limits);
+            assert_eq!(run(&on_cuda, method, limits).0, want, "{method:?}");
+            (on_cpu.config.eos, on_cuda.config.eos) = (telling_eos(&want), telling_eos(&want));
+            let limits = Limits { stop_at_eos: true, ..limits };
+            let (want, cpu_stats) = run(&on_cpu, method, limits);
+            let (got, stats) = run(&on_cuda, method, limits);
+            assert_eq!(got, want, "{method:?} to EOS");
+            assert_eq!(stats.new_tokens, cpu_stats.new_tokens);
+            assert_eq!(stats.encoder_tokens, cpu_stats.encoder_tokens);
+            let mut lengths: Vec<usize> = want.iter().flatten().map(Vec::len).collect();
+            lengths.sort();
+            lengths.dedup();
+            assert!(lengths.len() >= 2, "{method:?}: all rows are {lengths:?} long");
+        }
+    }
+}
+
+/// PID over copies gives what PID gives, on the CPU.
+#[test]
+fn copies_change_nothing_but_memory() {
+    let cpu = Cpu::new();
+    let model = load(&config(true, 64), &cpu);
+    let limits = Limits { max_new_tokens: 6, stop_at_eos: false };
+    let (shared, copied) = (run(&model, Method::Pid, limits), run(&model, Method::PidReplicated, limits));
+    assert_eq!(shared.0, copied.0);
+    assert_eq!(shared.1.encoder_tokens, copied.1.encoder_tokens);
+    let tokens = 19 * 3 + 1 + 70 * 2;
+    assert_eq!(copied.1.cross_kv_bytes, tokens * 2 * 128 * 4 * 2);
+    assert_eq!(shared.1.cross_kv_bytes, (19 + 1 + 5 + 70) * 2 * 128 * 4 * 2);
+}
+
+/// Logits of 16-bit types are within their rounding of the f32 ones; f32's nearly equal.
+#[test]
+fn logits_are_close_to_the_cpus() {
+    let Some(mut cuda) = card() else { return };
+    let cpu = Cpu::new();
+    for config in [config(true, 64), config(false, 100)] {
+        let task = &tasks()[0];
+        let want = forced_logits(&load(&config, &cpu), task).unwrap().concat();
+        let size = (want.iter().map(|x| x * x).sum::<f32>() / want.len() as f32).sqrt();
+        for (dtype, allowed) in [(DType::F32, 2e-5), (DType::F16, 5e-3), (DType::Bf16, 4e-2)] {
+            cuda.dtype = dtype;
+            let got = forced_logits(&load(&config, &cuda), task).unwrap().concat();
+            assert_eq!(got.len(), want.len());
+            let error = got.iter().zip(&want).map(|(g, w)| (g - w) * (g - w)).sum::<f32>();
+            let error = (error / want.len() as f32).sqrt() / size;
+            assert!(error <= allowed, "{dtype}: {error}");
+            assert!(dtype == DType::F32 || error > 1e-6, "{dtype} is not what was computed in");
+        }
+    }
+}
+
+/// A batch that is run again gives the same, whether its steps were recorded whole or rows had left the batch.
+#[test]
+fn a_batch_can_be_run_again() {
+    fn check<B: Backend>(model: &mut Model<'_, B>, limits: Limits, eos: u32) {
+        model.config.eos = eos;
+        let mut session = Session::new(model, Method::PidReplicated, &tasks(), limits).unwrap();
+        let first = session.run(&ProgressBar::hidden()).unwrap();
+        assert!(first.1.setup > std::time::Duration::ZERO);
+        // The second run may place what the first one left; the third needs nothing new.
+        let [second, third] = [0, 1].map(|_| session.run(&ProgressBar::hidden()).unwrap());
+        for (outputs, stats) in [&second, &third] {
+            assert_eq!(outputs, &first.0);
+            assert_eq!(stats.setup, std::time::Duration::ZERO);
+        }
+        assert_eq!(third.1.peak_bytes, second.1.peak_bytes);
+    }
+    let (cuda, cpu) = (card(), Cpu::new());
+    let config = config(false, 64);
+    let mut on_cpu = load(&config, &cpu);
+    let limits = Limits { max_new_tokens: 9, stop_at_eos: false };
+    let eos = telling_eos(&run(&on_cpu, Method::Pid, limits).0);
+    for stop_at_eos in [false, true] {
+        let limits = Limits { stop_at_eos, ..limits };
+        check(&mut on_cpu, limits, eos);
+        if let Some(cuda) = &cuda {
+            check(&mut load(&config, cuda), limits, eos);
+        }
+    }
+}
+
+/// A step is called twice, once to try it and once to record it, however often it runs.
+#[test]
+fn steps_are_recorded_and_replayed() {
+    let Some(cuda) = card() else { return };
+    let config = Config { encoder_layers: 1, decoder_layers: 1, ..config(false, 64) };
+    let model = load(&config, &cuda);
+    let task = &tasks()[0];
+    let mut memory = model.memory([task.input.len()].into_iter()).unwrap();
+    model.encode(&[&task.input], &mut memory, &ProgressBar::hidden()).unwrap();
+    let tokens = vec![vec![0u32], vec![0, 5]];
+    let spec = crate::backend::RowsSpec { tokens: &tokens, max_new_tokens: 9, eos: None };
+    let mut decoding = model.begin(&memory, vec![0, 0], spec).unwrap();
+    model.step(&mut decoding, &memory).unwrap();
+    let (mut calls, mut recording) = (0, None);
+    for times in [3, 4, 1] {
+        cuda.repeat(&mut recording, times, &mut || {
+            calls += 1;
+            model.step(&mut decoding, &memory)
+        })
+        .unwrap();
+    }
+    assert_eq!(calls, 2);
+    let lengths: Vec<usize> = model.outputs(&decoding).unwrap().iter().map(Vec::len).collect();
+    assert_eq!(lengths, [9, 9]);
+}
+
+/// What a device cannot hold is an error, and the next request is served.
+#[test]
+fn out_of_memory_leaves_a_usable_process() {
+    let Some(cuda) = card() else { return };
+    let error = cuda.pool.keep(1 << 50).err().unwrap().to_string();
+    assert!(error.starts_with("out of device memory: asked for 1125899906842624 bytes, "), "{error}");
+    let config = Config { encoder_layers: 1, decoder_layers: 1, ..config(false, 64) };
+    let model = load(&config, &cuda);
+    let limits = Limits { max_new_tokens: 2, stop_at_eos: false };
+    // Midway: the caches of a row of this length.
+    let long = Limits { max_new_tokens: 1 << 20, ..limits };
+    let many = Task { input: vec![3], prompts: vec![vec![]; 2000] };
+    let error = Session::new(&model, Method::Pid, &[many], long).err().unwrap().to_string();
+    assert!(error.starts_with("out of device memory"), "{error}");
+    cuda.release().unwrap();
+    assert_eq!(run(&model, Method::Pid, limits).1.new_tokens, 12);
+}
+
+/// Shapes that the kernels are not there for, and cards.
+#[test]
+fn what_cuda_cannot_take_is_named() {
+    let capable = |version| crate::backend::cuda::driver::capable("T4", version);
+    assert!(capable((8, 0)).is_ok());
+    let error = capable((7, 5)).unwrap_err().to_string();
+    assert!(error.contains("T4 has compute capability 7.5, allowed: 8.0 or newer"), "{error}");
+    let Some(cuda) = card() else { return };
+    let text = |config: Config| cuda.head_dim(&config).unwrap_err().to_string();
+    assert_eq!(text(config(true, 129)), "d_kv is 129, allowed on CUDA: at most 128");
+    let odd = Config { d_model: 44, ..config(true, 64) };
+    assert_eq!(text(odd), "d_model is 44, allowed on CUDA: a multiple of 8");
+}
+
+/// cublasLt gives what our own products give, where the machine has it.
+#[test]
+fn cublaslt_equals_own_products() {
+    let Some(cuda) = card_with(Products::Cublaslt) else { return };
+    let config = config(true, 64);
+    let limits = Limits { max_new_tokens: 11, stop_at_eos: false };
+    let want = run(&load(&config, &Cpu::new()), Method::Pid, limits).0;
+    assert_eq!(run(&load(&config, &cuda), Method::Pid, limits).0, want);
+}
+
+/// Random weights are the same for every backend, differ by tensor, and have the deviation that was asked for.
+#[test]
+fn random_weights_are_repeatable() -> Result<()> {
+    let draw = || -> Result<[Vec<f32>; 2]> {
+        let mut source = Random::new(1, 64);
+        Ok([source.take(&["a.k.weight"], &[300, 400])?, source.take(&["b.k.weight"], &[300, 400])?])
+    };
+    let [a, b] = draw()?;
+    assert_eq!([a.clone(), b.clone()], draw()?);
+    assert_ne!(a, b);
+    let deviation = (a.iter().map(|x| x * x).sum::<f32>() / a.len() as f32).sqrt();
+    assert!((deviation * 20.0 - 1.0).abs() < 0.02, "{deviation}");
+    // No row begins like another.
+    let mut beginnings: Vec<[u32; 4]> =
+        a.chunks_exact(400).map(|row| std::array::from_fn(|i| row[i].to_bits())).collect();
+    beginnings.sort();
+    beginnings.dedup();
+    assert_eq!(beginnings.len(), 300);
+    Ok(())
+}
+
+/// A whole run never needs more than was predicted before it was loaded.
+#[test]
+fn memory_stays_below_what_is_predicted() {
+    let Some(cuda) = card() else { return };
+    let config = config(true, 64);
+    let model = load(&config, &cuda);
+    let limits = Limits { max_new_tokens: 5, stop_at_eos: false };
+    for method in [Method::Pid, Method::PidReplicated, Method::Pie] {
+        let (_, stats) = run(&model, method, limits);
+        let work = onekv::cost::Workload { inputs: 4, prompts: 3, keys: 70, prompt_tokens: 6, new_tokens: 5 };
+        let need = crate::t5::memory::Need::new(method, &model.cost_shape(), &work).total();
+        let peak = stats.peak_bytes.unwrap() as u64;
+        assert!(peak <= need, "{method:?}: {peak} of {need}");
+        let fixed = crate::t5::memory::Need::new(
+            method,
+            &model.cost_shape(),
+            &onekv::cost::Workload { inputs: 0, ..work },
+        );
+        assert!(peak > fixed.weights, "{method:?}");
+    }
+}

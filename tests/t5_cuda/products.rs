@@ -1,0 +1,121 @@
+//! Matrix products.
+
+use onekv::DType;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use crate::backend::Backend as _;
+use crate::backend::cuda::kernels::{Target, gemm};
+use crate::reference::product;
+use crate::support::{DTYPES, assert_close, card, linear, matrix, noise, unit};
+
+/// Shapes around the edges of tiles (64 x 64, 32 deep), one row, one column; overwritten or added to; results of
+/// both types, in the middle of a buffer whose rest stays as it is.
+#[test]
+fn own_products_equal_plain_ones() {
+    let Some(mut cuda) = card() else { return };
+    let near = |edge: usize| prop_oneof![1..=edge + 3, Just(1), Just(edge), Just(edge + 1)];
+    let shapes = (near(64), near(64), 1..=9usize, any::<bool>(), any::<bool>(), 0..3usize, any::<u64>());
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) };
+    let cuda = std::cell::RefCell::new(&mut cuda);
+    let check = |(m, n, k, add, wide, dtype, seed): (usize, usize, usize, bool, bool, usize, u64)| {
+        let cuda = &mut **cuda.borrow_mut();
+        let dtype = DTYPES[dtype];
+        // 16-bit kernels read eight elements at a time; f32 takes any width.
+        let k = if dtype == DType::F32 { 5 * k } else { 8 * k };
+        let to = if wide { DType::F32 } else { dtype };
+        let (x, w) = (noise(seed, m * k, 1.0, dtype), noise(seed ^ 1, n * k, 1.0, dtype));
+        // A row of poison on either side of the result.
+        let before = noise(seed ^ 2, m * n, 4.0, to);
+        let poison = vec![f32::NAN; n];
+        let mut out = matrix(cuda, &[&poison[..], &before, &poison].concat(), m + 2, n, to);
+        let (x_data, w_data) = (matrix(cuda, &x, m, k, dtype), linear(cuda, &w, n, k, dtype));
+        let target = Target { data: &mut out.data, at: n * to.size_bytes(), dtype: to, add };
+        gemm(&cuda.driver, &x_data, &w_data, target).unwrap();
+        let got = cuda.to_host(&out).unwrap();
+        assert!(got[..n].iter().chain(&got[n * (m + 1)..]).all(|x| x.is_nan()), "written outside the result");
+        let sum = if add { before } else { vec![0.0; m * n] };
+        let want = product(&x, &w, &sum, n, k);
+        let tolerance = unit(to) + 2.0 * k as f64 * unit(DType::F32);
+        assert_close(&format!("{m} x {n} x {k} {dtype} {to}"), &got[n..n * (m + 1)], &want, tolerance, 1.0);
+        Ok(())
+    };
+    TestRunner::new(config).run(&shapes, check).unwrap();
+}
+
+/// Infinity and NaN stay in their rows and columns.
+#[test]
+fn special_values_stay_where_they_are() {
+    let Some(mut cuda) = card() else { return };
+    for dtype in DTYPES {
+        let (m, n, k) = (3, 70, 16);
+        let (mut x, w) = (noise(1, m * k, 1.0, dtype), noise(2, n * k, 1.0, dtype));
+        x[k] = f32::NAN;
+        let (x_data, w_data) = (matrix(&mut cuda, &x, m, k, dtype), linear(&mut cuda, &w, n, k, dtype));
+        let mut out = matrix(&mut cuda, &vec![0.0; m * n], m, n, DType::F32);
+        let target = Target { data: &mut out.data, at: 0, dtype: DType::F32, add: false };
+        gemm(&cuda.driver, &x_data, &w_data, target).unwrap();
+        let got = cuda.to_host(&out).unwrap();
+        assert!(got.iter().enumerate().all(|(i, x)| x.is_nan() == (i / n == 1)), "{dtype}");
+    }
+}
+
+/// K/V of further inputs stands behind what is there; copies are of the ranges asked for; a store that was emptied
+/// begins anew.
+#[test]
+fn kv_stores_are_filled_in_order() {
+    let Some(mut cuda) = card() else { return };
+    for dtype in DTYPES {
+        let (inner, width) = (64, 8);
+        let w = noise(1, 2 * inner * width, 1.0, dtype);
+        let w_data = linear(&mut cuda, &w, 2 * inner, width, dtype);
+        let hidden = noise(2, 5 * width, 1.0, dtype);
+        let want = product(&hidden, &w, &vec![0.0; 5 * 2 * inner], 2 * inner, width);
+        let mut kv = cuda.cross_kv(5, inner).unwrap();
+        let mut fill = |cuda: &mut crate::backend::cuda::Cuda, parts: [(usize, usize); 2]| {
+            cuda.clear_cross_kv(&mut kv);
+            for (from, to) in parts {
+                let part = matrix(cuda, &hidden[from * width..to * width], to - from, width, dtype);
+                cuda.append_cross_kv(&mut kv, &part, &w_data).unwrap();
+            }
+            let mut copy = cuda.cross_kv(4, inner).unwrap();
+            cuda.copy_cross_kv(&kv, &[3..5, 0..0, 3..4, 1..2], &mut copy).unwrap();
+            let read = |kv: &crate::backend::cuda::CrossKv, keys: usize| {
+                let data = cuda.pool.download_as(&kv.data, keys * 2 * inner, dtype).unwrap();
+                data.chunks_exact(2 * inner).map(<[f32]>::to_vec).collect::<Vec<_>>()
+            };
+            (read(&kv, 5), read(&copy, 4))
+        };
+        for (parts, order) in [([(0, 2), (2, 5)], [0, 1, 2, 3, 4]), ([(4, 5), (0, 4)], [4, 0, 1, 2, 3])] {
+            let (all, copied) = fill(&mut cuda, parts);
+            for (key, token) in all.iter().zip(order) {
+                assert_close(
+                    "K/V",
+                    key,
+                    &want[token * 2 * inner..][..2 * inner],
+                    unit(dtype) + 16.0 * unit(DType::F32),
+                    1.0,
+                );
+            }
+            assert_eq!(copied, [3, 4, 3, 1].map(|key| all[key].clone()));
+        }
+    }
+}
+
+/// Operands that do not fit are errors, not reads past memory.
+#[test]
+fn operands_that_do_not_fit_are_refused() {
+    let Some(mut cuda) = card() else { return };
+    let dtype = DType::Bf16;
+    let x = matrix(&mut cuda, &noise(1, 24, 1.0, dtype), 2, 12, dtype);
+    let w = linear(&mut cuda, &noise(2, 36, 1.0, dtype), 3, 12, dtype);
+    let mut out = cuda.pool.zeros(6 * 4).unwrap();
+    let mut target =
+        |at, to| gemm(&cuda.driver, &x, &w, Target { data: &mut out, at, dtype: to, add: false });
+    let text = target(0, DType::F32).unwrap_err().to_string();
+    assert_eq!(text, "width is 12, allowed: a multiple of 8");
+    let text = target(4, DType::F32).unwrap_err().to_string();
+    assert_eq!(text, "product has 24 bytes, allowed: at least 28");
+    let text = target(0, DType::F16).unwrap_err().to_string();
+    assert_eq!(text, "the product is F16, allowed: Bf16 or F32");
+}

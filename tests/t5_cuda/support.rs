@@ -1,0 +1,94 @@
+//! A card, operands on it, and the comparison with a reference.
+
+use half::{bf16, f16};
+use onekv::DType;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::arguments::{Dtype, Products};
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::kernels::{Bias, Linear, Matrix};
+
+pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
+
+/// The machine's card with the example's own matrix products, if it has one; with `ONEKV_REQUIRE_CUDA` it must.
+pub fn card() -> Option<Cuda> {
+    card_with(Products::Own)
+}
+
+pub fn card_with(products: Products) -> Option<Cuda> {
+    match Cuda::open(Some(Dtype::F32), products) {
+        Ok(cuda) => Some(cuda),
+        Err(error) if std::env::var_os("ONEKV_REQUIRE_CUDA").is_none() || products == Products::Cublaslt => {
+            println!("T5 on CUDA with {products:?} is not tested: {error:#}");
+            None
+        }
+        Err(error) => panic!("CUDA is required: {error:#}"),
+    }
+}
+
+/// The nearest value of a type.
+fn rounded(x: f32, dtype: DType) -> f32 {
+    match dtype {
+        DType::F16 => f16::from_f32(x).to_f32(),
+        DType::Bf16 => bf16::from_f32(x).to_f32(),
+        _ => x,
+    }
+}
+
+/// One rounding to a type.
+pub fn unit(dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => 2f64.powi(-11),
+        DType::Bf16 => 2f64.powi(-8),
+        _ => 2f64.powi(-24),
+    }
+}
+
+/// Values of a type between `-magnitude` and `magnitude`.
+pub fn noise(seed: u64, len: usize, magnitude: f32, dtype: DType) -> Vec<f32> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    (0..len).map(|_| rounded(rng.random_range(-magnitude..magnitude), dtype)).collect()
+}
+
+/// A matrix of these values.
+pub fn matrix(cuda: &mut Cuda, values: &[f32], rows: usize, cols: usize, dtype: DType) -> Matrix {
+    assert!(values.len() >= rows * cols);
+    cuda.dtype = dtype;
+    Matrix { data: cuda.upload(values).unwrap(), rows, cols, dtype }
+}
+
+pub fn linear(cuda: &mut Cuda, values: &[f32], outputs: usize, inputs: usize, dtype: DType) -> Linear {
+    let Matrix { data, .. } = matrix(cuda, values, outputs, inputs, dtype);
+    Linear { data, outputs, inputs, dtype }
+}
+
+pub fn bias(cuda: &Cuda, values: &[f32], heads: usize, zero: usize) -> Bias {
+    Bias { data: cuda.pool.upload(values).unwrap(), heads, span: values.len() / heads, zero }
+}
+
+/// A result to be: poison, and a row of it behind the end.
+pub fn poisoned(cuda: &mut Cuda, rows: usize, cols: usize, dtype: DType) -> Matrix {
+    matrix(cuda, &vec![f32::NAN; (rows + 1) * cols], rows, cols, dtype)
+}
+
+/// The elements of a matrix that [`poisoned`] made; everything behind them must still be poison.
+pub fn result(cuda: &Cuda, x: &Matrix) -> Vec<f32> {
+    let len = (x.rows + 1) * x.cols;
+    let mut all = cuda.pool.download_as(&x.data, len, x.dtype).unwrap();
+    let behind = all.split_off(x.rows * x.cols);
+    assert!(behind.iter().all(|x| x.is_nan()), "something was written behind the result");
+    all
+}
+
+/// Every element within `tolerance` of the reference, relative to the larger of it and `least`.
+#[track_caller]
+pub fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64, least: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(*got) - want).abs();
+        // Also for NaN.
+        let close = error <= tolerance * want.abs().max(least);
+        assert!(close, "{what}: element {i} is {got}, the reference has {want}");
+    }
+}
