@@ -64,6 +64,36 @@ fn a_kernel_runs_on_files() {
 }
 
 #[test]
+fn kernels_print_and_assert() {
+    let folder = Folder::new("print");
+    folder.write("basic.ptx", include_str!("kernels/basic.ptx"));
+    let output = folder.run("run basic.ptx --kernel formats --block 1 --arg i32=42 --arg f64=2.5");
+    let said = String::from_utf8(output.stdout).unwrap();
+    // What a C library prints of these.
+    let wanted = [
+        "42|   42|42   |00042|-42|42|2a|2A|52|\u{8b}|word|left  |51851851385166|fedcba9876543210|%",
+        "2.500000|2|   2.500|2.5      |00002.50|2.500000e+03|2.50E+00|2.5|2.5e+09|2.5e-06|250|inf",
+    ];
+    for (line, wanted) in said.lines().zip(wanted) {
+        assert_eq!(line, wanted);
+    }
+    let negative = folder.run("run basic.ptx --kernel formats --block 1 --arg i32=-7 --arg f64=-0.125");
+    let said = String::from_utf8(negative.stdout).unwrap();
+    assert!(said.starts_with("-7|   -7|-7   |-0007|+7|4294967289|fffffff9|"), "{said}");
+    assert!(said.contains("\n-0.125000|-0|  -0.125|-0.1     |-0000.12|-1.250000e+02|"), "{said}");
+
+    assert!(folder.run("run basic.ptx --kernel checked --arg i32=3").status.success());
+    let said = folder.refused("run basic.ptx --kernel checked --arg i32=4");
+    for part in [
+        "Assert in kernel `checked`, block (0, 0, 0), thread (0, 0, 0)",
+        "n == 3 && \"three it must be\"",
+        "basic.cu:",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
 fn wrong_arguments_have_one_line_each() {
     let folder = Folder::new("wrong");
     folder.write("scale.ptx", PTX);

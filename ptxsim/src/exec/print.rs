@@ -120,28 +120,38 @@ impl Machine<'_, '_> {
             let shape: String = spec.chars().filter(|c| !c.is_ascii_alphabetic()).collect();
             let (flags, digits) = shape.split_once('.').unwrap_or((&shape, ""));
             let precision = digits.parse::<usize>().ok().map(|p| p.min(MOST_WIDTH));
-            let value = match kind {
-                'd' | 'i' => signed.to_string(),
-                'u' => bits.to_string(),
-                'x' => format!("{bits:x}"),
-                'X' => format!("{bits:X}"),
-                'o' => format!("{bits:o}"),
-                'p' => format!("{bits:#x}"),
-                'c' => char::from(bits as u8).to_string(),
-                's' => self.text(warp, bits, lane)?,
-                'e' | 'E' => format!("{:.*e}", precision.unwrap_or(6), f64::from_bits(bits)),
-                'g' | 'G' => f64::from_bits(bits).to_string(),
-                _ => format!("{:.*}", precision.unwrap_or(6), f64::from_bits(bits)),
+            let (negative, body) = match kind {
+                'd' | 'i' => (signed < 0, signed.unsigned_abs().to_string()),
+                'u' => (false, bits.to_string()),
+                'x' => (false, format!("{bits:x}")),
+                'X' => (false, format!("{bits:X}")),
+                'o' => (false, format!("{bits:o}")),
+                'p' => (false, format!("{bits:#x}")),
+                'c' => (false, char::from(bits as u8).to_string()),
+                's' => (false, self.text(warp, bits, lane)?),
+                _ => {
+                    let x = f64::from_bits(bits);
+                    (x.is_sign_negative() && !x.is_nan(), float(kind, x.abs(), precision.unwrap_or(6)))
+                }
             };
-            let width = flags
-                .trim_start_matches(['-', '+', '0', ' ', '#'])
-                .parse::<usize>()
-                .unwrap_or(0)
-                .min(MOST_WIDTH);
+            let sign = match () {
+                () if negative => "-",
+                () if flags.starts_with('+')
+                    && matches!(kind, 'd' | 'i' | 'e' | 'E' | 'f' | 'F' | 'g' | 'G') =>
+                {
+                    "+"
+                }
+                () => "",
+            };
+            let width = flags.trim_start_matches(['-', '+', '0', ' ', '#']).parse::<usize>().unwrap_or(0);
+            let width = width.min(MOST_WIDTH);
             match () {
-                () if flags.starts_with('-') => out.push_str(&format!("{value:<width$}")),
-                () if flags.starts_with('0') => out.push_str(&format!("{value:0>width$}")),
-                () => out.push_str(&format!("{value:>width$}")),
+                () if flags.starts_with('-') => out.push_str(&format!("{:<width$}", format!("{sign}{body}"))),
+                () if flags.starts_with('0') => {
+                    let rest = width.saturating_sub(sign.len());
+                    out.push_str(&format!("{sign}{body:0>rest$}"));
+                }
+                () => out.push_str(&format!("{:>width$}", format!("{sign}{body}"))),
             }
         }
         Ok(out)
@@ -154,4 +164,40 @@ impl Machine<'_, '_> {
         let what = format!("assertion `{}` failed at {}:{number}", text(message), text(file));
         Trouble::new(FaultKind::Assert, what).by(lane)
     }
+}
+
+/// A number that is not negative, as C's `%f`, `%e` and `%g` have it.
+fn float(kind: char, x: f64, precision: usize) -> String {
+    if !x.is_finite() {
+        return if x.is_nan() { "nan" } else { "inf" }.to_owned();
+    }
+    // Rust's exponents have no sign and as few digits as they need.
+    let scientific = |digits: usize| -> (String, i32) {
+        let text = format!("{x:.digits$e}");
+        let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        (mantissa.to_owned(), exponent.parse().unwrap_or(0))
+    };
+    let joined = |(mantissa, exponent): (&str, i32)| {
+        format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+    };
+    let short = |text: String| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    };
+    let text = match kind {
+        'e' | 'E' => {
+            let (mantissa, exponent) = scientific(precision);
+            joined((&mantissa, exponent))
+        }
+        'g' | 'G' => {
+            let digits = precision.max(1) as i32;
+            let (mantissa, exponent) = scientific(digits as usize - 1);
+            match (-4..digits).contains(&exponent) {
+                true => short(format!("{x:.*}", (digits - 1 - exponent) as usize)),
+                false => joined((&short(mantissa), exponent)),
+            }
+        }
+        _ => format!("{x:.precision$}"),
+    };
+    if kind.is_ascii_uppercase() { text.to_uppercase() } else { text }
 }

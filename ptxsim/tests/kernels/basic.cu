@@ -1,4 +1,5 @@
 // Small known kernels, and the same with a bug planted: BUG is a template parameter.
+#include <cassert>
 #include <cuda_runtime.h>
 
 extern "C" __global__ void vector_add(const float* a, const float* b, float* out, int n) {
@@ -102,6 +103,15 @@ extern "C" __global__ void grid_barrier(unsigned* arrived, int* out) {
 extern "C" __global__ void says(int n) {
     if (threadIdx.x == 0) printf("n is %d, half of it %5.2f, %s\n", n, n * 0.5, "done");
 }
+
+extern "C" __global__ void formats(int n, double x) {
+    printf("%d|%5d|%-5d|%05d|%+d|%u|%x|%X|%o|%c|%s|%-6s|%lld|%llx|%%\n", n, n, n, n, -n, n, n, n, n, 'a' + n, "word", "left",
+           1234567890123LL * n, 0xfedcba9876543210ull);
+    printf("%f|%.0f|%8.3f|%-9.1f|%08.2f|%e|%.2E|%g|%g|%g|%.3g|%f\n", x, x, x, x, x, x * 1000, x, x, x * 1e9, x * 1e-6, 100 * x,
+           1 / (x - x));
+}
+
+extern "C" __global__ void checked(int n) { assert(n == 3 && "three it must be"); }
 
 extern "C" __global__ void asserts(int n) {
     if (n != 3) __trap();
