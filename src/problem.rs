@@ -21,7 +21,7 @@ pub enum Keys {
         offsets: Vec<usize>,
     },
     /// One slot of `max_keys` keys per input, `[inputs, max_keys, kv_heads, head_dim]`: input `b`
-    /// has the first `lengths[b]` keys of its slot. What follows them is never read.
+    /// has the first `lengths[b]` keys of its slot. What follows them may be anything: it changes no result.
     Padded {
         /// Keys per slot.
         max_keys: usize,

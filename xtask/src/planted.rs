@@ -218,6 +218,8 @@ const BUGS: &[Planted] = &[
         from: "scales.len() < heads", to: "scales.len() + 1 < heads", caught_by: E4M3 },
     Planted { name: "ties round up in e4m3", file: "src/e4m3.rs",
         from: "round_ties_even()", to: "round()", caught_by: LIBRARY },
+    Planted { name: "Hopper: the merge does not wait for the attention before it", file: "cuda/sm90/combine.cu",
+        from: "predecessors_wait();", to: "", caught_by: CUDA },
     Planted { name: "a plan's last split ends a tile early", file: "src/plan/mod.rs",
         from: "(begin + split_keys).min(input.keys.end)", to: "(begin + split_keys).min(input.keys.end.max(begin + 1) - 1)", caught_by: CUDA },
 ];

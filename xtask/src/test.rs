@@ -40,9 +40,13 @@ pub fn run() -> Result<()> {
         on_virtual_card(&mut tests, &driver, card);
         step(&format!("test the CUDA kernels on a virtual {card}"), &mut tests)?;
     }
+    let mut t5 = t5_tests();
+    on_virtual_card(&mut t5, &driver, "h200");
+    step("test T5 on a virtual h200", &mut t5)?;
     kit::check()?;
     if Path::new("/dev/nvidiactl").exists() {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests())?;
+        step("test T5 on this machine's card", &mut t5_tests())?;
     }
     Ok(())
 }
@@ -50,6 +54,12 @@ pub fn run() -> Result<()> {
 fn cuda_tests() -> std::process::Command {
     let mut tests = cargo(&["test", "--package", "onekv", "--features", "cuda"]);
     tests.args(["--test", "attention", "--test", "cuda", "--test", "e4m3"]).env("ONEKV_REQUIRE_CUDA", "1");
+    tests
+}
+
+fn t5_tests() -> std::process::Command {
+    let mut tests = cargo(&["test", "--package", "onekv", "--features", "t5-cuda"]);
+    tests.args(["--test", "t5_cuda", "--example", "t5"]).env("ONEKV_REQUIRE_CUDA", "1");
     tests
 }
 
