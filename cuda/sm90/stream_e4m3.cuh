@@ -5,8 +5,8 @@
 // TILE_KEYS clocks (two warps' tiles in half), in which a scheduler issues as many instructions. For four bytes of each
 // lane a warp issues two conversions of K; a permutation and two conversions of V; two products per row tile. With the
 // softmax and all else in the loop, counted in what ptxas 13.0 makes for bf16 Q, that is of the clocks, in percent:
-// 35, 32, 31 for 16 rows of DIM 64, 128, 256, and 63, 53, 58 for 32 rows. K in bf16 instead, which needs no factors on
-// Q, would take up to 101.
+// 35, 32, 31 for 16 rows of DIM 64, 128, 256, and 63, 53, 58 for 32 rows. K widened to bf16 instead, which needs no
+// factors on Q, takes six instructions more for four bytes of K.
 #pragma once
 #include <type_traits>
 
