@@ -17,7 +17,7 @@ use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub enum Report {
-    /// results/**.json as docs/performance.md, with tables and figures beside the results [default]
+    /// results/**.json as docs/performance.md, with tables and figures beside the results; what is done by default
     Performance,
     /// Run the built-in models: PID against PIE on held-out dialogues, into results/cpu/tiny.md
     Tiny,
