@@ -11,7 +11,8 @@ use crate::backend::cuda::kernels::{Bias, Linear, Matrix};
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 
-/// The machine's card with the example's own matrix products, if it has one; with `ONEKV_REQUIRE_CUDA` it must.
+/// The machine's card with the example's own matrix products, if it has one; with `ONEKV_REQUIRE_CUDA` it must, and
+/// with `ONEKV_REQUIRE_CUBLASLT` it must have that library.
 pub fn card() -> Option<Cuda> {
     card_with(Products::Own)
 }
@@ -19,7 +20,13 @@ pub fn card() -> Option<Cuda> {
 pub fn card_with(products: Products) -> Option<Cuda> {
     match Cuda::open(Some(Dtype::F32), products) {
         Ok(cuda) => Some(cuda),
-        Err(error) if std::env::var_os("ONEKV_REQUIRE_CUDA").is_none() || products == Products::Cublaslt => {
+        Err(error)
+            if std::env::var_os(match products {
+                Products::Own => "ONEKV_REQUIRE_CUDA",
+                Products::Cublaslt => "ONEKV_REQUIRE_CUBLASLT",
+            })
+            .is_none() =>
+        {
             println!("T5 on CUDA with {products:?} is not tested: {error:#}");
             None
         }

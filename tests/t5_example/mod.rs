@@ -7,11 +7,14 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-/// The example's executable, of the profile that this test was built with; cargo builds examples
-/// before it runs tests, and one test alone (`--test`) has it built here.
+/// The example's executable: that of `ONEKV_T5`, or of the profile that this test was built with; cargo builds
+/// examples before it runs tests, and one test alone (`--test`) has it built here.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
+        if let Some(program) = std::env::var_os("ONEKV_T5") {
+            return program.into();
+        }
         let mut arguments = vec!["build", "--quiet", "--example", "t5"];
         if cfg!(feature = "t5-cuda") {
             arguments.extend(["--features", "t5-cuda"]);
@@ -27,8 +30,12 @@ pub fn program() -> &'static Path {
     })
 }
 
+/// Where the repository's files are: `ONEKV_ROOT` on another machine than the one that built this.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        std::env::var_os("ONEKV_ROOT").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+    })
 }
 
 pub fn run(arguments: &[&str]) -> Output {

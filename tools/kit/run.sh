@@ -31,6 +31,15 @@ Environment: PYTHON, the Python with PyTorch [default: python3].
 END
 }
 
+# cublasLt of PyTorch's wheels, where the system has none.
+libraries() {
+    "$python" - <<'END' 2>/dev/null
+import glob, site
+found = [p for s in site.getsitepackages() for p in glob.glob(s + "/nvidia/*/lib")]
+print(":".join(found))
+END
+}
+
 kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 # Steps run in a folder of their own.
@@ -63,6 +72,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ ${#stages[@]} -gt 0 ] || stages=("${all[@]}")
+
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(libraries)
 
 mkdir -p "$out" || fail "cannot make $out"
 out=$(cd "$out" && pwd)
@@ -114,8 +125,12 @@ skip() {
 }
 
 # tests PREFIX SECONDS [FILTER...]: every binary of tests.
+simulated() { grep -qs '"simulated": true' "$work/machine.json"; }
+
 tests() {
-    local test
+    local test library=()
+    # A simulator has no cublasLt; a card's machine without it is told so.
+    simulated || library=(ONEKV_REQUIRE_CUBLASLT=1)
     for test in "$kit"/bin/test-*; do
         step "$1${test##*/}" "$2" env ONEKV_REQUIRE_CUDA=1 "$test" "${@:3}"
     done
@@ -126,7 +141,7 @@ conformance() {
     step conformance 90 env PTXSIM_CONFORMANCE=card PTXSIM_GOLDENS="$work/goldens" "$kit/bin/conformance" \
         --exact conformance --nocapture
     # A simulator's results are no goldens.
-    if ! grep -qs '"simulated": true' "$work/machine.json"; then
+    if ! simulated; then
         tar -czf "$out/goldens.tar.gz" -C "$work" goldens
     fi
 }

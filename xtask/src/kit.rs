@@ -55,6 +55,7 @@ const PROGRAMS: &[Program] = &[
     program("onekv", "test", "attention", "test-attention"),
     program("onekv", "test", "cuda", "test-cuda"),
     program("onekv", "test", "e4m3", "test-e4m3"),
+    program("onekv", "test", "t5_cuda", "test-t5_cuda"),
     program("onekv", "example", "t5", "t5"),
     program("ptxsim-driver", "test", "conformance", "conformance"),
 ];
@@ -63,7 +64,7 @@ const PROGRAMS: &[Program] = &[
 enum Build<'a> {
     /// For the cards named; stripped.
     Release { archs: &'a str },
-    /// What `cargo xtask test` has built already: PTX, without the T5 example.
+    /// What `cargo xtask test` has built already: PTX, without T5.
     Tested,
 }
 
@@ -76,7 +77,7 @@ impl Build<'_> {
     }
 
     fn takes(&self, program: &Program) -> bool {
-        matches!(self, Self::Release { .. }) || program.kind != "example"
+        matches!(self, Self::Release { .. }) || !program.name.starts_with("t5")
     }
 
     fn command(&self, package: &str) -> Command {
@@ -112,6 +113,9 @@ const FILES: &[(&str, &str)] = &[
     ("examples/t5/assets/pid/model.safetensors", "assets/pid"),
     ("examples/t5/assets/pid/tokenizer.json", "assets/pid"),
 ];
+
+/// Folders of the repository that the tests of T5 read; the kit has them under root/.
+const FOLDERS: &[&str] = &["tests/t5", "examples/t5/assets"];
 
 pub fn run(options: &Options) -> Result<()> {
     if options.check {
@@ -159,6 +163,15 @@ fn gather(out: &Path, how: &Build<'_>) -> Result<()> {
         let folder = out.join(folder);
         std::fs::create_dir_all(&folder)?;
         copy(&from, &folder.join(from.file_name().context("a file without a name")?))?;
+    }
+    for folder in FOLDERS {
+        let mut files = Vec::new();
+        list(&root().join(folder), &mut files)?;
+        for (from, _) in files {
+            let to = out.join("root").join(from.strip_prefix(root())?);
+            std::fs::create_dir_all(to.parent().context("a file without a folder")?)?;
+            copy(&from, &to)?;
+        }
     }
     Ok(())
 }
