@@ -1,18 +1,11 @@
-//! One small PTX program per instruction and variant: each of 32 threads loads three 64-bit operands,
-//! runs the instruction once, and stores 64 bits.
+//! Scalar and warp-level instructions: each of 32 threads loads three 64-bit operands, runs the instruction once, and
+//! stores 64 bits.
 
-/// Threads of a program, one warp.
-pub const THREADS: usize = 32;
+use super::{Compare, Input, Program, Target};
+
+const THREADS: usize = 32;
 /// Operands a thread loads.
-pub const OPERANDS: usize = 3;
-
-/// A program and the name its golden goes by.
-pub struct Program {
-    /// The instruction with its variant.
-    pub name: String,
-    /// The module's text; its kernel is `k`.
-    pub ptx: String,
-}
+const OPERANDS: usize = 3;
 
 /// Rows of "instruction: result operands", in bits; `p` is a predicate result.
 const INSTRUCTIONS: &str = "
@@ -49,7 +42,7 @@ shfl.sync.idx.b32: w 32 32 | shfl.sync.up.b32: w 32 32 | shfl.sync.down.b32: w 3
 match.any.sync.b32: m 32 | redux.sync.add.s32: m 32 | redux.sync.min.u32: m 32 | redux.sync.max.s32: m 32 | redux.sync.xor.b32: m 32
 ";
 
-/// Every program. All assemble for sm_80.
+/// Every program of one instruction.
 pub fn all() -> Vec<Program> {
     let rows = INSTRUCTIONS.split(['|', '\n']).map(str::trim).filter(|row| !row.is_empty());
     let mut programs: Vec<Program> = rows.map(scalar).collect();
@@ -109,11 +102,50 @@ fn program(name: &str, result: &str, instruction: &str) -> Program {
          {narrow}  shr.u64 %l0, %c64, 32;\n  cvt.u32.u64 %d32, %l0;\n  mov.u32 %r0, 0;\n\
          \x20 {instruction};\n  {widen}\n  st.global.b64 [%to], %out;\n  ret;\n}}\n"
     );
-    Program { name: name.to_owned(), ptx }
+    Program {
+        name: name.to_owned(),
+        ptx,
+        target: Target::Sm80,
+        threads: THREADS,
+        cluster: 1,
+        // How far approximations are off is only specified for angles near zero.
+        input: if name.starts_with("sin") || name.starts_with("cos") {
+            Input::Angles
+        } else {
+            Input::Operands
+        },
+        results: vec![0; 2 * THREADS],
+        tensor: None,
+        compare: compare(name),
+        expected: None,
+    }
 }
 
-/// Operands of a program in a round: random bits, with a corner value in place of every fourth.
-pub fn operands(round: u64) -> Vec<u64> {
+/// The errors that the PTX ISA states for approximations, and the last bit of the simulator's own rounding.
+fn compare(name: &str) -> Compare {
+    let near = |relative: f64, absolute: f64| Compare::Near {
+        half: name.ends_with(".f16"),
+        ulps: 1.0,
+        relative,
+        absolute,
+    };
+    match name {
+        "ex2.approx.f32" | "ex2.approx.ftz.f32" => near(2f64.powi(-22), 0.0),
+        // Absolute for results between -1 and 1, else relative.
+        "lg2.approx.f32" => near(2f64.powi(-22), 2f64.powi(-22)),
+        "rcp.approx.f32" | "rcp.approx.ftz.f32" | "sqrt.approx.f32" => near(2f64.powi(-23), 0.0),
+        "rsqrt.approx.f32" | "rsqrt.approx.ftz.f32" => near(2f64.powf(-22.9), 0.0),
+        "sin.approx.f32" | "cos.approx.f32" => near(0.0, 2f64.powf(-20.5)),
+        "tanh.approx.f32" => near(2f64.powi(-11), 0.0),
+        "tanh.approx.f16" => near(0.0, 2f64.powf(-10.987)),
+        "ex2.approx.f16" => near(2f64.powf(-9.9), 0.0),
+        _ => Compare::Exact,
+    }
+}
+
+/// Operands of a program in a round: random bits, with a corner value in place of every fourth. With `angles` each
+/// thread's first one is an f32 from -2 pi to 2 pi.
+pub fn operands(round: u64, angles: bool) -> Vec<u64> {
     // Zeros, ones, infinities, NaN, the smallest and largest numbers, as 16, 32 and 64-bit patterns.
     const CORNERS: [u64; 16] = [
         0,
@@ -140,10 +172,17 @@ pub fn operands(round: u64) -> Vec<u64> {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     };
-    (0..THREADS * OPERANDS)
+    let mut operands: Vec<u64> = (0..THREADS * OPERANDS)
         .map(|_| match next() {
             choice if choice % 4 == 0 => CORNERS[(choice / 4) as usize % CORNERS.len()],
             _ => next(),
         })
-        .collect()
+        .collect();
+    if angles {
+        for operand in operands.iter_mut().step_by(OPERANDS) {
+            let turns = (*operand >> 32) as f64 / f64::from(u32::MAX) * 2.0 - 1.0;
+            *operand = ((turns * std::f64::consts::TAU) as f32).to_bits().into();
+        }
+    }
+    operands
 }
