@@ -14,8 +14,7 @@ pub fn all() -> Vec<Program> {
     }
     programs.extend(groups());
     programs.extend(MBARRIERS.iter().map(|(name, body, expected)| {
-        let body = format!("mov.b64 %l9, 0;\n{}", first(body));
-        program(&format!("mbarrier.{name}"), Sm90a, &body).expecting(expected.to_vec())
+        program(&format!("mbarrier.{name}"), Sm90a, &first(body)).expecting(expected.to_vec())
     }));
     programs.extend(arrivals());
     programs.extend(bulk());

@@ -4,7 +4,7 @@ use super::Target::{Sm80, Sm90a};
 use super::{Program, bytes_of, f16, program, words, words_of};
 use std::fmt::Write;
 
-/// Rows of "modifiers: type bits, elements"; the space comes first.
+/// Rows of "space and modifiers: type".
 const LOADS: &str = "
 global: b8 | global: u8 | global: s8 | global: u16 | global: s16 | global: b32 | global: b64 | global: v2.u8 | global: v4.u8 | global: v2.b16
 global: v4.u16 | global: v2.b32 | global: v4.b32 | global: v2.b64 | global.ca: b32 | global.cg: v4.b32 | global.cs: b32 | global.cs: v2.b64
@@ -32,7 +32,6 @@ cas.b32 | cas.b64 | and.b32 | or.b32 | xor.b32 | and.b64 | or.b64 | xor.b64 | in
 add.f32 | add.f64 | add.noftz.f16x2
 ";
 
-/// All of them, in the order in which goldens are named.
 pub fn all() -> Vec<Program> {
     let rows = |table: &'static str| table.split(['|', '\n']).map(str::trim).filter(|row| !row.is_empty());
     let mut programs: Vec<Program> = rows(LOADS).map(load).collect();
@@ -129,8 +128,7 @@ fn load(row: &str) -> Program {
     let (modifiers, ty) = opcode(row);
     let vector = Vector::parse(ty);
     let (fill, address, declared) = space(modifiers, vector.bytes());
-    let ty_text = ty.to_owned();
-    let mut body = format!("{declared}{fill}ld.{modifiers}.{ty_text} {}, {address};\n", vector.operand());
+    let mut body = format!("{declared}{fill}ld.{modifiers}.{ty} {}, {address};\n", vector.operand());
     let _ = writeln!(body, "mad.wide.u32 %l1, %t, {}, %out;", 8 * vector.elements);
     for i in 0..vector.elements {
         let register = format!("%{}{}", vector.letter, i + 4);
@@ -157,30 +155,26 @@ fn load(row: &str) -> Program {
         let at = thread * each + i * vector.bits / 8;
         vector.extended(&memory[at..at + vector.bits / 8])
     };
-    let expected = (0..32 * vector.elements).flat_map(|x| {
-        let value = element(x);
-        [value as u32, (value >> 32) as u32]
-    });
+    let expected = (0..32 * vector.elements).map(element).flat_map(|x| [x as u32, (x >> 32) as u32]);
     let expected = expected.collect();
     program.expecting(expected)
 }
 
-/// Stores what was loaded; the results are the input's bytes, with zeros after each thread's in the spaces of 16 bytes.
+/// Stores what was loaded from the input: to the results, or over 16 bytes of zeros in another space, and from there to the
+/// results.
 fn store(row: &str) -> Program {
     let (modifiers, ty) = opcode(row);
     let vector = Vector::parse(ty);
     let bytes = vector.bytes();
-    let load_type = ty.replace('s', "u");
     let operand = vector.operand();
     let mut body = format!(
-        "mad.wide.u32 %l0, %t, {bytes}, %in;\nld.global.{load_type} {operand}, [%l0];\nmad.wide.u32 %l1, %t, {bytes}, %out;\n"
+        "mad.wide.u32 %l0, %t, {bytes}, %in;\nld.global.{ty} {operand}, [%l0];\nmad.wide.u32 %l1, %t, {bytes}, %out;\n"
     );
     let expected;
     if modifiers.contains("global") {
         let _ = writeln!(body, "st.{modifiers}.{ty} [%l1], {operand};");
         expected = bytes_of(&words(1024))[..32 * bytes].to_vec();
     } else {
-        // 16 bytes of zeros, over which the store goes.
         let (space, address, declared) = match modifiers.contains("shared") {
             true => ("shared", "[%r20]", "mad.lo.u32 %r20, %t, 16, %tile;\n"),
             false => ("local", "[mine]", ".local .align 16 .b8 mine[16];\n"),
@@ -198,15 +192,15 @@ fn store(row: &str) -> Program {
     program(&format!("st.{modifiers}.{ty}"), Sm80, &body).expecting(words_of(&expected))
 }
 
-/// Bits of a type, and how its numbers are written.
+/// Bits of an atomic's type.
 fn bits(row: &str) -> usize {
     if row.ends_with("64") { 64 } else { 32 }
 }
 
-/// The operand that thread `t` has, and what memory holds: integers for `inc` and `dec` small, floats exact.
+/// Value `x` of an atomic's operands, with no pattern: small for `inc`, `dec` and floats, whose sums are exact.
 fn atomic_value(row: &str, x: u64) -> u64 {
     let mixed = (x + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let number = (mixed >> 40) as i32 % 16;
+    let number = (mixed >> 40) as i32 % 16 - 8;
     match row.rsplit_once('.').map_or("", |(_, ty)| ty) {
         "f32" => (number as f32).to_bits().into(),
         "f64" => f64::from(number).to_bits(),
@@ -281,8 +275,10 @@ fn own_word(kind: &str, space: &str, row: &str) -> Program {
     }
     let value = |i: u64| atomic_value(row, i);
     let held = |t: u64| value(t);
-    // Every other comparison holds.
-    let b = |t: u64| if swaps && t.is_multiple_of(2) { held(t) } else { value(32 + t) };
+    // Every other comparison holds, and some counts have come to their bound.
+    let counts = row.starts_with("inc") || row.starts_with("dec");
+    let meets = |t: u64| swaps && t.is_multiple_of(2) || counts && t.is_multiple_of(4);
+    let b = |t: u64| if meets(t) { held(t) } else { value(32 + t) };
     let c = |t: u64| value(64 + t);
     let input = pack(row, (0..32).map(held).chain((0..32).map(b)).chain((0..32).map(c)));
     let after = (0..32).map(|t| apply(row, held(t), b(t), c(t)));
@@ -305,7 +301,7 @@ fn one_word(kind: &str, row: &str) -> Program {
     );
     // Bounds that differ would make the order matter.
     let b = |t: u64| if counts { 5 } else { atomic_value(row, t + 1) };
-    // Small enough for sums of f16 to be exact: half of the threads add nothing.
+    // Sums of f16 stay small: only every eighth thread adds to them.
     let b = |t: u64| if row.ends_with("f16x2") && !t.is_multiple_of(8) { 0 } else { b(t) };
     let held = atomic_value(row, 0);
     let after = (0..32).fold(held, |x, t| apply(row, x, b(t), 0));
