@@ -36,7 +36,7 @@ fn cp_async(cache: &str, bytes: usize, kind: &str) -> Program {
          and.b32 %r6, %t, 1;\nsetp.eq.u32 %p0, %r6, 1;\ncp.async.{cache}.shared.global [%r4], [%l0], {bytes}{last};\n\
          cp.async.commit_group;\ncp.async.wait_group 0;\nbar.sync 0;\n",
         bytes + 1
-    ) + &copy(false, 8 * bytes, 0);
+    ) + &copy(false, 8 * bytes, "%out");
     let kept = |i: usize| match kind {
         "part" => i % bytes < i / bytes % (bytes + 1),
         "ignore" => (i / bytes).is_multiple_of(2),
@@ -62,27 +62,24 @@ fn groups() -> Vec<Program> {
         );
         let _ = write!(used, "cp.async.wait_group {};\n{read}", 2 - group);
     }
-    let own = |last: &str| copy(false, 384, 0).replacen('{', &format!("{{\n{last}bar.sync 0;"), 1);
-    let arrive = |how: &str, count: u32, more: &str| {
-        init(count) + ends + &plain + how + more + &wait(0) + &copy(false, 384, 0)
-    };
+    let arrive = |how: &str| init(32) + ends + &plain + how + &wait(0) + &copy(false, 384, "%out");
     let expected = words(1024)[..384].to_vec();
     [
         ("cp.async.wait_group", Sm80, issue.clone() + &used),
-        ("cp.async.wait_all", Sm80, ends.to_owned() + &plain + &own("cp.async.wait_all;\n")),
+        (
+            "cp.async.wait_all",
+            Sm80,
+            format!("{ends}{plain}cp.async.wait_all;\nbar.sync 0;\n{}", copy(false, 384, "%out")),
+        ),
         (
             "cp.async.mbarrier.arrive.noinc",
             Sm90a,
-            arrive("cp.async.mbarrier.arrive.noinc.shared.b64 [bar];\n", 32, ""),
+            arrive("cp.async.mbarrier.arrive.noinc.shared.b64 [bar];\n"),
         ),
         (
             "cp.async.mbarrier.arrive",
             Sm90a,
-            arrive(
-                "cp.async.mbarrier.arrive.shared.b64 [bar];\n",
-                32,
-                "mbarrier.arrive.shared.b64 %l4, [bar];\n",
-            ),
+            arrive("cp.async.mbarrier.arrive.shared.b64 [bar];\nmbarrier.arrive.shared.b64 %l4, [bar];\n"),
         ),
     ]
     .into_iter()
@@ -199,13 +196,13 @@ fn bulk() -> Vec<Program> {
                 expect(bytes)
             ))
             + &wait(0)
-            + &copy(false, bytes / 4, 0);
+            + &copy(false, bytes / 4, "%out");
         programs.push(
             program(&format!("cp.async.bulk.shared.global.{bytes}"), Sm90a, &body)
                 .expecting(input[4..4 + bytes / 4].to_vec()),
         );
         for (wait, read) in [("", ""), (".read", ".read")] {
-            let body = copy(true, bytes / 4, 0)
+            let body = copy(true, bytes / 4, "%in")
                 + PUBLISH
                 + &first(&format!(
                     "cp.async.bulk.global.shared::cta.bulk_group [%out+32], [%tile], {bytes};\n\
@@ -261,7 +258,7 @@ fn reduction((operation, held, sent, want): &(&str, i32, i32, i32)) -> Program {
             _ => vec![x as u32; 128],
         }
     };
-    let body = copy(true, 128, 0)
+    let body = copy(true, 128, "%in")
         + PUBLISH
         + &first(&format!(
             "cp.reduce.async.bulk.global.shared::cta.bulk_group.{operation} [%out], [%tile], 512;\n{DRAIN}"
@@ -283,14 +280,14 @@ fn clusters() -> Vec<Program> {
     let swapped: Vec<u32> = [&input[32..64], &input[..32]].concat();
     let both = |x: [u32; 2]| [vec![x[0]; 32], vec![x[1]; 32]].concat();
     let sends = |more: &str| {
-        copy(true, 128, 0).replace("%l15, %r150, 4, %in", "%l15, %r150, 4, %l5")
+        copy(true, 128, "%l5")
             + &init(1)
             + &first(&expect(512))
             + CLUSTER_SYNC
             + more
             + &wait(0)
             + "add.s32 %tile, %tile, 1024;\n"
-            + &copy(false, 128, 0).replace("%l15, %r150, 4, %out", "%l15, %r150, 4, %l6")
+            + &copy(false, 128, "%l6")
             + CLUSTER_SYNC
     };
     let own = "mul.wide.u32 %l4, %r4, 512;\nadd.s64 %l5, %in, %l4;\nadd.s64 %l6, %out, %l4;\n";

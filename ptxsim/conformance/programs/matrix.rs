@@ -180,7 +180,7 @@ fn variant(count: usize, trans: bool) -> String {
 
 fn ldmatrix(count: usize, trans: bool) -> Program {
     let variant = variant(count, trans);
-    let body = copy(true, 256, 0)
+    let body = copy(true, 256, "%in")
         + "bar.sync 0;\n"
         + ROW
         + &format!("ldmatrix.sync.aligned.{variant}.shared.b16 {}, [%r4];\n", list(10..10 + count))
@@ -197,7 +197,7 @@ fn ldmatrix(count: usize, trans: bool) -> Program {
 fn stmatrix(count: usize, trans: bool) -> Program {
     let variant = variant(count, trans);
     // Over what the input's first words are.
-    let body = copy(true, 256, 0)
+    let body = copy(true, 256, "%in")
         + "bar.sync 0;\n"
         + ROW
         + &registers(true, 10..10 + count, "%at", 32)
@@ -205,7 +205,7 @@ fn stmatrix(count: usize, trans: bool) -> Program {
             "stmatrix.sync.aligned.{variant}.shared.b16 [%r4], {};\nbar.sync 0;\n",
             list(10..10 + count)
         )
-        + &copy(false, 256, 0);
+        + &copy(false, 256, "%out");
     let input = words(1024);
     let mut memory = super::bytes_of(&input[..256]);
     for (matrix, lane, half) in (0..64 * count).map(|x| (x / 64, x / 2 % 32, x % 2)) {

@@ -195,17 +195,17 @@ fn list(range: std::ops::Range<usize>) -> String {
     format!("{{{}}}", all.join(", "))
 }
 
-/// All threads of a block copy `words` words from `%in` plus `from` bytes to the tile, or from the tile to `%out`. They do
-/// not meet after it.
-fn copy(to_tile: bool, words: usize, from: usize) -> String {
-    let (base, step) = match to_tile {
-        true => ("%in", "ld.global.b32 %r151, [%l15];\nst.shared.b32 [%r152], %r151;"),
-        false => ("%out", "ld.shared.b32 %r151, [%r152];\nst.global.b32 [%l15], %r151;"),
+/// All threads of a block copy `words` words from address `base` to the tile, or from the tile to `base`. They do not
+/// meet after it.
+fn copy(to_tile: bool, words: usize, base: &str) -> String {
+    let step = match to_tile {
+        true => "ld.global.b32 %r151, [%l15];\nst.shared.b32 [%r152], %r151;",
+        false => "ld.shared.b32 %r151, [%r152];\nst.global.b32 [%l15], %r151;",
     };
     format!(
         "{{\nmov.u32 %r150, %t;\nmov.u32 %r153, %ntid.x;\nNEXT:\nsetp.ge.u32 %p7, %r150, {words};\n@%p7 bra DONE;\n\
-         mad.wide.u32 %l15, %r150, 4, {base};\nadd.s64 %l15, %l15, {from};\nshl.b32 %r152, %r150, 2;\n\
-         add.s32 %r152, %r152, %tile;\n{step}\nadd.s32 %r150, %r150, %r153;\nbra NEXT;\nDONE:\n}}\n"
+         mad.wide.u32 %l15, %r150, 4, {base};\nshl.b32 %r152, %r150, 2;\nadd.s32 %r152, %r152, %tile;\n{step}\n\
+         add.s32 %r150, %r150, %r153;\nbra NEXT;\nDONE:\n}}\n"
     )
 }
 

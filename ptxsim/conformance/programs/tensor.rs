@@ -127,7 +127,7 @@ fn load(case: Case, multicast: bool) -> Program {
     );
     let meet = if multicast { CLUSTER_SYNC } else { "" };
     // What the box leaves alone stays as it was: the input's first words.
-    let body = copy(true, words_of_box, 0)
+    let body = copy(true, words_of_box, "%in")
         + &init(1)
         + &first(&format!("mbarrier.arrive.expect_tx.shared.b64 %l4, [bar], {bytes};\n"))
         + meet
@@ -135,7 +135,7 @@ fn load(case: Case, multicast: bool) -> Program {
         + &copy_box
         + &wait(0)
         + &format!("mov.u32 %r9, %ctaid.x;\nmad.wide.u32 %out, %r9, {}, %out;\n", 4 * words_of_box)
-        + &copy(false, words_of_box, 0)
+        + &copy(false, words_of_box, "%out")
         + meet;
     let input = words((case.tensor_bytes().max(4 * words_of_box) / 4) as u32);
     let (from, mut tile) = (bytes_of(&input), bytes_of(&input[..words_of_box]));
@@ -178,7 +178,7 @@ fn store(mut case: Case, operation: Option<&str>) -> Program {
         Some(operation) => ("cp.reduce", format!(".{operation}")),
         None => ("cp", String::new()),
     };
-    let body = copy(true, words_of_box, 0)
+    let body = copy(true, words_of_box, "%in")
         + PUBLISH
         + &first(&format!(
             "{kind}.async.bulk.tensor.{rank}d.global.shared::cta{operator}.tile.bulk_group {}, [%tile];\n{DRAIN}",

@@ -162,7 +162,7 @@ fn wgmma(p: Product) -> Program {
     input.extend(of_d(&|row, column| c[row * p.n + column]));
     let a_from = 4 * input.len();
 
-    let mut body = copy(true, tile.len() / 4, 0) + "fence.proxy.async;\nbar.sync 0;\n";
+    let mut body = copy(true, tile.len() / 4, "%in") + "fence.proxy.async;\nbar.sync 0;\n";
     let _ = writeln!(body, "shr.u32 %r0, %tile, 4;\ncvt.u64.u32 %l0, %r0;\nadd.s64 %l3, %at, {c_from};");
     body += &registers(true, D..D + d_words, "%l3", THREADS);
     let _ = writeln!(body, "mov.u32 %r1, {};\nsetp.ne.b32 %p0, %r1, 0;", i32::from(p.adds));
