@@ -292,7 +292,9 @@ fn check_in(kit: &Path, elsewhere: &Path) -> Result<()> {
     on_virtual_card(&mut script, &virtual_driver()?, "h200");
     script.env("PATH", "/usr/bin:/bin").env("HOME", elsewhere).stdin(Stdio::null());
     // Peers need a card that PyTorch knows: what they say here is not looked at.
-    script.env("PYTHON", "/usr/bin/python3");
+    let python =
+        output("find Python", &mut command("python3", &["-c", "import sys; print(sys.executable)"]))?;
+    script.env("PYTHON", python.trim());
     eprintln!("==> run its smoke stage on a virtual card");
     script.status().context("cannot run the kit")?;
     Verdict::read(&results)?.judge()
