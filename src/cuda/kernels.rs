@@ -164,6 +164,11 @@ impl Kernels {
     }
 }
 
+/// A parameter as [`Kernels::launch`] takes it: read, never written.
+pub(super) fn address_of<P>(parameter: &P) -> *mut c_void {
+    std::ptr::from_ref(parameter).cast_mut().cast()
+}
+
 /// The shape of a launch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grid {

@@ -1,6 +1,5 @@
 //! A plan on the device, and its runs.
 
-use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUdeviceptr, CUstream, CUtensorMap};
@@ -9,7 +8,7 @@ use cudarc::driver::{
 };
 
 use super::abi::{OnekvAttention, OnekvMerge, OnekvWork};
-use super::kernels::{Function, Grid, Kernels, cuda};
+use super::kernels::{Function, Grid, Kernels, address_of, cuda};
 use super::operands::{
     DeviceKv, DeviceKvE4m3, DeviceLse, DeviceOutput, DeviceQueries, apart, same_context, strides,
 };
@@ -316,6 +315,8 @@ impl Launch {
     /// - It stays allocated until the work queued here has run; nothing else writes the inputs, or touches
     ///   output, LSE and workspace, before then.
     /// - Output, LSE and workspace overlap nothing else.
+    /// - `self`, whose work list the kernels read, is not dropped before that work has run, nor before a graph that
+    ///   captured it has replayed for the last time.
     ///
     /// # Errors
     /// [`Error::Cuda`].
@@ -377,7 +378,7 @@ impl Launch {
             // Hopper's kernels wait for what was launched before them by themselves.
             overlaps: hopper,
         };
-        // SAFETY: the caller's contract; the work list is the plan's own and lives as long as `self`; Hopper's kernels
+        // SAFETY: the caller's contract, by which `self` and with it the work list outlives the launch; Hopper's kernels
         // take two maps more, and wait for their predecessors.
         unsafe {
             self.kernels.launch(self.function, grid, stream, &mut list)?;
@@ -392,9 +393,4 @@ impl Launch {
             }
         }
     }
-}
-
-/// A parameter as the driver takes it: read, never written.
-fn address_of<P>(parameter: &P) -> *mut c_void {
-    std::ptr::from_ref(parameter).cast_mut().cast()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaStream, CudaView, DevicePtr as _, DevicePtrMut as _, DeviceRepr, DeviceSlice as _};
 
 use super::abi::{ONEKV_MAX_STATES, OnekvMergeStates, OnekvState};
-use super::kernels::{Grid, Kernels};
+use super::kernels::{Grid, Kernels, address_of};
 use super::operands::{DeviceLse, DeviceOutput, apart, same_context, strides};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -142,11 +142,6 @@ pub fn merge_states<P: Element + DeviceRepr, E: Element + DeviceRepr>(
     // after this stream's work.
     unsafe {
         let grid = Grid { blocks, threads: 128, shared_bytes: 0, overlaps: false };
-        kernels.launch(
-            function,
-            grid,
-            stream.cu_stream(),
-            &mut [std::ptr::from_ref(&parameters).cast_mut().cast()],
-        )
+        kernels.launch(function, grid, stream.cu_stream(), &mut [address_of(&parameters)])
     }
 }
