@@ -173,7 +173,7 @@ pub enum Error {
         /// Likewise.
         cluster: Option<usize>,
         /// Likewise.
-        architecture: Option<crate::plan::Architecture>,
+        architecture: Option<crate::architecture::Architecture>,
     },
 
     /// A buffer for partial states is too small.

@@ -39,6 +39,7 @@
 //! - [`plan`]: from a problem and a card to a launch.
 //! - [`cost`]: FLOPs, bytes and intensity of prompt-in-encoder and prompt-in-decoder.
 
+mod architecture;
 pub mod cost;
 pub mod cpu;
 #[cfg(feature = "cuda")]

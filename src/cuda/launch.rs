@@ -315,8 +315,8 @@ impl Launch {
     /// - It stays allocated until the work queued here has run; nothing else writes the inputs, or touches
     ///   output, LSE and workspace, before then.
     /// - Output, LSE and workspace overlap nothing else.
-    /// - `self`, whose work list the kernels read, is not dropped before that work has run, nor before a graph that
-    ///   captured it has replayed for the last time.
+    /// - `self`, whose work list the kernels read, is not dropped before that work has run, unless `stream` is that of
+    ///   [`Launch::new`], in whose order it is freed; nor before a graph that captured it has replayed for the last time.
     ///
     /// # Errors
     /// [`Error::Cuda`].

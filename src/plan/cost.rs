@@ -6,8 +6,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use super::variants::{Architecture, Variant};
+use super::variants::Variant;
 use super::{DeviceFacts, Plan};
+use crate::architecture::Architecture;
 use crate::dtype::DType;
 use crate::problem::{Input, Problem};
 

@@ -9,10 +9,11 @@ pub mod variants;
 
 use cost::{Constants, estimate_split, longest, resident};
 
+pub use crate::architecture::Architecture;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::problem::Problem;
-pub use variants::{Architecture, Variant};
+pub use variants::Variant;
 
 /// What a plan needs to know of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,35 +1,7 @@
 //! The kernels there are, as one table. `cuda/attention/kernels.cuh` instantiates the same.
 
+use crate::architecture::Architecture;
 use crate::dtype::DType;
-
-/// What kernels are compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Architecture {
-    /// Compute capability 8.0 and all that came after it.
-    Sm80,
-    /// Hopper, compute capability 9.0: the copy engine, wgmma. Nothing newer runs these.
-    Sm90a,
-}
-
-impl Architecture {
-    /// Whether a card of this compute capability (major, minor) runs it.
-    pub fn runs_on(self, capability: (u32, u32)) -> bool {
-        match self {
-            Self::Sm80 => capability >= (8, 0),
-            Self::Sm90a => capability == (9, 0),
-        }
-    }
-}
-
-/// As in names of kernels and compilers: `sm_80`, `sm_90a`.
-impl std::fmt::Display for Architecture {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str(match self {
-            Self::Sm80 => "sm_80",
-            Self::Sm90a => "sm_90a",
-        })
-    }
-}
 
 /// A compiled kernel: what it computes with, and what it needs of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
