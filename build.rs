@@ -160,13 +160,17 @@ impl Archs {
         let mut flags: Vec<String> =
             ["-fatbin", "-O3", "-std=c++17", "-ccbin", &self.host_compiler].map(str::to_owned).into();
         let mut add = |code: String| flags.extend(["-gencode".to_owned(), code]);
-        if source.folder == HOPPER {
+        // T5's run on every card, and on Hopper they are what Hopper alone runs.
+        if source.folder == HOPPER || source.folder == T5 {
             if self.machine.iter().any(|arch| arch == "90") {
                 add("arch=compute_90a,code=sm_90a".to_owned());
             }
             add("arch=compute_90a,code=compute_90a".to_owned());
-        } else {
-            self.machine.iter().for_each(|arch| add(format!("arch=compute_{arch},code=sm_{arch}")));
+        }
+        if source.folder != HOPPER {
+            let other = |arch: &&String| source.folder != T5 || *arch != "90";
+            let machine = self.machine.iter().filter(other);
+            machine.for_each(|arch| add(format!("arch=compute_{arch},code=sm_{arch}")));
             add(format!("arch=compute_{PTX_ARCH},code=compute_{PTX_ARCH}"));
         }
         flags

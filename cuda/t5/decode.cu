@@ -3,6 +3,7 @@
 // cache and of the state: rows that have left the batch leave a hole there, and nothing is moved.
 #include "../attention/convert.cuh"
 #include "../attention/softmax.cuh"
+#include "order.cuh"
 #include "row.cuh"
 
 // Two neighbours as f32.
@@ -88,6 +89,7 @@ __device__ __forceinline__ void attend_self(const T* qkv, T* cache, T* out, cons
     extern "C" __global__ void __launch_bounds__(128, 6) t5_attend_self_##TYPE##_##DIM(                                         \
         const T* qkv, T* cache, T* out, const int* slots, const T5Row* state, const int* token_row, const int* first,        \
         const float* bias, int heads, int capacity, int span, int zero) {                                                    \
+        in_order();                                                                                                          \
         attend_self<T, DIM>(qkv, cache, out, slots, state, token_row, first, bias, heads, capacity, span, zero);             \
     }
 #define T5_ATTEND_SELVES(T, TYPE) T5_ATTEND_SELF(T, TYPE, 64) T5_ATTEND_SELF(T, TYPE, 128)
@@ -102,6 +104,7 @@ __device__ __forceinline__ bool comes_before(float x, int i, float y, int j) { r
 // still. logits [rows, vocab]; outputs [slots, max_new]; eos -1: none. A block per row.
 extern "C" __global__ void __launch_bounds__(1024)
     t5_choose(const float* logits, int vocab, const int* slots, const int* first, T5Row* state, int* outputs, int max_new, int eos) {
+    in_order();
     const int row = blockIdx.x, thread = threadIdx.x;
     logits += static_cast<int64_t>(row) * vocab;
     float best = -INFINITY;

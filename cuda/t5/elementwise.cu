@@ -1,5 +1,7 @@
 // What lies between the matrix products of a T5. The residual stream is f32, everything else of type T.
 #include "../attention/convert.cuh"
+#include "activation.cuh"
+#include "order.cuh"
 #include "sum.cuh"
 
 // out[t] = table[ids[t]], or table[ids[index[t]]]. A block per token.
@@ -48,10 +50,7 @@ __device__ __forceinline__ void activate(const T* h, T* out, int width, int64_t 
     Eight<T> result;
 #pragma unroll
     for (int e = 0; e < 8; e++) {
-        const float x = to_float(left.x[e]);
-        // 0.5 (1 + tanh u) = 1 / (1 + e^(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3)
-        const float u = 0.7978845608f * fmaf(0.044715f * x * x, x, x);
-        const float y = gelu ? x / (1.0f + expf(-2.0f * u)) : fmaxf(x, 0.0f);
+        const float y = activated(to_float(left.x[e]), gelu);
         result.x[e] = from_float<T>(gated ? y * to_float(right.x[e]) : y);
     }
     *reinterpret_cast<Eight<T>*>(out + at) = result;
@@ -60,14 +59,17 @@ __device__ __forceinline__ void activate(const T* h, T* out, int width, int64_t 
 #define T5_ELEMENTWISE(T, TYPE)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) t5_embed_##TYPE(const T* table, const int* ids, int stride,            \
                                                                       const int* index, float* out, int width) {             \
+        in_order();                                                                                                          \
         embed(table, ids, stride, index, out, width);                                                                        \
     }                                                                                                                        \
     extern "C" __global__ void __launch_bounds__(256) t5_rms_norm_##TYPE(const float* x, const float* weight, T* out,        \
                                                                          int width, float epsilon) {                         \
+        in_order();                                                                                                          \
         rms_norm(x, weight, out, width, epsilon);                                                                            \
     }                                                                                                                        \
     extern "C" __global__ void __launch_bounds__(256) t5_activate_##TYPE(const T* h, T* out, int width, int64_t count,       \
                                                                          int gelu, int gated) {                              \
+        in_order();                                                                                                          \
         activate(h, out, width, count, gelu, gated);                                                                         \
     }
 T5_ELEMENTWISE(__nv_bfloat16, bf16)
@@ -76,6 +78,7 @@ T5_ELEMENTWISE(float, f32)
 
 // out[r] = x[first[r + 1] - 1]: the last token of every row. A block per row.
 extern "C" __global__ void __launch_bounds__(256) t5_last_tokens(const float* x, const int* first, float* out, int width) {
+    in_order();
     const int64_t row = blockIdx.x, token = first[row + 1] - 1;
     for (int i = threadIdx.x; i < width; i += blockDim.x) out[row * width + i] = x[token * width + i];
 }

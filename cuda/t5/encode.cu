@@ -8,6 +8,7 @@
 #include "../attention/softmax.cuh"
 #include "../ptx/copy.cuh"
 #include "../ptx/matrix.cuh"
+#include "order.cuh"
 
 // Query rows first..min(first + rows, end) of the input with the tokens start..end.
 struct T5Tile {
@@ -202,6 +203,7 @@ __device__ __forceinline__ void attend_plain(const EncoderAttention<float>& p, c
 #define T5_ATTEND_ENCODER(T, TYPE, DIM, ATTEND)                                                                              \
     extern "C" __global__ void __launch_bounds__(128) t5_attend_encoder_##TYPE##_##DIM(                                      \
         const T* qkv, T* out, const T5Tile* tiles, const float* bias, int heads, int span, int zero) {                       \
+        in_order();                                                                                                          \
         ATTEND({qkv, out, bias, heads, span, zero}, tiles[blockIdx.x], blockIdx.y);                                          \
     }
 T5_ATTEND_ENCODER(__nv_bfloat16, bf16, 64, (attend_tensor<__nv_bfloat16, 64, 64>))

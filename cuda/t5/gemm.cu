@@ -4,6 +4,7 @@
 #include "../attention/convert.cuh"
 #include "../ptx/copy.cuh"
 #include "../ptx/matrix.cuh"
+#include "order.cuh"
 
 template <typename O>
 __device__ __forceinline__ void put(O* c, int64_t at, float x, bool add) {
@@ -113,6 +114,7 @@ __device__ __forceinline__ void gemm_plain(const float* a, const float* w, float
 #define T5_GEMM(T, TYPE, O, OUT, THREADS, GEMM)                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
         t5_gemm_##TYPE##_##OUT(const T* a, const T* w, O* c, int m, int n, int k, int add) {                                 \
+        in_order();                                                                                                          \
         GEMM(a, w, c, m, n, k, add != 0);                                                                                    \
     }
 T5_GEMM(__nv_bfloat16, bf16, __nv_bfloat16, bf16, 128, gemm_tensor)

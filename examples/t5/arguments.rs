@@ -51,7 +51,8 @@ pub struct Arguments {
     /// CUDA]. f16 overflows in large T5s
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
-    /// Matrix products on CUDA: NVIDIA's library, or kernels of this example for where it is absent
+    /// Matrix products on CUDA: NVIDIA's library, or kernels of this example: on Hopper made for decode steps, elsewhere
+    /// for where the library is absent
     #[arg(long, value_enum, default_value_t = Products::Cublaslt)]
     pub gemm: Products,
     /// CPU threads [default: all cores]

@@ -97,8 +97,14 @@ pub trait Backend {
     fn add_linear(&self, sum: &mut Self::Matrix, x: &Self::Matrix, weights: &Self::Linear) -> Result<()>;
     /// `x W^T` in f32.
     fn logits(&self, x: &Self::Matrix, weights: &Self::Linear) -> Result<Self::Matrix>;
-    /// `act(h)`, or with `gated` the product of `act` of the left half and the right half.
-    fn activate(&self, h: Self::Matrix, activation: Activation, gated: bool) -> Result<Self::Matrix>;
+    /// `act(x W^T)`, or with `gated` the product of `act` of its left half and its right half.
+    fn linear_activated(
+        &self,
+        x: &Self::Matrix,
+        weights: &Self::Linear,
+        activation: Activation,
+        gated: bool,
+    ) -> Result<Self::Matrix>;
     /// All elements, token after token.
     fn to_host(&self, x: &Self::Matrix) -> Result<Vec<f32>>;
 

@@ -321,8 +321,8 @@ impl<'b, B: Backend> Model<'b, B> {
 
     fn feed_forward(&self, x: &mut B::Matrix, layer: &FeedForward<B>) -> Result<()> {
         let (b, c) = (self.backend, &self.config);
-        let h = b.linear(&b.rms_norm(x, &layer.norm, c.epsilon)?, &layer.wi)?;
-        b.add_linear(x, &b.activate(h, c.activation, c.gated)?, &layer.wo)
+        let normed = b.rms_norm(x, &layer.norm, c.epsilon)?;
+        b.add_linear(x, &b.linear_activated(&normed, &layer.wi, c.activation, c.gated)?, &layer.wo)
     }
 }
 

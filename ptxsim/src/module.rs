@@ -149,9 +149,9 @@ impl Module {
         }
     }
 
-    /// Ten times the PTX version.
-    pub fn version(&self) -> u32 {
-        self.tree.version
+    /// The virtual architecture that the module is written for, 90 for sm_90 and sm_90a.
+    pub fn target(&self) -> u32 {
+        self.tree.target
     }
 
     /// Names of the kernels.

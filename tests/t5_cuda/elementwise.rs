@@ -2,8 +2,9 @@
 
 use onekv::DType;
 
-use crate::backend::cuda::kernels;
+use crate::backend::cuda::kernels::{self, Activated};
 use crate::backend::{Backend as _, RowsSpec};
+use crate::config::Activation;
 use crate::reference::gelu_tanh;
 use crate::support::{DTYPES, assert_close, card, linear, matrix, noise, poisoned, result, unit};
 
@@ -65,7 +66,8 @@ fn activations_are_gated_by_the_left_half() {
                 let h = noise(width as u64, tokens * columns, 6.0, dtype);
                 let h_data = matrix(&mut cuda, &h, tokens, columns, dtype);
                 let mut out = poisoned(&mut cuda, tokens, width, dtype);
-                kernels::activate(&cuda.driver, &h_data, gelu, gated, &mut out).unwrap();
+                let activation = if gelu { Activation::GeluTanh } else { Activation::Relu };
+                kernels::activate(&cuda.driver, &h_data, Activated { activation, gated }, &mut out).unwrap();
                 let act = |x: f64| if gelu { gelu_tanh(x) } else { x.max(0.0) };
                 let want: Vec<f64> = h
                     .chunks_exact(columns)

@@ -1,46 +1,133 @@
 //! Matrix products.
 
+use std::cell::RefCell;
+
+use anyhow::Result;
 use onekv::DType;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use crate::backend::Backend as _;
-use crate::backend::cuda::kernels::{Target, gemm};
-use crate::reference::product;
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::driver::Driver;
+use crate::backend::cuda::kernels::{Activated, Linear, Matrix, Target, gemm, gemm_sm90};
+use crate::config::Activation;
+use crate::reference::{gelu_tanh, product};
 use crate::support::{DTYPES, assert_close, card, linear, matrix, noise, unit};
 
-/// Shapes around the edges of tiles (64 x 64, 32 deep), one row, one column; overwritten or added to; results of
-/// both types, in the middle of a buffer whose rest stays as it is.
-#[test]
-fn own_products_equal_plain_ones() {
-    let Some(mut cuda) = card() else { return };
-    let near = |edge: usize| prop_oneof![1..=edge + 3, Just(1), Just(edge), Just(edge + 1)];
-    let shapes = (near(64), near(64), 1..=9usize, any::<bool>(), any::<bool>(), 0..3usize, any::<u64>());
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) };
-    let cuda = std::cell::RefCell::new(&mut cuda);
-    let check = |(m, n, k, add, wide, dtype, seed): (usize, usize, usize, bool, bool, usize, u64)| {
-        let cuda = &mut **cuda.borrow_mut();
-        let dtype = DTYPES[dtype];
-        // 16-bit kernels read eight elements at a time; f32 takes any width.
-        let k = if dtype == DType::F32 { 5 * k } else { 8 * k };
-        let to = if wide { DType::F32 } else { dtype };
-        let (x, w) = (noise(seed, m * k, 1.0, dtype), noise(seed ^ 1, n * k, 1.0, dtype));
+/// One product of random operands against the reference: overwritten or added to; results of both types, in the middle of
+/// a buffer whose rest stays as it is.
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    dtype: DType,
+    /// The result is f32.
+    wide: bool,
+    add: bool,
+    activated: Option<Activated>,
+    seed: u64,
+}
+
+impl Case {
+    fn check(&self, cuda: &mut Cuda, multiply: impl Fn(&Driver, &Matrix, &Linear, Target<'_>) -> Result<()>) {
+        let Self { m, n, k, dtype, seed, .. } = *self;
+        let planes = if self.activated.is_some_and(|a| a.gated) { 2 } else { 1 };
+        let to = if self.wide { DType::F32 } else { dtype };
+        let (x, w) = (noise(seed, m * k, 1.0, dtype), noise(seed ^ 1, planes * n * k, 1.0, dtype));
         // A row of poison on either side of the result.
         let before = noise(seed ^ 2, m * n, 4.0, to);
         let poison = vec![f32::NAN; n];
         let mut out = matrix(cuda, &[&poison[..], &before, &poison].concat(), m + 2, n, to);
-        let (x_data, w_data) = (matrix(cuda, &x, m, k, dtype), linear(cuda, &w, n, k, dtype));
-        let target = Target { data: &mut out.data, at: n * to.size_bytes(), dtype: to, add };
-        gemm(&cuda.driver, &x_data, &w_data, target).unwrap();
+        let (x_data, w_data) = (matrix(cuda, &x, m, k, dtype), linear(cuda, &w, planes * n, k, dtype));
+        let target = Target { data: &mut out.data, at: n * to.size_bytes(), dtype: to, add: self.add };
+        multiply(&cuda.driver, &x_data, &w_data, target).unwrap();
         let got = cuda.to_host(&out).unwrap();
         assert!(got[..n].iter().chain(&got[n * (m + 1)..]).all(|x| x.is_nan()), "written outside the result");
-        let sum = if add { before } else { vec![0.0; m * n] };
-        let want = product(&x, &w, &sum, n, k);
+        let zeros = vec![0.0; planes * m * n];
+        let mut want = product(&x, &w, &zeros, planes * n, k);
+        if let Some(Activated { activation, gated }) = self.activated {
+            let act = |x: f64| if activation == Activation::GeluTanh { gelu_tanh(x) } else { x.max(0.0) };
+            let gate = |i: usize, j: usize| if gated { want[(i * planes + 1) * n + j] } else { 1.0 };
+            want =
+                (0..m * n).map(|at| act(want[at / n * planes * n + at % n]) * gate(at / n, at % n)).collect();
+        }
+        if self.add {
+            want.iter_mut().zip(&before).for_each(|(w, b)| *w += f64::from(*b));
+        }
+        // A gate carries the error of the other half, of size sqrt(k / 3).
+        let least = if planes == 2 { (k as f64).sqrt() } else { 1.0 };
         let tolerance = unit(to) + 2.0 * k as f64 * unit(DType::F32);
-        assert_close(&format!("{m} x {n} x {k} {dtype} {to}"), &got[n..n * (m + 1)], &want, tolerance, 1.0);
+        assert_close(&format!("{m} x {n} x {k} {dtype} {to}"), &got[n..n * (m + 1)], &want, tolerance, least);
+    }
+}
+
+fn cases() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) }
+}
+
+/// Sizes around the edge of a tile.
+fn near(edge: usize) -> impl Strategy<Value = usize> {
+    prop_oneof![1..=edge + 3, Just(1), Just(edge), Just(edge + 1)]
+}
+
+/// Tiles are 64 x 64, 32 deep.
+#[test]
+fn own_products_equal_plain_ones() {
+    let Some(cuda) = card() else { return };
+    let shapes = (near(64), near(64), 1..=9usize, any::<bool>(), any::<bool>(), 0..3usize, any::<u64>());
+    let cuda = RefCell::new(cuda);
+    let check = |(m, n, k, add, wide, dtype, seed): (usize, usize, usize, bool, bool, usize, u64)| {
+        let dtype = DTYPES[dtype];
+        // 16-bit kernels read eight elements at a time; f32 takes any width.
+        let k = if dtype == DType::F32 { 5 * k } else { 8 * k };
+        let case = Case { m, n, k, dtype, wide, add, activated: None, seed };
+        case.check(&mut cuda.borrow_mut(), gemm);
         Ok(())
     };
-    TestRunner::new(config).run(&shapes, check).unwrap();
+    TestRunner::new(cases()).run(&shapes, check).unwrap();
+}
+
+/// Hopper's: tiles are 64 to 256 x 128, and 64 deep; one to eight blocks divide k, by the card's size; a ring of three or
+/// four stages is used again; activations are applied to what the blocks have joined.
+#[test]
+fn hoppers_products_equal_plain_ones() {
+    let Some(cuda) = card().filter(|cuda| cuda.driver.is_hopper()) else { return };
+    let rows = prop_oneof![near(64), Just(128), 120..140usize, 250..262usize, Just(513)];
+    // Whole depths, and with a rest.
+    let k = prop_oneof![(1..=100usize).prop_map(|n| 8 * n), (1..=14usize).prop_map(|n| 64 * n)];
+    let multiprocessors = prop_oneof![Just(1), Just(3), Just(132)];
+    let activated = prop_oneof![
+        2 => Just(None),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(gelu, gated)| {
+            let activation = if gelu { Activation::GeluTanh } else { Activation::Relu };
+            Some(Activated { activation, gated })
+        })
+    ];
+    let cuda = RefCell::new(cuda);
+    let shapes = (
+        rows,
+        near(128),
+        k,
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        multiprocessors,
+        activated,
+        any::<u64>(),
+    );
+    let check = |(m, n, k, add, wide, half, multiprocessors, activated, seed)| {
+        let dtype = if half { DType::F16 } else { DType::Bf16 };
+        let case = Case { m, n, k, dtype, wide, add, activated, seed };
+        let multiply = |driver: &Driver, x: &Matrix, w: &Linear, target: Target<'_>| {
+            gemm_sm90(driver, x, w, target, activated)
+        };
+        let mut cuda = cuda.borrow_mut();
+        cuda.driver.multiprocessors = multiprocessors;
+        case.check(&mut cuda, multiply);
+        Ok(())
+    };
+    TestRunner::new(cases()).run(&shapes, check).unwrap();
 }
 
 /// Infinity and NaN stay in their rows and columns.

@@ -110,6 +110,18 @@ const BUGS: &[Planted] = &[
         from: "copy_wait<STAGES - 2>();", to: "copy_wait<STAGES - 1>();", caught_by: T5_CUDA },
     Planted { name: "T5 on CUDA: a product replaces the residual stream", file: "cuda/t5/gemm.cu",
         from: "add ? to_float(c[at]) + x : x", to: "x", caught_by: T5_CUDA },
+    Planted { name: "T5 on Hopper: weights overwrite what is still multiplied", file: "cuda/t5/gemm_sm90.cu",
+        from: "i / STAGES & 1 ^ 1", to: "i / STAGES & 1", caught_by: T5_CUDA },
+    Planted { name: "T5 on Hopper: rows are fetched before they are there", file: "cuda/t5/gemm_sm90.cu",
+        from: "            predecessors_wait();\n            for", to: "            for", caught_by: T5_CUDA },
+    Planted { name: "T5 on Hopper: the ring is read while sums take its place", file: "cuda/t5/gemm_sm90.cu",
+        from: "        named_sync(1, Shape::CONSUMERS);\n", to: "", caught_by: T5_CUDA },
+    Planted { name: "T5 on Hopper: a block leaves while others read its sums", file: "cuda/t5/gemm_sm90.cu",
+        from: "    cluster_sync();\n", to: "", caught_by: T5_CUDA },
+    Planted { name: "T5 on Hopper: parts of k are activated before they are joined", file: "cuda/t5/gemm_sm90.cu",
+        from: "sum[0] += x.x", to: "sum[0] += fmaxf(x.x, 0)", caught_by: T5_CUDA },
+    Planted { name: "T5 on Hopper: a kernel does not wait for the one before", file: "cuda/t5/order.cuh",
+        from: "    predecessors_wait();\n", to: "", caught_by: T5_CUDA },
     Planted { name: "T5 on CUDA: a norm sums over one warp", file: "cuda/t5/elementwise.cu",
         from: "sum_of_block(squares) / width", to: "sum_of_warp(squares) / width", caught_by: T5_CUDA },
     Planted { name: "T5 on CUDA: further inputs' K/V overwrites the first", file: "examples/t5/backend/cuda.rs",
@@ -290,7 +302,10 @@ fn plant(copy: &Path, bug: &Planted, driver: &Path) -> Result<bool> {
 impl Planted {
     /// What only Hopper runs is planted where only Hopper looks.
     fn card(&self) -> &'static str {
-        let hopper = self.file.contains("sm90") || self.file.contains("tensor_map") || self.caught_by == E4M3;
+        let hopper = self.name.contains("Hopper")
+            || self.file.contains("sm90")
+            || self.file.contains("tensor_map")
+            || self.caught_by == E4M3;
         if hopper { "h200" } else { "a100" }
     }
 

@@ -9,6 +9,8 @@ use crate::{bindings, kit, setup};
 
 /// Cards that the virtual GPU plays for the CUDA tests.
 const CARDS: [&str; 3] = ["a100", "rtx4090", "h200"];
+/// And for the T5 example's: one on which launches overlap, and one on which they do not.
+const T5_CARDS: [&str; 2] = ["a100", "h200"];
 
 /// Checks the prerequisites, then runs every test of the workspace.
 pub fn run() -> Result<()> {
@@ -40,9 +42,11 @@ pub fn run() -> Result<()> {
         on_virtual_card(&mut tests, &driver, card);
         step(&format!("test the CUDA kernels on a virtual {card}"), &mut tests)?;
     }
-    let mut t5 = t5_tests();
-    on_virtual_card(&mut t5, &driver, "h200");
-    step("test T5 on a virtual h200", &mut t5)?;
+    for card in T5_CARDS {
+        let mut tests = t5_tests();
+        on_virtual_card(&mut tests, &driver, card);
+        step(&format!("test T5 on a virtual {card}"), &mut tests)?;
+    }
     kit::check()?;
     if Path::new("/dev/nvidiactl").exists() {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests())?;

@@ -242,7 +242,14 @@ impl Backend for Cpu {
         self.linear(x, weights)
     }
 
-    fn activate(&self, mut h: Matrix, activation: Activation, gated: bool) -> Result<Matrix> {
+    fn linear_activated(
+        &self,
+        x: &Matrix,
+        weights: &Linear,
+        activation: Activation,
+        gated: bool,
+    ) -> Result<Matrix> {
+        let mut h = self.linear(x, weights)?;
         if !gated {
             self.each_row(&mut h, |_, row| elementwise::activate(self.arch, row, activation));
             return Ok(h);

@@ -18,7 +18,7 @@ use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use driver::Driver;
 use half::{bf16, f16};
-use kernels::{Bias, Linear, Matrix, SelfCache, Target, Tile};
+use kernels::{Activated, Bias, Linear, Matrix, SelfCache, Target, Tile};
 use memory::{Buffer, Pinned, Pool};
 use onekv::cost::Roofline;
 use onekv::cuda::{Launch, RawOperands};
@@ -97,9 +97,15 @@ impl Cuda {
         }
     }
 
+    /// Hopper's own kernel multiplies 16-bit types.
+    fn streams_weights(&self) -> bool {
+        self.products.is_none() && self.driver.is_hopper() && self.dtype != DType::F32
+    }
+
     fn multiply(&self, x: &Matrix, weights: &Linear, target: Target<'_>) -> Result<()> {
         match &self.products {
             Some(library) => library.multiply(x, weights, target),
+            None if self.streams_weights() => kernels::gemm_sm90(&self.driver, x, weights, target, None),
             None => kernels::gemm(&self.driver, x, weights, target),
         }
     }
@@ -242,10 +248,22 @@ impl Backend for Cuda {
         self.product(x, weights, DType::F32)
     }
 
-    fn activate(&self, h: Matrix, activation: Activation, gated: bool) -> Result<Matrix> {
-        let width = if gated { h.cols / 2 } else { h.cols };
-        let mut out = self.matrix(h.rows, width, self.dtype)?;
-        kernels::activate(&self.driver, &h, activation == Activation::GeluTanh, gated, &mut out)?;
+    fn linear_activated(
+        &self,
+        x: &Matrix,
+        weights: &Linear,
+        activation: Activation,
+        gated: bool,
+    ) -> Result<Matrix> {
+        let width = if gated { weights.outputs / 2 } else { weights.outputs };
+        let mut out = self.matrix(x.rows, width, self.dtype)?;
+        let activated = Activated { activation, gated };
+        if self.streams_weights() {
+            let target = Target { data: &mut out.data, at: 0, dtype: self.dtype, add: false };
+            kernels::gemm_sm90(&self.driver, x, weights, target, Some(activated))?;
+        } else {
+            kernels::activate(&self.driver, &self.linear(x, weights)?, activated, &mut out)?;
+        }
         Ok(out)
     }
 

@@ -41,8 +41,8 @@ pub(crate) struct Program {
     pub(crate) unsupported: BTreeMap<String, String>,
     /// Module variables: name to address and bytes.
     pub(crate) globals: BTreeMap<String, (u64, u64)>,
-    /// Ten times the PTX version the module is written in.
-    pub(crate) version: u32,
+    /// The virtual architecture the module is written for.
+    pub(crate) target: u32,
 }
 
 /// A launch, complete and checked.
@@ -198,8 +198,8 @@ impl Device {
             }
         }
         let globals = module.variables().map(|(name, at, bytes)| (name.to_owned(), (at, bytes))).collect();
-        let version = module.version();
-        Ok(Program { module, kernels, unsupported, globals, version })
+        let target = module.target();
+        Ok(Program { module, kernels, unsupported, globals, target })
     }
 
     /// Frees what a module holds on the card.

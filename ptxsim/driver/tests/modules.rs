@@ -75,6 +75,19 @@ fn modules_that_do_not_fit_are_refused() {
     ));
 }
 
+/// What a kernel was compiled for, and what it runs on.
+#[test]
+fn a_kernel_says_its_architectures() {
+    in_child("a_kernel_says_its_architectures", H200, || {
+        for (target, version) in [("sm_80", 80), ("sm_90a", 90)] {
+            let module = load(&PTX.replace("sm_80", target)).unwrap();
+            let function = module.load_function("reverse").unwrap();
+            assert_eq!(attribute(&function, A::CU_FUNC_ATTRIBUTE_PTX_VERSION), version);
+            assert_eq!(attribute(&function, A::CU_FUNC_ATTRIBUTE_BINARY_VERSION), 90);
+        }
+    });
+}
+
 fn attribute(function: &CudaFunction, which: A) -> i32 {
     function.get_attribute(which).unwrap()
 }

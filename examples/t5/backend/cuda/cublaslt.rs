@@ -63,7 +63,7 @@ impl CublasLt {
 
     /// `target = x W^T`, or added to it.
     pub fn multiply(&self, x: &Matrix, w: &Linear, target: Target<'_>) -> Result<()> {
-        check_product(x, w, &target)?;
+        check_product(x, w, w.outputs, &target)?;
         if x.rows == 0 {
             return Ok(());
         }

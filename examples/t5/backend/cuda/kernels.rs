@@ -1,12 +1,14 @@
 //! Typed launches of the kernels in `cuda/t5/`: each checks that its operands are as large as the kernel reaches.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use bytemuck::{Pod, Zeroable};
 use onekv::DType;
 
-use super::driver::{Argument, Driver, Grid, Module};
+use super::driver::{Argument, Driver, Grid, Module, TensorMap};
 use super::memory::Buffer;
 use super::rows::Rows;
-use Argument::{At, Float, Int, Long};
+use crate::config::Activation;
+use Argument::{At, Bytes, Float, Int, Long, Map};
 
 /// Matrix `[tokens, width]` on the device.
 pub struct Matrix {
@@ -46,6 +48,13 @@ pub struct Target<'a> {
     pub at: usize,
     pub dtype: DType,
     pub add: bool,
+}
+
+/// `act(h)`, or with `gated` the product of `act` of the left half of `h` and the right half.
+#[derive(Debug, Clone, Copy)]
+pub struct Activated {
+    pub activation: Activation,
+    pub gated: bool,
 }
 
 /// Query rows `first..` of the tokens `start..end`; `T5Tile` of cuda/t5/encode.cu.
@@ -88,13 +97,13 @@ fn by_eight(what: &str, value: usize) -> Result<()> {
     Ok(())
 }
 
-fn int(x: usize) -> Argument {
+fn int(x: usize) -> Argument<'static> {
     // Counts past 2^31 would need more memory than a card has; they fail the kernels' bounds, not the host.
     Int(i32::try_from(x).unwrap_or(i32::MAX))
 }
 
 fn per_token(tokens: usize) -> Grid {
-    Grid { x: tokens, y: 1, threads: 256, shared_bytes: 0 }
+    Grid { x: tokens, y: 1, cluster: 1, threads: 256, shared_bytes: 0 }
 }
 
 // SAFETY of every launch below: the arguments are those of the kernel in cuda/t5/ by order and type; `check`, `room`
@@ -119,7 +128,7 @@ pub fn embed_rows(driver: &Driver, table: &Linear, rows: &Rows, out: &mut Matrix
 fn embed_from(
     driver: &Driver,
     table: &Linear,
-    [ids, stride, index]: [Argument; 3],
+    [ids, stride, index]: [Argument<'_>; 3],
     out: &mut Matrix,
 ) -> Result<()> {
     out.check("out", DType::F32)?;
@@ -149,7 +158,8 @@ pub fn rms_norm(driver: &Driver, x: &Matrix, weight: &Buffer, epsilon: f32, out:
     }
 }
 
-pub fn activate(driver: &Driver, h: &Matrix, gelu: bool, gated: bool, out: &mut Matrix) -> Result<()> {
+pub fn activate(driver: &Driver, h: &Matrix, activated: Activated, out: &mut Matrix) -> Result<()> {
+    let Activated { activation, gated } = activated;
     h.check("h", out.dtype)?;
     out.check("out", out.dtype)?;
     by_eight("width", out.cols)?;
@@ -160,7 +170,7 @@ pub fn activate(driver: &Driver, h: &Matrix, gelu: bool, gated: bool, out: &mut 
         At(out.data.at()),
         int(out.cols),
         Long(count as i64),
-        Int(i32::from(gelu)),
+        Int(i32::from(activation == Activation::GeluTanh)),
         Int(i32::from(gated)),
     ];
     // SAFETY: see above.
@@ -224,7 +234,7 @@ pub fn attend_self(
         int(bias.span),
         int(bias.zero),
     ];
-    let grid = Grid { x: pass.tokens, y: bias.heads.div_ceil(4), threads: 128, shared_bytes: 0 };
+    let grid = Grid { x: pass.tokens, y: bias.heads.div_ceil(4), cluster: 1, threads: 128, shared_bytes: 0 };
     let name = format!("t5_attend_self_{}_{}", out.dtype, cache.inner / bias.heads);
     // SAFETY: see above. A row's positions stay below its first and its new tokens together.
     unsafe { driver.launch(Module::Decode, &name, grid, &list) }
@@ -257,14 +267,14 @@ pub fn attend_encoder(
     let keys = if dim == 64 { 64 } else { 32 };
     let tensor = 64 * dim * 2 + 4 * keys * dim * 2 + 2 * (keys + 64) * 4;
     let shared_bytes = if out.dtype == DType::F32 { 0 } else { tensor };
-    let grid = Grid { x: tiles.1, y: bias.heads, threads: 128, shared_bytes };
+    let grid = Grid { x: tiles.1, y: bias.heads, cluster: 1, threads: 128, shared_bytes };
     // SAFETY: see above. The caller's tiles lie within the tokens of `qkv`, and their offsets within the bias.
     unsafe { driver.launch(Module::Encode, &format!("t5_attend_encoder_{}_{dim}", out.dtype), grid, &list) }
 }
 
 /// `target = x W^T`, or added to it.
 pub fn gemm(driver: &Driver, x: &Matrix, w: &Linear, target: Target<'_>) -> Result<()> {
-    check_product(x, w, &target)?;
+    check_product(x, w, w.outputs, &target)?;
     let list = [
         At(x.data.at()),
         At(w.data.at()),
@@ -275,17 +285,83 @@ pub fn gemm(driver: &Driver, x: &Matrix, w: &Linear, target: Target<'_>) -> Resu
         Int(i32::from(target.add)),
     ];
     let threads = if w.dtype == DType::F32 { 256 } else { 128 };
-    let grid = Grid { x: w.outputs.div_ceil(64), y: x.rows.div_ceil(64), threads, shared_bytes: 0 };
+    let grid =
+        Grid { x: w.outputs.div_ceil(64), y: x.rows.div_ceil(64), cluster: 1, threads, shared_bytes: 0 };
     // SAFETY: see above.
     unsafe { driver.launch(Module::Gemm, &format!("t5_gemm_{}_{}", w.dtype, target.dtype), grid, &list) }
 }
 
-/// The operands of a product fit each other.
-pub fn check_product(x: &Matrix, w: &Linear, target: &Target<'_>) -> Result<()> {
+/// What becomes of a product; `T5Epilogue` of cuda/t5/gemm_sm90.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Epilogue {
+    out: u64,
+    m: i32,
+    n: i32,
+    k: i32,
+    wide: i32,
+    add: i32,
+    gelu: i32,
+    relu: i32,
+    gated: i32,
+}
+
+/// Blocks that divide a product's width among them: few tiles of the result take more of them, so that the card is full.
+fn dividing_blocks(tiles: usize, steps: usize, multiprocessors: usize) -> usize {
+    let full = |blocks: &usize| 4 * tiles * blocks >= 3 * multiprocessors;
+    [1, 2, 4].into_iter().find(full).unwrap_or(8).min(1 << steps.ilog2())
+}
+
+/// `target = x W^T`, added to it or activated, on Hopper; 16-bit types.
+pub fn gemm_sm90(
+    driver: &Driver,
+    x: &Matrix,
+    w: &Linear,
+    target: Target<'_>,
+    activated: Option<Activated>,
+) -> Result<()> {
+    let gated = activated.is_some_and(|a| a.gated);
+    let activation = activated.map(|a| a.activation);
+    let planes = if gated { 2 } else { 1 };
+    let n = w.outputs / planes;
+    same("outputs", w.outputs, n * planes)?;
+    check_product(x, w, n, &target)?;
+    if x.rows == 0 {
+        return Ok(());
+    }
+    let x_map = TensorMap::new(x.data.at(), x.dtype, [1, x.rows, x.cols], 64)?;
+    let w_map = TensorMap::new(w.data.at(), w.dtype, [planes, n, w.inputs], 128 / planes)?;
+    let count = |value: usize| i32::try_from(value).context("a product has more than 2^31 rows or columns");
+    let epilogue = Epilogue {
+        out: target.data.at() + target.at as u64,
+        m: count(x.rows)?,
+        n: count(n)?,
+        k: count(w.inputs)?,
+        wide: i32::from(target.dtype == DType::F32),
+        add: i32::from(target.add),
+        gelu: i32::from(activation == Some(Activation::GeluTanh)),
+        relu: i32::from(activation == Some(Activation::Relu)),
+        gated: i32::from(gated),
+    };
+    // As `GemmShape` in cuda/t5/gemm_sm90.cu.
+    let groups = x.rows.div_ceil(64).next_power_of_two().min(4);
+    let stages = if groups == 2 { 3 } else { 4 };
+    let shared_bytes = stages * ((64 * groups + 128) * 128 + 2 * 8);
+    let (tiles, y) = (n.div_ceil(128 / planes), x.rows.div_ceil(64 * groups));
+    let cluster = dividing_blocks(tiles * y, w.inputs.div_ceil(64), driver.multiprocessors);
+    let grid = Grid { x: tiles * cluster, y, cluster, threads: 128 * groups + 32, shared_bytes };
+    let name = format!("t5_gemm_sm90_{}_{}", w.dtype, 64 * groups);
+    let list = [Map(&x_map), Map(&w_map), Bytes(bytemuck::bytes_of(&epilogue))];
+    // SAFETY: see above.
+    unsafe { driver.launch(Module::GemmSm90, &name, grid, &list) }
+}
+
+/// The operands of a product of `n` columns fit each other.
+pub fn check_product(x: &Matrix, w: &Linear, n: usize, target: &Target<'_>) -> Result<()> {
     x.check("x", w.dtype)?;
     same("width", x.cols, w.inputs)?;
     room("weights", &w.data, w.outputs * w.inputs * w.dtype.size_bytes())?;
-    room("product", target.data, target.at + x.rows * w.outputs * target.dtype.size_bytes())?;
+    room("product", target.data, target.at + x.rows * n * target.dtype.size_bytes())?;
     if target.dtype != w.dtype && target.dtype != DType::F32 {
         bail!("the product is {:?}, allowed: {:?} or F32", target.dtype, w.dtype);
     }

@@ -255,7 +255,7 @@ driver_api! {
             // PTX names no hardware registers and no constant banks.
             attribute::CONSTANT | attribute::REGISTERS | attribute::CACHE_MODE => 0,
             attribute::LOCAL => facts.local_bytes,
-            attribute::PTX_VERSION => found.program.version,
+            attribute::PTX_VERSION => found.program.target,
             attribute::BINARY_VERSION => device.architecture(),
             attribute::DYNAMIC_SHARED => found.dynamic_limit(&device)?,
             attribute::CARVEOUT => found.carveout as u32,
