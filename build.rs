@@ -19,6 +19,8 @@ const PTX_ARCH: &str = "80";
 const HOPPER: &str = "sm90";
 /// Folder of the T5 example's kernels, which the library does without: feature `t5-cuda`.
 const T5: &str = "t5";
+/// What nvcc itself takes from the environment.
+const NVCC_FLAGS: [&str; 2] = ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -33,7 +35,8 @@ fn main() {
 }
 
 fn compile_all() -> Result<()> {
-    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH", "ONEKV_CUDA_ARCHS"] {
+    let known = ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH", "ONEKV_CUDA_ARCHS"];
+    for name in known.iter().chain(&NVCC_FLAGS) {
         println!("cargo:rerun-if-env-changed={name}");
     }
     println!("cargo:rerun-if-changed=cuda");
@@ -210,7 +213,7 @@ fn compile(nvcc: &Path, flags: &[String], source: &Source, out: &Path) -> Result
 /// Hash of the compiler, the flags and every file of a depfile.
 fn key_of(nvcc: &Path, flags: &[String], depends: &str) -> Result<String> {
     let mut hasher = DefaultHasher::new();
-    (nvcc, flags).hash(&mut hasher);
+    (nvcc, flags, NVCC_FLAGS.map(env::var_os)).hash(&mut hasher);
     let files = depends.split_once(':').map_or("", |(_, files)| files);
     for file in files.split_whitespace().filter(|word| *word != "\\") {
         file.hash(&mut hasher);

@@ -18,26 +18,33 @@ struct alignas(16) Eight {
     T x[8];
 };
 
-// out = x / sqrt(mean(x^2) + epsilon) * weight. A block per token.
+// out = x / sqrt(mean(x^2) + epsilon) * weight. A block per token. The first 2048 elements stay in registers, and their
+// weights are there before the launches before have ended.
 template <typename T>
 __device__ __forceinline__ void rms_norm(const float* x, const float* weight, T* out, int width, float epsilon) {
     const Eight<float>* from = reinterpret_cast<const Eight<float>*>(x + static_cast<int64_t>(blockIdx.x) * width);
     const Eight<float>* weights = reinterpret_cast<const Eight<float>*>(weight);
     Eight<T>* to = reinterpret_cast<Eight<T>*>(out + static_cast<int64_t>(blockIdx.x) * width);
+    const int first = threadIdx.x, count = width / 8;
+    const Eight<float> first_weights = first < count ? weights[first] : Eight<float>{};
+    in_order();
+    const Eight<float> first_x = first < count ? from[first] : Eight<float>{};
     float squares = 0;
-    for (int i = threadIdx.x; i < width / 8; i += 256) {
-        const Eight<float> v = from[i];
+    auto add = [&](const Eight<float> v) {
 #pragma unroll
         for (int e = 0; e < 8; e++) squares = fmaf(v.x[e], v.x[e], squares);
-    }
+    };
+    add(first_x);
+    for (int i = first + 256; i < count; i += 256) add(from[i]);
     const float factor = rsqrtf(sum_of_block(squares) / width + epsilon);
-    for (int i = threadIdx.x; i < width / 8; i += 256) {
-        const Eight<float> v = from[i], w = weights[i];
+    auto write = [&](int i, const Eight<float> v, const Eight<float> w) {
         Eight<T> y;
 #pragma unroll
         for (int e = 0; e < 8; e++) y.x[e] = from_float<T>(v.x[e] * factor * w.x[e]);
         to[i] = y;
-    }
+    };
+    if (first < count) write(first, first_x, first_weights);
+    for (int i = first + 256; i < count; i += 256) write(i, from[i], weights[i]);
 }
 
 // out[t][i] = act(h[t][i]), or act(h[t][i]) * h[t][width + i] where `gated`. Eight elements a thread.
@@ -64,7 +71,6 @@ __device__ __forceinline__ void activate(const T* h, T* out, int width, int64_t 
     }                                                                                                                        \
     extern "C" __global__ void __launch_bounds__(256) t5_rms_norm_##TYPE(const float* x, const float* weight, T* out,        \
                                                                          int width, float epsilon) {                         \
-        in_order();                                                                                                          \
         rms_norm(x, weight, out, width, epsilon);                                                                            \
     }                                                                                                                        \
     extern "C" __global__ void __launch_bounds__(256) t5_activate_##TYPE(const T* h, T* out, int width, int64_t count,       \

@@ -33,7 +33,7 @@ fn norms_are_by_token() {
     let Some(mut cuda) = card() else { return };
     for dtype in DTYPES {
         for (tokens, width, magnitude) in
-            [(1, 8, 1.0), (3, 40, 1e-3), (2, 256, 30.0), (2, 520, 1.0), (1, 1032, 1e4)]
+            [(1, 8, 1.0), (3, 40, 1e-3), (2, 256, 30.0), (1, 1032, 1e4), (2, 2056, 1.0), (1, 4200, 1.0)]
         {
             let (x, weight) = (
                 noise(width as u64, tokens * width, magnitude, DType::F32),

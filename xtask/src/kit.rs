@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::run::{cargo, command, output, root, step};
+use crate::setup;
 use crate::test::{on_virtual_card, virtual_driver};
 
 #[derive(Args)]
@@ -88,6 +89,10 @@ impl Build<'_> {
         let features = match self {
             Self::Release { .. } => {
                 cargo.arg("--release").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+                // A fraction of the size, where it is known that the compiler can; the variable is nvcc's own.
+                if let Some(nvcc) = setup::own_nvcc() {
+                    cargo.env("NVCC", nvcc).env("NVCC_APPEND_FLAGS", "--compress-mode=size");
+                }
                 "t5-cuda"
             }
             Self::Tested => "cuda",
