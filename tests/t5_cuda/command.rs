@@ -2,21 +2,23 @@
 
 use serde_json::Value;
 
-use crate::support::card;
+use crate::arguments::Products;
+use crate::support::{PRODUCTS, card, card_with};
 use crate::t5_example::{error, json, path_text, program, root, stdout};
 
-/// transformers' ids, in f32.
+/// transformers' ids, in f32; cublasLt is what products are computed by where nothing is said.
 #[test]
 fn ids_equal_transformers() {
-    if card().is_none() {
-        return;
-    }
     let case = root().join("tests/t5/gated-untied");
     let request = case.join("request.json");
     let arguments = ["--model", path_text(&case), "--ids", path_text(&request), "--json"];
-    let got = json(&[&arguments[..], &["--backend", "cuda", "--dtype", "f32", "--gemm", "own"]].concat());
     let want: Value = serde_json::from_slice(&std::fs::read(case.join("expected.json")).unwrap()).unwrap();
-    assert_eq!(got, want);
+    for (products, gemm) in PRODUCTS.into_iter().zip([&["--gemm", "own"][..], &[]]) {
+        if card_with(products).is_some() {
+            let on_cuda = ["--backend", "cuda", "--dtype", "f32"];
+            assert_eq!(json(&[&arguments[..], &on_cuda, gemm].concat()), want, "{products:?}");
+        }
+    }
 }
 
 const TINY: [&str; 11] = [
@@ -103,14 +105,56 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
     }
 }
 
+/// Random weights in bf16 with what is taken where nothing is said.
+#[test]
+fn cublaslt_is_the_default() {
+    if card_with(Products::Cublaslt).is_none() {
+        return;
+    }
+    let arguments = ["--random", "tiny", "--backend", "cuda", "--keys", "20", "--prompt-count", "3"];
+    let report = json(&[&arguments[..], &["--max-new-tokens", "7", "--mode", "all", "--json"]].concat());
+    for method in ["pid", "pid-replicated", "pie"] {
+        assert_eq!(report[method]["new_tokens"], 21, "{method}");
+        let device = report[method]["device"].as_str().unwrap();
+        assert!(device.starts_with("cuda: ") && device.ends_with("bf16, cublasLt"), "{device}");
+    }
+}
+
 /// Without NVIDIA's library: one line that says how to go on; nothing else is taken instead.
 #[test]
 fn no_cublaslt_is_one_line() {
-    if card().is_none() || crate::support::card_with(crate::arguments::Products::Cublaslt).is_some() {
+    if card().is_none() {
         return;
     }
-    let text = error(&["--backend", "cuda"]);
-    assert!(text.contains("libcublasLt was not found") && text.ends_with("--gemm own"), "{text}");
+    // The driver alone, where it is found by LD_LIBRARY_PATH.
+    let alone = tempfile::tempdir().unwrap();
+    let folders = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        if let Some(driver) = std::env::split_paths(&folders).map(|f| f.join(name)).find(|f| f.exists()) {
+            std::os::unix::fs::symlink(driver, alone.path().join(name)).unwrap();
+        }
+    }
+    let run = |arguments: &[&str]| {
+        let mut program = std::process::Command::new(program());
+        program.args(["--random", "tiny", "--keys", "5", "--prompt-count", "1", "--max-new-tokens", "1"]);
+        program
+            .args(arguments)
+            .args(["--backend", "cuda"])
+            .env("LD_LIBRARY_PATH", alone.path())
+            .output()
+            .unwrap()
+    };
+    let output = run(&[]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    if output.status.success() {
+        println!("this machine's cublasLt is found without LD_LIBRARY_PATH");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("libcublasLt was not found") && text.trim_end().ends_with("--gemm own"), "{text}");
+    // That is all that was missing.
+    assert!(run(&["--gemm", "own"]).status.success());
 }
 
 /// Without a driver: one line; `auto` goes on on the CPU and says why.

@@ -4,6 +4,7 @@
 
 mod attention;
 mod command;
+mod cublaslt;
 mod elementwise;
 mod models;
 mod products;

@@ -5,14 +5,14 @@ use indicatif::ProgressBar;
 use onekv::DType;
 use onekv::cost::Method;
 
-use crate::arguments::Products;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::Cuda;
 use crate::config::{Activation, Config};
 use crate::generate::{Limits, Outputs, Session, Stats, Task, forced_logits, generate};
 use crate::load::{Random, Shape};
 use crate::model::{Model, Source};
-use crate::support::{card, card_with};
+use crate::support::{PRODUCTS, card, card_with};
 
 /// A small model: v1.0, or v1.1 with heads that are filled up and more of the vocabulary.
 fn config(gated: bool, d_kv: usize) -> Config {
@@ -81,11 +81,14 @@ fn telling_eos(outputs: &Outputs) -> u32 {
 /// different steps, so that rows finish between looks, are dropped, and the rest is recorded anew.
 #[test]
 fn ids_equal_the_cpus() {
-    let Some(cuda) = card() else { return };
+    PRODUCTS.into_iter().filter_map(card_with).for_each(|cuda| check_ids(&cuda));
+}
+
+fn check_ids(cuda: &Cuda) {
     let cpu = Cpu::new();
     let all = [Method::Pid, Method::PidReplicated, Method::Pie];
     for (config, methods) in [(config(true, 64), &all[..]), (config(false, 40), &all[..1])] {
-        let (mut on_cpu, mut on_cuda) = (load(&config, &cpu), load(&config, &cuda));
+        let (mut on_cpu, mut on_cuda) = (load(&config, &cpu), load(&config, cuda));
         for &method in methods {
             let limits = Limits { max_new_tokens: 11, stop_at_eos: false };
             let (want, _) = run(&on_cpu, method, limits);
@@ -122,7 +125,10 @@ fn copies_change_nothing_but_memory() {
 /// Logits of 16-bit types are within their rounding of the f32 ones; f32's nearly equal.
 #[test]
 fn logits_are_close_to_the_cpus() {
-    let Some(mut cuda) = card() else { return };
+    PRODUCTS.into_iter().filter_map(card_with).for_each(check_logits);
+}
+
+fn check_logits(mut cuda: Cuda) {
     let cpu = Cpu::new();
     for config in [config(true, 64), config(false, 100)] {
         let task = &tasks()[0];
@@ -226,16 +232,6 @@ fn what_cuda_cannot_take_is_named() {
     assert_eq!(text(config(true, 129)), "d_kv is 129, allowed on CUDA: at most 128");
     let odd = Config { d_model: 44, ..config(true, 64) };
     assert_eq!(text(odd), "d_model is 44, allowed on CUDA: a multiple of 8");
-}
-
-/// cublasLt gives what our own products give, where the machine has it.
-#[test]
-fn cublaslt_equals_own_products() {
-    let Some(cuda) = card_with(Products::Cublaslt) else { return };
-    let config = config(true, 64);
-    let limits = Limits { max_new_tokens: 11, stop_at_eos: false };
-    let want = run(&load(&config, &Cpu::new()), Method::Pid, limits).0;
-    assert_eq!(run(&load(&config, &cuda), Method::Pid, limits).0, want);
 }
 
 /// Random weights are the same for every backend, differ by tensor, and have the deviation that was asked for.

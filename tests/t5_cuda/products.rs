@@ -13,7 +13,7 @@ use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::kernels::{Activated, Linear, Matrix, Target, gemm, gemm_sm90};
 use crate::config::Activation;
 use crate::reference::{gelu_tanh, product};
-use crate::support::{DTYPES, assert_close, card, linear, matrix, noise, unit};
+use crate::support::{DTYPES, PRODUCTS, assert_close, card, card_with, linear, matrix, noise, unit};
 
 /// One product of random operands against the reference: overwritten or added to; results of both types, in the middle of
 /// a buffer whose rest stays as it is.
@@ -151,7 +151,14 @@ fn special_values_stay_where_they_are() {
 /// begins anew.
 #[test]
 fn kv_stores_are_filled_in_order() {
-    let Some(mut cuda) = card() else { return };
+    for products in PRODUCTS {
+        if let Some(cuda) = card_with(products) {
+            check_kv_stores(cuda);
+        }
+    }
+}
+
+fn check_kv_stores(mut cuda: Cuda) {
     for dtype in DTYPES {
         let (inner, width) = (64, 8);
         let w = noise(1, 2 * inner * width, 1.0, dtype);
@@ -159,7 +166,7 @@ fn kv_stores_are_filled_in_order() {
         let hidden = noise(2, 5 * width, 1.0, dtype);
         let want = product(&hidden, &w, &vec![0.0; 5 * 2 * inner], 2 * inner, width);
         let mut kv = cuda.cross_kv(5, inner).unwrap();
-        let mut fill = |cuda: &mut crate::backend::cuda::Cuda, parts: [(usize, usize); 2]| {
+        let mut fill = |cuda: &mut Cuda, parts: [(usize, usize); 2]| {
             cuda.clear_cross_kv(&mut kv);
             for (from, to) in parts {
                 let part = matrix(cuda, &hidden[from * width..to * width], to - from, width, dtype);

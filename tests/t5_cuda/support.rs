@@ -11,8 +11,11 @@ use crate::backend::cuda::kernels::{Bias, Linear, Matrix};
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 
+/// Both ways to compute matrix products.
+pub const PRODUCTS: [Products; 2] = [Products::Own, Products::Cublaslt];
+
 /// The machine's card with the example's own matrix products, if it has one; with `ONEKV_REQUIRE_CUDA` it must, and
-/// with `ONEKV_REQUIRE_CUBLASLT` it must have that library.
+/// with `ONEKV_REQUIRE_CUBLASLT` it must have that library. Where that is `stand-in`, it must be the stand-in.
 pub fn card() -> Option<Cuda> {
     card_with(Products::Own)
 }
@@ -31,6 +34,51 @@ pub fn card_with(products: Products) -> Option<Cuda> {
             None
         }
         Err(error) => panic!("CUDA is required: {error:#}"),
+    }
+}
+
+/// The tests' stand-in for cublasLt (ptxsim/cublaslt); what it counts and does is this thread's.
+pub struct StandIn {
+    queries: extern "C" fn() -> u64,
+    alive: extern "C" fn() -> u64,
+    fail: extern "C" fn(u32) -> u32,
+}
+
+/// The stand-in, where it is what this machine has for cublasLt.
+pub fn stand_in() -> Option<StandIn> {
+    card_with(Products::Cublaslt)?;
+    // SAFETY: the library was found when the card was opened, and is never unloaded; the stand-in's functions have
+    // these types, and NVIDIA's library has none of their names.
+    let found = unsafe {
+        let library = cudarc::cublaslt::sys::culib();
+        let count = |name: &[u8]| library.get(name).map(|function| *function);
+        match (count(b"stand_in_queries\0"), count(b"stand_in_alive\0"), library.get(b"stand_in_fail\0")) {
+            (Ok(queries), Ok(alive), Ok(fail)) => Some(StandIn { queries, alive, fail: *fail }),
+            _ => None,
+        }
+    };
+    let required = std::env::var("ONEKV_REQUIRE_CUBLASLT").is_ok_and(|x| x == "stand-in");
+    assert!(found.is_some() || !required, "the stand-in for cublasLt is required");
+    if found.is_none() {
+        println!("this machine has NVIDIA's cublasLt: its failures are not tested");
+    }
+    found
+}
+
+impl StandIn {
+    /// Searches for an algorithm so far.
+    pub fn queries(&self) -> u64 {
+        (self.queries)()
+    }
+
+    /// Handles and descriptors that nobody has destroyed yet.
+    pub fn alive(&self) -> u64 {
+        (self.alive)()
+    }
+
+    /// Makes calls fail: 0 none, 1 creation, 2 the search for an algorithm, 3 products.
+    pub fn fail(&self, what: u32) {
+        (self.fail)(what);
     }
 }
 

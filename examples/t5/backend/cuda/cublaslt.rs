@@ -5,9 +5,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::CudaStream;
 use onekv::DType;
@@ -21,6 +23,7 @@ pub const WORKSPACE_BYTES: usize = 32 << 20;
 /// Bytes at whose multiples operands begin.
 const ALIGNMENT: u64 = 256;
 
+/// A product `[m, k] x [n, k]^T`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Shape {
     m: usize,
@@ -30,12 +33,29 @@ struct Shape {
     to: DType,
 }
 
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { m, n, k, of, to } = self;
+        write!(f, "[{m}, {k}] x [{n}, {k}]^T in {of}, to {to}")
+    }
+}
+
+/// A descriptor, and how it is destroyed.
+struct Owned<T: Copy>(T, unsafe fn(T) -> Result<(), CublasError>);
+
+impl<T: Copy> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: made for this `Owned`, destroyed only here. A failure leaves nothing to do.
+        let _ = unsafe { (self.1)(self.0) };
+    }
+}
+
 /// A product made ready: its descriptors, and the algorithm.
 struct Prepared {
-    operation: sys::cublasLtMatmulDesc_t,
-    w: sys::cublasLtMatrixLayout_t,
-    x: sys::cublasLtMatrixLayout_t,
-    out: sys::cublasLtMatrixLayout_t,
+    operation: Owned<sys::cublasLtMatmulDesc_t>,
+    w: Owned<sys::cublasLtMatrixLayout_t>,
+    x: Owned<sys::cublasLtMatrixLayout_t>,
+    out: Owned<sys::cublasLtMatrixLayout_t>,
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
@@ -57,6 +77,8 @@ impl CublasLt {
             );
         }
         let workspace = pool.keep(WORKSPACE_BYTES)?;
+        // The library's handle is for the context that is current.
+        stream.context().bind_to_thread()?;
         let handle = result::create_handle().context("cannot start cublasLt")?;
         Ok(Self { handle, stream: stream.clone(), workspace, prepared: RefCell::default() })
     }
@@ -73,13 +95,14 @@ impl CublasLt {
             bail!("an operand of a product is not at a multiple of {ALIGNMENT} bytes");
         }
         let shape = Shape { m: x.rows, n: w.outputs, k: w.inputs, of: w.dtype, to: target.dtype };
+        self.stream.context().bind_to_thread()?;
         if !self.prepared.borrow().contains_key(&shape) {
             let ready =
-                self.prepare(&shape).with_context(|| format!("cublasLt has no algorithm for {shape:?}"))?;
+                self.prepare(&shape).with_context(|| format!("cublasLt has no algorithm for {shape}"))?;
             self.prepared.borrow_mut().insert(shape, ready);
         }
         let prepared = self.prepared.borrow();
-        let Some(p) = prepared.get(&shape) else { bail!("{shape:?} was not prepared") };
+        let Some(p) = prepared.get(&shape) else { bail!("{shape} was not prepared") };
         let (one, beta) = (1f32, if target.add { 1f32 } else { 0f32 });
         // SAFETY: handle and descriptors live as long as `self`; alpha and beta are f32, as the descriptor's scale type
         // says, and read before the call returns. `check_product` shows that the operands are as large as the layouts
@@ -88,57 +111,58 @@ impl CublasLt {
         unsafe {
             result::matmul(
                 self.handle,
-                p.operation,
+                p.operation.0,
                 std::ptr::from_ref(&one).cast(),
                 std::ptr::from_ref(&beta).cast(),
                 w.data.at() as *const c_void,
-                p.w,
+                p.w.0,
                 x.data.at() as *const c_void,
-                p.x,
+                p.x.0,
                 out as *const c_void,
-                p.out,
+                p.out.0,
                 out as *mut c_void,
-                p.out,
+                p.out.0,
                 &p.algorithm,
                 self.workspace.at() as *mut c_void,
                 WORKSPACE_BYTES,
                 self.stream.cu_stream().cast(),
             )
         }
-        .with_context(|| format!("cublasLt failed on {shape:?}"))
+        .with_context(|| format!("cublasLt failed on {shape}"))
     }
 
-    fn prepare(&self, shape: &Shape) -> Result<Prepared, result::CublasError> {
+    fn prepare(&self, shape: &Shape) -> Result<Prepared, CublasError> {
         let (m, n, k) = (shape.m as u64, shape.n as u64, shape.k as u64);
+        let layout = |dtype, rows: u64, cols| -> Result<_, CublasError> {
+            let layout = result::create_matrix_layout(data_type(dtype), rows, cols, rows as i64)?;
+            Ok(Owned(layout, result::destroy_matrix_layout))
+        };
+        let (w, x, out) = (layout(shape.of, k, n)?, layout(shape.of, k, m)?, layout(shape.to, n, m)?);
         // f32 in f32: no TF32, whose ids would differ from the CPU's.
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        // What is made before a failure is leaked: it is small, and the run ends.
         let operation = result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F)?;
+        let operation = Owned(operation, result::destroy_matmul_desc);
+        let preference = Owned(result::create_matmul_pref()?, result::destroy_matmul_pref);
         // CUBLAS_OP_T, which these bindings leave out.
         let transposed = 1i32;
-        let w = result::create_matrix_layout(data_type(shape.of), k, n, k as i64)?;
-        let x = result::create_matrix_layout(data_type(shape.of), k, m, k as i64)?;
-        let out = result::create_matrix_layout(data_type(shape.to), n, m, n as i64)?;
-        let preference = result::create_matmul_pref()?;
         let workspace = WORKSPACE_BYTES as u64;
         // SAFETY: the descriptors were just made; each attribute is given by address and size of a value of the type
         // that the library documents for it (an operation is an i32; u64), and copied.
         let algorithm = unsafe {
             result::set_matmul_desc_attribute(
-                operation,
+                operation.0,
                 sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
                 std::ptr::from_ref(&transposed).cast(),
                 size_of_val(&transposed),
             )?;
             result::set_matmul_pref_attribute(
-                preference,
+                preference.0,
                 sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                 std::ptr::from_ref(&workspace).cast(),
                 size_of_val(&workspace),
             )?;
-            let found = result::get_matmul_algo_heuristic(self.handle, operation, w, x, out, out, preference);
-            result::destroy_matmul_pref(preference)?;
-            found?.algo
+            let (w, x, out) = (w.0, x.0, out.0);
+            result::get_matmul_algo_heuristic(self.handle, operation.0, w, x, out, out, preference.0)?.algo
         };
         Ok(Prepared { operation, w, x, out, algorithm })
     }
@@ -146,15 +170,7 @@ impl CublasLt {
 
 impl Drop for CublasLt {
     fn drop(&mut self) {
-        for (_, p) in self.prepared.take() {
-            // SAFETY: made in `prepare`, destroyed only here. A failure leaves nothing to do.
-            unsafe {
-                let _ = result::destroy_matmul_desc(p.operation);
-                for layout in [p.w, p.x, p.out] {
-                    let _ = result::destroy_matrix_layout(layout);
-                }
-            }
-        }
+        self.prepared.take();
         let _ = self.stream.synchronize();
         // SAFETY: made in `new`, destroyed only here, when no product is under way.
         let _ = unsafe { result::destroy_handle(self.handle) };
