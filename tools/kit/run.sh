@@ -124,15 +124,15 @@ skip() {
     echo "$1: skipped, $2"
 }
 
-# tests PREFIX SECONDS [FILTER...]: every binary of tests.
 simulated() { grep -qs '"simulated": true' "$work/machine.json"; }
 
+# tests PREFIX SECONDS [FILTER...]: every binary of tests.
 tests() {
     local test library=()
-    # A simulator has no cublasLt; a card's machine without it is told so.
+    # A simulator may have no cublasLt; a card's machine without it is told so.
     simulated || library=(ONEKV_REQUIRE_CUBLASLT=1)
     for test in "$kit"/bin/test-*; do
-        step "$1${test##*/}" "$2" env ONEKV_REQUIRE_CUDA=1 "$test" "${@:3}"
+        step "$1${test##*/}" "$2" env ONEKV_REQUIRE_CUDA=1 "${library[@]}" "$test" "${@:3}"
     done
 }
 

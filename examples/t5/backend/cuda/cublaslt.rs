@@ -18,7 +18,7 @@ use super::kernels::{Linear, Matrix, Target, check_product};
 use super::memory::{Buffer, Pool};
 
 /// What NVIDIA recommends for Hopper, and enough before it.
-pub const WORKSPACE_BYTES: usize = 32 << 20;
+const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// Bytes at whose multiples operands begin.
 const ALIGNMENT: u64 = 256;
