@@ -12,14 +12,14 @@ Stages, in the order in which `all` (the default) runs them:
   sanitizer     compute-sanitizer's memcheck, racecheck and synccheck over the CUDA tests
   must-show     attention on the shapes of the project's targets, ours and the peers'
   bench-first   attention on T5-base and T5Gemma shapes, likewise
-  t5            T5 end to end, ours and the peers'
+  t5            T5 end to end, ours and the peers'; where PID pays and where it does not
   fit-sweep     every tile and split of many shapes, for `cargo xtask fit`
   bench-full    attention on every model, 1 to 2048 prompts, 128 to 16384 keys, 1 to 32 inputs
 Apart from `all`:
   smoke         a little of all that: does the kit run here?
 
-A stage that fails or runs out of time does not stop the next. Results are in at most eight files:
-  stages.json   the machine, and how each stage ended      attention-*.json, t5.json   figures
+A stage that fails or runs out of time does not stop the next. Results are in at most nine files:
+  stages.json   the machine, and how each stage ended      attention-*.json, t5.json, crossover.json   figures
   logs.tar.gz   what everything printed                    goldens.tar.gz              conformance
 
 Options:
@@ -195,6 +195,10 @@ t5() {
     step t5 $((limit + 30)) env PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" "$python" "$kit/scripts/t5_gpu.py" \
         --t5 "$kit/bin/t5" --assets "$kit/assets" --budget "$limit" --out "$work/t5.json"
     collect merge --machine "$work/machine.json" --ours "$work/t5.json" --out "$out/t5.json"
+    limit=$(capped 90)
+    step crossover $((limit + 30)) "$python" "$kit/scripts/crossover.py" --t5 "$kit/bin/t5" --backend cuda \
+        --budget "$limit" --out "$work/crossover.json"
+    collect merge --machine "$work/machine.json" --ours "$work/crossover.json" --out "$out/crossover.json"
 }
 
 smoke() {

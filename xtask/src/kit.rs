@@ -112,6 +112,7 @@ const FILES: &[(&str, &str)] = &[
     ("tools/peers/gpu_timing.py", "scripts"),
     ("tools/peers/triton_attention.py", "scripts"),
     ("tools/peers/t5_gpu.py", "scripts"),
+    ("tools/peers/crossover.py", "scripts"),
     ("examples/t5/assets/dialogue.txt", "assets"),
     ("examples/t5/assets/prompts.txt", "assets"),
     ("examples/t5/assets/pid/config.json", "assets/pid"),

@@ -6,7 +6,7 @@ mod measure;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Subcommand, ValueEnum};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
@@ -54,6 +54,8 @@ pub enum Device {
 pub enum Work {
     Attention,
     T5,
+    /// Where PID pays and where it does not, of ours alone
+    Crossover,
 }
 
 /// Prompts and input lengths of the attention measurement.
@@ -95,13 +97,27 @@ struct Results {
     lines: Vec<Line>,
 }
 
+/// `results/cpu/crossover.json`: who measured, and what tools/peers/crossover.py wrote.
+#[derive(Debug, Serialize, Deserialize)]
+struct Crossover {
+    machine: String,
+    threads: usize,
+    date: String,
+    #[serde(flatten)]
+    measured: serde_json::Map<String, serde_json::Value>,
+}
+
 pub fn run(device: &Device) -> Result<()> {
     match device {
         Device::Gpu { stages, venv } => gpu::run(stages, venv.as_deref()),
         Device::Measure { threads } => measure::print(*threads),
         Device::Cpu { threads, venv, rounds, only } => {
-            let work = only.map_or(vec![Work::Attention, Work::T5], |one| vec![one]);
-            work.into_iter().try_for_each(|work| cpu(work, *threads, venv.as_deref(), (*rounds).max(1)))
+            let work = only.map_or(vec![Work::Attention, Work::T5, Work::Crossover], |one| vec![one]);
+            let (venv, rounds) = (venv.as_deref(), (*rounds).max(1));
+            work.into_iter().try_for_each(|work| match work {
+                Work::Crossover => crossover(*threads, venv, rounds),
+                _ => cpu(work, *threads, venv, rounds),
+            })
         }
     }
 }
@@ -131,14 +147,13 @@ fn cpu(work: Work, threads: usize, venv: Option<&Path>, rounds: usize) -> Result
                 measured.push(our_t5(&count)?);
                 measured.push(peer(&python, "t5", &count, &list(&[T5_ROWS]), &list(&[T5_KEYS]))?);
             }
+            Work::Crossover => bail!("crossover has no peers"),
         }
     }
     let name = match work {
         Work::Attention => "attention",
-        Work::T5 => "t5",
+        _ => "t5",
     };
-    let folder = root().join("results/cpu");
-    std::fs::create_dir_all(&folder)?;
     let results = Results {
         machine: machine(),
         threads,
@@ -146,9 +161,34 @@ fn cpu(work: Work, threads: usize, venv: Option<&Path>, rounds: usize) -> Result
         date: date()?,
         lines: merge(measured.into_iter().flat_map(|m| m.lines)),
     };
+    keep(name, &results)?;
+    println!("{}", table(&results.lines));
+    report::performance::write()
+}
+
+/// Writes `results/cpu/<name>.json`.
+fn keep(name: &str, results: &impl Serialize) -> Result<()> {
+    let folder = root().join("results/cpu");
+    std::fs::create_dir_all(&folder)?;
     let path = folder.join(format!("{name}.json"));
-    std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")?;
-    println!("{}\n{}", path.display(), table(&results.lines));
+    std::fs::write(&path, serde_json::to_string_pretty(results)? + "\n")?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// Where PID pays, by tools/peers/crossover.py; every method runs `runs` times at each point.
+fn crossover(threads: usize, venv: Option<&Path>, runs: usize) -> Result<()> {
+    let python = python(venv)?;
+    step("build the T5 example", &mut cargo(&["build", "--release", "--example", "t5"]))?;
+    let program = root().join("target/release/examples/t5");
+    let out = root().join("target/crossover.json");
+    let mut script = command(&python.to_string_lossy(), &["tools/peers/crossover.py", "--t5"]);
+    script.arg(program).arg("--out").arg(&out).args(["--threads", &threads.to_string()]);
+    script.args(["--runs", &runs.to_string()]).env("OMP_NUM_THREADS", threads.to_string());
+    step("where PID pays", &mut script)?;
+    let measured = serde_json::from_str(&std::fs::read_to_string(&out)?)
+        .with_context(|| format!("{} is no JSON", out.display()))?;
+    keep("crossover", &Crossover { machine: machine(), threads, date: date()?, measured })?;
     report::performance::write()
 }
 

@@ -2,6 +2,7 @@
 
 mod card;
 mod cpu;
+mod crossover;
 pub mod data;
 mod figures;
 pub mod performance;

@@ -54,7 +54,7 @@ fn keep(from: &Path, card: &str) -> Result<()> {
     for entry in std::fs::read_dir(from)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name == "t5.json" || name.starts_with("attention-") {
+        if name == "t5.json" || name == "crossover.json" || name.starts_with("attention-") {
             std::fs::copy(&path, folder.join(name))?;
             println!("{}", folder.join(name).display());
         }

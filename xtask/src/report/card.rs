@@ -7,17 +7,21 @@ use anyhow::Result;
 use super::data::{AttentionRun, Card, Shape};
 use super::performance::{Files, folded, picture, short, source, without_time};
 use super::sweep::{Joined, Row};
-use super::{figures, t5, targets};
+use super::{crossover, figures, t5, targets};
 
 pub fn section(folder: &str, card: &Card, files: &mut Files) -> Result<String> {
     let name = card.attention.first().map(|run| &run.machine.card);
-    let name = name.or(card.t5.as_ref().map(|run| &run.machine.card)).map_or(folder, String::as_str);
+    let name = name.or(card.t5.as_ref().map(|run| &run.machine.card));
+    let name = name.or(card.crossover.as_ref().map(|run| &run.0.card)).map_or(folder, String::as_str);
     let mut text = format!("\n## {name}\n");
     for run in &card.attention {
         text += &sweep(folder, run, files)?;
     }
     if let Some(run) = &card.t5 {
         text += &t5::section(folder, card, run, files)?;
+    }
+    if let Some((machine, run)) = &card.crossover {
+        text += &crossover::section(&format!("results/{folder}/crossover"), run, &source(machine), files)?;
     }
     Ok(text)
 }

@@ -4,19 +4,20 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
+use super::crossover;
 use super::data::{Cpu, CpuLine, CpuRun};
 use super::performance::{Files, folded, picture, short};
 use crate::plot::{Bars, Figure, Panel, Series};
 
 pub fn section(cpu: &Cpu, files: &mut Files) -> Result<String> {
     let mut text = String::from("\n## CPU\n");
-    if cpu.attention.is_none() && cpu.t5.is_none() {
+    if cpu.attention.is_none() && cpu.t5.is_none() && cpu.crossover.is_none() {
         text += "\nNothing has been measured on a CPU yet: `cargo xtask peers cpu`.\n";
     }
     if let Some(run) = &cpu.attention {
         let path = "results/cpu/attention.svg";
         files.insert(path.to_owned(), attention(run).svg()?);
-        write!(text, "\n### Attention, 12 heads x 64, f32\n\n{}.\n", source(run))?;
+        write!(text, "\n### Attention, 12 heads x 64, f32\n\n{}.\n", source_of(run))?;
         text += &picture("Attention on the CPU", path);
         text += &folded("Every point: ms, and times as long as onekv", &attention_table(run)?);
     }
@@ -24,7 +25,7 @@ pub fn section(cpu: &Cpu, files: &mut Files) -> Result<String> {
         let path = "results/cpu/t5.svg";
         files.insert(path.to_owned(), t5(run).svg()?);
         let prompts = run.lines.first().map_or(0, |line| line.rows);
-        write!(text, "\n### T5-base end to end, {prompts} prompts, f32\n\n{}.\n", source(run))?;
+        write!(text, "\n### T5-base end to end, {prompts} prompts, f32\n\n{}.\n", source_of(run))?;
         text += &picture("T5-base on the CPU", path);
         text += "\n| system | seconds | times as long as the quickest |\n| --- | --- | --- |\n";
         let quickest = run.lines.iter().map(|l| l.median_s).fold(f64::INFINITY, f64::min);
@@ -33,12 +34,20 @@ pub fn section(cpu: &Cpu, files: &mut Files) -> Result<String> {
             writeln!(text, "| {} | {} | {ratio:.2}x |", line.system, short(line.median_s))?;
         }
     }
+    if let Some((by, run)) = &cpu.crossover {
+        let source = source(&by.machine, by.threads, by.torch.as_deref(), &by.date);
+        text += &crossover::section("results/cpu/crossover", run, &source, files)?;
+    }
     Ok(text)
 }
 
-fn source(run: &CpuRun) -> String {
-    let torch = run.torch.as_ref().map(|torch| format!("PyTorch {torch}, ")).unwrap_or_default();
-    format!("{}, {} threads, {torch}{}", run.machine, run.threads, run.date)
+fn source_of(run: &CpuRun) -> String {
+    source(&run.machine, run.threads, run.torch.as_deref(), &run.date)
+}
+
+fn source(machine: &str, threads: usize, torch: Option<&str>, date: &str) -> String {
+    let torch = torch.map(|torch| format!("PyTorch {torch}, ")).unwrap_or_default();
+    format!("{machine}, {threads} threads, {torch}{date}")
 }
 
 fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
@@ -84,7 +93,7 @@ fn attention(run: &CpuRun) -> Figure {
     };
     Figure {
         title: "Shared cross-attention, 12 heads x 64, f32".to_owned(),
-        source: source(run),
+        source: source_of(run),
         columns: 2,
         panels: keys(run).into_iter().map(panel).collect(),
     }
@@ -119,7 +128,7 @@ fn t5(run: &CpuRun) -> Bars {
     let bars = run.lines.iter().map(|l| (l.system.clone(), l.median_s, l.system.starts_with("onekv")));
     Bars {
         title: format!("T5-base, {shape}, 10 new tokens, f32"),
-        source: source(run),
+        source: source_of(run),
         unit: "s",
         bars: bars.collect(),
     }

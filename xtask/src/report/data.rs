@@ -1,5 +1,6 @@
 //! What is in `results/`: format in `results/README.md`.
 
+mod crossover;
 mod file;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use onekv::cost::{ModelShape, Workload};
 use serde::Deserialize;
 
+pub use crossover::{Crossover, CrossoverLine, Point};
 pub use file::attention;
 use file::{cpu, t5};
 
@@ -23,6 +25,16 @@ pub struct Results {
 pub struct Cpu {
     pub attention: Option<CpuRun>,
     pub t5: Option<CpuRun>,
+    pub crossover: Option<(CpuMachine, Crossover)>,
+}
+
+/// Who measured `crossover.json` on a CPU.
+#[derive(Deserialize)]
+pub struct CpuMachine {
+    pub machine: String,
+    pub threads: usize,
+    pub torch: Option<String>,
+    pub date: String,
 }
 
 /// One run of `cargo xtask peers cpu`.
@@ -48,6 +60,7 @@ pub struct CpuLine {
 pub struct Card {
     pub attention: Vec<AttentionRun>,
     pub t5: Option<T5Run>,
+    pub crossover: Option<(Machine, Crossover)>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -250,13 +263,22 @@ impl Results {
                 match (name.as_str(), file.as_str()) {
                     ("cpu", "attention.json") => results.cpu.attention = Some(cpu(path)?),
                     ("cpu", "t5.json") => results.cpu.t5 = Some(cpu(path)?),
+                    ("cpu", "crossover.json") => results.cpu.crossover = Some(crossover::on_cpu(path)?),
                     // How a run of the kit went: nothing to report.
                     (_, "stages.json") => {}
-                    ("cpu", _) => bail!("{}: known names are attention.json and t5.json", path.display()),
+                    ("cpu", _) => bail!(
+                        "{}: known names are attention.json, crossover.json and t5.json",
+                        path.display()
+                    ),
                     (_, "t5.json") => {
                         let run = t5(path)?;
                         same_card(path, results.cards.get(&name), &run.machine)?;
                         results.cards.entry(name.clone()).or_default().t5 = Some(run);
+                    }
+                    (_, "crossover.json") => {
+                        let run = crossover::on_card(path)?;
+                        same_card(path, results.cards.get(&name), &run.0)?;
+                        results.cards.entry(name.clone()).or_default().crossover = Some(run);
                     }
                     (_, file) if file.starts_with("attention-") => {
                         let run = attention(path)?;
@@ -270,7 +292,10 @@ impl Results {
                         }
                         results.cards.entry(name.clone()).or_default().attention.push(run);
                     }
-                    _ => bail!("{}: known names are attention-<sweep>.json and t5.json", path.display()),
+                    _ => bail!(
+                        "{}: known names are attention-<sweep>.json, crossover.json and t5.json",
+                        path.display()
+                    ),
                 }
             }
         }

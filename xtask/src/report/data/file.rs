@@ -149,9 +149,9 @@ struct T5FileLine {
 }
 
 #[derive(Deserialize)]
-struct Seconds {
-    median: f64,
-    min: f64,
+pub struct Seconds {
+    pub median: f64,
+    pub min: f64,
 }
 
 /// Whether CPU and CUDA answer alike, or why that could not be told.
@@ -172,7 +172,7 @@ struct Micros {
 }
 
 /// A JSON file; an error names the file and the field.
-fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     // A stage of the kit that came to nothing leaves this.
     #[derive(Deserialize)]
@@ -194,7 +194,7 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// A measured figure: more than nothing.
-fn positive(path: &Path, field: impl std::fmt::Display, value: f64) -> Result<f64> {
+pub fn positive(path: &Path, field: impl std::fmt::Display, value: f64) -> Result<f64> {
     if value > 0.0 && value.is_finite() {
         return Ok(value);
     }
@@ -202,7 +202,7 @@ fn positive(path: &Path, field: impl std::fmt::Display, value: f64) -> Result<f6
 }
 
 /// Simulated times are of the simulator, and no report is made of them.
-fn measured(path: &Path, machine: &Machine) -> Result<()> {
+pub fn measured(path: &Path, machine: &Machine) -> Result<()> {
     if machine.simulated {
         bail!(
             "{}: machine.simulated is true ({}): a simulator's time says nothing about a card; delete the file",
