@@ -1,5 +1,6 @@
 //! Reports of results that are made here, of a card that does not exist.
 
+mod crossover;
 mod t5;
 
 use std::path::Path;
@@ -410,7 +411,8 @@ fn bad_files_are_refused_with_file_and_field() {
         refused("made-up/other.json", "{}").contains("other.json: known names are attention-<sweep>.json")
     );
     assert!(
-        refused("cpu/other.json", "{}").contains("other.json: known names are attention.json and t5.json")
+        refused("cpu/other.json", "{}")
+            .contains("other.json: known names are attention.json, crossover.json and t5.json")
     );
     let cpu = json!({ "machine": "m", "threads": 1, "torch": null, "date": "1999-12-31", "lines": [
         { "system": "onekv", "rows": 1, "keys": 1, "median_s": 0.0, "min_s": 0.0, "max_s": 0.0, "runs": 1 } ] });
