@@ -128,7 +128,7 @@ def main() -> int:
     )
     parser.add_argument("--budget", type=float, default=900, help="end after about so many seconds")
     parser.add_argument("--runs", type=int, default=3, help="counted runs of each method at each point")
-    parser.add_argument("--shape", choices=SHAPES, help="of the model [default: t5-small; on a card t5-base]")
+    parser.add_argument("--shape", choices=[*SHAPES, "tiny"], help="of the model [default: t5-small; on a card t5-base]")
     parser.add_argument("--base", type=int, nargs=3, metavar=("U", "N", "NEW"), help="where the lines meet")
     parser.add_argument("--prompts", type=int, nargs="+", default=PROMPTS, help="U, rising")
     parser.add_argument("--keys", type=int, nargs="+", default=KEYS, help="n, rising")
