@@ -98,7 +98,7 @@ struct Results {
 }
 
 /// `results/cpu/crossover.json`: who measured, and what tools/peers/crossover.py wrote.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Crossover {
     machine: String,
     threads: usize,
