@@ -65,7 +65,17 @@ fn crossovers_lie_between_the_points_around_them() {
     }
 }
 
-/// A line that pays nowhere, or everywhere, says so; one dip on the way is not where it begins to pay.
+/// Where it pays, does not, and pays again: counted is what lies beyond all that does not.
+#[test]
+fn only_what_pays_from_there_on_counts() {
+    let dips = [&LINES[..], &[((2, 50, 10), 1.0, 1.3), ((2, 100, 20), 1.0, 1.25)]].concat();
+    let page = page(&file(cpu(), &dips));
+    // 50 * 2^(0.1 / 0.4), not 11; 10 * 2^(0.3 / 0.4), not 80.
+    assert!(page.contains("| from how many input tokens n (U = 2, 10 new tokens) | 59 |"), "{page}");
+    assert!(page.contains("| up to how many new tokens (U = 2, n = 100) | 17 |"), "{page}");
+}
+
+/// A line that pays nowhere, or everywhere, says so.
 #[test]
 fn lines_without_a_crossover_say_so() {
     let scaled = |factor: f64| LINES.map(|(at, gain, predicted)| (at, gain * factor, predicted));
@@ -77,10 +87,6 @@ fn lines_without_a_crossover_say_so() {
     for words in ["| at all from 1 on |", "| at all from 5 on |", "| at all up to 160 |"] {
         assert!(everywhere.contains(words), "{words} is missing in {everywhere}");
     }
-    let mut dips = LINES;
-    (dips[4].1, dips[3].1) = (1.2, 1.0);
-    // 25 * 4^((1.1 - 1.0) / 0.4), not below 25.
-    assert!(page(&file(cpu(), &dips)).contains("n (U = 2, 10 new tokens) | 35 |"));
     let mut predicted = file(cpu(), &LINES);
     predicted["predicted"]["crossover"] =
         json!({ "least_prompts": null, "least_keys": null, "most_new_tokens": null });
@@ -105,6 +111,16 @@ fn the_figure_has_a_panel_per_line() {
     }
     // A mark for each of the 3 + 4 + 4 measured points, and that of the legend.
     assert_eq!(svg.matches("<circle").count(), 11 + 1);
+    // Both are drawn: where they agree, the figure is another.
+    for agree in
+        [|(at, gain, _): Made| (at, gain, gain), |(at, _, predicted): Made| (at, predicted, predicted)]
+    {
+        let other = report("cpu/crossover.json", &file(cpu(), &LINES.map(agree)).to_string()).unwrap();
+        let drawn = |svg: &str| svg.lines().filter(|line| line.starts_with("<polyline")).count();
+        let (this, other) = (svg, &other["results/cpu/crossover.svg"]);
+        let same = this.lines().filter(|line| line.starts_with("<polyline") && other.contains(line)).count();
+        assert!(same < drawn(this), "a line is not drawn");
+    }
     let page = &made["docs/performance.md"];
     assert!(
         page.contains("## Card of a test") && page.contains("../results/made-up/crossover.svg"),
