@@ -407,6 +407,8 @@ fn bad_arguments() {
         ("--max-new-tokens", "0", "1 to 1048576"),
         ("--max-new-tokens", "1000000000", "1 to 1048576"),
         ("--max-new-tokens", "99999999999999999999999", "1 to 1048576"),
+        ("--batch-rows", "0", "1 to 1048576"),
+        ("--batch-rows", "all", "1 to 1048576"),
         ("--keys", "1000000000", "1 to 65536"),
         ("--prompt-count", "0", "1 to 4096"),
         ("--prompt-tokens", "1000000000000", "0 to 4096"),

@@ -2,7 +2,8 @@
 
 mod t5_example;
 
-use t5_example::{error, json, stdout};
+use serde_json::Value;
+use t5_example::{error, json, path_text, root, stdout};
 
 const TINY: [&str; 8] = ["--random", "tiny", "--backend", "cpu", "--max-new-tokens", "5", "--keys", "20"];
 
@@ -44,6 +45,66 @@ fn sweeps() {
         assert_eq!(point["encoder_tokens"], 40);
         assert!(point["peak_device_bytes"].is_null() && point["predicted"]["gain"].is_null());
     }
+}
+
+/// However many prompts are decoded at once, over inputs of unlike length whose rows end at their own EOS: the
+/// outputs are the same and in the order asked, and the report says how it went.
+#[test]
+fn limits_of_the_batch_change_no_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = std::fs::read_to_string(root().join("examples/t5/assets/dialogue.txt")).unwrap();
+    let texts = ["user : hello .", whole.as_str(), &whole[..whole.len() / 2], &whole[whole.len() / 3..]];
+    let paths: Vec<_> = (0..texts.len()).map(|i| folder.path().join(format!("{i}.txt"))).collect();
+    let mut arguments = vec!["--backend", "cpu", "--mode", "all"];
+    for (path, text) in paths.iter().zip(texts) {
+        std::fs::write(path, text).unwrap();
+        arguments.extend(["--input", path_text(path)]);
+    }
+    let run = |rows: &[&str]| json(&[&arguments[..], &["--json"], rows].concat());
+    let all = run(&[]);
+    assert_eq!(all["figures"]["pid"]["batch_rows"], 120);
+    assert_eq!(all["figures"]["pid"]["admissions"], 1);
+    for rows in [1, 7, 30, 45, 119, 120, 1000] {
+        let some = run(&["--batch-rows", &rows.to_string()]);
+        assert_eq!(some["inputs"], all["inputs"], "{rows}");
+        for method in ["pid", "pid-replicated", "pie"] {
+            let (some, all) = (&some["figures"][method], &all["figures"][method]);
+            for field in
+                ["rows", "new_tokens", "encoder_tokens", "flops_predicted", "cross_kv_bytes_predicted"]
+            {
+                assert_eq!(some[field], all[field], "{method} {rows} {field}");
+            }
+            assert_eq!(some["batch_rows"], rows.min(120), "{method} {rows}");
+            assert_eq!(some["admissions"].as_u64() > Some(1), rows < 120, "{method} {rows}");
+            assert_eq!(some["decode_step_floor_bytes"].is_null(), rows < 120, "{method} {rows}");
+            let bytes = |figures: &Value| figures["cross_kv_bytes"].as_u64().unwrap();
+            assert!(rows > 1 || 2 * bytes(some) < bytes(all), "{method} {rows}");
+            // Places that any input can take are never more than a place for each.
+            assert!(method == "pid-replicated" || bytes(some) <= bytes(all), "{method} {rows}");
+        }
+    }
+    let text = stdout(&[&arguments[..], &["--batch-rows", "50"]].concat());
+    assert!(text.contains("rows at once") && text.contains("admissions"), "{text}");
+    assert!(!stdout(&arguments).contains("admissions"));
+}
+
+/// Random inputs too, and one input whose prompts take turns.
+#[test]
+fn limits_of_random_batches() {
+    let report = json(&tiny(&["--json", "--prompt-count", "3", "--input-count", "4", "--batch-rows", "6"]));
+    let pid = &report["pid"];
+    assert_eq!((&pid["rows"], &pid["batch_rows"], &pid["admissions"]), (&12.into(), &6.into(), &2.into()));
+    assert_eq!(pid["new_tokens"], 60);
+    // Three of the four places, two layers of two heads of 64, K and V in f32.
+    assert_eq!(pid["cross_kv_bytes"], 3 * 20 * 2 * 128 * 4 * 2);
+    assert_eq!(report["pie"]["cross_kv_bytes"], 6 * 23 * 2 * 128 * 4 * 2);
+    let step = |field: &str| pid[field].as_f64().unwrap();
+    let ratio = step("decode_step_tokens_per_s") * step("decode_step_median_s");
+    assert!((ratio - 6.0).abs() < 1e-6, "{ratio}");
+    let case = root().join("tests/t5/relu-tied");
+    let request = case.join("request.json");
+    let ids = ["--model", path_text(&case), "--ids", path_text(&request), "--json", "--backend", "cpu"];
+    assert_eq!(json(&[&ids[..], &["--batch-rows", "1"]].concat()), json(&ids));
 }
 
 fn explain<'a>(more: &[&'a str]) -> Vec<&'a str> {

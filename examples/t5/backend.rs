@@ -23,13 +23,32 @@ pub struct LinearSource {
     pub inputs: usize,
 }
 
-/// What rows start from, and where they end.
-pub struct RowsSpec<'a> {
-    /// The first tokens of each row: the start token and its prompt.
-    pub tokens: &'a [Vec<u32>],
+/// Room for rows, and where they end.
+#[derive(Debug, Clone, Copy)]
+pub struct RowsSpec {
+    /// Rows that are decoded at once.
+    pub slots: usize,
+    /// The most tokens that a row begins with.
+    pub most_tokens: usize,
     pub max_new_tokens: usize,
     /// The id behind which a row is finished.
     pub eos: Option<u32>,
+}
+
+impl RowsSpec {
+    /// Tokens of the longest row at its end.
+    pub fn longest(&self) -> usize {
+        self.most_tokens + self.max_new_tokens
+    }
+}
+
+/// A row of the batch.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchRow<'a> {
+    /// Where its state and its self-attention K/V are.
+    pub slot: usize,
+    /// What it begins with, the start token and its prompt; `None` for a row that goes on.
+    pub begins: Option<&'a [u32]>,
 }
 
 /// One device.
@@ -44,12 +63,12 @@ pub trait Backend {
     type Norm;
     /// Relative attention bias by head and distance.
     type Bias;
-    /// The rows that are being decoded: tokens to come, positions, outputs. They keep the numbers that they
-    /// began with, whoever leaves.
+    /// The rows that are being decoded: tokens to come, positions, outputs. Each stays in its slot, whoever enters
+    /// or leaves.
     type Rows;
-    /// Self-attention K/V of one decoder layer, for every row.
+    /// Self-attention K/V of one decoder layer, for every slot.
     type SelfCache;
-    /// Cross-attention K/V of one decoder layer, for every input, packed `[keys, 2, heads, head_dim]`.
+    /// Cross-attention K/V of one decoder layer, for every input, `[keys, 2, heads, head_dim]`.
     type CrossKv;
     /// A cross-attention made ready: which query rows read which keys.
     type Cross;
@@ -58,7 +77,7 @@ pub trait Backend {
 
     /// Steps from one look at which rows have finished to the next.
     const STEPS_PER_LOOK: usize;
-    /// Finished rows are dropped once the part of the batch that goes on is at most this.
+    /// Finished rows are dropped, and others enter, once the part of the batch that goes on is at most this.
     const DROP_AT: f64;
 
     /// The device and its arithmetic, in one line.
@@ -72,8 +91,10 @@ pub trait Backend {
     fn free_bytes(&self) -> Result<Option<usize>>;
     /// The most memory that was taken at once since the last `release`.
     fn peak_bytes(&self) -> Option<usize>;
-    /// Gives back memory that is kept for reuse.
+    /// Gives back memory that is kept for reuse; the peak starts anew.
     fn release(&self) -> Result<()>;
+    /// Gives back what passes of other sizes have left, so that passes of many sizes do not add up.
+    fn trim(&self);
     /// What the device can do at best, for predictions; `None` where it does not say.
     fn roofline(&self) -> Option<Roofline>;
     /// Waits for all work.
@@ -118,24 +139,24 @@ pub trait Backend {
         bias: &Self::Bias,
     ) -> Result<Self::Matrix>;
 
-    /// A store for `keys` keys of `inner` elements, empty.
+    /// A store for `keys` keys of `inner` elements.
     fn cross_kv(&self, keys: usize, inner: usize) -> Result<Self::CrossKv>;
-    /// Appends the K/V of further inputs, projected from their encoding.
-    fn append_cross_kv(
+    /// Writes the K/V of inputs, projected from their encoding, from key `at` on.
+    fn project_cross_kv(
         &self,
         kv: &mut Self::CrossKv,
+        at: usize,
         hidden: &Self::Matrix,
         weights: &Self::Linear,
     ) -> Result<()>;
-    /// Appends a copy of these keys, one range after the other.
+    /// Copies these keys to key `at` and what follows.
     fn copy_cross_kv(
         &self,
         from: &Self::CrossKv,
-        keys: &[Range<usize>],
+        keys: Range<usize>,
         to: &mut Self::CrossKv,
+        at: usize,
     ) -> Result<()>;
-    /// Empties a store, whose memory stays where it is.
-    fn clear_cross_kv(&self, kv: &mut Self::CrossKv);
     /// Bytes that the K/V occupies.
     fn cross_kv_bytes(&self, kv: &Self::CrossKv) -> usize;
     /// Makes the cross-attention of `problem` ready.
@@ -148,12 +169,13 @@ pub trait Backend {
         cross: &Self::Cross,
     ) -> Result<Self::Matrix>;
 
-    /// Rows at their beginning: their first pass is over all of `tokens`, every later one over one token each.
-    fn rows(&self, spec: RowsSpec<'_>) -> Result<Self::Rows>;
-    /// All rows at their beginning again, in the same memory unless some have left the batch.
-    fn restart(&self, rows: &mut Self::Rows) -> Result<()>;
-    /// An empty cache for `rows` rows of at most `longest` tokens of `inner` elements.
-    fn self_cache(&self, rows: usize, longest: usize, inner: usize) -> Result<Self::SelfCache>;
+    /// Room for rows; the batch is empty.
+    fn rows(&self, spec: RowsSpec) -> Result<Self::Rows>;
+    /// Makes these rows the batch, in this order and in the memory that is there. The next pass is over all tokens
+    /// of those that begin and one of each other, every later one over one token each.
+    fn seat(&self, rows: &mut Self::Rows, batch: &[BatchRow<'_>]) -> Result<()>;
+    /// A cache for `slots` rows of at most `longest` tokens of `inner` elements.
+    fn self_cache(&self, slots: usize, longest: usize, inner: usize) -> Result<Self::SelfCache>;
     /// The embeddings of the next tokens of all rows.
     fn embed_next(&self, table: &Self::Table, rows: &Self::Rows) -> Result<Self::Matrix>;
     /// Causal self-attention of each row's next tokens over all its tokens, which `cache` then holds. Scale 1.
@@ -170,11 +192,9 @@ pub trait Backend {
     /// Ends a pass: every row that has not finished takes the largest of its `logits`, the first of equals, as its
     /// output and its next token.
     fn choose(&self, logits: &Self::Matrix, rows: &mut Self::Rows) -> Result<()>;
-    /// Which rows of the batch have finished; waits for the device.
-    fn finished(&self, rows: &Self::Rows) -> Result<Vec<bool>>;
-    /// Drops rows from the batch.
-    fn retain(&self, rows: &mut Self::Rows, keep: &[bool]) -> Result<()>;
-    /// What every row has produced, dropped ones included, in the order in which they began.
+    /// The most tokens that each row of the batch may still produce, 0 behind its EOS; waits for the device.
+    fn left(&self, rows: &Self::Rows) -> Result<Vec<usize>>;
+    /// What every row of the batch has produced.
     fn outputs(&self, rows: &Self::Rows) -> Result<Vec<Vec<u32>>>;
 
     /// Runs `step` `times` times. A device may record it and replay the recording, which is the caller's to drop

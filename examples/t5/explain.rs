@@ -4,7 +4,7 @@ use onekv::cost::{self, Crossover, Method, ModelShape, Roofline, SEARCHED, Workl
 use serde_json::{Value, json};
 
 use crate::generate::Task;
-use crate::memory::{Need, gigabytes, most_prompts};
+use crate::memory::{Need, gigabytes, most_prompts, most_rows};
 use crate::report::{name, table};
 
 /// PID pays where it is this many times as fast as PIE.
@@ -26,6 +26,8 @@ pub fn workload(tasks: &[Task], max_new_tokens: usize) -> Workload {
 pub struct Prediction {
     model: ModelShape,
     work: Workload,
+    /// The most rows at once.
+    batch_rows: u64,
     methods: Vec<Method>,
     free_bytes: Option<u64>,
     device: Option<Roofline>,
@@ -35,11 +37,12 @@ impl Prediction {
     pub fn new(
         model: ModelShape,
         work: Workload,
+        batch_rows: u64,
         methods: &[Method],
         free_bytes: Option<u64>,
         device: Option<Roofline>,
     ) -> Self {
-        Self { model, work, methods: methods.to_vec(), free_bytes, device }
+        Self { model, work, batch_rows, methods: methods.to_vec(), free_bytes, device }
     }
 
     fn crossover(&self) -> Option<(f64, Crossover)> {
@@ -56,6 +59,11 @@ impl Prediction {
         self.methods.iter().filter_map(of).collect()
     }
 
+    /// Device memory that a method needs.
+    fn need(&self, method: Method) -> u64 {
+        Need::new(method, &self.model, &self.work, self.batch_rows).total()
+    }
+
     /// One line on what fits, where memory is limited.
     pub fn memory_line(&self) -> Option<String> {
         let free = self.free_bytes?;
@@ -63,8 +71,17 @@ impl Prediction {
             .most_prompts()
             .into_iter()
             .map(|(method, most)| {
-                let need = Need::new(method, &self.model, &self.work).total();
-                format!("{} needs {} and fits up to {most} prompts per input", name(method), gigabytes(need))
+                let need = self.need(method);
+                let mut line = format!(
+                    "{} needs {} and fits up to {most} prompts per input",
+                    name(method),
+                    gigabytes(need)
+                );
+                let rows = most_rows(method, &self.model, &self.work, free);
+                if need > free && rows > 0 {
+                    line += &format!(", all with --batch-rows {rows}");
+                }
+                line
             })
             .collect();
         Some(format!("{} of device memory are free: {}", gigabytes(free), methods.join("; ")))
@@ -108,7 +125,7 @@ impl Prediction {
                 format!("{:.1}", total.flops as f64 / 1e9),
                 format!("{:.2}", total.bytes as f64 / 1e9),
                 format!("{:.1}", total.intensity()),
-                gigabytes(Need::new(method, &self.model, w).total()),
+                gigabytes(self.need(method)),
                 self.device.map_or("-".into(), |d| {
                     format!("{:.2} ms", cost::least_seconds(method, &self.model, w, &d) * 1e3)
                 }),

@@ -7,9 +7,10 @@ use indicatif::ProgressBar;
 
 use onekv::cost::Method;
 
-use crate::backend::{Backend, RowsSpec};
+use crate::backend::{Backend, BatchRow, RowsSpec};
 use crate::config::Config;
-use crate::model::{Decoding, Memory, Model};
+use crate::model::{Decoding, Memory, Model, Seat};
+use crate::schedule::{Entered, Schedule, Seated, places};
 
 /// One input and its prompts, as token ids.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,12 +32,14 @@ impl Task {
     }
 }
 
-/// When to stop.
+/// When to stop, and how much at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub max_new_tokens: usize,
     /// Off for benchmarks on random weights, whose EOS means nothing.
     pub stop_at_eos: bool,
+    /// The most rows that are decoded at once; `None` for all.
+    pub batch_rows: Option<usize>,
 }
 
 /// What decoding took.
@@ -46,15 +49,19 @@ pub struct Stats {
     /// Bytes of the cross-attention K/V of all layers that is read, as allocated.
     pub cross_kv_bytes: usize,
     pub rows: usize,
+    /// The most rows that were decoded at once, and how often rows entered.
+    pub batch_rows: usize,
+    pub admissions: usize,
     pub new_tokens: usize,
     /// Taking memory and planning; nothing where a batch is run again.
     pub setup: Duration,
     pub encode: Duration,
     /// Copying K/V for every prompt.
     pub copy: Duration,
+    /// Passes in which rows begin.
     pub prefill: Duration,
     pub decode: Duration,
-    /// Steps of the whole batch, each the mean between two looks at it.
+    /// Steps of the batch at its fullest, each the mean between two looks at it.
     pub steps: Vec<Duration>,
     pub peak_bytes: Option<usize>,
     /// What every counted run took in all.
@@ -66,7 +73,7 @@ impl Stats {
         self.setup + self.encode + self.copy + self.prefill + self.decode
     }
 
-    /// The median decode step, where the whole batch took one.
+    /// The median decode step, where the batch took one at its fullest.
     pub fn step(&self) -> Option<Duration> {
         let mut steps = self.steps.clone();
         steps.sort();
@@ -103,16 +110,20 @@ pub fn check(config: &Config, tasks: &[Task], limits: Limits) -> Result<()> {
     Ok(())
 }
 
-/// A batch in its memory, planned: what an engine keeps for the next batch of the same shape.
+/// Inputs and prompts with the memory to answer them: what an engine keeps for the next ones of the same shape.
 pub struct Session<'m, 'b, B: Backend> {
     model: &'m Model<'b, B>,
     /// Prompts of every task as it was asked.
     prompts: Vec<usize>,
-    /// What is encoded: the tasks, or with the prompts in the encoder one for each prompt.
+    /// What is encoded: the tasks that have prompts, or with the prompts in the encoder one for each prompt.
     tasks: Vec<Task>,
-    limits: Limits,
+    /// `[start] + prompt` of every row.
+    tokens: Vec<Vec<u32>>,
+    max_new_tokens: usize,
+    /// All rows wait.
+    schedule: Schedule,
     memory: Memory<B>,
-    /// A copy of the K/V for every prompt.
+    /// A copy of the K/V for every row, by slot.
     copies: Option<Memory<B>>,
     decoding: Decoding<B>,
     recording: Option<B::Recording>,
@@ -120,112 +131,189 @@ pub struct Session<'m, 'b, B: Backend> {
 }
 
 impl<'m, 'b, B: Backend> Session<'m, 'b, B> {
-    /// Takes the memory for answering all prompts of all inputs together by one method.
+    /// Takes the memory for answering all prompts of all inputs by one method, as many rows at once as the limits say.
     pub fn new(model: &'m Model<'b, B>, method: Method, tasks: &[Task], limits: Limits) -> Result<Self> {
         check(&model.config, tasks, limits)?;
         let start = Instant::now();
         let prompts: Vec<usize> = tasks.iter().map(|task| task.prompts.len()).collect();
-        let tasks = match method {
+        let tasks: Vec<Task> = match method {
             Method::Pie => tasks.iter().flat_map(Task::prompts_in_encoder).collect(),
-            Method::Pid | Method::PidReplicated => tasks.to_vec(),
+            Method::Pid | Method::PidReplicated => {
+                tasks.iter().filter(|task| !task.prompts.is_empty()).cloned().collect()
+            }
         };
-        let memory = model.memory(tasks.iter().map(|task| task.input.len()))?;
         let tokens = decoder_ids(model.config.decoder_start, &tasks);
-        let lengths = || tasks.iter().flat_map(|task| vec![task.input.len(); task.prompts.len()]);
+        let inputs: Vec<usize> =
+            (0..tasks.len()).flat_map(|input| vec![input; tasks[input].prompts.len()]).collect();
+        let most_prompts = tasks.iter().map(|task| task.prompts.len()).max().unwrap_or(0);
+        let at_once = limits.batch_rows.unwrap_or(usize::MAX);
+        let slots = at_once.min(tokens.len());
+        let places = places(tasks.len() as u64, most_prompts as u64, at_once as u64) as usize;
+        // A place of its own for each input, where that takes no more than places that any of them can take.
+        let lengths: Vec<usize> = tasks.iter().map(|task| task.input.len()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let own = lengths.iter().sum::<usize>() <= longest * places;
+        let room = if own { lengths.clone() } else { vec![longest; places] };
+        let places = room.len();
+        let memory = model.memory(room.into_iter())?;
+        // Slots are taken in order: where there is one for each row, it is that row's.
+        let of_slot = |slot| if slots == inputs.len() { lengths[inputs[slot]] } else { longest };
         let copies = match method {
-            Method::PidReplicated => Some(model.memory(lengths())?),
+            Method::PidReplicated => Some(model.memory((0..slots).map(of_slot))?),
             Method::Pid | Method::Pie => None,
         };
-        let inputs = match &copies {
-            Some(_) => (0..tokens.len()).collect(),
-            None => (0..tasks.len()).flat_map(|task| vec![task; tasks[task].prompts.len()]).collect(),
+        let decoding = model.begin(RowsSpec {
+            slots,
+            most_tokens: tokens.iter().map(Vec::len).max().unwrap_or(0),
+            max_new_tokens: limits.max_new_tokens,
+            eos: limits.stop_at_eos.then_some(model.config.eos),
+        })?;
+        let mut session = Self {
+            model,
+            prompts,
+            tasks,
+            tokens,
+            max_new_tokens: limits.max_new_tokens,
+            schedule: Schedule::new(inputs, slots, places),
+            memory,
+            copies,
+            decoding,
+            recording: None,
+            setup: Duration::ZERO,
         };
-        let eos = limits.stop_at_eos.then_some(model.config.eos);
-        let spec = RowsSpec { tokens: &tokens, max_new_tokens: limits.max_new_tokens, eos };
-        let decoding = model.begin(copies.as_ref().unwrap_or(&memory), inputs, spec)?;
+        // Plans the first batch.
+        let mut schedule = session.schedule.clone();
+        let entered = schedule.enter();
+        session.seat(&mut schedule, &entered)?;
         model.backend.synchronize()?;
-        let setup = start.elapsed();
-        Ok(Self { model, prompts, tasks, limits, memory, copies, decoding, recording: None, setup })
+        session.setup = start.elapsed();
+        Ok(session)
     }
 
-    /// Answers the batch, again if it was answered before. Each row ends at its own EOS.
+    /// Answers all prompts, again if they were answered before. Each row ends at its own EOS.
     pub fn run(&mut self, progress: &ProgressBar) -> Result<(Outputs, Stats)> {
         let mut stats = Stats { setup: std::mem::take(&mut self.setup), ..Stats::default() };
-        let rows = self.prompts.iter().sum();
-        let mut outputs = vec![Vec::new(); rows];
-        if rows > 0 && self.limits.max_new_tokens > 0 {
+        let mut outputs = vec![Vec::new(); self.tokens.len()];
+        if self.max_new_tokens > 0 {
+            let encoded: usize = self.tasks.iter().map(|task| task.input.len()).sum();
             progress.reset();
-            progress.set_length((self.tasks.len() + self.limits.max_new_tokens) as u64);
-            self.encode(&mut stats, progress)?;
-            outputs = self.decode(&mut stats, progress)?;
+            progress.set_length((encoded + outputs.len() * self.max_new_tokens) as u64);
+            let mut schedule = self.schedule.clone();
+            while self.admit(&mut schedule, &mut stats, progress)? {
+                let ended = self.decode(schedule.entered(), &mut stats, progress)?;
+                for (seated, ids) in schedule.batch.iter().zip(&ended) {
+                    outputs[seated.row] = ids.clone().unwrap_or_default();
+                }
+                schedule.leave(&ended.iter().map(Option::is_some).collect::<Vec<_>>());
+            }
             progress.finish_and_clear();
         }
-        stats.rows = rows;
+        stats.rows = outputs.len();
         stats.new_tokens = outputs.iter().map(Vec::len).sum();
         stats.peak_bytes = self.model.backend.peak_bytes();
         let mut outputs = outputs.into_iter();
         Ok((self.prompts.iter().map(|rows| outputs.by_ref().take(*rows).collect()).collect(), stats))
     }
 
-    fn encode(&mut self, stats: &mut Stats, progress: &ProgressBar) -> Result<()> {
-        progress.set_message("encoding");
+    /// Lets rows enter, encodes their inputs and takes the pass in which they begin, while the others go on; whether
+    /// the batch has rows.
+    fn admit(&mut self, schedule: &mut Schedule, stats: &mut Stats, progress: &ProgressBar) -> Result<bool> {
         let (model, backend) = (self.model, self.model.backend);
-        let inputs: Vec<&[u32]> = self.tasks.iter().map(|task| task.input.as_slice()).collect();
-        stats.encoder_tokens = inputs.iter().map(|ids| ids.len()).sum();
-        let memory = &mut self.memory;
-        ((), stats.encode) = timed(backend, || model.encode(&inputs, memory, progress))?;
-        if let Some(copies) = &mut self.copies {
-            let memory = &self.memory;
-            ((), stats.copy) = timed(backend, || model.replicate(memory, &self.prompts, copies))?;
+        let again = schedule.entered() == 0;
+        let entered = schedule.enter();
+        if schedule.batch.is_empty() {
+            return Ok(false);
         }
-        stats.cross_kv_bytes = model.cross_kv_bytes(self.copies.as_ref().unwrap_or(&self.memory));
-        Ok(())
+        let (same, seat) = timed(backend, || self.seat(schedule, &entered))?;
+        if !(again && same) {
+            // What was recorded has other rows.
+            self.recording = None;
+        }
+        if entered.rows.is_empty() {
+            stats.decode += seat;
+            return Ok(true);
+        }
+        if !(again && same) {
+            backend.trim();
+        }
+        progress.set_message("encoding");
+        let inputs: Vec<(usize, &[u32])> = entered
+            .inputs
+            .iter()
+            .map(|(input, place)| (*place, self.tasks[*input].input.as_slice()))
+            .collect();
+        let memory = &mut self.memory;
+        let ((), encode) = timed(backend, || model.encode(&inputs, memory, progress))?;
+        stats.encoder_tokens += inputs.iter().map(|(_, ids)| ids.len()).sum::<usize>();
+        stats.encode += encode;
+        if let Some(copies) = &mut self.copies {
+            let (memory, tasks) = (&self.memory, &self.tasks);
+            let mut new = schedule.batch.iter().filter(|seated| entered.rows.contains(&seated.row));
+            let copy = |seated: &Seated| {
+                model.copy(memory, seated.place, tasks[seated.input].input.len(), copies, seated.slot)
+            };
+            let ((), copy) = timed(backend, || new.try_for_each(copy))?;
+            stats.copy += copy;
+        }
+        progress.set_message("decoding");
+        let memory = self.copies.as_ref().unwrap_or(&self.memory);
+        let ((), prefill) = timed(backend, || model.step(&mut self.decoding, memory))?;
+        stats.prefill += seat + prefill;
+        stats.cross_kv_bytes = model.cross_kv_bytes(memory);
+        if schedule.batch.len() > stats.batch_rows {
+            stats.batch_rows = schedule.batch.len();
+            stats.steps.clear();
+        }
+        stats.admissions += 1;
+        Ok(true)
     }
 
-    fn decode(&mut self, stats: &mut Stats, progress: &ProgressBar) -> Result<Vec<Vec<u32>>> {
-        progress.set_message("decoding");
-        let (model, backend) = (self.model, self.model.backend);
-        let (memory, decoding) = (self.copies.as_ref().unwrap_or(&self.memory), &mut self.decoding);
-        // The first step is over the start token and the prompt of every row, ragged, in one pass.
-        let (same, prefill) = timed(backend, || {
-            let same = model.restart(decoding, memory)?;
-            model.step(decoding, memory)?;
-            Ok(same)
-        })?;
-        stats.prefill = prefill;
-        progress.inc(1);
-        let mut recording = self.recording.take().filter(|_| same);
+    /// Makes the scheduled rows the batch; whether recorded steps are still what steps do.
+    fn seat(&mut self, schedule: &mut Schedule, entered: &Entered) -> Result<bool> {
+        let copied = self.copies.is_some();
+        let place = |seated: &Seated| if copied { seated.slot } else { seated.place };
+        schedule.batch.sort_by_key(|seated| (place(seated), seated.row));
+        let seat = |seated: &Seated| Seat {
+            row: BatchRow {
+                slot: seated.slot,
+                begins: entered.rows.contains(&seated.row).then(|| self.tokens[seated.row].as_slice()),
+            },
+            place: place(seated),
+            keys: self.tasks[seated.input].input.len(),
+        };
+        let seats: Vec<Seat<'_>> = schedule.batch.iter().map(seat).collect();
+        self.model.seat(&mut self.decoding, self.copies.as_ref().unwrap_or(&self.memory), &seats)
+    }
 
+    /// Takes steps until rows leave: the outputs of those that have ended, by row of the batch. `entered` rows are in
+    /// the batch or behind it.
+    fn decode(
+        &mut self,
+        entered: usize,
+        stats: &mut Stats,
+        progress: &ProgressBar,
+    ) -> Result<Vec<Option<Vec<u32>>>> {
+        let (model, backend) = (self.model, self.model.backend);
+        let memory = self.copies.as_ref().unwrap_or(&self.memory);
         let start = Instant::now();
-        let mut left = self.limits.max_new_tokens - 1;
-        let mut finished = model.finished(decoding)?;
-        let mut whole = true;
-        while left > 0 {
-            let (rows, live) = (finished.len(), finished.iter().filter(|done| !**done).count());
-            if live == 0 {
-                break;
+        let mut left = model.left(&self.decoding)?;
+        loop {
+            let (rows, live) = (left.len(), left.iter().filter(|left| **left > 0).count());
+            let produced = entered * self.max_new_tokens - left.iter().sum::<usize>();
+            progress.set_position((stats.encoder_tokens + produced) as u64);
+            if live == 0 || (live < rows && live as f64 <= B::DROP_AT * rows as f64) {
+                let outputs = model.outputs(&self.decoding)?;
+                stats.decode += start.elapsed();
+                return Ok(left.iter().zip(outputs).map(|(left, ids)| (*left == 0).then_some(ids)).collect());
             }
-            if live < rows && live as f64 <= B::DROP_AT * rows as f64 {
-                let keep: Vec<bool> = finished.iter().map(|done| !done).collect();
-                // What was recorded has the rows that go now.
-                recording = None;
-                model.retain(decoding, memory, &keep)?;
-                whole = false;
-            }
-            let times = left.min(B::STEPS_PER_LOOK);
+            let times = left.iter().max().map_or(0, |most| B::STEPS_PER_LOOK.min(*most));
             let look = Instant::now();
-            backend.repeat(&mut recording, times, &mut || model.step(decoding, memory))?;
-            finished = model.finished(decoding)?;
-            if whole {
+            backend.repeat(&mut self.recording, times, &mut || model.step(&mut self.decoding, memory))?;
+            left = model.left(&self.decoding)?;
+            if rows == stats.batch_rows {
                 stats.steps.push(look.elapsed() / times as u32);
             }
-            left -= times;
-            progress.inc(times as u64);
         }
-        let outputs = model.outputs(decoding)?;
-        stats.decode = start.elapsed();
-        self.recording = recording;
-        Ok(outputs)
     }
 }
 
@@ -270,16 +358,21 @@ fn timed<B: Backend, T>(backend: &B, work: impl FnOnce() -> Result<T>) -> Result
 
 /// Teacher-forced logits of every prompt of `task`, each `[1 + len(prompt), vocab]`.
 pub fn forced_logits<B: Backend>(model: &Model<'_, B>, task: &Task) -> Result<Vec<Vec<f32>>> {
-    let limits = Limits { max_new_tokens: 1, stop_at_eos: false };
+    let limits = Limits { max_new_tokens: 1, stop_at_eos: false, batch_rows: None };
     check(&model.config, std::slice::from_ref(task), limits)?;
     if task.prompts.is_empty() {
         return Ok(Vec::new());
     }
-    let mut memory = model.memory(std::iter::once(task.input.len()))?;
-    model.encode(&[&task.input], &mut memory, &ProgressBar::hidden())?;
+    let keys = task.input.len();
+    let mut memory = model.memory(std::iter::once(keys))?;
+    model.encode(&[(0, &task.input)], &mut memory, &ProgressBar::hidden())?;
     let tokens = decoder_ids(model.config.decoder_start, std::slice::from_ref(task));
-    let spec = RowsSpec { tokens: &tokens, max_new_tokens: 1, eos: None };
-    let mut decoding = model.begin(&memory, vec![0; tokens.len()], spec)?;
+    let most_tokens = tokens.iter().map(Vec::len).max().unwrap_or(0);
+    let spec = RowsSpec { slots: tokens.len(), most_tokens, max_new_tokens: 1, eos: None };
+    let mut decoding = model.begin(spec)?;
+    let seat = |(slot, ids)| Seat { row: BatchRow { slot, begins: Some(ids) }, place: 0, keys };
+    let seats: Vec<Seat<'_>> = tokens.iter().map(Vec::as_slice).enumerate().map(seat).collect();
+    model.seat(&mut decoding, &memory, &seats)?;
     let x = model.pass(&mut decoding, &memory)?;
     let logits = model.backend.to_host(&model.logits(&x)?)?;
     let mut rest = &logits[..];

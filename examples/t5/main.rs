@@ -19,6 +19,7 @@ mod model;
 mod progress;
 mod read;
 mod report;
+mod schedule;
 mod tokenize;
 mod weights;
 
@@ -185,6 +186,10 @@ impl<B: Backend> Run<'_, B> {
         Ok(config.cost_shape(self.backend.head_dim(config)?, self.backend.element_bytes()))
     }
 
+    fn limits(&self, max_new_tokens: usize, stop_at_eos: bool) -> Limits {
+        Limits { max_new_tokens, stop_at_eos, batch_rows: self.arguments.batch_rows }
+    }
+
     /// Free memory, as it was before the model was loaded if it is.
     fn free_bytes(&self, shape: &ModelShape, loaded: bool) -> Result<Option<u64>> {
         let taken = if loaded { shape.weight_bytes() } else { 0 };
@@ -195,7 +200,7 @@ impl<B: Backend> Run<'_, B> {
         let device = self.arguments.roofline()?.or(self.backend.roofline());
         let work = workload(tasks, limits.max_new_tokens);
         let free = self.free_bytes(&shape, loaded)?;
-        Ok(Prediction::new(shape, work, self.arguments.mode.methods(), free, device))
+        Ok(Prediction::new(shape, work, batch_rows(limits), self.arguments.mode.methods(), free, device))
     }
 
     /// Refuses what does not fit the device's memory, before it is loaded.
@@ -208,8 +213,8 @@ impl<B: Backend> Run<'_, B> {
         loaded: bool,
     ) -> Result<()> {
         let Some(free) = self.free_bytes(shape, loaded)? else { return Ok(()) };
-        let work = workload(tasks, limits.max_new_tokens);
-        Need::new(method, shape, &work).check(method, shape, &work, free)
+        let (work, rows) = (workload(tasks, limits.max_new_tokens), batch_rows(limits));
+        Need::new(method, shape, &work, rows).check(method, shape, &work, rows, free)
     }
 
     /// Runs one method over `tasks`; the figures are of the fastest run.
@@ -243,7 +248,7 @@ impl<B: Backend> Run<'_, B> {
             .map(|line| line.trim().to_string())
             .filter(|line| !line.is_empty())
             .collect();
-        let limits = Limits { max_new_tokens: arguments.max_new_tokens.unwrap_or(16), stop_at_eos: true };
+        let limits = self.limits(arguments.max_new_tokens.unwrap_or(16), true);
 
         let mut answers = Answers { ran: Vec::new(), refused: Vec::new(), prediction: None };
         // One model given serves all methods; the built-in ones were trained for one each.
@@ -356,7 +361,7 @@ impl<B: Backend> Run<'_, B> {
         let shape = self.shape(&config)?;
         let task = [Task { input: request.input_ids, prompts: request.prompts }];
         let max_new_tokens = arguments.max_new_tokens.unwrap_or(request.max_new_tokens);
-        let limits = Limits { max_new_tokens, stop_at_eos: true };
+        let limits = self.limits(max_new_tokens, true);
         generate::check(&config, &task, limits)?;
         self.check(Method::Pid, &shape, &task, limits, false)?;
         let model = load::folder(folder, config, self.backend)?;
@@ -427,7 +432,7 @@ impl<B: Backend> Run<'_, B> {
                 .collect(),
         };
         let tasks: Vec<Task> = (0..arguments.input_count).map(task).collect();
-        let limits = Limits { max_new_tokens: arguments.max_new_tokens.unwrap_or(10), stop_at_eos: false };
+        let limits = self.limits(arguments.max_new_tokens.unwrap_or(10), false);
         let shape = self.shape(config)?;
         let prediction = self.predict(shape, &tasks, limits, model.is_some())?;
         let memory = prediction.memory_line().filter(|_| !arguments.json);
@@ -452,6 +457,11 @@ impl<B: Backend> Run<'_, B> {
         }
         Ok(answers)
     }
+}
+
+/// The most rows at once, for the formulas.
+fn batch_rows(limits: Limits) -> u64 {
+    limits.batch_rows.map_or(u64::MAX, |rows| rows as u64)
 }
 
 /// An error where nothing could run.

@@ -1,11 +1,11 @@
 //! T5: the encoder once per input, the decoder on any number of rows per input.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use onekv::cost::ModelShape;
 use onekv::{Keys, Problem, ProblemSpec};
 
-use crate::backend::{Backend, LinearSource, RowsSpec};
+use crate::backend::{Backend, BatchRow, LinearSource, RowsSpec};
 use crate::buckets::{Direction, bias_by_offset};
 use crate::config::Config;
 
@@ -68,23 +68,34 @@ pub struct Model<'b, B: Backend> {
 /// Encoded inputs: the cross-attention K/V of every decoder layer.
 pub struct Memory<B: Backend> {
     layers: Vec<B::CrossKv>,
-    /// Input `b` has the keys `offsets[b]..offsets[b + 1]`.
+    /// Place `p` has room for the keys `offsets[p]..offsets[p + 1]`.
     offsets: Vec<usize>,
+}
+
+/// A row of the batch, and what it reads.
+pub struct Seat<'a> {
+    pub row: BatchRow<'a>,
+    /// Where the K/V of its input is.
+    pub place: usize,
+    /// Tokens of its input.
+    pub keys: usize,
 }
 
 /// Rows in the middle of decoding.
 pub struct Decoding<B: Backend> {
     rows: B::Rows,
-    /// Of every row, its input; ascending.
-    inputs: Vec<usize>,
-    /// Those of the rows in the batch.
-    live: Vec<usize>,
     caches: Vec<B::SelfCache>,
     bias: B::Bias,
-    /// The cross-attention of the first pass, over whole prompts, and of all later ones, over one token a row.
-    prefill: B::Cross,
-    steps: B::Cross,
+    /// The cross-attention of a pass in which rows begin, and of all others, over one token a row.
+    prefill: Option<Planned<B>>,
+    steps: Option<Planned<B>>,
     begins: bool,
+}
+
+/// A cross-attention made ready for a problem.
+struct Planned<B: Backend> {
+    problem: Problem,
+    cross: B::Cross,
 }
 
 impl<'b, B: Backend> Model<'b, B> {
@@ -159,7 +170,7 @@ impl<'b, B: Backend> Model<'b, B> {
         self.config.heads * self.head_dim
     }
 
-    /// Room for the K/V of inputs of these lengths.
+    /// Places for the K/V of inputs of at most these lengths.
     pub fn memory(&self, lengths: impl Iterator<Item = usize>) -> Result<Memory<B>> {
         let offsets = offsets(lengths);
         let keys = offsets[offsets.len() - 1];
@@ -167,24 +178,35 @@ impl<'b, B: Backend> Model<'b, B> {
         Ok(Memory { layers: self.decoder.iter().map(store).collect::<Result<_>>()?, offsets })
     }
 
-    /// Encodes the inputs and projects their K/V for every decoder layer, once, into the memory made for them.
-    pub fn encode(&self, inputs: &[&[u32]], memory: &mut Memory<B>, progress: &ProgressBar) -> Result<()> {
-        let b = self.backend;
-        memory.layers.iter_mut().for_each(|kv| b.clear_cross_kv(kv));
-        let mut rest = inputs;
-        while !rest.is_empty() {
-            let mut tokens = 0;
-            let fits = |ids: &&&[u32]| {
-                tokens += ids.len();
-                tokens <= ENCODE_TOKENS
+    /// Encodes inputs and projects their K/V for every decoder layer, once, each into its place. Inputs that then
+    /// lie side by side are encoded together.
+    pub fn encode(
+        &self,
+        inputs: &[(usize, &[u32])],
+        memory: &mut Memory<B>,
+        progress: &ProgressBar,
+    ) -> Result<()> {
+        let (mut rest, mut before) = (inputs, None);
+        while let [(place, _), ..] = rest {
+            let start = memory.offsets[*place];
+            let mut end = start;
+            let joins = |(place, ids): &&(usize, &[u32])| {
+                let beside = memory.offsets[*place] == end;
+                end += ids.len();
+                beside && end - start <= ENCODE_TOKENS
             };
-            let (chunk, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            let (chunk, later) = rest.split_at(rest.iter().take_while(joins).count().max(1));
             rest = later;
-            let hidden = self.encode_chunk(chunk)?;
-            for (layer, kv) in self.decoder.iter().zip(&mut memory.layers) {
-                b.append_cross_kv(kv, &hidden, &layer.cross.kv)?;
+            let ids: Vec<&[u32]> = chunk.iter().map(|(_, ids)| *ids).collect();
+            let tokens: usize = ids.iter().map(|ids| ids.len()).sum();
+            if before.replace(tokens).is_some_and(|before| before != tokens) {
+                self.backend.trim();
             }
-            progress.inc(chunk.len() as u64);
+            let hidden = self.encode_chunk(&ids)?;
+            for (layer, kv) in self.decoder.iter().zip(&mut memory.layers) {
+                self.backend.project_cross_kv(kv, start, &hidden, &layer.cross.kv)?;
+            }
+            progress.inc(tokens as u64);
         }
         Ok(())
     }
@@ -205,62 +227,87 @@ impl<'b, B: Backend> Model<'b, B> {
         b.rms_norm(&x, &self.encoder_norm, c.epsilon)
     }
 
-    /// Copies the K/V of every input as often as it has prompts, into memory made for that: what sharing saves.
-    pub fn replicate(&self, memory: &Memory<B>, copies: &[usize], into: &mut Memory<B>) -> Result<()> {
-        let inputs = memory.offsets.windows(2).map(|w| w[0]..w[1]);
-        let ranges: Vec<_> = inputs.zip(copies).flat_map(|(keys, n)| vec![keys; *n]).collect();
-        for (from, to) in memory.layers.iter().zip(&mut into.layers) {
-            self.backend.clear_cross_kv(to);
-            self.backend.copy_cross_kv(from, &ranges, to)?;
+    /// Copies the `keys` keys of a place to a place of another memory: what sharing saves.
+    pub fn copy(
+        &self,
+        from: &Memory<B>,
+        place: usize,
+        keys: usize,
+        to: &mut Memory<B>,
+        at: usize,
+    ) -> Result<()> {
+        let (start, at) = (from.offsets[place], to.offsets[at]);
+        for (from, to) in from.layers.iter().zip(&mut to.layers) {
+            self.backend.copy_cross_kv(from, start..start + keys, to, at)?;
         }
         Ok(())
     }
 
-    /// Begins decoding rows; `inputs` says for each which input it reads, in ascending order.
-    pub fn begin(&self, memory: &Memory<B>, inputs: Vec<usize>, spec: RowsSpec<'_>) -> Result<Decoding<B>> {
+    /// Room for rows; none is in the batch.
+    pub fn begin(&self, spec: RowsSpec) -> Result<Decoding<B>> {
         let (b, c) = (self.backend, &self.config);
-        let counts: Vec<usize> = spec.tokens.iter().map(Vec::len).collect();
-        let longest = counts.iter().max().unwrap_or(&1) + spec.max_new_tokens;
+        let longest = spec.longest();
         let bias = bias_by_offset(c, &self.decoder_bias, Direction::Back, longest);
-        let cache = |_| b.self_cache(counts.len(), longest, self.inner());
+        let cache = |_| b.self_cache(spec.slots, longest, self.inner());
         Ok(Decoding {
             caches: self.decoder.iter().map(cache).collect::<Result<_>>()?,
-            bias: b.bias(bias, longest - 1)?,
-            prefill: self.plan_cross(memory, inputs.iter().copied().zip(counts))?,
-            steps: self.plan_cross(memory, inputs.iter().map(|input| (*input, 1)))?,
+            bias: b.bias(bias, longest.saturating_sub(1))?,
             rows: b.rows(spec)?,
-            live: inputs.clone(),
-            inputs,
-            begins: true,
+            prefill: None,
+            steps: None,
+            begins: false,
         })
     }
 
-    /// Begins again; whether recorded steps are still what steps do.
-    pub fn restart(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<bool> {
-        let same = decoding.live.len() == decoding.inputs.len();
-        if !same {
-            decoding.live = decoding.inputs.clone();
-            decoding.steps = self.plan_cross(memory, decoding.live.iter().map(|input| (*input, 1)))?;
+    /// Makes these rows the batch, those of a place side by side and places ascending; whether recorded steps are
+    /// still what steps do.
+    pub fn seat(&self, decoding: &mut Decoding<B>, memory: &Memory<B>, batch: &[Seat<'_>]) -> Result<bool> {
+        let tokens = |seat: &Seat<'_>| seat.row.begins.map_or(1, <[u32]>::len);
+        decoding.begins = batch.iter().any(|seat| seat.row.begins.is_some());
+        if decoding.begins {
+            self.plan_cross(&mut decoding.prefill, memory, batch, tokens)?;
         }
-        decoding.begins = true;
-        self.backend.restart(&mut decoding.rows)?;
-        Ok(same)
+        let rows: Vec<BatchRow<'_>> = batch.iter().map(|seat| seat.row).collect();
+        self.backend.seat(&mut decoding.rows, &rows)?;
+        self.plan_cross(&mut decoding.steps, memory, batch, |_| 1)
     }
 
-    /// For rows of an input and a number of tokens each: all tokens of all rows of an input are query rows over its
-    /// one K/V.
-    fn plan_cross(&self, memory: &Memory<B>, rows: impl Iterator<Item = (usize, usize)>) -> Result<B::Cross> {
-        let mut queries = vec![0; memory.offsets.len() - 1];
-        rows.for_each(|(input, tokens)| queries[input] += tokens);
-        self.backend.plan_cross(&Problem::new(ProblemSpec {
+    /// For rows of a number of tokens each: all tokens of all rows of an input are query rows over its one K/V.
+    /// Whether it was `planned` before.
+    fn plan_cross(
+        &self,
+        planned: &mut Option<Planned<B>>,
+        memory: &Memory<B>,
+        batch: &[Seat<'_>],
+        tokens: impl Fn(&Seat<'_>) -> usize,
+    ) -> Result<bool> {
+        // Ends of inputs, in keys and in query rows. What lies between two inputs is one that no row reads.
+        let mut ends = vec![(0, 0)];
+        let mut rows = 0;
+        for seats in batch.chunk_by(|a, b| a.place == b.place) {
+            let start = memory.offsets[seats[0].place];
+            ends.push((start, rows));
+            rows += seats.iter().map(&tokens).sum::<usize>();
+            ends.push((start + seats[0].keys, rows));
+        }
+        ends.push((memory.offsets[memory.offsets.len() - 1], rows));
+        ends.dedup();
+        let (offsets, row_offsets) = ends.into_iter().unzip();
+        let problem = Problem::new(ProblemSpec {
             heads: self.config.heads,
             kv_heads: self.config.heads,
             head_dim: self.head_dim,
             scale: 1.0,
             softcap: None,
-            row_offsets: offsets(queries.into_iter()),
-            keys: Keys::Packed { offsets: memory.offsets.clone() },
-        })?)
+            row_offsets,
+            keys: Keys::Packed { offsets },
+        })?;
+        let same = planned.as_ref().is_some_and(|planned| planned.problem == problem);
+        if !same {
+            let cross = self.backend.plan_cross(&problem)?;
+            *planned = Some(Planned { problem, cross });
+        }
+        Ok(same)
     }
 
     /// One pass over the next tokens of all rows, whole prompts first, and the choice of the ones to follow.
@@ -275,7 +322,9 @@ impl<'b, B: Backend> Model<'b, B> {
     pub fn pass(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<B::Matrix> {
         let (b, c) = (self.backend, &self.config);
         let Decoding { rows, caches, bias, prefill, steps, begins, .. } = decoding;
-        let cross = if *begins { prefill } else { steps };
+        let Some(Planned { cross, .. }) = (if *begins { prefill } else { steps }) else {
+            bail!("no rows are in the batch")
+        };
         let mut x = b.embed_next(&self.embedding, rows)?;
         for ((layer, cache), kv) in self.decoder.iter().zip(caches).zip(&memory.layers) {
             let a = &layer.attention;
@@ -295,21 +344,12 @@ impl<'b, B: Backend> Model<'b, B> {
         self.backend.logits(&hidden, &self.head)
     }
 
-    /// Which rows of the batch have finished.
-    pub fn finished(&self, decoding: &Decoding<B>) -> Result<Vec<bool>> {
-        self.backend.finished(&decoding.rows)
+    /// The most tokens that each row of the batch may still produce.
+    pub fn left(&self, decoding: &Decoding<B>) -> Result<Vec<usize>> {
+        self.backend.left(&decoding.rows)
     }
 
-    /// Drops the rows that are not kept from the batch.
-    pub fn retain(&self, decoding: &mut Decoding<B>, memory: &Memory<B>, keep: &[bool]) -> Result<()> {
-        self.backend.retain(&mut decoding.rows, keep)?;
-        let mut it = keep.iter();
-        decoding.live.retain(|_| it.next().copied().unwrap_or(false));
-        decoding.steps = self.plan_cross(memory, decoding.live.iter().map(|input| (*input, 1)))?;
-        Ok(())
-    }
-
-    /// What every row has produced.
+    /// What every row of the batch has produced.
     pub fn outputs(&self, decoding: &Decoding<B>) -> Result<Vec<Vec<u32>>> {
         self.backend.outputs(&decoding.rows)
     }

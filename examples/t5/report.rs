@@ -22,8 +22,8 @@ pub struct Figures {
     pub stats: Stats,
     pub flops: u64,
     pub predicted_kv_bytes: u64,
-    /// Weights and K/V that a step over the whole batch must read.
-    pub step_floor_bytes: u64,
+    /// Weights and K/V that a step over all rows must read; none where they took turns.
+    pub step_floor_bytes: Option<u64>,
 }
 
 impl Figures {
@@ -59,13 +59,19 @@ impl Figures {
             kv_bytes -= stored_again * cost::cross_kv_bytes(method, model, &work);
         }
         let nothing = Workload { inputs: 0, prompts: 0, keys: 0, prompt_tokens: 0, new_tokens: 0 };
-        let step_floor_bytes = cost::decode_step_bytes(method, model, &nothing) + kv_bytes;
+        let step_floor_bytes = (stats.batch_rows == stats.rows)
+            .then(|| cost::decode_step_bytes(method, model, &nothing) + kv_bytes);
         Self { method, stats, flops, predicted_kv_bytes: kv_bytes, step_floor_bytes }
     }
 
     /// New tokens per second, encoding included.
     fn tokens_per_s(&self) -> f64 {
         self.stats.new_tokens as f64 / self.stats.total().as_secs_f64()
+    }
+
+    /// Whether rows entered while others went on, or after them.
+    fn admits(&self) -> bool {
+        self.stats.admissions > 1
     }
 
     pub fn json(&self) -> Value {
@@ -77,6 +83,8 @@ impl Figures {
             "cross_kv_bytes_predicted": self.predicted_kv_bytes,
             "flops_predicted": self.flops,
             "rows": s.rows,
+            "batch_rows": s.batch_rows,
+            "admissions": s.admissions,
             "new_tokens": s.new_tokens,
             "setup_s": s.setup.as_secs_f64(),
             "encode_s": s.encode.as_secs_f64(),
@@ -87,7 +95,7 @@ impl Figures {
             "totals_s": s.totals.iter().map(|total| total.as_secs_f64()).collect::<Vec<_>>(),
             "tokens_per_s": self.tokens_per_s(),
             "decode_step_median_s": step,
-            "decode_step_tokens_per_s": step.map(|step| s.rows as f64 / step),
+            "decode_step_tokens_per_s": step.map(|step| s.batch_rows as f64 / step),
             "decode_step_floor_bytes": self.step_floor_bytes,
             "peak_device_bytes": s.peak_bytes,
         })
@@ -145,9 +153,11 @@ pub fn figures_table(figures: &[Figures]) -> Table {
     header.extend(others.iter().map(|f| format!("{} / PID", f.name())));
     table.set_header(header);
     type Measure = (&'static str, fn(&Figures) -> Option<f64>, fn(f64) -> String);
-    let lines: [Measure; 12] = [
+    let lines: [Measure; 14] = [
         ("encoder tokens", |f| Some(f.stats.encoder_tokens as f64), |x| format!("{x}")),
         ("cross-attention K/V", |f| Some(f.stats.cross_kv_bytes as f64), megabytes),
+        ("rows at once", |f| f.admits().then_some(f.stats.batch_rows as f64), |x| format!("{x}")),
+        ("admissions", |f| f.admits().then_some(f.stats.admissions as f64), |x| format!("{x}")),
         ("FLOPs, by formula", |f| Some(f.flops as f64), |x| format!("{:.2} G", x / 1e9)),
         ("peak device memory", |f| f.stats.peak_bytes.map(|b| b as f64), megabytes),
         ("time: set up", |f| some(f.stats.setup.as_secs_f64()), milliseconds),

@@ -3,7 +3,7 @@
 use onekv::DType;
 
 use crate::backend::cuda::kernels;
-use crate::backend::{Backend as _, RowsSpec};
+use crate::backend::{Backend as _, BatchRow, RowsSpec};
 use crate::reference::{attend, part};
 use crate::support::{DTYPES, assert_close, bias, card, matrix, noise, poisoned, result, unit};
 
@@ -68,29 +68,46 @@ fn the_encoder_attends_within_each_input() {
     }
 }
 
-/// A prefill of prompts of unlike length, then steps of one token; then a row leaves and the others go on. The cache
-/// is poison where nothing was appended.
+/// A prefill of prompts of unlike length, then steps of one token; then a row leaves, another begins in its slot, and
+/// the others go on. The cache is poison where nothing was appended.
 #[test]
 fn the_decoder_attends_to_all_before() {
     let Some(mut cuda) = card() else { return };
     for dtype in DTYPES {
         for (heads, dim, counts) in [(5, 64, vec![3, 1, 34]), (1, 128, vec![1, 2]), (4, 64, vec![1])] {
-            let (inner, steps) = (heads * dim, 4);
-            let capacity = counts.iter().max().unwrap() + steps;
-            let tokens: Vec<Vec<u32>> = counts.iter().map(|n| vec![0; *n]).collect();
-            let spec = RowsSpec { tokens: &tokens, max_new_tokens: steps, eos: None };
+            let (inner, steps) = (heads * dim, 6);
+            let most_tokens = *counts.iter().max().unwrap();
+            let spec = RowsSpec { slots: counts.len(), most_tokens, max_new_tokens: steps, eos: None };
+            let (capacity, tokens) = (spec.longest(), vec![0; most_tokens]);
             let mut rows = cuda.rows(spec).unwrap();
             let poison = vec![f32::NAN; counts.len() * capacity * 2 * inner];
             let data = matrix(&mut cuda, &poison, 1, poison.len(), dtype).data;
             let mut cache = kernels::SelfCache { data, slots: counts.len(), capacity, inner };
             let biases = noise(5, heads * capacity, 3.0, DType::F32);
             let bias_data = bias(&cuda, &biases, heads, capacity - 1);
-            // Every row's qkv so far.
+            // By slot, the qkv so far of its row.
             let mut history: Vec<Vec<f32>> = vec![Vec::new(); counts.len()];
             let mut live: Vec<usize> = (0..counts.len()).collect();
             for step in 0..steps {
-                let counts: Vec<usize> =
-                    live.iter().map(|row| if step == 0 { counts[*row] } else { 1 }).collect();
+                let begins = |slot: usize| match step {
+                    0 => Some(counts[slot]),
+                    4 if slot == 0 => Some(2.min(most_tokens)),
+                    _ => None,
+                };
+                if [0, 2, 4].contains(&step) {
+                    match step {
+                        2 if live.len() > 1 => live.retain(|slot| *slot != 0),
+                        4 if !live.contains(&0) => live.push(0),
+                        _ => {}
+                    }
+                    let row =
+                        |slot: &usize| BatchRow { slot: *slot, begins: begins(*slot).map(|n| &tokens[..n]) };
+                    cuda.seat(&mut rows, &live.iter().map(row).collect::<Vec<_>>()).unwrap();
+                    live.iter()
+                        .filter(|slot| begins(**slot).is_some())
+                        .for_each(|slot| history[*slot].clear());
+                }
+                let counts: Vec<usize> = live.iter().map(|slot| begins(*slot).unwrap_or(1)).collect();
                 let total: usize = counts.iter().sum();
                 let qkv = noise((step * 100 + total) as u64, total * 3 * inner, 0.7, dtype);
                 let qkv_data = matrix(&mut cuda, &qkv, total, 3 * inner, dtype);
@@ -117,11 +134,6 @@ fn the_decoder_attends_to_all_before() {
                 assert_close(&what, &result(&cuda, &out), &want, tolerance(dtype, top), 1.0);
                 let logits = matrix(&mut cuda, &vec![0.0; live.len() * 8], live.len(), 8, DType::F32);
                 cuda.choose(&logits, &mut rows).unwrap();
-                if step == 1 && live.len() > 1 {
-                    let keep: Vec<bool> = live.iter().map(|row| *row != 0).collect();
-                    live.retain(|row| *row != 0);
-                    cuda.retain(&mut rows, &keep).unwrap();
-                }
             }
         }
     }

@@ -96,8 +96,22 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
     }
     let huge = ["--random", "flan-t5-xl", "--backend", "cuda", "--gemm", "own", "--prompt-count", "4096"];
     let text = error(&[&huge[..], &["--mode", "pie"]].concat());
-    assert!(text.contains("PIE with 4096 prompts needs ") && text.contains(" of weights, "), "{text}");
+    assert!(
+        text.contains("PIE with 4096 prompts at once needs ") && text.contains(" of weights, "),
+        "{text}"
+    );
     assert!(text.contains(" GB of cross-attention K/V") && text.contains("free: "), "{text}");
+    // What is offered fits, and one row more does not.
+    let (_, offered) = text.split_once("--batch-rows ").unwrap();
+    let rows: u32 = offered.trim_end_matches(" fits").parse().unwrap();
+    let more = (rows + 1).to_string();
+    let text = error(&[&huge[..], &["--mode", "pie", "--batch-rows", &more]].concat());
+    assert!(text.contains(&format!("PIE with {more} prompts at once needs ")), "{text}");
+    let offer = format!("all with --batch-rows {rows}");
+    for (given, offers) in [(&more, true), (&rows.to_string(), false)] {
+        let given = ["--mode", "pie", "--batch-rows", given, "--explain"];
+        assert_eq!(stdout(&[&huge[..], &given].concat()).contains(&offer), offers, "{given:?}");
+    }
     // The limits alone.
     let text = stdout(&[&huge[..], &["--mode", "all", "--explain"]].concat());
     for words in ["PID needs ", "PIE needs ", "PID-replicated needs ", " prompts per input", "GFLOP"] {

@@ -3,7 +3,7 @@
 use onekv::DType;
 
 use crate::backend::cuda::kernels::{self, Activated};
-use crate::backend::{Backend as _, RowsSpec};
+use crate::backend::{Backend as _, BatchRow, RowsSpec};
 use crate::config::Activation;
 use crate::reference::gelu_tanh;
 use crate::support::{DTYPES, assert_close, card, linear, matrix, noise, poisoned, result, unit};
@@ -90,18 +90,20 @@ fn activations_are_gated_by_the_left_half() {
 }
 
 /// The first of equals wherever it lies, NaN and infinities, EOS, the end of the output; rows that have finished
-/// keep still, also where others have left the batch.
+/// keep still, also where others have left the batch; one that begins in a slot begins from nothing.
 #[test]
 fn the_next_token_is_the_first_of_the_largest() {
     let Some(mut cuda) = card() else { return };
     for vocab in [2, 31, 1024, 1025, 3000] {
-        let tokens = vec![vec![0]; 4];
-        let spec = RowsSpec { tokens: &tokens, max_new_tokens: 3, eos: Some(1) };
+        let spec = RowsSpec { slots: 4, most_tokens: 1, max_new_tokens: 3, eos: Some(1) };
         let mut rows = cuda.rows(spec).unwrap();
+        let begins = |slot| BatchRow { slot, begins: Some(&[0]) };
+        let goes_on = |slot| BatchRow { slot, begins: None };
+        cuda.seat(&mut rows, &[0, 1, 2, 3].map(begins)).unwrap();
         let choose = |cuda: &mut crate::backend::cuda::Cuda, rows: &mut _, logits: Vec<Vec<f32>>| {
             let data = matrix(cuda, &logits.concat(), logits.len(), vocab, DType::F32);
             cuda.choose(&data, rows).unwrap();
-            (cuda.outputs(rows).unwrap(), cuda.finished(rows).unwrap())
+            (cuda.outputs(rows).unwrap(), cuda.left(rows).unwrap())
         };
         let peaks = |places: &[usize], height: f32| {
             let mut row = noise(vocab as u64, vocab, 1.0, DType::F32);
@@ -117,19 +119,20 @@ fn the_next_token_is_the_first_of_the_largest() {
             vec![f32::NEG_INFINITY; vocab],
             with_nan,
         ];
-        let (outputs, finished) = choose(&mut cuda, &mut rows, first);
+        let (outputs, left) = choose(&mut cuda, &mut rows, first);
         let want = [vocab / 2, 1, 0, last].map(|id| vec![id as u32]);
         assert_eq!(outputs, want, "{vocab}");
-        assert_eq!(finished, want.clone().map(|ids| ids[0] == 1), "{vocab}");
+        assert_eq!(left, want.clone().map(|ids| if ids[0] == 1 { 0 } else { 2 }), "{vocab}");
         if vocab == 2 {
             continue;
         }
         // Row 1 has finished: it takes nothing more. Then it and row 2 leave.
         let all = |at: usize| vec![peaks(&[at], 5.0); 4];
-        let (outputs, _) = choose(&mut cuda, &mut rows, all(last));
-        assert_eq!(outputs[1], [1]);
-        assert_eq!(outputs[2], [0, last as u32]);
-        cuda.retain(&mut rows, &[true, false, false, true]).unwrap();
+        let (outputs, left) = choose(&mut cuda, &mut rows, all(last));
+        let (first, last_id) = (vocab as u32 / 2, last as u32);
+        assert_eq!(outputs, [vec![first, last_id], vec![1], vec![0, last_id], vec![last_id; 2]]);
+        assert_eq!(left, [1, 0, 1, 1]);
+        cuda.seat(&mut rows, &[3, 0].map(goes_on)).unwrap();
         let mut out = poisoned(&mut cuda, 2, 8, DType::F32);
         let table = noise(3, vocab * 8, 1.0, DType::F32);
         let table_data = linear(&mut cuda, &table, vocab, 8, DType::F32);
@@ -139,17 +142,24 @@ fn the_next_token_is_the_first_of_the_largest() {
             let logits = vec![peaks(&[2 + step], 5.0), peaks(&[3 + step], 5.0)];
             choose(&mut cuda, &mut rows, logits);
         }
-        let (first, last) = (vocab as u32 / 2, last as u32);
-        let want: [Vec<u32>; 4] = [vec![first, last, 2], vec![1], vec![0, last], vec![last, last, 3]];
-        assert_eq!(cuda.outputs(&rows).unwrap(), want, "{vocab}");
+        assert_eq!(cuda.outputs(&rows).unwrap(), [[last_id, last_id, 2], [first, last_id, 3]], "{vocab}");
+        assert_eq!(cuda.left(&rows).unwrap(), [0, 0]);
+        // Another begins where row 1 was, before row 0, which goes on.
+        cuda.seat(&mut rows, &[begins(1), goes_on(0)]).unwrap();
+        assert_eq!(cuda.left(&rows).unwrap(), [3, 0]);
+        let (outputs, left) = choose(&mut cuda, &mut rows, vec![peaks(&[5], 5.0); 2]);
+        assert_eq!((outputs, left), (vec![vec![5], vec![first, last_id, 3]], vec![2, 0]), "{vocab}");
     }
 }
 
 #[test]
 fn the_last_token_of_every_row_is_taken() {
     let Some(mut cuda) = card() else { return };
-    let tokens = [3, 1, 5].map(|n| vec![0; n]);
-    let rows = cuda.rows(RowsSpec { tokens: &tokens, max_new_tokens: 1, eos: None }).unwrap();
+    let spec = RowsSpec { slots: 3, most_tokens: 5, max_new_tokens: 1, eos: None };
+    let mut rows = cuda.rows(spec).unwrap();
+    let tokens = [0; 5];
+    let batch = [(2, 3), (0, 1), (1, 5)].map(|(slot, n)| BatchRow { slot, begins: Some(&tokens[..n]) });
+    cuda.seat(&mut rows, &batch).unwrap();
     let x = noise(1, 9 * 264, 1.0, DType::F32);
     let x_data = matrix(&mut cuda, &x, 9, 264, DType::F32);
     let mut out = poisoned(&mut cuda, 3, 264, DType::F32);

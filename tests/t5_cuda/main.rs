@@ -3,6 +3,7 @@
 #![cfg(feature = "t5-cuda")]
 
 mod attention;
+mod batches;
 mod command;
 mod cublaslt;
 mod elementwise;
@@ -26,11 +27,14 @@ mod t5 {
     pub mod progress;
     pub mod read;
     pub mod report;
+    pub mod schedule;
     pub mod weights;
 }
 
 // The modules name each other by these paths.
-use t5::{arguments, backend, buckets, config, generate, load, model, progress, read, report, weights};
+use t5::{
+    arguments, backend, buckets, config, generate, load, model, progress, read, report, schedule, weights,
+};
 
 #[path = "../t5_example/mod.rs"]
 mod t5_example;

@@ -5,17 +5,17 @@ use indicatif::ProgressBar;
 use onekv::DType;
 use onekv::cost::Method;
 
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
+use crate::backend::{Backend, BatchRow, RowsSpec};
 use crate::config::{Activation, Config};
 use crate::generate::{Limits, Outputs, Session, Stats, Task, forced_logits, generate};
 use crate::load::{Random, Shape};
-use crate::model::{Model, Source};
+use crate::model::{Model, Seat, Source};
 use crate::support::{PRODUCTS, card, card_with};
 
 /// A small model: v1.0, or v1.1 with heads that are filled up and more of the vocabulary.
-fn config(gated: bool, d_kv: usize) -> Config {
+pub fn config(gated: bool, d_kv: usize) -> Config {
     let activation = if gated { Activation::GeluTanh } else { Activation::Relu };
     Config {
         d_kv,
@@ -44,7 +44,7 @@ impl Source for Lively {
     }
 }
 
-fn load<'b, B: Backend>(config: &Config, backend: &'b B) -> Model<'b, B> {
+pub fn load<'b, B: Backend>(config: &Config, backend: &'b B) -> Model<'b, B> {
     let mut source = Lively(Random::new(3, config.d_kv));
     Model::load(config.clone(), &mut source, backend, &ProgressBar::hidden()).unwrap()
 }
@@ -90,7 +90,7 @@ fn check_ids(cuda: &Cuda) {
     for (config, methods) in [(config(true, 64), &all[..]), (config(false, 40), &all[..1])] {
         let (mut on_cpu, mut on_cuda) = (load(&config, &cpu), load(&config, cuda));
         for &method in methods {
-            let limits = Limits { max_new_tokens: 11, stop_at_eos: false };
+            let limits = Limits { max_new_tokens: 11, stop_at_eos: false, batch_rows: None };
             let (want, _) = run(&on_cpu, method, limits);
             assert_eq!(run(&on_cuda, method, limits).0, want, "{method:?}");
             (on_cpu.config.eos, on_cuda.config.eos) = (telling_eos(&want), telling_eos(&want));
@@ -113,13 +113,14 @@ fn check_ids(cuda: &Cuda) {
 fn copies_change_nothing_but_memory() {
     let cpu = Cpu::new();
     let model = load(&config(true, 64), &cpu);
-    let limits = Limits { max_new_tokens: 6, stop_at_eos: false };
+    let limits = Limits { max_new_tokens: 6, stop_at_eos: false, batch_rows: None };
     let (shared, copied) = (run(&model, Method::Pid, limits), run(&model, Method::PidReplicated, limits));
     assert_eq!(shared.0, copied.0);
     assert_eq!(shared.1.encoder_tokens, copied.1.encoder_tokens);
     let tokens = 19 * 3 + 1 + 70 * 2;
     assert_eq!(copied.1.cross_kv_bytes, tokens * 2 * 128 * 4 * 2);
-    assert_eq!(shared.1.cross_kv_bytes, (19 + 1 + 5 + 70) * 2 * 128 * 4 * 2);
+    // Of an input that nothing is asked about there is none.
+    assert_eq!(shared.1.cross_kv_bytes, (19 + 1 + 70) * 2 * 128 * 4 * 2);
 }
 
 /// Logits of 16-bit types are within their rounding of the f32 ones; f32's nearly equal.
@@ -165,7 +166,7 @@ fn a_batch_can_be_run_again() {
     let (cuda, cpu) = (card(), Cpu::new());
     let config = config(false, 64);
     let mut on_cpu = load(&config, &cpu);
-    let limits = Limits { max_new_tokens: 9, stop_at_eos: false };
+    let limits = Limits { max_new_tokens: 9, stop_at_eos: false, batch_rows: None };
     let eos = telling_eos(&run(&on_cpu, Method::Pid, limits).0);
     for stop_at_eos in [false, true] {
         let limits = Limits { stop_at_eos, ..limits };
@@ -183,11 +184,14 @@ fn steps_are_recorded_and_replayed() {
     let config = Config { encoder_layers: 1, decoder_layers: 1, ..config(false, 64) };
     let model = load(&config, &cuda);
     let task = &tasks()[0];
-    let mut memory = model.memory([task.input.len()].into_iter()).unwrap();
-    model.encode(&[&task.input], &mut memory, &ProgressBar::hidden()).unwrap();
-    let tokens = vec![vec![0u32], vec![0, 5]];
-    let spec = crate::backend::RowsSpec { tokens: &tokens, max_new_tokens: 9, eos: None };
-    let mut decoding = model.begin(&memory, vec![0, 0], spec).unwrap();
+    let keys = task.input.len();
+    let mut memory = model.memory([keys].into_iter()).unwrap();
+    model.encode(&[(0, &task.input)], &mut memory, &ProgressBar::hidden()).unwrap();
+    let tokens = [vec![0u32], vec![0, 5]];
+    let spec = RowsSpec { slots: 2, most_tokens: 2, max_new_tokens: 9, eos: None };
+    let mut decoding = model.begin(spec).unwrap();
+    let seat = |slot| Seat { row: BatchRow { slot, begins: Some(&tokens[slot]) }, place: 0, keys };
+    assert!(!model.seat(&mut decoding, &memory, &[0, 1].map(seat)).unwrap());
     model.step(&mut decoding, &memory).unwrap();
     let (mut calls, mut recording) = (0, None);
     for times in [3, 4, 1] {
@@ -210,7 +214,7 @@ fn out_of_memory_leaves_a_usable_process() {
     assert!(error.starts_with("out of device memory: asked for 1125899906842624 bytes, "), "{error}");
     let config = Config { encoder_layers: 1, decoder_layers: 1, ..config(false, 64) };
     let model = load(&config, &cuda);
-    let limits = Limits { max_new_tokens: 2, stop_at_eos: false };
+    let limits = Limits { max_new_tokens: 2, stop_at_eos: false, batch_rows: None };
     // Midway: the caches of a row of this length.
     let long = Limits { max_new_tokens: 1 << 20, ..limits };
     let many = Task { input: vec![3], prompts: vec![vec![]; 2000] };
@@ -261,17 +265,18 @@ fn memory_stays_below_what_is_predicted() {
     let Some(cuda) = card() else { return };
     let config = config(true, 64);
     let model = load(&config, &cuda);
-    let limits = Limits { max_new_tokens: 5, stop_at_eos: false };
+    let limits = Limits { max_new_tokens: 5, stop_at_eos: false, batch_rows: None };
     for method in [Method::Pid, Method::PidReplicated, Method::Pie] {
         let (_, stats) = run(&model, method, limits);
         let work = onekv::cost::Workload { inputs: 4, prompts: 3, keys: 70, prompt_tokens: 6, new_tokens: 5 };
-        let need = crate::t5::memory::Need::new(method, &model.cost_shape(), &work).total();
+        let need = crate::t5::memory::Need::new(method, &model.cost_shape(), &work, u64::MAX).total();
         let peak = stats.peak_bytes.unwrap() as u64;
         assert!(peak <= need, "{method:?}: {peak} of {need}");
         let fixed = crate::t5::memory::Need::new(
             method,
             &model.cost_shape(),
             &onekv::cost::Workload { inputs: 0, ..work },
+            u64::MAX,
         );
         assert!(peak > fixed.weights, "{method:?}");
     }

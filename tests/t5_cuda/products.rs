@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use crate::backend::Backend as _;
-use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::kernels::{Activated, Linear, Matrix, Target, gemm, gemm_sm90};
+use crate::backend::cuda::{CrossKv, Cuda};
 use crate::config::Activation;
 use crate::reference::{gelu_tanh, product};
 use crate::support::{DTYPES, PRODUCTS, assert_close, card, card_with, linear, matrix, noise, unit};
@@ -147,10 +147,9 @@ fn special_values_stay_where_they_are() {
     }
 }
 
-/// K/V of further inputs stands behind what is there; copies are of the ranges asked for; a store that was emptied
-/// begins anew.
+/// K/V is written where it was asked for, over what was there and nowhere else; copies are of the ranges asked for.
 #[test]
-fn kv_stores_are_filled_in_order() {
+fn kv_stores_are_filled_by_place() {
     for products in PRODUCTS {
         if let Some(cuda) = card_with(products) {
             check_kv_stores(cuda);
@@ -166,33 +165,28 @@ fn check_kv_stores(mut cuda: Cuda) {
         let hidden = noise(2, 5 * width, 1.0, dtype);
         let want = product(&hidden, &w, &vec![0.0; 5 * 2 * inner], 2 * inner, width);
         let mut kv = cuda.cross_kv(5, inner).unwrap();
-        let mut fill = |cuda: &mut Cuda, parts: [(usize, usize); 2]| {
-            cuda.clear_cross_kv(&mut kv);
-            for (from, to) in parts {
-                let part = matrix(cuda, &hidden[from * width..to * width], to - from, width, dtype);
-                cuda.append_cross_kv(&mut kv, &part, &w_data).unwrap();
-            }
-            let mut copy = cuda.cross_kv(4, inner).unwrap();
-            cuda.copy_cross_kv(&kv, &[3..5, 0..0, 3..4, 1..2], &mut copy).unwrap();
-            let read = |kv: &crate::backend::cuda::CrossKv, keys: usize| {
-                let data = cuda.pool.download_as(&kv.data, keys * 2 * inner, dtype).unwrap();
-                data.chunks_exact(2 * inner).map(<[f32]>::to_vec).collect::<Vec<_>>()
-            };
-            (read(&kv, 5), read(&copy, 4))
-        };
-        for (parts, order) in [([(0, 2), (2, 5)], [0, 1, 2, 3, 4]), ([(4, 5), (0, 4)], [4, 0, 1, 2, 3])] {
-            let (all, copied) = fill(&mut cuda, parts);
-            for (key, token) in all.iter().zip(order) {
-                assert_close(
-                    "K/V",
-                    key,
-                    &want[token * 2 * inner..][..2 * inner],
-                    unit(dtype) + 16.0 * unit(DType::F32),
-                    1.0,
-                );
-            }
-            assert_eq!(copied, [3, 4, 3, 1].map(|key| all[key].clone()));
+        let mut there = [0; 5];
+        // Tokens `from..to`, and the key that they begin at.
+        for (from, to, at) in [(0, 2, 3), (2, 5, 0), (4, 5, 3), (0, 2, 1)] {
+            let part = matrix(&mut cuda, &hidden[from * width..to * width], to - from, width, dtype);
+            cuda.project_cross_kv(&mut kv, at, &part, &w_data).unwrap();
+            (from..to).for_each(|token| there[at + token - from] = token);
         }
+        let read = |kv: &CrossKv, keys: usize| {
+            let data = cuda.pool.download_as(&kv.data, keys * 2 * inner, dtype).unwrap();
+            data.chunks_exact(2 * inner).map(<[f32]>::to_vec).collect::<Vec<_>>()
+        };
+        assert_eq!(there, [2, 0, 1, 4, 1]);
+        let all = read(&kv, 5);
+        for (key, token) in all.iter().zip(there) {
+            let want = &want[token * 2 * inner..][..2 * inner];
+            assert_close("K/V", key, want, unit(dtype) + 16.0 * unit(DType::F32), 1.0);
+        }
+        let mut copy = cuda.cross_kv(4, inner).unwrap();
+        for (keys, at) in [(1..2, 3), (3..5, 0), (3..4, 2)] {
+            cuda.copy_cross_kv(&kv, keys, &mut copy, at).unwrap();
+        }
+        assert_eq!(read(&copy, 4), [3, 4, 3, 1].map(|key| all[key].clone()));
     }
 }
 

@@ -24,6 +24,8 @@ const ATTENTION: &[&str] = &["-p", "onekv", "--test", "attention"];
 const LIBRARY: &[&str] = &["-p", "onekv", "--lib"];
 const PROBLEM: &[&str] = &["-p", "onekv", "--test", "problem"];
 const GOLDENS: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_goldens"];
+const MODES: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_modes"];
+const UNITS: &[&str] = &["-p", "onekv", "--example", "t5", "schedule"];
 const CLI: &[&str] = &["-p", "onekv", "--example", "t5", "--test", "t5_cli"];
 const SIM: &[&str] = &["-p", "ptxsim"];
 const CUDA: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "cuda"];
@@ -84,10 +86,14 @@ const BUGS: &[Planted] = &[
         from: "(d as f32).powf(-0.5)", to: "1.0", caught_by: GOLDENS },
     Planted { name: "embeddings are not tied by default", file: "examples/t5/config.rs",
         from: "f.flag(\"tie_word_embeddings\", true)", to: "f.flag(\"tie_word_embeddings\", false)", caught_by: GOLDENS },
-    Planted { name: "the cache keeps the rows that have ended", file: "examples/t5/backend/cpu.rs",
-        from: "retain(&mut rows.live, keep);", to: "", caught_by: GOLDENS },
-    Planted { name: "every prompt reads the first input", file: "examples/t5/model.rs",
-        from: "queries[input] += tokens", to: "queries[input * 0] += tokens", caught_by: GOLDENS },
+    Planted { name: "every prompt reads the first input", file: "examples/t5/generate.rs",
+        from: "place: place(seated),", to: "place: place(seated) * 0,", caught_by: GOLDENS },
+    Planted { name: "a row begins behind the cache of the one before it", file: "examples/t5/backend/cpu.rs",
+        from: "row.k.clear();\n                    row.v.clear();", to: "let _ = &row;", caught_by: MODES },
+    Planted { name: "an input leaves while its prompts wait", file: "examples/t5/schedule.rs",
+        from: "waits == Some(input) || ", to: "waits.is_none() && ", caught_by: UNITS },
+    Planted { name: "the last place that became free is taken first", file: "examples/t5/schedule.rs",
+        from: "free_places.push_back(*place);", to: "free_places.push_front(*place);", caught_by: UNITS },
     Planted { name: "a tokenizer's padding stays", file: "examples/t5/tokenize.rs",
         from: "tokenizer.with_padding(None).with_truncation(None)", to: "tokenizer.with_truncation(None)", caught_by: CLI },
     Planted { name: "ByT5's bytes are a word too high", file: "examples/t5/tokenize.rs",
@@ -125,9 +131,13 @@ const BUGS: &[Planted] = &[
     Planted { name: "T5 on CUDA: a norm sums over one warp", file: "cuda/t5/elementwise.cu",
         from: "sum_of_block(squares) / width", to: "sum_of_warp(squares) / width", caught_by: T5_CUDA },
     Planted { name: "T5 on CUDA: further inputs' K/V overwrites the first", file: "examples/t5/backend/cuda.rs",
-        from: "let at = kv.filled * 2 * kv.inner * self.element_bytes();", to: "let at = 0;", caught_by: T5_CUDA },
+        from: "let at = at * 2 * kv.inner * self.element_bytes();", to: "let at = at * 0;", caught_by: T5_CUDA },
     Planted { name: "T5 on CUDA: what was recorded outlives the rows that leave", file: "examples/t5/generate.rs",
-        from: "                recording = None;\n", to: "", caught_by: T5_CUDA },
+        from: "            self.recording = None;\n", to: "", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: a row begins in the state of the one before it", file: "examples/t5/backend/cuda/rows.rs",
+        from: "*state = RowState::zeroed();", to: "let _ = &state;", caught_by: T5_CUDA },
+    Planted { name: "T5 on CUDA: rows that go on take another row's token", file: "examples/t5/backend/cuda/rows.rs",
+        from: "None => ids.push(state.next as u32),", to: "None => ids.push(0),", caught_by: T5_CUDA },
     Planted { name: "T5 on CUDA, cublasLt: rows and columns of the result change places", file: "examples/t5/backend/cuda/cublaslt.rs",
         from: "layout(shape.to, n, m)?", to: "layout(shape.to, m, n)?", caught_by: T5_CUDA },
     Planted { name: "T5 on CUDA, cublasLt: the weights are not transposed", file: "examples/t5/backend/cuda/cublaslt.rs",

@@ -13,7 +13,7 @@ use onekv::{Output, Problem, Queries, SharedKv, Strides};
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::{Backend, LinearSource, RowsSpec};
+use super::{Backend, BatchRow, LinearSource, RowsSpec};
 use crate::config::{Activation, Config};
 
 /// Query rows of the encoder's self-attention per task: their scores stay in the L2 cache.
@@ -72,21 +72,28 @@ impl Linear {
     }
 }
 
-/// Rows of the batch and what all have produced.
+/// A row that is being decoded.
+#[derive(Clone, Default)]
+struct Row {
+    next: Vec<u32>,
+    /// Nothing, where the next tokens are the first.
+    output: Vec<u32>,
+    finished: bool,
+}
+
+/// Rows by slot.
 pub struct Rows {
-    /// Numbers of the rows in the batch, ascending.
-    live: Vec<usize>,
-    /// Of every row, its first tokens.
-    first: Vec<Vec<u32>>,
-    /// Of each row in the batch, its next tokens.
-    next: Vec<Vec<u32>>,
-    /// The next tokens are the first.
-    begins: bool,
-    finished: Vec<bool>,
-    /// By number.
-    outputs: Vec<Vec<u32>>,
+    rows: Vec<Row>,
+    /// Slots of the rows in the batch.
+    batch: Vec<usize>,
     max_new_tokens: usize,
     eos: Option<u32>,
+}
+
+impl Rows {
+    fn batch(&self) -> impl Iterator<Item = &Row> {
+        self.batch.iter().map(|slot| &self.rows[*slot])
+    }
 }
 
 /// K and V of one row, `[tokens, inner]` each.
@@ -169,6 +176,8 @@ impl Backend for Cpu {
     fn release(&self) -> Result<()> {
         Ok(())
     }
+
+    fn trim(&self) {}
 
     fn roofline(&self) -> Option<Roofline> {
         None
@@ -317,26 +326,24 @@ impl Backend for Cpu {
     }
 
     fn cross_kv(&self, keys: usize, inner: usize) -> Result<CrossKv> {
-        Ok(CrossKv { data: Vec::with_capacity(keys * 2 * inner), inner })
+        Ok(CrossKv { data: vec![0.0; keys * 2 * inner], inner })
     }
 
-    fn append_cross_kv(&self, kv: &mut CrossKv, hidden: &Matrix, weights: &Linear) -> Result<()> {
-        kv.data.extend_from_slice(&self.linear(hidden, weights)?.data);
+    fn project_cross_kv(&self, kv: &mut CrossKv, at: usize, hidden: &Matrix, weights: &Linear) -> Result<()> {
+        let out = &mut kv.data[at * 2 * kv.inner..][..hidden.rows * 2 * kv.inner];
+        matmul(out, hidden.view(), weights.view(), false, parallel());
         Ok(())
     }
 
-    fn copy_cross_kv(&self, from: &CrossKv, keys: &[Range<usize>], to: &mut CrossKv) -> Result<()> {
+    fn copy_cross_kv(&self, from: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
         let key = 2 * from.inner;
-        keys.iter().for_each(|keys| to.data.extend_from_slice(&from.data[keys.start * key..keys.end * key]));
+        let copied = &from.data[keys.start * key..keys.end * key];
+        to.data[at * key..][..copied.len()].copy_from_slice(copied);
         Ok(())
-    }
-
-    fn clear_cross_kv(&self, kv: &mut CrossKv) {
-        kv.data.clear();
     }
 
     fn cross_kv_bytes(&self, kv: &CrossKv) -> usize {
-        kv.data.capacity() * size_of::<f32>()
+        kv.data.len() * size_of::<f32>()
     }
 
     fn plan_cross(&self, problem: &Problem) -> Result<Problem> {
@@ -357,37 +364,32 @@ impl Backend for Cpu {
         Ok(out)
     }
 
-    fn rows(&self, spec: RowsSpec<'_>) -> Result<Rows> {
-        let mut rows = Rows {
-            live: Vec::new(),
-            first: spec.tokens.to_vec(),
-            next: Vec::new(),
-            begins: true,
-            finished: Vec::new(),
-            outputs: Vec::new(),
+    fn rows(&self, spec: RowsSpec) -> Result<Rows> {
+        Ok(Rows {
+            rows: vec![Row::default(); spec.slots],
+            batch: Vec::new(),
             max_new_tokens: spec.max_new_tokens,
             eos: spec.eos,
-        };
-        self.restart(&mut rows)?;
-        Ok(rows)
+        })
     }
 
-    fn restart(&self, rows: &mut Rows) -> Result<()> {
-        let count = rows.first.len();
-        rows.live = (0..count).collect();
-        rows.next = rows.first.clone();
-        rows.begins = true;
-        rows.finished = vec![false; count];
-        rows.outputs = vec![Vec::new(); count];
+    fn seat(&self, rows: &mut Rows, batch: &[BatchRow<'_>]) -> Result<()> {
+        rows.batch = batch.iter().map(|row| row.slot).collect();
+        for row in batch {
+            if let Some(tokens) = row.begins {
+                rows.rows[row.slot] = Row { next: tokens.to_vec(), ..Row::default() };
+            }
+        }
         Ok(())
     }
 
-    fn self_cache(&self, rows: usize, _longest: usize, inner: usize) -> Result<SelfCache> {
-        Ok(SelfCache { rows: (0..rows).map(|_| RowCache::default()).collect(), inner })
+    fn self_cache(&self, slots: usize, _longest: usize, inner: usize) -> Result<SelfCache> {
+        Ok(SelfCache { rows: (0..slots).map(|_| RowCache::default()).collect(), inner })
     }
 
     fn embed_next(&self, table: &Matrix, rows: &Rows) -> Result<Matrix> {
-        self.embed(table, &rows.next.concat())
+        let next: Vec<u32> = rows.batch().flat_map(|row| &row.next).copied().collect();
+        self.embed(table, &next)
     }
 
     fn decoder_attention(
@@ -401,18 +403,18 @@ impl Backend for Cpu {
         let inner = cache.inner;
         let dim = inner / heads;
         let mut rest = &qkv.data[..];
-        let tokens: Vec<&[f32]> =
-            rows.next.iter().map(|ids| rest.split_off(..ids.len() * qkv.cols).unwrap_or_default()).collect();
-        let mut live = rows.live.iter().peekable();
-        let caches: Vec<&mut RowCache> = (0..)
-            .zip(&mut cache.rows)
-            .filter_map(|(number, row)| live.next_if_eq(&&number).map(|_| row))
-            .collect();
+        let mut of_row = |row: &Row| rest.split_off(..row.next.len() * qkv.cols).unwrap_or_default();
+        let tokens: Vec<&[f32]> = rows.batch().map(&mut of_row).collect();
+        // Taken out while they are worked on: the batch has its rows in any order of slots.
+        let mut caches: Vec<RowCache> =
+            rows.batch.iter().map(|slot| std::mem::take(&mut cache.rows[*slot])).collect();
+        let begins: Vec<bool> = rows.batch().map(|row| row.output.is_empty()).collect();
         let outs: Vec<Vec<f32>> = caches
-            .into_par_iter()
+            .par_iter_mut()
             .zip(tokens)
-            .map(|(row, tokens)| {
-                if rows.begins {
+            .zip(begins)
+            .map(|((row, tokens), begins)| {
+                if begins {
                     row.k.clear();
                     row.v.clear();
                 }
@@ -433,18 +435,18 @@ impl Backend for Cpu {
                 out
             })
             .collect();
+        rows.batch.iter().zip(caches).for_each(|(slot, row)| cache.rows[*slot] = row);
         Ok(Matrix { rows: qkv.rows, cols: inner, data: outs.concat() })
     }
 
     fn last_tokens(&self, x: Matrix, rows: &Rows) -> Result<Matrix> {
-        if x.rows == rows.next.len() {
+        if x.rows == rows.batch.len() {
             return Ok(x);
         }
         let last: Vec<usize> = rows
-            .next
-            .iter()
-            .scan(0, |end, ids| {
-                *end += ids.len();
+            .batch()
+            .scan(0, |end, row| {
+                *end += row.next.len();
                 Some(*end - 1)
             })
             .collect();
@@ -452,36 +454,25 @@ impl Backend for Cpu {
     }
 
     fn choose(&self, logits: &Matrix, rows: &mut Rows) -> Result<()> {
-        rows.begins = false;
         let best = logits.data.par_chunks(logits.cols).map(|row| elementwise::argmax(self.arch, row) as u32);
-        for (i, id) in best.collect::<Vec<u32>>().into_iter().enumerate() {
-            let output = &mut rows.outputs[rows.live[i]];
-            if !rows.finished[i] && output.len() < rows.max_new_tokens {
-                output.push(id);
-                rows.next[i] = vec![id];
-                rows.finished[i] = rows.eos == Some(id);
+        for (slot, id) in rows.batch.iter().zip(best.collect::<Vec<u32>>()) {
+            let row = &mut rows.rows[*slot];
+            if !row.finished {
+                row.output.push(id);
+                row.next = vec![id];
+                row.finished = rows.eos == Some(id) || row.output.len() == rows.max_new_tokens;
             }
         }
         Ok(())
     }
 
-    fn finished(&self, rows: &Rows) -> Result<Vec<bool>> {
-        Ok(rows.finished.clone())
-    }
-
-    fn retain(&self, rows: &mut Rows, keep: &[bool]) -> Result<()> {
-        fn retain<T>(list: &mut Vec<T>, keep: &[bool]) {
-            let mut keep = keep.iter();
-            list.retain(|_| keep.next().copied().unwrap_or(false));
-        }
-        retain(&mut rows.live, keep);
-        retain(&mut rows.next, keep);
-        retain(&mut rows.finished, keep);
-        Ok(())
+    fn left(&self, rows: &Rows) -> Result<Vec<usize>> {
+        let left = |row: &Row| if row.finished { 0 } else { rows.max_new_tokens - row.output.len() };
+        Ok(rows.batch().map(left).collect())
     }
 
     fn outputs(&self, rows: &Rows) -> Result<Vec<Vec<u32>>> {
-        Ok(rows.outputs.clone())
+        Ok(rows.batch().map(|row| row.output.clone()).collect())
     }
 
     fn repeat(

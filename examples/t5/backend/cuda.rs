@@ -25,9 +25,9 @@ use onekv::cuda::{Launch, RawOperands};
 use onekv::plan::{Plan, PlanOptions};
 use onekv::{DType, Problem, Strides};
 use rayon::prelude::*;
-use rows::Rows;
+use rows::{RowState, Rows};
 
-use super::{Backend, LinearSource, RowsSpec};
+use super::{Backend, BatchRow, LinearSource, RowsSpec};
 use crate::arguments::{Dtype, Products};
 use crate::config::{Activation, Config};
 
@@ -46,11 +46,10 @@ pub struct Cuda {
     pub dtype: DType,
 }
 
-/// Cross-attention K/V of one layer, packed `[keys, 2, inner]`.
+/// Cross-attention K/V of one layer, `[keys, 2, inner]`.
 pub struct CrossKv {
     pub data: Buffer,
     keys: usize,
-    filled: usize,
     inner: usize,
 }
 
@@ -183,6 +182,10 @@ impl Backend for Cuda {
         self.pool.release()
     }
 
+    fn trim(&self) {
+        self.pool.trim();
+    }
+
     fn roofline(&self) -> Option<Roofline> {
         let of = |attribute| self.driver.attribute(attribute);
         // kHz, and a double data rate.
@@ -299,27 +302,19 @@ impl Backend for Cuda {
     }
 
     fn cross_kv(&self, keys: usize, inner: usize) -> Result<CrossKv> {
-        Ok(CrossKv { data: self.pool.keep(keys * 2 * inner * self.element_bytes())?, keys, filled: 0, inner })
+        // Kernels load whole tiles, also past the keys of an input that does not fill its place.
+        Ok(CrossKv { data: self.pool.zeros(keys * 2 * inner * self.element_bytes())?, keys, inner })
     }
 
-    fn append_cross_kv(&self, kv: &mut CrossKv, hidden: &Matrix, weights: &Linear) -> Result<()> {
-        let at = kv.filled * 2 * kv.inner * self.element_bytes();
-        kv.filled += hidden.rows;
+    fn project_cross_kv(&self, kv: &mut CrossKv, at: usize, hidden: &Matrix, weights: &Linear) -> Result<()> {
+        let at = at * 2 * kv.inner * self.element_bytes();
         self.multiply(hidden, weights, Target { data: &mut kv.data, at, dtype: self.dtype, add: false })
     }
 
-    fn copy_cross_kv(&self, from: &CrossKv, keys: &[Range<usize>], to: &mut CrossKv) -> Result<()> {
+    fn copy_cross_kv(&self, from: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
         let key_bytes = 2 * from.inner * self.element_bytes();
-        for keys in keys {
-            let (at, bytes) = (to.filled * key_bytes, keys.len() * key_bytes);
-            self.pool.copy(&from.data, keys.start * key_bytes, &mut to.data, at, bytes)?;
-            to.filled += keys.len();
-        }
-        Ok(())
-    }
-
-    fn clear_cross_kv(&self, kv: &mut CrossKv) {
-        kv.filled = 0;
+        let bytes = keys.len() * key_bytes;
+        self.pool.copy(&from.data, keys.start * key_bytes, &mut to.data, at * key_bytes, bytes)
     }
 
     fn cross_kv_bytes(&self, kv: &CrossKv) -> usize {
@@ -338,7 +333,6 @@ impl Backend for Cuda {
             && q.cols == problem.heads() * problem.head_dim()
             && q.dtype == self.dtype
             && kv.inner == q.cols
-            && kv.filled == kv.keys
             && kv.keys == problem.key_positions();
         if !fits {
             bail!("the cross-attention's operands do not fit its plan");
@@ -368,17 +362,17 @@ impl Backend for Cuda {
         Ok(out)
     }
 
-    fn rows(&self, spec: RowsSpec<'_>) -> Result<Rows> {
-        Rows::new(&self.pool, &spec)
+    fn rows(&self, spec: RowsSpec) -> Result<Rows> {
+        Rows::new(&self.pool, spec)
     }
 
-    fn restart(&self, rows: &mut Rows) -> Result<()> {
-        rows.restart(&self.pool)
+    fn seat(&self, rows: &mut Rows, batch: &[BatchRow<'_>]) -> Result<()> {
+        rows.seat(&self.pool, batch)
     }
 
-    fn self_cache(&self, rows: usize, longest: usize, inner: usize) -> Result<SelfCache> {
-        let data = self.pool.keep(rows * longest * 2 * inner * self.element_bytes())?;
-        Ok(SelfCache { data, slots: rows, capacity: longest, inner })
+    fn self_cache(&self, slots: usize, longest: usize, inner: usize) -> Result<SelfCache> {
+        let data = self.pool.keep(slots * longest * 2 * inner * self.element_bytes())?;
+        Ok(SelfCache { data, slots, capacity: longest, inner })
     }
 
     fn embed_next(&self, table: &Linear, rows: &Rows) -> Result<Matrix> {
@@ -418,24 +412,27 @@ impl Backend for Cuda {
 
     fn choose(&self, logits: &Matrix, rows: &mut Rows) -> Result<()> {
         kernels::choose(&self.driver, logits, rows)?;
-        rows.begins = false;
+        rows.first_pass = None;
         Ok(())
     }
 
-    fn finished(&self, rows: &Rows) -> Result<Vec<bool>> {
+    fn left(&self, rows: &Rows) -> Result<Vec<usize>> {
         let states = rows.states(&self.pool)?;
-        Ok(rows.live.iter().map(|slot| states[*slot].finished != 0).collect())
-    }
-
-    fn retain(&self, rows: &mut Rows, keep: &[bool]) -> Result<()> {
-        rows.retain(&self.pool, keep)
+        let left = |state: RowState| match state.finished {
+            0 => rows.max_new_tokens - state.produced as usize,
+            _ => 0,
+        };
+        Ok(rows.live.iter().map(|slot| left(states[*slot])).collect())
     }
 
     fn outputs(&self, rows: &Rows) -> Result<Vec<Vec<u32>>> {
         let states = rows.states(&self.pool)?;
         let ids = self.pool.download::<u32>(&rows.outputs, rows.total * rows.max_new_tokens)?;
-        let of_row = ids.chunks_exact(rows.max_new_tokens.max(1)).zip(states);
-        Ok(of_row.map(|(ids, state)| ids[..state.produced as usize].to_vec()).collect())
+        let of_slot = |slot: &usize| {
+            let produced = states[*slot].produced as usize;
+            ids[slot * rows.max_new_tokens..][..produced].to_vec()
+        };
+        Ok(rows.live.iter().map(of_slot).collect())
     }
 
     fn repeat(

@@ -102,12 +102,21 @@ impl Pool {
     }
 
     pub fn upload<T: NoUninit>(&self, data: &[T]) -> Result<Buffer> {
-        let bytes = bytemuck::cast_slice::<T, u8>(data);
-        let mut buffer = self.keep(bytes.len())?;
-        if let Some(memory) = buffer.memory.as_mut().filter(|_| !bytes.is_empty()) {
-            self.stream.memcpy_htod(bytes, memory)?;
-        }
+        let mut buffer = self.keep(size_of_val(data))?;
+        self.write(&mut buffer, data)?;
         Ok(buffer)
+    }
+
+    /// Writes the first elements of a buffer.
+    pub fn write<T: NoUninit>(&self, buffer: &mut Buffer, data: &[T]) -> Result<()> {
+        let bytes = bytemuck::cast_slice::<T, u8>(data);
+        if let Some(memory) = buffer.memory.as_mut().filter(|_| !bytes.is_empty()) {
+            let Some(mut view) = memory.try_slice_mut(..bytes.len()) else {
+                bail!("a buffer is shorter than what is written")
+            };
+            self.stream.memcpy_htod(bytes, &mut view)?;
+        }
+        Ok(())
     }
 
     /// Memory of zeros.
@@ -162,14 +171,19 @@ impl Pool {
         Ok(self.stream.memcpy_dtod(&from, &mut to)?)
     }
 
-    /// Gives back what is not in use, unless a recording may refer to it; the peak starts anew.
-    pub fn release(&self) -> Result<()> {
+    /// Gives back what is not in use, unless a recording may refer to it.
+    pub fn trim(&self) {
         if self.state.recordings.get() == 0 {
-            self.stream.synchronize()?;
             let freed: usize = self.state.free.take().iter().map(|(class, list)| class * list.len()).sum();
             self.state.held.set(self.state.held.get() - freed);
-            self.stream.synchronize()?;
         }
+    }
+
+    /// [`Pool::trim`], to the system; the peak starts anew.
+    pub fn release(&self) -> Result<()> {
+        self.stream.synchronize()?;
+        self.trim();
+        self.stream.synchronize()?;
         self.state.peak.set(self.state.held.get());
         Ok(())
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use bytemuck::{Pod, Zeroable};
 
 use super::memory::{Buffer, Pool};
-use crate::backend::RowsSpec;
+use crate::backend::{BatchRow, RowsSpec};
 
 /// `T5Row` of cuda/t5/row.cuh.
 #[repr(C)]
@@ -27,57 +27,45 @@ pub struct Pass {
     pub ids: Option<Buffer>,
 }
 
-/// The rows, by the slot that each has for good.
+/// The rows, by the slot that each keeps.
 pub struct Rows {
-    /// Slots of the rows in the batch, ascending.
+    /// Slots of the rows in the batch, in its order.
     pub live: Vec<usize>,
+    /// The same on the device, `[slots]`.
     pub slots: Buffer,
     /// `[slots]` of [`RowState`].
     pub state: Buffer,
     /// `[slots, max_new_tokens]`.
     pub outputs: Buffer,
+    /// Slots.
     pub total: usize,
     pub max_new_tokens: usize,
     /// Tokens of the longest row at its end.
     pub longest: usize,
     pub eos: i32,
-    /// The next pass is the prefill.
-    pub begins: bool,
-    /// Over whole prompts.
-    prefill: Pass,
+    /// Over whole prompts of rows that begin and a token of each that goes on, if it comes next.
+    pub first_pass: Option<Pass>,
     /// Over one token a row.
     step: Pass,
 }
 
 impl Rows {
-    pub fn new(pool: &Pool, spec: &RowsSpec<'_>) -> Result<Self> {
-        let total = spec.tokens.len();
+    pub fn new(pool: &Pool, spec: RowsSpec) -> Result<Self> {
+        let total = spec.slots;
         let numbers: Vec<i32> = (0..=total as i32).collect();
-        let mut first = vec![0];
-        let mut token_row = Vec::new();
-        for (row, ids) in (0..).zip(spec.tokens) {
-            token_row.resize(token_row.len() + ids.len(), row);
-            first.push(token_row.len() as i32);
-        }
-        let ids = spec.tokens.concat();
         Ok(Self {
-            live: (0..total).collect(),
-            slots: pool.upload(&numbers[..total])?,
+            live: Vec::new(),
+            slots: pool.zeros(total * 4)?,
             state: pool.zeros(total * size_of::<RowState>())?,
             outputs: pool.zeros(total * spec.max_new_tokens * 4)?,
             total,
             max_new_tokens: spec.max_new_tokens,
-            longest: spec.tokens.iter().map(Vec::len).max().unwrap_or(0) + spec.max_new_tokens,
+            longest: spec.longest(),
             eos: spec.eos.map_or(-1, |id| id as i32),
-            begins: true,
-            prefill: Pass {
-                tokens: ids.len(),
-                token_row: pool.upload::<i32>(&token_row)?,
-                first: pool.upload::<i32>(&first)?,
-                ids: Some(pool.upload(&ids)?),
-            },
+            first_pass: None,
+            // Row r of the batch has token r, however many there are.
             step: Pass {
-                tokens: total,
+                tokens: 0,
                 token_row: pool.upload(&numbers[..total])?,
                 first: pool.upload(&numbers)?,
                 ids: None,
@@ -87,29 +75,41 @@ impl Rows {
 
     /// The pass that comes next.
     pub fn pass(&self) -> &Pass {
-        if self.begins { &self.prefill } else { &self.step }
+        self.first_pass.as_ref().unwrap_or(&self.step)
     }
 
-    pub fn restart(&mut self, pool: &Pool) -> Result<()> {
-        if self.live.len() < self.total {
-            self.live = (0..self.total).collect();
-            self.place(pool)?;
-        }
-        self.begins = true;
-        pool.clear(&mut self.state)
-    }
-
-    pub fn retain(&mut self, pool: &Pool, keep: &[bool]) -> Result<()> {
-        let mut it = keep.iter();
-        self.live.retain(|_| it.next().copied().unwrap_or(false));
-        self.place(pool)
-    }
-
-    fn place(&mut self, pool: &Pool) -> Result<()> {
+    /// Makes these rows the batch. Nothing moves: what a recorded step refers to stays where it is.
+    pub fn seat(&mut self, pool: &Pool, batch: &[BatchRow<'_>]) -> Result<()> {
+        self.live = batch.iter().map(|row| row.slot).collect();
         let slots: Vec<i32> = self.live.iter().map(|slot| *slot as i32).collect();
-        self.slots = pool.upload(&slots)?;
-        // Row r of the batch has token r: the first of these are right for any number of rows.
-        self.step.tokens = slots.len();
+        pool.write(&mut self.slots, &slots)?;
+        self.step.tokens = batch.len();
+        self.first_pass = None;
+        if batch.iter().all(|row| row.begins.is_none()) {
+            return Ok(());
+        }
+        let (mut ids, mut first, mut token_row) = (Vec::new(), vec![0i32], Vec::new());
+        let all_begin = batch.iter().all(|row| row.begins.is_some());
+        let mut states = if all_begin { vec![RowState::zeroed(); self.total] } else { self.states(pool)? };
+        for (number, row) in (0i32..).zip(batch) {
+            let state = &mut states[row.slot];
+            match row.begins {
+                Some(tokens) => {
+                    *state = RowState::zeroed();
+                    ids.extend_from_slice(tokens);
+                }
+                None => ids.push(state.next as u32),
+            }
+            token_row.resize(ids.len(), number);
+            first.push(ids.len() as i32);
+        }
+        pool.write(&mut self.state, &states)?;
+        self.first_pass = Some(Pass {
+            tokens: ids.len(),
+            token_row: pool.upload(&token_row)?,
+            first: pool.upload(&first)?,
+            ids: Some(pool.upload(&ids)?),
+        });
         Ok(())
     }
 
