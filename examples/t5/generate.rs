@@ -306,10 +306,17 @@ impl<'m, 'b, B: Backend> Session<'m, 'b, B> {
                 stats.decode += start.elapsed();
                 return Ok(left.iter().zip(outputs).map(|(left, ids)| (*left == 0).then_some(ids)).collect());
             }
-            let times = left.iter().max().map_or(0, |most| B::STEPS_PER_LOOK.min(*most));
+            let most = left.iter().copied().max().unwrap_or(0);
+            let times = B::STEPS_PER_LOOK.min(most);
             let look = Instant::now();
             backend.repeat(&mut self.recording, times, &mut || model.step(&mut self.decoding, memory))?;
             left = model.left(&self.decoding)?;
+            if left.iter().any(|left| *left > most - times) {
+                bail!(
+                    "a row has {left:?} tokens to go after {times} steps, allowed: at most {}",
+                    most - times
+                );
+            }
             if rows == stats.batch_rows {
                 stats.steps.push(look.elapsed() / times as u32);
             }
