@@ -157,8 +157,9 @@ fn measured(axis: Axis, run: &Crossover) -> String {
         Some(Some(i)) => {
             let ((x0, y0), (x1, y1)) = (points[i], points[i + 1]);
             let x = x0 * (x1 / x0).powf((run.pays_from - y0) / (y1 - y0));
-            // Two digits: it lies between two points.
-            if x < 10.0 { format!("{x:.1}") } else { format!("{x:.0}") }
+            // Whole counts, on the side that pays.
+            let x = if matches!(axis, Axis::NewTokens) { (x + 1e-9).floor() } else { (x - 1e-9).ceil() };
+            x.to_string()
         }
     }
 }

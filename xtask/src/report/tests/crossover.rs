@@ -54,10 +54,11 @@ fn crossovers_lie_between_the_points_around_them() {
     let page = page(&file(cpu(), &LINES));
     assert!(page.contains("CPU of a test, 3 threads, 1999-12-31. t5-small, f32, "), "{page}");
     assert!(page.contains("0.123 TFLOP/s and 45.6 GB/s"), "{page}");
-    // By hand, on a straight line over the logarithm: 1 * 2^((1.1 - 0.9) / 0.5); 5 * 5^(0.1 / 0.2); 40 * 4^(0.1 / 0.2).
+    // By hand, on a straight line over the logarithm: 1 * 2^((1.1 - 0.9) / 0.5) = 1.3; 5 * 5^(0.1 / 0.2) = 11.2; 40 *
+    // 4^(0.1 / 0.2).
     for row in [
-        "| from how many prompts U (n = 100, 10 new tokens) | 1.3 | 2 |",
-        "| from how many input tokens n (U = 2, 10 new tokens) | 11 | 9 |",
+        "| from how many prompts U (n = 100, 10 new tokens) | 2 | 2 |",
+        "| from how many input tokens n (U = 2, 10 new tokens) | 12 | 9 |",
         "| up to how many new tokens (U = 2, n = 100) | 80 | 77 |",
         "| 1 | 100 | 10 | 0.500 | 0.450 | 0.90x | 1.00x |",
     ] {
@@ -70,9 +71,9 @@ fn crossovers_lie_between_the_points_around_them() {
 fn only_what_pays_from_there_on_counts() {
     let dips = [&LINES[..], &[((2, 50, 10), 1.0, 1.3), ((2, 100, 20), 1.0, 1.25)]].concat();
     let page = page(&file(cpu(), &dips));
-    // 50 * 2^(0.1 / 0.4), not 11; 10 * 2^(0.3 / 0.4), not 80.
-    assert!(page.contains("| from how many input tokens n (U = 2, 10 new tokens) | 59 |"), "{page}");
-    assert!(page.contains("| up to how many new tokens (U = 2, n = 100) | 17 |"), "{page}");
+    // 50 * 2^(0.1 / 0.4), not 12; 10 * 2^(0.3 / 0.4), not 80.
+    assert!(page.contains("| from how many input tokens n (U = 2, 10 new tokens) | 60 |"), "{page}");
+    assert!(page.contains("| up to how many new tokens (U = 2, n = 100) | 16 |"), "{page}");
 }
 
 /// A line that pays nowhere, or everywhere, says so.
@@ -92,7 +93,7 @@ fn lines_without_a_crossover_say_so() {
         json!({ "least_prompts": null, "least_keys": null, "most_new_tokens": null });
     let always = page(&predicted);
     assert!(
-        always.contains("| 1.3 | at no number |") && always.contains("| 80 | at every number |"),
+        always.contains("| 2 | at no number |") && always.contains("| 80 | at every number |"),
         "{always}"
     );
     predicted["predicted"]["gain"] = json!(1.05);
