@@ -163,7 +163,7 @@ impl Archs {
         let mut flags: Vec<String> =
             ["-fatbin", "-O3", "-std=c++17", "-ccbin", &self.host_compiler].map(str::to_owned).into();
         let mut add = |code: String| flags.extend(["-gencode".to_owned(), code]);
-        // T5's run on every card, and on Hopper they are what Hopper alone runs.
+        // T5's run on every card; on Hopper they overlap and use wgmma, also where there is PTX alone.
         if source.folder == HOPPER || source.folder == T5 {
             if self.machine.iter().any(|arch| arch == "90") {
                 add("arch=compute_90a,code=sm_90a".to_owned());

@@ -4,8 +4,9 @@
 //
 // A step's time is that of reading W, if only the reads never stop. Between two products lie small kernels that depend on
 // each other; but W depends on nothing. A block therefore fills its ring with W before it waits for the launches before
-// it, and these let it be set up as soon as they run: memory is busy while the small kernels have their turn. A block
-// takes less than half of a multiprocessor's shared memory, so that it can begin beside the product before.
+// it, and these let it be set up as soon as they run: memory is busy while the small kernels have their turn. Up
+// to 128 rows a block takes less than half of a multiprocessor's shared memory, so that it can begin beside the product
+// before.
 //
 //   product   | W W W W |. . . wait . . .| A: multiply ... | join, write |
 //   small kernel        |  norm, attention  |              | norm ...
@@ -168,7 +169,8 @@ __device__ __forceinline__ void multiply_streamed(const TensorMap& a_map, const 
             else put(static_cast<T*>(p.out) + at, x, count, p.add);
         }
     }
-    // Others may still read this block's sums. Reads are over when their values are used: nothing is published.
+    // Others may still read this block's sums. Relaxed: a thread has all that it read when it issues the stores above, and
+    // publishes nothing to its peers; a release would make it wait for those stores.
     cluster_sync();
 }
 

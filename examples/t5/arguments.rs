@@ -30,7 +30,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = whole(1, 1 << 20), allow_negative_numbers = true)]
     pub max_new_tokens: Option<usize>,
     /// Most prompts to decode at once, over all inputs: as some end, the next enter, with their input. It bounds the
-    /// memory, and changes no output [default: all]
+    /// memory, and changes outputs by rounding at most [default: all]
     #[arg(long, value_name = "N", value_parser = whole(1, 1 << 20), allow_negative_numbers = true)]
     pub batch_rows: Option<usize>,
     /// Token ids instead of text: {"input_ids": [..], "prompts": [[..], ..], "max_new_tokens": N}

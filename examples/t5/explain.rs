@@ -73,7 +73,7 @@ impl Prediction {
             .map(|(method, most)| {
                 let need = self.need(method);
                 let mut line = format!(
-                    "{} needs {} and fits up to {most} prompts per input",
+                    "{} needs {} and fits up to {most} prompts per input at once",
                     name(method),
                     gigabytes(need)
                 );

@@ -159,6 +159,11 @@ sanitizer() {
             "$kit/bin/test-cuda" --test-threads=1 --exact every_variant_equals_the_reference every_number_of_splits_equals_the_reference \
             a_captured_graph_replays_with_new_data merging_states_equals_the_cpu
     done
+    # Not racecheck, which may take what the copy engine and wgmma do for races.
+    for tool in memcheck synccheck; do
+        step "t5-$tool" 110 env ONEKV_REQUIRE_CUDA=1 "$sanitizer" --tool "$tool" --error-exitcode 77 --print-limit 50 \
+            "$kit/bin/test-t5_cuda" --test-threads=1 --exact products::hoppers_products_equal_plain_ones elementwise::norms_are_by_token
+    done
 }
 
 # bench SWEEP SECONDS PEERS_SECONDS [OPTION...]: ours, then the peers on the same shapes.

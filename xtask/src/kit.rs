@@ -89,8 +89,10 @@ impl Build<'_> {
         let features = match self {
             Self::Release { .. } => {
                 cargo.arg("--release").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
-                // A fraction of the size, where it is known that the compiler can; the variable is nvcc's own.
-                if let Some(nvcc) = setup::own_nvcc() {
+                // A fraction of the size, where it is known that the compiler can, and nobody wants another; the second
+                // variable is nvcc's own.
+                let asked = ["NVCC", "NVCC_APPEND_FLAGS"].iter().any(|name| std::env::var_os(name).is_some());
+                if let Some(nvcc) = setup::own_nvcc().filter(|_| !asked) {
                     cargo.env("NVCC", nvcc).env("NVCC_APPEND_FLAGS", "--compress-mode=size");
                 }
                 "t5-cuda"

@@ -323,7 +323,7 @@ impl Backend for Cuda {
 
     fn plan_cross(&self, problem: &Problem) -> Result<Cross> {
         let plan = Plan::new(problem, self.dtype, self.attention.facts(), &PlanOptions::default())?;
-        let workspace = self.pool.take(plan.workspace_bytes())?;
+        let workspace = self.pool.keep(plan.workspace_bytes())?;
         Ok(Cross { launch: Launch::new(&self.attention, plan, &self.driver.stream)?, workspace })
     }
 

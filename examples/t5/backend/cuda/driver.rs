@@ -143,7 +143,7 @@ impl Driver {
         let multiprocessors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let mut driver = Self {
             multiprocessors: multiprocessors as usize,
-            hopper: capability == (9, 0),
+            hopper: false,
             context,
             stream,
             modules: Vec::new(),
@@ -154,6 +154,12 @@ impl Driver {
             let module = unsafe { result::module::load_data(fatbin.as_ptr().cast()) };
             driver.modules.push(module.context("cannot load the T5 kernels")?);
         }
+        // Of the images in a fatbin the driver takes one; whether that is Hopper's is what it has.
+        let own = c"t5_gemm_sm90_bf16_64".into();
+        // SAFETY: the module was just loaded.
+        let found =
+            || unsafe { result::module::get_function(driver.modules[Module::GemmSm90 as usize], own) };
+        driver.hopper = capability == (9, 0) && found().is_ok();
         Ok(driver)
     }
 

@@ -6,7 +6,7 @@
 //! what lets it be recorded.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,13 +20,17 @@ use onekv::DType;
 /// Alignment and least size of a buffer.
 const GRAIN: usize = 512;
 
+/// What nobody uses, by class, with addresses.
+type Free = HashMap<usize, Vec<(CUdeviceptr, CudaSlice<u8>)>>;
+
 struct State {
-    free: RefCell<HashMap<usize, Vec<CudaSlice<u8>>>>,
+    free: RefCell<Free>,
     /// Bytes that the pool holds, in use or not, and the most there ever were.
     held: Cell<usize>,
     peak: Cell<usize>,
-    /// Recordings that refer to memory of the pool.
+    /// Recordings that refer to memory of the pool, and what they took.
     recordings: Cell<usize>,
+    recorded: RefCell<HashSet<CUdeviceptr>>,
     recording: Cell<bool>,
 }
 
@@ -44,7 +48,8 @@ pub struct Buffer {
     state: Rc<State>,
 }
 
-/// Keeps the pool from giving back what a recording refers to.
+/// Keeps the pool from giving back what recorded steps take. Between replays other passes may take it, but nobody may
+/// keep it: the next replay writes there.
 pub struct Pinned(Rc<State>);
 
 impl Pool {
@@ -54,6 +59,7 @@ impl Pool {
             held: Cell::new(0),
             peak: Cell::new(0),
             recordings: Cell::new(0),
+            recorded: RefCell::default(),
             recording: Cell::new(false),
         };
         Self { stream: stream.clone(), state: Rc::new(state) }
@@ -62,23 +68,33 @@ impl Pool {
     /// Memory for what a pass computes, in classes an eighth apart, so that passes of unlike length share it.
     pub fn take(&self, bytes: usize) -> Result<Buffer> {
         let step = (bytes.next_power_of_two() / 16).max(GRAIN);
-        self.of_class(bytes, bytes.max(1).next_multiple_of(step))
+        self.of_class(bytes, bytes.max(1).next_multiple_of(step), true)
     }
 
     /// Memory for what stays: weights, K/V, caches.
     pub fn keep(&self, bytes: usize) -> Result<Buffer> {
-        self.of_class(bytes, bytes.max(1).next_multiple_of(GRAIN))
+        self.of_class(bytes, bytes.max(1).next_multiple_of(GRAIN), false)
     }
 
-    fn of_class(&self, bytes: usize, class: usize) -> Result<Buffer> {
+    fn of_class(&self, bytes: usize, class: usize, for_a_pass: bool) -> Result<Buffer> {
         let state = self.state.clone();
-        let kept = state.free.borrow_mut().get_mut(&class).and_then(Vec::pop);
-        let memory = match kept {
-            Some(memory) => memory,
+        let taken = state.free.borrow_mut().get_mut(&class).and_then(|list| {
+            let recorded = state.recorded.borrow();
+            let at = list.iter().rposition(|(at, _)| for_a_pass || !recorded.contains(at))?;
+            Some(list.remove(at))
+        });
+        let (at, memory) = match taken {
+            Some(taken) => taken,
             None if state.recording.get() => bail!("a recorded step asked for {class} bytes of new memory"),
-            None => self.allocate(class)?,
+            None => {
+                let memory = self.allocate(class)?;
+                let at = memory.device_ptr(&self.stream).0;
+                (at, memory)
+            }
         };
-        let at = memory.device_ptr(&self.stream).0;
+        if state.recording.get() {
+            state.recorded.borrow_mut().insert(at);
+        }
         Ok(Buffer { memory: Some(memory), at, bytes, state })
     }
 
@@ -171,11 +187,13 @@ impl Pool {
         Ok(self.stream.memcpy_dtod(&from, &mut to)?)
     }
 
-    /// Gives back what is not in use, unless a recording may refer to it.
+    /// Gives back what is not in use, but for what recordings took.
     pub fn trim(&self) {
-        if self.state.recordings.get() == 0 {
-            let freed: usize = self.state.free.take().iter().map(|(class, list)| class * list.len()).sum();
-            self.state.held.set(self.state.held.get() - freed);
+        let recorded = self.state.recorded.borrow();
+        for (class, list) in self.state.free.borrow_mut().iter_mut() {
+            let before = list.len();
+            list.retain(|(at, _)| recorded.contains(at));
+            self.state.held.set(self.state.held.get() - class * (before - list.len()));
         }
     }
 
@@ -220,7 +238,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(memory) = self.memory.take() {
-            self.state.free.borrow_mut().entry(memory.len()).or_default().push(memory);
+            self.state.free.borrow_mut().entry(memory.len()).or_default().push((self.at, memory));
         }
     }
 }
@@ -228,5 +246,8 @@ impl Drop for Buffer {
 impl Drop for Pinned {
     fn drop(&mut self) {
         self.0.recordings.set(self.0.recordings.get() - 1);
+        if self.0.recordings.get() == 0 {
+            self.0.recorded.take();
+        }
     }
 }
