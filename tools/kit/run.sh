@@ -73,6 +73,8 @@ while [ $# -gt 0 ]; do
 done
 [ ${#stages[@]} -gt 0 ] || stages=("${all[@]}")
 
+# What T5's tests run and read.
+export ONEKV_T5=$kit/bin/t5 ONEKV_ROOT=$kit/root
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(libraries)
 
 mkdir -p "$out" || fail "cannot make $out"
