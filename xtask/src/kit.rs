@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::run::{cargo, command, output, root, step};
 use crate::setup;
-use crate::test::{on_virtual_card, virtual_driver};
+use crate::virtual_gpu::{on_virtual_card, virtual_driver};
 
 #[derive(Args)]
 pub struct Options {

@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod setup;
 mod test;
+mod virtual_gpu;
 
 use std::process::ExitCode;
 

@@ -281,7 +281,7 @@ pub fn run(only: Option<&str>) -> Result<()> {
     if chosen.is_empty() {
         bail!("no planted bug has a name or file with `{}`", only.unwrap_or_default());
     }
-    let driver = crate::test::virtual_driver()?;
+    let driver = crate::virtual_gpu::virtual_driver()?;
     // Tests that fail without a bug would catch any.
     let mut sound: Vec<(&[&str], &str)> = Vec::new();
     for bug in &chosen {
@@ -343,7 +343,7 @@ impl Planted {
             .args(more)
             .current_dir(copy)
             .env("CARGO_TARGET_DIR", root().join("target/planted/build"));
-        crate::test::on_virtual_card(&mut cargo, driver, self.card());
+        crate::virtual_gpu::on_virtual_card(&mut cargo, driver, self.card());
         if let Some(nvcc) = crate::setup::own_nvcc() {
             cargo.env("NVCC", nvcc);
         }

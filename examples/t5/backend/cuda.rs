@@ -192,11 +192,10 @@ impl Backend for Cuda {
         let clock = of(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? * 1e3;
         let memory_clock = of(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? * 1e3;
         let bus_bytes = of(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
-        let multiprocessors = of(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let (tensor, plain) = flops_per_clock(self.driver.context.compute_capability().ok()?);
         let per_clock = if self.dtype == DType::F32 { plain } else { tensor };
         Some(Roofline {
-            flops_per_s: clock * multiprocessors * per_clock,
+            flops_per_s: clock * self.driver.multiprocessors as f64 * per_clock,
             bytes_per_s: 2.0 * memory_clock * bus_bytes,
         })
     }

@@ -200,7 +200,7 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         state.queries += 1;
         state.handle(handle)?;
         let problem = state.problem(operation, [a, b, c, d])?;
-        let algorithm = Algorithm::new(&problem, state.preference(preference)?)?;
+        let algorithm = Algorithm::new(&problem, state.preference_mut(preference)?)?;
         if wanted < 1 || results.is_null() || count.is_null() {
             return refuse(
                 INVALID_VALUE,

@@ -92,13 +92,6 @@ impl State {
         }
     }
 
-    pub fn preference(&self, handle: usize) -> Result<&Preference, Refusal> {
-        match self.objects.get(&handle) {
-            Some(Object::Preference(preference)) => Ok(preference),
-            _ => refuse(INVALID_VALUE, format!("{handle:#x} is not a preference")),
-        }
-    }
-
     pub fn preference_mut(&mut self, handle: usize) -> Result<&mut Preference, Refusal> {
         match self.objects.get_mut(&handle) {
             Some(Object::Preference(preference)) => Ok(preference),
