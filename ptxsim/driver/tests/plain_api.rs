@@ -4,9 +4,10 @@ mod support;
 
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, DriverError};
+use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr::null_mut;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use support::in_child;
 
 fn context() -> Arc<CudaContext> {
@@ -231,4 +232,45 @@ fn leaks_are_told_when_the_context_ends() {
         drop(context);
     });
     assert!(told.is_none_or(|told| told.contains("leak: 1 allocations (12345 bytes)")));
+}
+
+#[test]
+fn a_context_retained_while_it_is_released_lives_on() {
+    /// One side tells the other that the last release has begun; it waits for the other to have retained.
+    struct Meeting {
+        released: mpsc::Sender<()>,
+        retained: mpsc::Receiver<()>,
+    }
+
+    extern "C" fn meet(meeting: *mut c_void) {
+        // SAFETY: the data that the work was issued with; the test keeps it until the work has run.
+        let meeting = unsafe { &*meeting.cast::<Meeting>() };
+        meeting.released.send(()).unwrap();
+        meeting.retained.recv().unwrap();
+    }
+
+    in_child("a_context_retained_while_it_is_released_lives_on", &[], || {
+        let (release, released) = mpsc::channel();
+        let (retain, retained) = mpsc::channel();
+        let mut meeting = Meeting { released: release, retained };
+        let context = context();
+        // SAFETY: the stream is the context's; `meet` takes what it is given, which outlives the context's release,
+        // the latest that this work runs.
+        let issued = unsafe {
+            sys::cuLaunchHostFunc(context.default_stream().cu_stream(), Some(meet), (&raw mut meeting).cast())
+        };
+        assert_eq!(issued, CUresult::CUDA_SUCCESS);
+        let other = std::thread::spawn(move || {
+            released.recv().unwrap();
+            let context = CudaContext::new(0).unwrap();
+            retain.send(()).unwrap();
+            context
+        });
+        drop(context);
+        // Where the release did not wait for the work, the other side fails instead of waiting.
+        drop(meeting);
+        let stream = other.join().unwrap().default_stream();
+        let data = stream.clone_htod(&[3u32; 64]).unwrap();
+        assert_eq!(stream.clone_dtoh(&data).unwrap(), [3; 64]);
+    });
 }

@@ -60,7 +60,11 @@ fn release(device: i32, all: bool) -> Outcome {
     drop(driver);
     // What is queued still runs: its faults are part of the program's result.
     let outcome = wait(Goal::Everything);
-    lock().drop_context(PRIMARY);
+    let mut driver = lock();
+    // Another thread may have retained it meanwhile; then it lives on, as if that had come first.
+    if all || driver.primary_references == 0 {
+        driver.drop_context(PRIMARY);
+    }
     outcome.or(Ok(()))
 }
 
