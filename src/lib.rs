@@ -37,6 +37,7 @@
 //! - [`e4m3`]: K and V in 8 bits, for Hopper.
 //! - [`reference`](mod@reference): the definition in f64, for tests.
 //! - [`plan`]: from a problem and a card to a launch.
+//! - [`interop`]: candle's tensors, and handles of other crates.
 //! - [`cost`]: FLOPs, bytes and intensity of prompt-in-encoder and prompt-in-decoder.
 
 mod architecture;
@@ -47,6 +48,7 @@ pub mod cuda;
 mod dtype;
 pub mod e4m3;
 mod error;
+pub mod interop;
 pub mod plan;
 mod problem;
 pub mod reference;

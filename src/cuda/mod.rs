@@ -49,6 +49,7 @@ mod tensor_map;
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
+use libloading::{Library, library_filename};
 
 pub use kernels::Kernels;
 pub use launch::{Launch, RawOperands};
@@ -62,8 +63,11 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Cuda`]; cudarc's own constructor panics without a driver.
 pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
-    // SAFETY: looks for the library and its symbols; nothing else is asked of it.
-    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+    // Names that cudarc looks for too. Its own `is_culib_present` is not there where another crate asks it to link the
+    // driver, as candle does.
+    let names = [library_filename("cuda"), "libcuda.so.1".into(), library_filename("nvcuda")];
+    // SAFETY: NVIDIA's driver library; a library's start-up code is all that runs, as when cudarc loads it.
+    if !names.into_iter().any(|name| unsafe { Library::new(name) }.is_ok()) {
         let why = "libcuda was not found: no NVIDIA driver is installed".to_owned();
         return Err(Error::Cuda { what: "loading the driver", why });
     }

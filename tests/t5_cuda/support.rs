@@ -47,15 +47,18 @@ pub struct StandIn {
 /// The stand-in, where it is what this machine has for cublasLt.
 pub fn stand_in() -> Option<StandIn> {
     card_with(Products::Cublaslt)?;
-    // SAFETY: the library was found when the card was opened, and is never unloaded; the stand-in's functions have
-    // these types, and NVIDIA's library has none of their names.
+    // SAFETY: the library was loaded when the card was opened; this handle to it is leaked, so that its functions stay. The
+    // stand-in's have these types, and NVIDIA's library has none of their names.
     let found = unsafe {
-        let library = cudarc::cublaslt::sys::culib();
-        let count = |name: &[u8]| library.get(name).map(|function| *function);
-        match (count(b"stand_in_queries\0"), count(b"stand_in_alive\0"), library.get(b"stand_in_fail\0")) {
-            (Ok(queries), Ok(alive), Ok(fail)) => Some(StandIn { queries, alive, fail: *fail }),
-            _ => None,
-        }
+        libloading::Library::new("libcublasLt.so").ok().and_then(|library| {
+            let library: &'static libloading::Library = Box::leak(Box::new(library));
+            let count = |name: &[u8]| library.get(name).ok().map(|function| *function);
+            Some(StandIn {
+                queries: count(b"stand_in_queries\0")?,
+                alive: count(b"stand_in_alive\0")?,
+                fail: library.get(b"stand_in_fail\0").ok().map(|function| *function)?,
+            })
+        })
     };
     let required = std::env::var("ONEKV_REQUIRE_CUBLASLT").is_ok_and(|x| x == "stand-in");
     assert!(found.is_some() || !required, "the stand-in for cublasLt is required");

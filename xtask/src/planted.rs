@@ -31,6 +31,8 @@ const SIM: &[&str] = &["-p", "ptxsim"];
 const CUDA: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "cuda"];
 const E4M3: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "e4m3"];
 const T5_CUDA: &[&str] = &["-p", "onekv", "--features", "t5-cuda", "--test", "t5_cuda"];
+const CANDLE: &[&str] = &["-p", "onekv", "--features", "candle,cuda", "--test", "candle"];
+const DRIVER: &[&str] = &["-p", "ptxsim-driver", "--test", "plain_api"];
 const CUDA_ATTENTION: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "attention"];
 
 #[rustfmt::skip]
@@ -260,6 +262,26 @@ const BUGS: &[Planted] = &[
         from: "predecessors_wait();", to: "", caught_by: CUDA },
     Planted { name: "a plan's last split ends a tile early", file: "src/plan/mod.rs",
         from: "(begin + split_keys).min(input.keys.end)", to: "(begin + split_keys).min(input.keys.end.max(begin + 1) - 1)", caught_by: CUDA },
+    Planted { name: "candle: a tensor is read from its storage's beginning", file: "src/interop/candle/operand.rs",
+        from: "[self.offset..]", to: "[0 * self.offset..]", caught_by: CANDLE },
+    Planted { name: "candle: a CUDA tensor is read from its storage's beginning", file: "src/interop/candle/cuda.rs",
+        from: ".slice(self.offset..)", to: ".slice(0..)", caught_by: CANDLE },
+    Planted { name: "candle: heads are taken to stand close together", file: "src/interop/candle/operand.rs",
+        from: "head: stride[leading]", to: "head: dim", caught_by: CANDLE },
+    Planted { name: "candle: the distance of inputs is taken for that of tokens", file: "src/interop/candle/operand.rs",
+        from: ".rev().filter", to: ".filter", caught_by: CANDLE },
+    Planted { name: "candle: two distances from row to row are taken for one", file: "src/interop/candle/operand.rs",
+        from: "if *stride != rows * step {", to: "if *stride != rows * step && dims.len() < 4 {", caught_by: CANDLE },
+    Planted { name: "candle: V is read at K's strides", file: "src/interop/candle.rs",
+        from: "v_strides: v.strides", to: "v_strides: k.strides", caught_by: CANDLE },
+    Planted { name: "candle: V is read at K's strides on CUDA", file: "src/interop/candle/cuda.rs",
+        from: "v_strides: v.strides", to: "v_strides: k.strides", caught_by: CANDLE },
+    Planted { name: "candle: a gradient gets lost", file: "src/interop/candle/operand.rs",
+        from: "if tensor.track_op() {", to: "if tensor.track_op() && name.is_empty() {", caught_by: CANDLE },
+    Planted { name: "candle: the LSE keeps head_dim", file: "src/interop/candle/operand.rs",
+        from: "&dims[..dims.len() - 1]", to: "&dims[dims.len() - 1..]", caught_by: CANDLE },
+    Planted { name: "the virtual GPU ends a context that another thread has retained", file: "ptxsim/driver/src/api/context.rs",
+        from: "if all || driver.primary_references == 0 {", to: "{", caught_by: DRIVER },
 ];
 
 /// Plants every bug whose name or file contains `only`; fails if one goes unnoticed.
@@ -346,6 +368,9 @@ impl Planted {
         crate::virtual_gpu::on_virtual_card(&mut cargo, driver, self.card());
         if let Some(nvcc) = crate::setup::own_nvcc() {
             cargo.env("NVCC", nvcc);
+        }
+        if self.caught_by == CANDLE {
+            crate::virtual_gpu::with_candle(&mut cargo, driver)?;
         }
         Ok(cargo.output()?)
     }

@@ -5,13 +5,15 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use crate::run::{cargo, command, step};
-use crate::virtual_gpu::{on_virtual_card, virtual_driver};
+use crate::virtual_gpu::{on_virtual_card, virtual_driver, with_candle};
 use crate::{bindings, kit, setup};
 
 /// Cards that the virtual GPU plays for the CUDA tests.
 const CARDS: [&str; 3] = ["a100", "rtx4090", "h200"];
 /// And for the T5 example's: one on which launches overlap, and one on which they do not.
 const T5_CARDS: [&str; 2] = ["a100", "h200"];
+/// And for candle's tensors.
+const CANDLE_CARD: &str = "h200";
 
 /// Checks the prerequisites, then runs every test of the workspace.
 pub fn run() -> Result<()> {
@@ -47,6 +49,16 @@ pub fn run() -> Result<()> {
         let mut tests = t5_tests();
         on_virtual_card(&mut tests, &driver, card);
         step(&format!("test T5 on a virtual {card}"), &mut tests)?;
+    }
+    for what in [["--test", "candle"], ["--doc", "candle"]] {
+        let mut tests = cargo(&["test", "--package", "onekv", "--features", "candle,cuda"]);
+        tests.args(what);
+        on_virtual_card(&mut tests, &driver, CANDLE_CARD);
+        with_candle(&mut tests, &driver)?;
+        step(
+            &format!("test candle's tensors on the CPU and a virtual {CANDLE_CARD}: {}", what[0]),
+            &mut tests,
+        )?;
     }
     kit::check()?;
     if Path::new("/dev/nvidiactl").exists() {

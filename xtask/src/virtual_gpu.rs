@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::run::{cargo, root, step};
+use crate::setup;
 
 /// Lets `tests` find the virtual GPU as its driver.
 pub fn on_virtual_card(tests: &mut std::process::Command, driver: &Path, card: &str) {
@@ -17,21 +18,46 @@ pub fn on_virtual_card(tests: &mut std::process::Command, driver: &Path, card: &
         .env("ONEKV_CUDA_ARCHS", "ptx");
 }
 
-/// A folder with the virtual GPU's driver, and the stand-in for cublasLt, under the names that CUDA programs look for.
+/// Lets cargo build candle with CUDA: without candle's kernels, and linked with what `driver` holds.
+pub fn with_candle(build: &mut std::process::Command, driver: &Path) -> Result<()> {
+    let stand_in = root().join("tools/candle");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(stand_in.clone()).chain(std::env::split_paths(&path)))?;
+    build
+        .env("REAL_NVCC", setup::nvcc()?)
+        .env("NVCC", stand_in.join("nvcc"))
+        .env("PATH", path)
+        // Else it asks the card.
+        .env("CUDA_COMPUTE_CAP", "80")
+        .env("LIBRARY_PATH", driver);
+    Ok(())
+}
+
+/// A folder with the virtual GPU's driver and the stand-ins for NVIDIA's libraries, under the names that CUDA programs look
+/// for.
 pub fn virtual_driver() -> Result<PathBuf> {
-    let packages = ["build", "--package", "ptxsim-driver", "--package", "cublaslt-stand-in"];
-    step("build the virtual GPU's driver", &mut cargo(&packages))?;
+    let packages = ["ptxsim-driver", "cublaslt-stand-in", "candle-stand-ins"];
+    let packages = packages.iter().flat_map(|name| ["--package", name]);
+    step("build the virtual GPU's driver", cargo(&["build"]).args(packages))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let folder = target.join("virtual-gpu");
     std::fs::create_dir_all(&folder)?;
     for (library, name) in [
         ("libptxsim_driver.so", "libcuda.so"),
-        ("libptxsim_driver.so", "libcuda.so.1"),
         ("libcublaslt_stand_in.so", "libcublasLt.so"),
+        // candle links these, and calls of them what the stand-ins have.
+        ("libcandle_stand_ins.so", "libcublas.so"),
+        ("libcandle_stand_ins.so", "libcurand.so"),
+        ("libcandle_stand_ins.so", "libcudart.so"),
+        ("libcandle_stand_ins.so", "libnvrtc.so"),
     ] {
         let (from, to) = (target.join("debug").join(library), folder.join(name));
         std::fs::copy(&from, &to)
             .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
+    // The same file, as of a real driver: programs that link the one name and load the other get one driver.
+    let (from, to) = (folder.join("libcuda.so"), folder.join("libcuda.so.1"));
+    let _ = std::fs::remove_file(&to);
+    std::fs::hard_link(&from, &to).with_context(|| format!("cannot link {}", to.display()))?;
     Ok(folder)
 }

@@ -59,8 +59,8 @@ pub struct Kernels {
 impl Kernels {
     pub fn load() -> Result<Self, Refusal> {
         let mut kernels = Self { modules: Vec::new(), functions: Vec::new() };
-        // SAFETY: looks for the driver.
-        if !unsafe { sys::is_culib_present() } {
+        // SAFETY: looks for the driver, which cudarc loads next.
+        if unsafe { libloading::Library::new("libcuda.so") }.is_err() {
             return refuse(NOT_INITIALIZED, "there is no driver");
         }
         for (element_in, element_out) in TYPES {

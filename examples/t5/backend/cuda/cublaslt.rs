@@ -59,6 +59,18 @@ struct Prepared {
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
+/// Whether this machine has the library.
+fn is_present() -> bool {
+    // candle has cudarc link it: without it nothing would run.
+    #[cfg(feature = "candle")]
+    return true;
+    // SAFETY: looks for the library and its symbols; nothing else is asked of it.
+    #[cfg(not(feature = "candle"))]
+    unsafe {
+        sys::is_culib_present()
+    }
+}
+
 /// The library's handle and what was prepared with it.
 pub struct CublasLt {
     handle: sys::cublasLtHandle_t,
@@ -69,8 +81,7 @@ pub struct CublasLt {
 
 impl CublasLt {
     pub fn new(stream: &Arc<CudaStream>, pool: &Pool) -> Result<Self> {
-        // SAFETY: looks for the library and its symbols; nothing else is asked of it.
-        if !unsafe { sys::is_culib_present() } {
+        if !is_present() {
             bail!(
                 "libcublasLt was not found; install it (it comes with the CUDA toolkit, and with pip's nvidia-cublas) and \
                  put its folder in LD_LIBRARY_PATH, or go on without it: --gemm own"

@@ -1,0 +1,211 @@
+//! Shared cross-attention on [candle](https://docs.rs/candle-core) tensors, on the CPU and, with feature `cuda`, on CUDA.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use onekv::interop::candle::Attention;
+//! use onekv::plan::PlanOptions;
+//! use onekv::{Keys, Problem, ProblemSpec};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = Device::cuda_if_available(0)?;
+//! let attention = Attention::new(&device)?;                              // once per device
+//! // 30 query rows over one input of 512 keys, 12 heads of 64.
+//! let problem = Problem::new(ProblemSpec {
+//!     heads: 12, kv_heads: 12, head_dim: 64, scale: 1.0, softcap: None,
+//!     row_offsets: vec![0, 30], keys: Keys::Packed { offsets: vec![0, 512] },
+//! })?;
+//! let planned = attention.plan(&problem, DType::F32, &PlanOptions::default())?;    // once per shape
+//! println!("{}", planned.explain());
+//! let tensor = |x: f32, tokens: usize| Tensor::from_vec(vec![x; tokens * 768], (tokens, 12, 64), &device);
+//! let (q, k, v) = (tensor(0.1, 30)?, tensor(0.2, 512)?, tensor(0.3, 512)?);
+//! let out = planned.run(&q, &k, &v)?;                                    // every layer, every step
+//! assert_eq!(out.dims(), [30, 12, 64]);
+//! # assert!(out.flatten_all()?.to_vec1::<f32>()?.iter().all(|x| (x - 0.3).abs() < 1e-5));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A projection's `[inputs, tokens, heads * head_dim]`, reshaped to `[inputs, tokens, heads, head_dim]`, is what
+//! [`Planned::run`] takes; it needs no transposition, no `contiguous`, and no `expand` of the K/V.
+
+mod operand;
+
+#[cfg(feature = "cuda")]
+mod cuda;
+
+use candle_core::{Device, Error, Result, Tensor, WithDType, bail};
+use half::{bf16, f16};
+
+use crate::cpu;
+use crate::dtype::{DType, Element};
+use crate::plan::PlanOptions;
+use crate::problem::{Lse, Output, Problem, Queries, SharedKv};
+use operand::Operands;
+
+/// Attention on one candle device; on CUDA, its kernels.
+pub struct Attention {
+    on: On,
+}
+
+enum On {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Attention),
+}
+
+/// A problem, planned for a device and a dtype. Runs any number of times, from any thread.
+pub struct Planned {
+    problem: Problem,
+    dtype: DType,
+    on: PlannedOn,
+}
+
+enum PlannedOn {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda(Box<cuda::Planned>),
+}
+
+/// An element type of both, candle and onekv.
+#[cfg(not(feature = "cuda"))]
+trait CandleElement: Element + WithDType {}
+#[cfg(not(feature = "cuda"))]
+impl<E: Element + WithDType> CandleElement for E {}
+/// An element type of both, candle and onekv.
+#[cfg(feature = "cuda")]
+trait CandleElement: Element + WithDType + cuda::CudaElement {}
+#[cfg(feature = "cuda")]
+impl<E: Element + WithDType + cuda::CudaElement> CandleElement for E {}
+
+impl Attention {
+    /// For tensors of `device`.
+    ///
+    /// # Errors
+    /// A Metal device, or a CUDA device where feature `cuda` is off; [`Error::Cuda`](crate::Error::Cuda).
+    pub fn new(device: &Device) -> Result<Self> {
+        let on = match device {
+            Device::Cpu => On::Cpu,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => On::Cuda(cuda::Attention::new(device)?),
+            other => {
+                let allowed = if cfg!(feature = "cuda") { "the CPU, CUDA" } else { "the CPU" };
+                bail!("device is {:?}, allowed: {allowed}", other.location())
+            }
+        };
+        Ok(Self { on })
+    }
+
+    /// Plans a problem for tensors of `dtype`; on CUDA, uploads the work list. The CPU plans as it runs, and heeds no
+    /// options.
+    ///
+    /// # Errors
+    /// A dtype other than f32, f16 and bf16. On CUDA, what [`Plan::new`](crate::plan::Plan::new) refuses, and
+    /// [`Error::Cuda`](crate::Error::Cuda).
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only CUDA heeds options"))]
+    pub fn plan(
+        &self,
+        problem: &Problem,
+        dtype: candle_core::DType,
+        options: &PlanOptions,
+    ) -> Result<Planned> {
+        let dtype = match dtype {
+            candle_core::DType::F32 => DType::F32,
+            candle_core::DType::F16 => DType::F16,
+            candle_core::DType::BF16 => DType::Bf16,
+            other => bail!("dtype is {}, allowed: f32, f16, bf16", other.as_str()),
+        };
+        let on = match &self.on {
+            On::Cpu => PlannedOn::Cpu,
+            #[cfg(feature = "cuda")]
+            On::Cuda(attention) => PlannedOn::Cuda(Box::new(attention.plan(problem, dtype, options)?)),
+        };
+        Ok(Planned { problem: problem.clone(), dtype, on })
+    }
+}
+
+impl Planned {
+    /// Attention of every query row.
+    ///
+    /// Shapes: `q` and the result `[.., heads, head_dim]`, `k` and `v` `[.., kv_heads, head_dim]`. The leading
+    /// dimensions, one after the other, are the problem's query rows and key positions: `[total_rows, heads, head_dim]`
+    /// and `[inputs, tokens, heads, head_dim]` alike. head_dim is contiguous; the distance from row to row, and from head
+    /// to head, is free. On CUDA these and the offset are multiples of 16 bytes. The result is contiguous.
+    ///
+    /// On CUDA the work is queued on the device's stream; result and workspace are allocated there.
+    ///
+    /// # Errors
+    /// Tensors of another device, dtype or shape, or with other strides; a tensor that records gradients, as there
+    /// is no backward pass; what [`Problem::check`] refuses; [`Error::Cuda`](crate::Error::Cuda).
+    pub fn run(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        Ok(self.attend(q, k, v, false)?.0)
+    }
+
+    /// [`Planned::run`], and every row's natural-log LSE `[.., heads]`, f32: what attention over parts of the keys is
+    /// joined by.
+    ///
+    /// # Errors
+    /// As [`Planned::run`].
+    pub fn run_with_lse(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+        match self.attend(q, k, v, true)? {
+            (out, Some(lse)) => Ok((out, lse)),
+            (_, None) => bail!("no LSE was computed: a bug of onekv"),
+        }
+    }
+
+    /// What runs, and why.
+    pub fn explain(&self) -> &str {
+        match &self.on {
+            PlannedOn::Cpu => "on the CPU, which plans as it runs",
+            #[cfg(feature = "cuda")]
+            PlannedOn::Cuda(planned) => planned.explain(),
+        }
+    }
+
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, lse: bool) -> Result<(Tensor, Option<Tensor>)> {
+        let operands = Operands::new(&self.problem, q, k, v)?;
+        match self.dtype {
+            DType::F32 => self.attend_as::<f32>(&operands, lse),
+            DType::F16 => self.attend_as::<f16>(&operands, lse),
+            DType::Bf16 => self.attend_as::<bf16>(&operands, lse),
+        }
+    }
+
+    fn attend_as<E: CandleElement>(
+        &self,
+        operands: &Operands<'_>,
+        lse: bool,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        operands.check_dtype(self.dtype, <E as WithDType>::DTYPE)?;
+        match &self.on {
+            PlannedOn::Cpu => on_cpu::<E>(&self.problem, operands, lse),
+            #[cfg(feature = "cuda")]
+            PlannedOn::Cuda(planned) => planned.run::<E>(operands, lse),
+        }
+    }
+}
+
+fn on_cpu<E: CandleElement>(
+    problem: &Problem,
+    operands: &Operands<'_>,
+    lse: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let Operands { q, k, v } = operands;
+    let mut out =
+        vec![<E as Element>::from_f32(0.0); problem.total_rows() * problem.heads() * problem.head_dim()];
+    let mut sums = lse.then(|| vec![0f32; problem.total_rows() * problem.heads()]);
+    cpu::attend(
+        problem,
+        Queries { data: q.in_host_memory::<E>()?, strides: q.strides },
+        SharedKv {
+            k: k.in_host_memory::<E>()?,
+            v: v.in_host_memory::<E>()?,
+            k_strides: k.strides,
+            v_strides: v.strides,
+        },
+        Output::contiguous(problem, &mut out),
+        sums.as_mut().map(|sums| Lse::contiguous(problem, sums)),
+    )
+    .map_err(Error::wrap)?;
+    let sums = sums.map(|sums| Tensor::from_vec(sums, operands.lse_dims(), &Device::Cpu)).transpose()?;
+    Ok((Tensor::from_vec(out, operands.out_dims(), &Device::Cpu)?, sums))
+}

@@ -1,0 +1,226 @@
+//! Attention on candle's tensors: the CPU's, and those of the machine's card.
+
+mod common;
+
+use candle_core::{Device, IndexOp as _, Tensor, Var, WithDType};
+use common::{Answer, Case, Operands, TestElement, assert_close, config};
+use onekv::interop::candle::{Attention, Planned};
+use onekv::plan::PlanOptions;
+use onekv::{Element, Keys, Problem};
+use proptest::prelude::*;
+
+/// The CPU, and the card if there is one; with `ONEKV_REQUIRE_CUDA` there must be.
+fn devices() -> Vec<Device> {
+    #[allow(unused_mut, reason = "only CUDA adds to it")]
+    let mut devices = vec![Device::Cpu];
+    #[cfg(feature = "cuda")]
+    match onekv::cuda::context(0) {
+        Ok(_) => devices.push(Device::new_cuda(0).unwrap()),
+        Err(error) if std::env::var_os("ONEKV_REQUIRE_CUDA").is_none() => {
+            println!("candle on CUDA is not tested: {error}");
+        }
+        Err(error) => panic!("CUDA is required: {error}"),
+    }
+    assert!(devices.len() > 1 || std::env::var_os("ONEKV_REQUIRE_CUDA").is_none(), "CUDA is required");
+    devices
+}
+
+/// How a tensor stands in its memory.
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    Contiguous,
+    /// Between other heads, as of one projection for q, k and v.
+    BetweenHeads,
+    /// Each vector is a part of a longer one.
+    PartOfVectors,
+    /// Behind other rows.
+    BehindRows,
+    /// `[heads, tokens, head_dim]`, transposed.
+    HeadMajor,
+}
+
+const LAYOUTS: [Layout; 5] =
+    [Layout::Contiguous, Layout::BetweenHeads, Layout::PartOfVectors, Layout::BehindRows, Layout::HeadMajor];
+
+/// Types that candle has too.
+trait Both: TestElement + WithDType {}
+impl<E: TestElement + WithDType> Both for E {}
+
+/// `values` `[tokens, heads, dim]` as a tensor `[leading.., heads, dim]`; what lies between them is NaN.
+fn tensor<E: Both>(
+    values: &[E],
+    leading: &[usize],
+    [heads, dim]: [usize; 2],
+    layout: Layout,
+    on: &Device,
+) -> Tensor {
+    let tokens: usize = leading.iter().product();
+    let base = |dims: &[usize], at: &dyn Fn(usize, usize) -> usize| {
+        let mut data = vec![<E as Element>::from_f32(f32::NAN); dims.iter().product()];
+        for token in 0..tokens {
+            for head in 0..heads {
+                data[at(token, head)..][..dim]
+                    .copy_from_slice(&values[(token * heads + head) * dim..][..dim]);
+            }
+        }
+        Tensor::from_vec(data, dims, on).unwrap()
+    };
+    let of = |heads: usize, dim: usize| [leading, &[heads, dim]].concat();
+    let axis = leading.len();
+    match layout {
+        Layout::Contiguous => base(&of(heads, dim), &|t, h| (t * heads + h) * dim),
+        Layout::BetweenHeads => {
+            base(&of(heads + 3, dim), &|t, h| (t * (heads + 3) + 2 + h) * dim).narrow(axis, 2, heads).unwrap()
+        }
+        Layout::PartOfVectors => base(&of(heads, dim + 16), &|t, h| (t * heads + h) * (dim + 16) + 8)
+            .narrow(axis + 1, 8, dim)
+            .unwrap(),
+        Layout::BehindRows => {
+            base(&[tokens + 2, heads, dim], &|t, h| ((t + 2) * heads + h) * dim).narrow(0, 2, tokens).unwrap()
+        }
+        Layout::HeadMajor => {
+            base(&[heads, tokens, dim], &|t, h| (h * tokens + t) * dim).transpose(0, 1).unwrap()
+        }
+    }
+}
+
+fn planned<E: Both>(problem: &Problem, device: &Device) -> Planned {
+    let attention = Attention::new(device).unwrap();
+    attention.plan(problem, <E as WithDType>::DTYPE, &PlanOptions::default()).unwrap()
+}
+
+fn values<E: Both>(tensor: &Tensor) -> Vec<f32> {
+    let all: Vec<E> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+    all.into_iter().map(Element::to_f32).collect()
+}
+
+fn equals_the_reference<E: Both>(case: &Case, layouts: [Layout; 3], apart: bool, device: &Device) {
+    let operands = Operands::<E>::new(case);
+    let p = &operands.problem;
+    // One input after the other, or a dimension for them.
+    let keys = match case.spec.keys {
+        Keys::Padded { max_keys, .. } if apart => vec![p.inputs().len(), max_keys],
+        _ => vec![p.key_positions()],
+    };
+    let rows = vec![p.total_rows()];
+    let leading = [&rows, &keys, &keys];
+    let shapes = [[p.heads(), p.head_dim()], [p.kv_heads(), p.head_dim()], [p.kv_heads(), p.head_dim()]];
+    let [q, k, v] = [0, 1, 2].map(|i| {
+        let data = [&operands.q, &operands.k, &operands.v][i];
+        let one_list = leading[i].len() == 1;
+        let layout = if one_list { layouts[i] } else { LAYOUTS[layouts[i] as usize % 3] };
+        tensor(data, leading[i], shapes[i], layout, device)
+    });
+    // As in a model, whose batch is a dimension.
+    let q = if apart { q.unsqueeze(0).unwrap() } else { q };
+    let planned = planned::<E>(p, device);
+    println!("{}", planned.explain());
+    let (out, lse) = planned.run_with_lse(&q, &k, &v).unwrap();
+    assert_eq!(out.dims(), q.dims());
+    assert!(out.is_contiguous());
+    assert_eq!(lse.dims(), &q.dims()[..q.dims().len() - 1]);
+    let got = Answer { out: values::<E>(&out), lse: values::<f32>(&lse) };
+    assert_close(<E as Element>::DTYPE, &got, &operands.reference(), case);
+    // Without the LSE, the same.
+    assert_eq!(values::<E>(&planned.run(&q, &k, &v).unwrap()), got.out);
+}
+
+/// Cases that CUDA takes too: memory of no bytes does not exist there.
+fn cases() -> impl Strategy<Value = Case> {
+    let inputs = prop::collection::vec((1..20usize, 1..150usize), 1..4);
+    let heads = prop::sample::select(vec![(1, 1), (2, 2), (4, 1), (6, 2)]);
+    let dim = prop::sample::select(vec![64usize, 128]);
+    (inputs, heads, dim, prop::option::of(0..20usize), any::<u64>()).prop_map(
+        |(inputs, (heads, kv_heads), dim, padding, seed)| {
+            let mut case = Case::packed(heads, kv_heads, dim, &inputs);
+            case.seed = seed;
+            if let Some(padding) = padding {
+                let lengths: Vec<usize> = inputs.iter().map(|i| i.1).collect();
+                let max_keys = lengths.iter().max().unwrap_or(&0) + padding;
+                case.spec.keys = Keys::Padded { max_keys, lengths };
+            }
+            case
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(config(24))]
+
+    #[test]
+    fn every_layout_equals_the_reference(
+        case in cases(), layouts in prop::array::uniform3(prop::sample::select(LAYOUTS.to_vec())), apart: bool,
+    ) {
+        for device in devices() {
+            for_each_dtype!(equals_the_reference(&case, layouts, apart, &device));
+        }
+    }
+}
+
+/// Two inputs of 5 keys, three rows each, 4 heads of 64 in f32.
+struct Small {
+    planned: Planned,
+    q: Tensor,
+    kv: Tensor,
+}
+
+impl Small {
+    fn new(device: &Device) -> Self {
+        let problem = Case::packed(4, 4, 64, &[(3, 5), (3, 5)]).problem();
+        let zeros = |tokens| Tensor::zeros((tokens, 4, 64), candle_core::DType::F32, device).unwrap();
+        Self { planned: planned::<f32>(&problem, device), q: zeros(6), kv: zeros(10) }
+    }
+
+    #[track_caller]
+    fn refuses(&self, [q, k, v]: [&Tensor; 3], why: &str) {
+        let error = self.planned.run(q, k, v).expect_err(why).to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    for device in devices() {
+        let small = Small::new(&device);
+        let (q, kv) = (&small.q, &small.kv);
+        assert_eq!(small.planned.run(q, kv, kv).unwrap().dims(), [6, 4, 64]);
+
+        let half = Tensor::zeros((10, 4, 64), candle_core::DType::F16, &device).unwrap();
+        small.refuses([q, &half, kv], "k is f16, allowed: f32, which the plan is for");
+        let shape = "q is [3, 4, 64], allowed: [.., 4, 64] with 6 rows in the leading dimensions";
+        small.refuses([&q.i(..3).unwrap(), kv, kv], shape);
+        small.refuses([&q.reshape((6, 2, 128)).unwrap(), kv, kv], "q is [6, 2, 128], allowed: [.., 4, 64]");
+        small.refuses([q, kv, &kv.flatten_all().unwrap()], "v is [2560], allowed: [.., 4, 64] with 10 rows");
+
+        let by_dim = Tensor::zeros((10, 64, 4), candle_core::DType::F32, &device).unwrap();
+        let by_dim = by_dim.transpose(1, 2).unwrap();
+        small.refuses([q, &by_dim, kv], "k has the stride 4 along head_dim, allowed: 1");
+        // The inputs' heads, each with its keys: two distances from key to key.
+        let by_input = Tensor::zeros((2, 4, 5, 64), candle_core::DType::F32, &device).unwrap();
+        let by_input = by_input.transpose(1, 2).unwrap();
+        let why = "v is [2, 5, 4, 64] with the strides [1280, 64, 320, 1], allowed: leading dimensions at one distance";
+        small.refuses([q, kv, &by_input], why);
+        let expanded = kv.i(..1).unwrap().expand((10, 4, 64)).unwrap();
+        small.refuses([q, &expanded, kv], "k.strides.row is 0, allowed: 64 or more");
+        let var = Var::zeros((10, 4, 64), candle_core::DType::F32, &device).unwrap();
+        small.refuses([q, kv, var.as_tensor()], "v records gradients, allowed: a tensor that does not");
+        assert!(small.planned.run(q, kv, &var.as_tensor().detach()).is_ok());
+
+        let attention = Attention::new(&device).unwrap();
+        let problem = Case::packed(1, 1, 64, &[(1, 1)]).problem();
+        let error = attention.plan(&problem, candle_core::DType::U8, &PlanOptions::default()).err().unwrap();
+        assert!(error.to_string().starts_with("dtype is u8, allowed: f32, f16, bf16"), "{error}");
+    }
+}
+
+/// Two devices, where there are two.
+#[test]
+fn tensors_of_another_device_are_refused() {
+    let devices = devices();
+    let [cpu, card] = &devices[..] else { return };
+    let (on_cpu, on_card) = (Small::new(cpu), Small::new(card));
+    let (q, kv) = (&on_cpu.q, &on_cpu.kv);
+    on_cpu
+        .refuses([q, &on_card.kv, kv], "k is on Cuda { gpu_id: 0 }, allowed: the CPU, which the plan is for");
+    on_card.refuses([q, &on_card.kv, &on_card.kv], "q is on Cpu, allowed: CUDA, which the plan is for");
+}
