@@ -144,8 +144,53 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
+/// Cuts the keys of one input in parts, each a view of the whole K and V, and joins the results of all rows but the first.
+fn parts_join_to_the_whole<E: Both>(case: &Case, cuts: &[usize], device: &Device) {
+    let operands = Operands::<E>::new(case);
+    let p = &operands.problem;
+    let of =
+        |data: &[E], tokens, heads, layout| tensor(data, &[tokens], [heads, p.head_dim()], layout, device);
+    let q = of(&operands.q, p.total_rows(), p.heads(), Layout::BetweenHeads).unsqueeze(0).unwrap();
+    let [k, v] =
+        [&operands.k, &operands.v].map(|data| of(data, p.key_positions(), p.kv_heads(), Layout::BehindRows));
+    let parts: Vec<(Tensor, Tensor)> = cuts
+        .windows(2)
+        .map(|part| {
+            let keys = part[1] - part[0];
+            let mut spec = case.spec.clone();
+            spec.keys = Keys::Packed { offsets: vec![0, keys] };
+            let [k, v] = [&k, &v].map(|whole| whole.narrow(0, part[0], keys).unwrap());
+            planned::<E>(&Problem::new(spec).unwrap(), device).run_with_lse(&q, &k, &v).unwrap()
+        })
+        .collect();
+    let rows = p.total_rows() - 1;
+    let later = |tensor: &Tensor| tensor.narrow(1, 1, rows).unwrap();
+    let parts: Vec<(Tensor, Tensor)> = parts.iter().map(|(out, lse)| (later(out), later(lse))).collect();
+    let states: Vec<(&Tensor, &Tensor)> = parts.iter().map(|(out, lse)| (out, lse)).collect();
+    let (out, lse) = Attention::new(device).unwrap().merge_states(&states).unwrap();
+    assert_eq!(out.dims(), [1, rows, p.heads(), p.head_dim()]);
+    assert_eq!(lse.dims(), [1, rows, p.heads()]);
+    let got = Answer { out: values::<E>(&out), lse: values::<f32>(&lse) };
+    let mut want = operands.reference();
+    want.out.drain(..p.heads() * p.head_dim());
+    want.lse.drain(..p.heads());
+    assert_close(<E as Element>::DTYPE, &got, &want, case);
+}
+
 proptest! {
     #![proptest_config(config(24))]
+
+    #[test]
+    fn merged_parts_equal_the_whole(
+        rows in 2..20usize, cuts in prop::collection::btree_set(1..150usize, 1..4), gqa: bool, seed: u64,
+    ) {
+        let cuts: Vec<usize> = std::iter::once(0).chain(cuts).collect();
+        let mut case = Case::packed(4, if gqa { 2 } else { 4 }, 64, &[(rows, *cuts.last().unwrap())]);
+        case.seed = seed;
+        for device in devices() {
+            for_each_dtype!(parts_join_to_the_whole(&case, &cuts, &device));
+        }
+    }
 
     #[test]
     fn every_layout_equals_the_reference(
@@ -186,7 +231,7 @@ fn what_does_not_fit_is_named() {
         assert_eq!(small.planned.run(q, kv, kv).unwrap().dims(), [6, 4, 64]);
 
         let half = Tensor::zeros((10, 4, 64), candle_core::DType::F16, &device).unwrap();
-        small.refuses([q, &half, kv], "k is f16, allowed: f32, which the plan is for");
+        small.refuses([q, &half, kv], "k is f16, allowed: f32");
         let shape = "q is [3, 4, 64], allowed: [.., 4, 64] with 6 rows in the leading dimensions";
         small.refuses([&q.i(..3).unwrap(), kv, kv], shape);
         small.refuses([&q.reshape((6, 2, 128)).unwrap(), kv, kv], "q is [6, 2, 128], allowed: [.., 4, 64]");
@@ -213,6 +258,33 @@ fn what_does_not_fit_is_named() {
     }
 }
 
+#[test]
+fn states_that_do_not_fit_are_named() {
+    for device in devices() {
+        let attention = Attention::new(&device).unwrap();
+        let refuses = |states: &[(&Tensor, &Tensor)], why: &str| {
+            let error = attention.merge_states(states).expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+        };
+        let zeros = |dims: &[usize]| Tensor::zeros(dims, candle_core::DType::F32, &device).unwrap();
+        let (out, lse) = (zeros(&[2, 3, 4, 64]), zeros(&[2, 3, 4]));
+        let merged = attention.merge_states(&[(&out, &lse), (&out, &lse)]).unwrap();
+        assert_eq!((merged.0.dims(), merged.1.dims()), (out.dims(), lse.dims()));
+
+        refuses(&[], "states is empty, allowed: at least one");
+        refuses(
+            &[(&out, &lse), (&zeros(&[6, 4, 32]), &lse)],
+            "states.out is [6, 4, 32], allowed: [.., 4, 64]",
+        );
+        refuses(&[(&out, &zeros(&[2, 3, 5]))], "states.lse is [2, 3, 5], allowed: [2, 3, 4], as");
+        refuses(&[(&lse.flatten_all().unwrap(), &lse)], "states.out is [24], allowed: [.., heads, head_dim]");
+        let half = Tensor::zeros((2, 3, 4, 64), candle_core::DType::F16, &device).unwrap();
+        refuses(&[(&out, &lse), (&half, &lse)], "states.out is f16, allowed: f32");
+        let halved = Tensor::zeros((2, 3, 4), candle_core::DType::F16, &device).unwrap();
+        refuses(&[(&out, &halved)], "states.lse is f16, allowed: f32");
+    }
+}
+
 /// Two devices, where there are two.
 #[test]
 fn tensors_of_another_device_are_refused() {
@@ -220,7 +292,6 @@ fn tensors_of_another_device_are_refused() {
     let [cpu, card] = &devices[..] else { return };
     let (on_cpu, on_card) = (Small::new(cpu), Small::new(card));
     let (q, kv) = (&on_cpu.q, &on_cpu.kv);
-    on_cpu
-        .refuses([q, &on_card.kv, kv], "k is on Cuda { gpu_id: 0 }, allowed: the CPU, which the plan is for");
-    on_card.refuses([q, &on_card.kv, &on_card.kv], "q is on Cpu, allowed: CUDA, which the plan is for");
+    on_cpu.refuses([q, &on_card.kv, kv], "k is on Cuda { gpu_id: 0 }, allowed: the CPU, which");
+    on_card.refuses([q, &on_card.kv, &on_card.kv], "q is on Cpu, allowed: CUDA, which");
 }

@@ -28,19 +28,18 @@
 //! A projection's `[inputs, tokens, heads * head_dim]`, reshaped to `[inputs, tokens, heads, head_dim]`, is what
 //! [`Planned::run`] takes; it needs no transposition, no `contiguous`, and no `expand` of the K/V.
 
-mod operand;
-
+mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod operand;
 
-use candle_core::{Device, Error, Result, Tensor, WithDType, bail};
+use candle_core::{Device, Result, Tensor, WithDType, bail};
 use half::{bf16, f16};
 
-use crate::cpu;
 use crate::dtype::{DType, Element};
 use crate::plan::PlanOptions;
-use crate::problem::{Lse, Output, Problem, Queries, SharedKv};
-use operand::Operands;
+use crate::problem::Problem;
+use operand::{Operands, States, planned_dtype};
 
 /// Attention on one candle device; on CUDA, its kernels.
 pub struct Attention {
@@ -56,7 +55,7 @@ enum On {
 /// A problem, planned for a device and a dtype. Runs any number of times, from any thread.
 pub struct Planned {
     problem: Problem,
-    dtype: DType,
+    dtype: candle_core::DType,
     on: PlannedOn,
 }
 
@@ -108,18 +107,39 @@ impl Attention {
         dtype: candle_core::DType,
         options: &PlanOptions,
     ) -> Result<Planned> {
-        let dtype = match dtype {
-            candle_core::DType::F32 => DType::F32,
-            candle_core::DType::F16 => DType::F16,
-            candle_core::DType::BF16 => DType::Bf16,
-            other => bail!("dtype is {}, allowed: f32, f16, bf16", other.as_str()),
-        };
+        let planned = planned_dtype("dtype", dtype)?;
         let on = match &self.on {
             On::Cpu => PlannedOn::Cpu,
             #[cfg(feature = "cuda")]
-            On::Cuda(attention) => PlannedOn::Cuda(Box::new(attention.plan(problem, dtype, options)?)),
+            On::Cuda(attention) => PlannedOn::Cuda(Box::new(attention.plan(problem, planned, options)?)),
         };
         Ok(Planned { problem: problem.clone(), dtype, on })
+    }
+
+    /// Joins attention over disjoint parts of the keys, each an output `[.., heads, head_dim]` and its LSE `[.., heads]`
+    /// as [`Planned::run_with_lse`] gives them, into attention over all of them: the same pair.
+    ///
+    /// So the sequences of a decoder-only model share the K/V of their prefix: one input with all rows for the prefix, one
+    /// input per sequence for what follows it, and this.
+    ///
+    /// # Errors
+    /// No states; tensors of another device, dtype or shape than the first, or that record gradients; on CUDA more than
+    /// [`MAX_STATES`](crate::cuda::MAX_STATES) states, and [`Error::Cuda`](crate::Error::Cuda).
+    pub fn merge_states(&self, states: &[(&Tensor, &Tensor)]) -> Result<(Tensor, Tensor)> {
+        let states = States::new(states)?;
+        match states.dtype {
+            DType::F32 => self.merge::<f32>(&states),
+            DType::F16 => self.merge::<f16>(&states),
+            DType::Bf16 => self.merge::<bf16>(&states),
+        }
+    }
+
+    fn merge<E: CandleElement>(&self, states: &States<'_>) -> Result<(Tensor, Tensor)> {
+        match &self.on {
+            On::Cpu => cpu::merge::<E>(states),
+            #[cfg(feature = "cuda")]
+            On::Cuda(attention) => attention.merge::<E>(states),
+        }
     }
 }
 
@@ -162,8 +182,8 @@ impl Planned {
     }
 
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, lse: bool) -> Result<(Tensor, Option<Tensor>)> {
-        let operands = Operands::new(&self.problem, q, k, v)?;
-        match self.dtype {
+        let operands = Operands::new(&self.problem, self.dtype, q, k, v)?;
+        match planned_dtype("dtype", self.dtype)? {
             DType::F32 => self.attend_as::<f32>(&operands, lse),
             DType::F16 => self.attend_as::<f16>(&operands, lse),
             DType::Bf16 => self.attend_as::<bf16>(&operands, lse),
@@ -175,37 +195,10 @@ impl Planned {
         operands: &Operands<'_>,
         lse: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        operands.check_dtype(self.dtype, <E as WithDType>::DTYPE)?;
         match &self.on {
-            PlannedOn::Cpu => on_cpu::<E>(&self.problem, operands, lse),
+            PlannedOn::Cpu => cpu::run::<E>(&self.problem, operands, lse),
             #[cfg(feature = "cuda")]
             PlannedOn::Cuda(planned) => planned.run::<E>(operands, lse),
         }
     }
-}
-
-fn on_cpu<E: CandleElement>(
-    problem: &Problem,
-    operands: &Operands<'_>,
-    lse: bool,
-) -> Result<(Tensor, Option<Tensor>)> {
-    let Operands { q, k, v } = operands;
-    let mut out =
-        vec![<E as Element>::from_f32(0.0); problem.total_rows() * problem.heads() * problem.head_dim()];
-    let mut sums = lse.then(|| vec![0f32; problem.total_rows() * problem.heads()]);
-    cpu::attend(
-        problem,
-        Queries { data: q.in_host_memory::<E>()?, strides: q.strides },
-        SharedKv {
-            k: k.in_host_memory::<E>()?,
-            v: v.in_host_memory::<E>()?,
-            k_strides: k.strides,
-            v_strides: v.strides,
-        },
-        Output::contiguous(problem, &mut out),
-        sums.as_mut().map(|sums| Lse::contiguous(problem, sums)),
-    )
-    .map_err(Error::wrap)?;
-    let sums = sums.map(|sums| Tensor::from_vec(sums, operands.lse_dims(), &Device::Cpu)).transpose()?;
-    Ok((Tensor::from_vec(out, operands.out_dims(), &Device::Cpu)?, sums))
 }

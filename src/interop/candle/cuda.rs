@@ -5,14 +5,16 @@ use std::sync::Arc;
 use candle_core::cuda::CudaDType;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Error, Result, Storage, Tensor};
-use cudarc::driver::{CudaView, DeviceRepr};
+use cudarc::driver::{CudaSlice, CudaView, DeviceRepr};
 
 use super::CandleElement;
-use super::operand::{Operand, Operands};
-use crate::DType;
-use crate::cuda::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, Kernels, Launch};
+use super::operand::{Operand, Operands, State, States};
+use crate::cuda::{
+    DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, DeviceState, Kernels, Launch, merge_states,
+};
+use crate::dtype::DType;
 use crate::plan::{Plan, PlanOptions};
-use crate::problem::Problem;
+use crate::problem::{Problem, Strides};
 
 /// What candle and cudarc ask of an element.
 pub(super) trait CudaElement: CudaDType + DeviceRepr {}
@@ -42,6 +44,40 @@ impl Attention {
     }
 }
 
+impl Attention {
+    pub(super) fn merge<E: CandleElement>(&self, states: &States<'_>) -> Result<(Tensor, Tensor)> {
+        let shape = states.shape;
+        let parts = states.list.iter().map(|State { out, lse }| {
+            let (out_strides, lse_strides) = (out.strides, lse.strides);
+            Ok(DeviceState {
+                out: out.in_device_memory::<E>()?,
+                lse: lse.in_device_memory::<f32>()?,
+                out_strides,
+                lse_strides,
+            })
+        });
+        let parts: Vec<DeviceState<'_, E>> = parts.collect::<Result<_>>()?;
+        let vectors = shape.rows * shape.heads;
+        // SAFETY: nothing reads them before the launch below, which writes every element.
+        let (mut out, mut lse) = unsafe {
+            (self.device.alloc::<E>(vectors * shape.head_dim)?, self.device.alloc::<f32>(vectors)?)
+        };
+        let strides = Strides::contiguous(shape.heads, shape.head_dim);
+        let lse_strides = Strides::contiguous(shape.heads, 1);
+        merge_states(
+            &self.kernels,
+            &self.device.cuda_stream(),
+            shape,
+            &parts,
+            DeviceOutput { data: out.as_view_mut(), strides },
+            Some(DeviceLse { data: lse.as_view_mut(), strides: lse_strides }),
+        )
+        .map_err(Error::wrap)?;
+        let device = &self.device;
+        Ok((tensor(out, device, states.out_dims()), tensor(lse, device, states.lse_dims())))
+    }
+}
+
 impl Planned {
     pub(super) fn explain(&self) -> &str {
         self.launch.plan().explain()
@@ -52,20 +88,19 @@ impl Planned {
         operands: &Operands<'_>,
         lse: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let Operands { q, k, v } = operands;
-        let (plan, stream) = (self.launch.plan(), self.device.cuda_stream());
+        let (Operands { q, k, v }, device) = (operands, &self.device);
+        let (plan, stream) = (self.launch.plan(), device.cuda_stream());
         let problem = plan.problem();
-        let rows = problem.total_rows() * problem.heads();
+        let vectors = problem.total_rows() * problem.heads();
         // Memory of no bytes does not exist.
         let workspace_len = plan.workspace_len().max(1);
         // SAFETY: nothing reads them before the launch below, which writes every element of the output and of the LSE; of
         // the workspace its kernels read what they wrote.
         let (mut out, mut sums, mut workspace) = unsafe {
-            let sums = lse.then(|| self.device.alloc::<f32>(rows)).transpose()?;
             (
-                self.device.alloc::<E>(rows * problem.head_dim())?,
-                sums,
-                self.device.alloc::<f32>(workspace_len)?,
+                device.alloc::<E>(vectors * problem.head_dim())?,
+                lse.then(|| device.alloc::<f32>(vectors)).transpose()?,
+                device.alloc::<f32>(workspace_len)?,
             )
         };
         self.launch
@@ -83,13 +118,15 @@ impl Planned {
                 &mut workspace.as_view_mut(),
             )
             .map_err(Error::wrap)?;
-        let tensor = |storage, dims: &[usize]| {
-            Tensor::from_storage(Storage::Cuda(storage), dims, BackpropOp::none(), false)
-        };
-        let wrap = |data| CudaStorage::wrap_cuda_slice(data, self.device.clone());
-        let out = CudaStorage::wrap_cuda_slice(out, self.device.clone());
-        Ok((tensor(out, operands.out_dims()), sums.map(|sums| tensor(wrap(sums), operands.lse_dims()))))
+        let sums = sums.map(|sums| tensor(sums, device, operands.lse_dims()));
+        Ok((tensor(out, device, operands.out_dims()), sums))
     }
+}
+
+/// Memory without gaps as a tensor.
+fn tensor<E: CudaDType>(data: CudaSlice<E>, device: &CudaDevice, dims: &[usize]) -> Tensor {
+    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(data, device.clone()));
+    Tensor::from_storage(storage, dims, BackpropOp::none(), false)
 }
 
 impl Operand<'_> {

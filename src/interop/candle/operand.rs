@@ -2,7 +2,8 @@
 
 use candle_core::{Error, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail};
 
-use crate::problem::{Problem, Strides};
+use crate::dtype::DType;
+use crate::problem::{Problem, StateShape, Strides};
 
 /// A tensor whose leading dimensions are rows, or keys.
 pub(super) struct Operand<'t> {
@@ -21,46 +22,110 @@ pub(super) struct Operands<'t> {
     pub(super) v: Operand<'t>,
 }
 
+/// Attention over a part of the keys.
+pub(super) struct State<'t> {
+    pub(super) out: Operand<'t>,
+    pub(super) lse: Operand<'t>,
+}
+
+/// Those of one merge.
+pub(super) struct States<'t> {
+    pub(super) list: Vec<State<'t>>,
+    pub(super) shape: StateShape,
+    pub(super) dtype: DType,
+}
+
 impl<'t> Operands<'t> {
-    pub(super) fn new(p: &Problem, q: &'t Tensor, k: &'t Tensor, v: &'t Tensor) -> Result<Self> {
+    pub(super) fn new(
+        p: &Problem,
+        dtype: candle_core::DType,
+        q: &'t Tensor,
+        k: &'t Tensor,
+        v: &'t Tensor,
+    ) -> Result<Self> {
         let (rows, keys, dim) = (p.total_rows(), p.key_positions(), p.head_dim());
+        let operand = |name, tensor: &'t Tensor, tokens, heads| {
+            Operand::new(name, tensor, dtype, [tokens, heads, dim], tensor.layout())
+        };
         Ok(Self {
-            q: Operand::new("q", q, [rows, p.heads(), dim])?,
-            k: Operand::new("k", k, [keys, p.kv_heads(), dim])?,
-            v: Operand::new("v", v, [keys, p.kv_heads(), dim])?,
+            q: operand("q", q, rows, p.heads())?,
+            k: operand("k", k, keys, p.kv_heads())?,
+            v: operand("v", v, keys, p.kv_heads())?,
         })
     }
 
-    /// All are of the type that the plan is for, which candle calls `dtype`.
-    pub(super) fn check_dtype(&self, planned: crate::DType, dtype: candle_core::DType) -> Result<()> {
-        for Operand { name, tensor, .. } in [&self.q, &self.k, &self.v] {
-            if tensor.dtype() != dtype {
-                bail!("{name} is {}, allowed: {planned}, which the plan is for", tensor.dtype().as_str());
-            }
-        }
-        Ok(())
-    }
-
+    /// Of the output, as of `q`.
     pub(super) fn out_dims(&self) -> &[usize] {
         self.q.tensor.dims()
     }
 
     pub(super) fn lse_dims(&self) -> &[usize] {
-        let dims = self.out_dims();
-        &dims[..dims.len() - 1]
+        without_head_dim(self.out_dims())
+    }
+}
+
+impl<'t> States<'t> {
+    pub(super) fn new(states: &[(&'t Tensor, &'t Tensor)]) -> Result<Self> {
+        let [(first, _), ..] = states else { return Err(Error::wrap(crate::Error::NoStates)) };
+        let [leading @ .., heads, head_dim] = first.dims() else {
+            bail!("states.out is {:?}, allowed: [.., heads, head_dim]", first.dims())
+        };
+        let shape = StateShape { rows: leading.iter().product(), heads: *heads, head_dim: *head_dim };
+        let list = states.iter().map(|(out, lse)| {
+            let vectors = [shape.rows, shape.heads, shape.head_dim];
+            let out = Operand::new("states.out", out, first.dtype(), vectors, out.layout())?;
+            let lse_dims = without_head_dim(out.tensor.dims());
+            if lse.dims() != lse_dims {
+                bail!(
+                    "states.lse is {:?}, allowed: {lse_dims:?}, as states.out without head_dim",
+                    lse.dims()
+                );
+            }
+            // One number for each head.
+            let (dims, stride) = ([lse.dims(), &[1]].concat(), [lse.stride(), &[1]].concat());
+            let layout = Layout::new(dims.into(), stride, lse.layout().start_offset());
+            let scalars = [shape.rows, shape.heads, 1];
+            let lse = Operand::new("states.lse", lse, candle_core::DType::F32, scalars, &layout)?;
+            Ok(State { out, lse })
+        });
+        let dtype = planned_dtype("states.out", first.dtype())?;
+        Ok(Self { list: list.collect::<Result<_>>()?, shape, dtype })
+    }
+
+    pub(super) fn out_dims(&self) -> &[usize] {
+        self.list.first().map_or(&[], |first| first.out.tensor.dims())
+    }
+
+    pub(super) fn lse_dims(&self) -> &[usize] {
+        without_head_dim(self.out_dims())
     }
 }
 
 impl<'t> Operand<'t> {
-    fn new(name: &'static str, tensor: &'t Tensor, shape: [usize; 3]) -> Result<Self> {
+    /// `layout`: the tensor's, as `[.., heads, head_dim]`.
+    fn new(
+        name: &'static str,
+        tensor: &'t Tensor,
+        dtype: candle_core::DType,
+        shape: [usize; 3],
+        layout: &Layout,
+    ) -> Result<Self> {
         if tensor.track_op() {
             bail!(
                 "{name} records gradients, allowed: a tensor that does not (`detach()`): there is no backward pass"
             );
         }
-        let (storage, layout) = tensor.storage_and_layout();
+        if tensor.dtype() != dtype {
+            bail!("{name} is {}, allowed: {}", tensor.dtype().as_str(), dtype.as_str());
+        }
         let strides = strides(name, layout, shape)?;
-        Ok(Self { name, tensor, storage, offset: layout.start_offset(), strides })
+        Ok(Self {
+            name,
+            tensor,
+            storage: tensor.storage_and_layout().0,
+            offset: layout.start_offset(),
+            strides,
+        })
     }
 
     /// The storage from the tensor's first element on.
@@ -71,10 +136,24 @@ impl<'t> Operand<'t> {
         }
     }
 
-    pub(super) fn misplaced(&self, planned: &str) -> Error {
+    pub(super) fn misplaced(&self, allowed: &str) -> Error {
         let on = self.tensor.device().location();
-        Error::msg(format!("{} is on {on:?}, allowed: {planned}, which the plan is for", self.name))
+        Error::msg(format!("{} is on {on:?}, allowed: {allowed}, which this attention is for", self.name))
     }
+}
+
+/// onekv's name for a type of candle's.
+pub(super) fn planned_dtype(name: &str, dtype: candle_core::DType) -> Result<DType> {
+    match dtype {
+        candle_core::DType::F32 => Ok(DType::F32),
+        candle_core::DType::F16 => Ok(DType::F16),
+        candle_core::DType::BF16 => Ok(DType::Bf16),
+        other => bail!("{name} is {}, allowed: f32, f16, bf16", other.as_str()),
+    }
+}
+
+fn without_head_dim(dims: &[usize]) -> &[usize] {
+    dims.split_last().map_or(&[], |(_, leading)| leading)
 }
 
 /// The strides of a tensor `[.., heads, head_dim]` as one of `[tokens, heads, head_dim]`.
