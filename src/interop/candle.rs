@@ -25,6 +25,9 @@
 //! # }
 //! ```
 //!
+//! For decoder-only models whose sequences share a prefix, [`Attention::merge_states`] joins attention over the prefix with
+//! attention over what follows it.
+//!
 //! A projection's `[inputs, tokens, heads * head_dim]`, reshaped to `[inputs, tokens, heads, head_dim]`, is what
 //! [`Planned::run`] takes; it needs no transposition, no `contiguous`, and no `expand` of the K/V.
 
@@ -52,7 +55,7 @@ enum On {
     Cuda(cuda::Attention),
 }
 
-/// A problem, planned for a device and a dtype. Runs any number of times, from any thread.
+/// A problem, planned for a device and a dtype. Runs any number of times.
 pub struct Planned {
     problem: Problem,
     dtype: candle_core::DType,
@@ -151,7 +154,9 @@ impl Planned {
     /// and `[inputs, tokens, heads, head_dim]` alike. head_dim is contiguous; the distance from row to row, and from head
     /// to head, is free. On CUDA these and the offset are multiples of 16 bytes. The result is contiguous.
     ///
-    /// On CUDA the work is queued on the device's stream; result and workspace are allocated there.
+    /// On CUDA the work is queued on the device's stream, and result and workspace are allocated there. The stream of
+    /// `Device::new_cuda` is each thread's own: as with candle's operations, a tensor that another thread made is not
+    /// waited for.
     ///
     /// # Errors
     /// Tensors of another device, dtype or shape, or with other strides; a tensor that records gradients, as there

@@ -37,6 +37,8 @@ pub fn run() -> Result<()> {
         let what = format!("run the example {example}");
         step(&what, &mut cargo(&["run", "--quiet", "--example", example]))?;
     }
+    let mut example = cargo(&["run", "--quiet", "--features", "candle", "--example", "candle"]);
+    step("run the example candle", &mut example)?;
     eprintln!("==> are the bindings of cuda/abi.h fresh?");
     bindings::run(true)?;
     let driver = virtual_driver()?;

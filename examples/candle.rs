@@ -1,0 +1,65 @@
+//! The cross-attention of a decoder layer on candle's tensors: 30 prompts in the decoder over one encoded input, beside
+//! what candle does by itself, a copy of the K/V for every prompt.
+//!
+//! `cargo run --release --features candle --example candle`
+
+use candle_core::{D, DType, Device, Result, Tensor};
+use onekv::interop::candle::Attention;
+use onekv::plan::PlanOptions;
+use onekv::{Keys, Problem, ProblemSpec};
+
+const PROMPTS: usize = 30;
+const KEYS: usize = 512;
+const HEADS: usize = 12;
+const HEAD_DIM: usize = 64;
+const WIDTH: usize = HEADS * HEAD_DIM;
+
+fn noise(dims: (usize, usize), seed: usize) -> Result<Tensor> {
+    let values: Vec<f32> =
+        (0..dims.0 * dims.1).map(|i| ((i * 7919 + seed) % 8191) as f32 / 4095.5 - 1.0).collect();
+    Tensor::from_vec(values, dims, &Device::Cpu)
+}
+
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    // One new token of every prompt, and the encoder's output; weights as of T5-base.
+    let (hidden, encoded) = (noise((PROMPTS, WIDTH), 1)?, noise((KEYS, WIDTH), 2)?);
+    let weights = (3..6).map(|seed| noise((WIDTH, WIDTH), seed)? / 100.0).collect::<Result<Vec<_>>>()?;
+    let q = hidden.matmul(&weights[0])?.reshape((PROMPTS, HEADS, HEAD_DIM))?;
+    // Once per input, for all prompts and steps.
+    let k = encoded.matmul(&weights[1])?.reshape((KEYS, HEADS, HEAD_DIM))?;
+    let v = encoded.matmul(&weights[2])?.reshape((KEYS, HEADS, HEAD_DIM))?;
+
+    let problem = Problem::new(ProblemSpec {
+        heads: HEADS,
+        kv_heads: HEADS,
+        head_dim: HEAD_DIM,
+        scale: 1.0,
+        softcap: None,
+        row_offsets: vec![0, PROMPTS],
+        keys: Keys::Packed { offsets: vec![0, KEYS] },
+    })?;
+    let planned = Attention::new(&Device::Cpu)?.plan(&problem, DType::F32, &PlanOptions::default())?;
+    let out = planned.run(&q, &k, &v)?;
+
+    // [prompts, heads, 1, head_dim] against [prompts, heads, keys, head_dim].
+    let expand = |kv: &Tensor| -> Result<Tensor> {
+        kv.transpose(0, 1)?.unsqueeze(0)?.expand((PROMPTS, HEADS, KEYS, HEAD_DIM))?.contiguous()
+    };
+    let (copies_k, copies_v) = (expand(&k)?, expand(&v)?);
+    let scores = q.unsqueeze(2)?.matmul(&copies_k.t()?)?;
+    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+    let expanded = weights.matmul(&copies_v)?.squeeze(2)?;
+
+    let bytes = |kv: &Tensor| kv.elem_count() * kv.dtype().size_in_bytes() * 2 / 1024;
+    println!(
+        "{PROMPTS} prompts over {KEYS} keys: {} KiB of K/V, {} KiB as copies",
+        bytes(&k),
+        bytes(&copies_k)
+    );
+    let largest = |x: Tensor| x.abs()?.max_all()?.to_scalar::<f32>();
+    let worst = largest((out - &expanded)?)? / largest(expanded)?;
+    println!("largest difference from attention on the copies: {worst:.1e} of the largest value");
+    assert!(worst < 1e-5, "shared attention is not attention on copies");
+    Ok(())
+}
