@@ -5,6 +5,7 @@ mod cpu;
 mod crossover;
 pub mod data;
 mod figures;
+mod page;
 pub mod performance;
 mod sweep;
 mod t5;

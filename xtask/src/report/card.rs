@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::data::{AttentionRun, Card, Shape};
-use super::performance::{Files, folded, picture, short, source, without_time};
+use super::page::{Files, folded, picture, short, source, without_time};
 use super::sweep::{Joined, Row};
 use super::{crossover, figures, t5, targets};
 

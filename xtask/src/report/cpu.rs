@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::crossover;
 use super::data::{Cpu, CpuLine, CpuRun};
-use super::performance::{Files, folded, picture, short};
+use super::page::{Files, folded, picture, short};
 use crate::plot::{Bars, Figure, Panel, Series};
 
 pub fn section(cpu: &Cpu, files: &mut Files) -> Result<String> {

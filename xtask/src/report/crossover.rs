@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::data::{Crossover, CrossoverLine, Point};
-use super::performance::{Files, folded, picture, short, without_time};
+use super::page::{Files, folded, picture, short, without_time};
 use crate::plot::{Figure, Kind, Panel, Series};
 
 /// A line through the base point.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use onekv::cost::{Method, breakdown};
 
 use super::data::{Card, T5Line, T5Run, T5Work};
-use super::performance::{Files, folded, picture, short, source, without_time};
+use super::page::{Files, folded, picture, short, source, without_time};
 use super::targets;
 use crate::plot::{Figure, Kind, Panel, Series};
 

@@ -8,7 +8,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::data::{Results, attention};
-use super::performance::{Files, files};
+use super::page::Files;
+use super::performance::files;
 use super::sweep::Joined;
 use super::targets::{self, Verdict};
 
