@@ -21,6 +21,9 @@ const DEFAULT_CARD: &str = "h200";
 pub(crate) const RESERVED_SHARED_BYTES: u32 = 1024;
 /// Threads a block may have on every card there is.
 pub(crate) const MAX_THREADS: u32 = 1024;
+pub(crate) const WARP: u32 = 32;
+/// Shared memory is given out in units of this many bytes.
+pub(crate) const SHARED_UNIT: u32 = 128;
 /// Bytes of parameters a kernel may take from compute capability 7.0 on.
 pub(crate) const MAX_PARAMETER_BYTES: usize = 32_764;
 
@@ -80,6 +83,27 @@ fn code_of(kind: FaultKind) -> Code {
 }
 
 impl Device {
+    /// Blocks of a kernel that one multiprocessor holds at once. PTX names no hardware registers: they do not count.
+    pub(crate) fn blocks_per_multiprocessor(
+        &self,
+        facts: &KernelFacts,
+        threads: u32,
+        dynamic_bytes: u32,
+    ) -> u32 {
+        let card = &self.card;
+        if threads == 0 || threads > facts.max_threads.unwrap_or(MAX_THREADS) {
+            return 0;
+        }
+        let shared = u64::from(facts.static_shared_bytes) + u64::from(dynamic_bytes);
+        if shared > u64::from(card.shared_per_block_optin) {
+            return 0;
+        }
+        let shared = (shared as u32).next_multiple_of(SHARED_UNIT) + RESERVED_SHARED_BYTES;
+        let by_threads = card.threads_per_multiprocessor / threads.next_multiple_of(WARP);
+        let by_shared = card.shared_per_multiprocessor / shared;
+        card.blocks_per_multiprocessor.min(by_threads).min(by_shared)
+    }
+
     /// The card of `PTXSIM_DEVICE`.
     pub(crate) fn from_environment() -> Outcome<Device> {
         let name = std::env::var("PTXSIM_DEVICE").unwrap_or_else(|_| DEFAULT_CARD.to_owned());

@@ -105,7 +105,7 @@ impl Request {
         }
         let cluster = self.cluster(function, device)?;
         if self.cooperative {
-            let fit = super::occupancy::blocks_per_multiprocessor(device, facts, threads, self.shared_bytes)
+            let fit = device.blocks_per_multiprocessor(facts, threads, self.shared_bytes)
                 * device.card.multiprocessors;
             let blocks: u64 = self.grid.iter().map(|size| u64::from(*size)).product();
             if blocks > u64::from(fit) {

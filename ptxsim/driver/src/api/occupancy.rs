@@ -1,35 +1,10 @@
-//! Occupancy from threads, blocks and shared memory. PTX names no hardware registers: they do not count here.
+//! Occupancy.
 
-use crate::backend::{Device, KernelFacts, MAX_THREADS, RESERVED_SHARED_BYTES};
+use crate::backend::{MAX_THREADS, RESERVED_SHARED_BYTES, SHARED_UNIT, WARP};
 use crate::guard::driver_api;
 use crate::host;
 use crate::state::lock;
 use crate::status::{Code, Outcome};
-
-/// Shared memory is given out in units of this many bytes.
-const SHARED_UNIT: u32 = 128;
-const WARP: u32 = 32;
-
-/// Blocks of a kernel that one multiprocessor holds at once.
-pub(crate) fn blocks_per_multiprocessor(
-    device: &Device,
-    facts: &KernelFacts,
-    threads: u32,
-    dynamic_bytes: u32,
-) -> u32 {
-    let card = &device.card;
-    if threads == 0 || threads > facts.max_threads.unwrap_or(MAX_THREADS) {
-        return 0;
-    }
-    let shared = u64::from(facts.static_shared_bytes) + u64::from(dynamic_bytes);
-    if shared > u64::from(card.shared_per_block_optin) {
-        return 0;
-    }
-    let shared = (shared as u32).next_multiple_of(SHARED_UNIT) + RESERVED_SHARED_BYTES;
-    let by_threads = card.threads_per_multiprocessor / threads.next_multiple_of(WARP);
-    let by_shared = card.shared_per_multiprocessor / shared;
-    card.blocks_per_multiprocessor.min(by_threads).min(by_shared)
-}
 
 fn active_blocks(count: usize, function: usize, threads: i32, dynamic_bytes: usize) -> Outcome {
     let driver = lock();
@@ -40,7 +15,7 @@ fn active_blocks(count: usize, function: usize, threads: i32, dynamic_bytes: usi
         .filter(|threads| *threads > 0)
         .ok_or_else(|| Code::INVALID_VALUE.because(format!("block of {threads} threads")))?;
     let dynamic_bytes = u32::try_from(dynamic_bytes).unwrap_or(u32::MAX);
-    host::write(count, blocks_per_multiprocessor(&device, facts, threads, dynamic_bytes) as i32)
+    host::write(count, device.blocks_per_multiprocessor(facts, threads, dynamic_bytes) as i32)
 }
 
 /// The block size with the most threads in flight; of equals the largest.
@@ -68,7 +43,7 @@ fn best_block(
     };
     let sizes = (1..=most / WARP).map(|warps| warps * WARP).chain((most < WARP).then_some(most));
     let choice = sizes
-        .map(|threads| (blocks_per_multiprocessor(&device, &facts, threads, shared_for(threads)), threads))
+        .map(|threads| (device.blocks_per_multiprocessor(&facts, threads, shared_for(threads)), threads))
         .max_by_key(|(blocks, threads)| (blocks * threads, *threads))
         .filter(|(blocks, _)| *blocks > 0)
         .ok_or_else(|| Code::INVALID_VALUE.because("no block size fits"))?;
@@ -125,7 +100,7 @@ driver_api! {
         let found = driver.function(function)?;
         let cluster: u32 = request.check(found, &device)?.iter().product();
         let threads = request.block.iter().product();
-        let blocks = blocks_per_multiprocessor(&device, found.facts()?, threads, request.shared_bytes);
+        let blocks = device.blocks_per_multiprocessor(found.facts()?, threads, request.shared_bytes);
         host::write(count, (blocks * device.card.multiprocessors / cluster.max(1)) as i32)
     }
 }
