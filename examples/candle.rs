@@ -1,7 +1,7 @@
 //! The cross-attention of a decoder layer on candle's tensors: 30 prompts in the decoder over one encoded input, beside
 //! what candle does by itself, a copy of the K/V for every prompt.
 //!
-//! `cargo run --release --features candle --example candle`
+//! `cargo run --release --features candle --example candle`, on a card with `--features candle-cuda`
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use onekv::interop::candle::Attention;
@@ -14,16 +14,18 @@ const HEADS: usize = 12;
 const HEAD_DIM: usize = 64;
 const WIDTH: usize = HEADS * HEAD_DIM;
 
-fn noise(dims: (usize, usize), seed: usize) -> Result<Tensor> {
+fn noise(dims: (usize, usize), seed: usize, device: &Device) -> Result<Tensor> {
     let values: Vec<f32> =
         (0..dims.0 * dims.1).map(|i| ((i * 7919 + seed) % 8191) as f32 / 4095.5 - 1.0).collect();
-    Tensor::from_vec(values, dims, &Device::Cpu)
+    Tensor::from_vec(values, dims, device)
 }
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     // One new token of every prompt, and the encoder's output; weights as of T5-base.
-    let (hidden, encoded) = (noise((PROMPTS, WIDTH), 1)?, noise((KEYS, WIDTH), 2)?);
-    let weights = (3..6).map(|seed| noise((WIDTH, WIDTH), seed)? / 100.0).collect::<Result<Vec<_>>>()?;
+    let device = Device::cuda_if_available(0)?;
+    let (hidden, encoded) = (noise((PROMPTS, WIDTH), 1, &device)?, noise((KEYS, WIDTH), 2, &device)?);
+    let weights = (3..6).map(|seed| noise((WIDTH, WIDTH), seed, &device)? / 100.0);
+    let weights = weights.collect::<Result<Vec<_>>>()?;
     let q = hidden.matmul(&weights[0])?.reshape((PROMPTS, HEADS, HEAD_DIM))?;
     // Once per input, for all prompts and steps.
     let k = encoded.matmul(&weights[1])?.reshape((KEYS, HEADS, HEAD_DIM))?;
@@ -38,7 +40,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         row_offsets: vec![0, PROMPTS],
         keys: Keys::Packed { offsets: vec![0, KEYS] },
     })?;
-    let planned = Attention::new(&Device::Cpu)?.plan(&problem, DType::F32, &PlanOptions::default())?;
+    let planned = Attention::new(&device)?.plan(&problem, DType::F32, &PlanOptions::default())?;
     let out = planned.run(&q, &k, &v)?;
 
     // [prompts, heads, 1, head_dim] against [prompts, heads, keys, head_dim].

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 fn devices() -> Vec<Device> {
     #[allow(unused_mut, reason = "only CUDA adds to it")]
     let mut devices = vec![Device::Cpu];
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "candle-cuda")]
     match onekv::cuda::context(0) {
         Ok(_) => devices.push(Device::new_cuda(0).unwrap()),
         Err(error) if std::env::var_os("ONEKV_REQUIRE_CUDA").is_none() => {
@@ -246,7 +246,19 @@ fn what_does_not_fit_is_named() {
         let why = "v is [2, 5, 4, 64] with the strides [1280, 64, 320, 1], allowed: leading dimensions at one distance";
         small.refuses([q, kv, &by_input], why);
         let expanded = kv.i(..1).unwrap().expand((10, 4, 64)).unwrap();
-        small.refuses([q, &expanded, kv], "k.strides.row is 0, allowed: 64 or more");
+        small.refuses(
+            [q, &expanded, kv],
+            "k is [10, 4, 64] with the strides [0, 64, 1], allowed: leading dimensions",
+        );
+        let expanded = kv.narrow(1, 0, 1).unwrap().expand((10, 4, 64)).unwrap();
+        small.refuses([q, &expanded, kv], "k has the stride 0 along the heads, allowed: memory for each");
+        let huge = kv.i(..1).unwrap().unsqueeze(0).unwrap().expand((1 << 40, 1 << 40, 4, 64)).unwrap();
+        small.refuses([q, kv, &huge], "allowed: [.., 4, 64] with 10 rows");
+        let wide = Tensor::zeros((10, 4, 65), candle_core::DType::F32, &device).unwrap();
+        small.refuses(
+            [q, kv, &wide.narrow(2, 1, 64).unwrap()],
+            "v begins 1 elements into its memory, allowed: a multiple of 4",
+        );
         let var = Var::zeros((10, 4, 64), candle_core::DType::F32, &device).unwrap();
         small.refuses([q, kv, var.as_tensor()], "v records gradients, allowed: a tensor that does not");
         assert!(small.planned.run(q, kv, &var.as_tensor().detach()).is_ok());
@@ -274,7 +286,7 @@ fn states_that_do_not_fit_are_named() {
         refuses(&[], "states is empty, allowed: at least one");
         refuses(
             &[(&out, &lse), (&zeros(&[6, 4, 32]), &lse)],
-            "states.out is [6, 4, 32], allowed: [.., 4, 64]",
+            "states.out is [6, 4, 32], allowed: [2, 3, 4, 64]",
         );
         refuses(&[(&out, &zeros(&[2, 3, 5]))], "states.lse is [2, 3, 5], allowed: [2, 3, 4], as");
         refuses(&[(&lse.flatten_all().unwrap(), &lse)], "states.out is [24], allowed: [.., heads, head_dim]");
@@ -282,7 +294,83 @@ fn states_that_do_not_fit_are_named() {
         refuses(&[(&out, &lse), (&half, &lse)], "states.out is f16, allowed: f32");
         let halved = Tensor::zeros((2, 3, 4), candle_core::DType::F16, &device).unwrap();
         refuses(&[(&out, &halved)], "states.lse is f16, allowed: f32");
+        if device.is_cuda() {
+            refuses(&[(&out, &lse); 100], "states is 100, allowed: at most");
+        }
     }
+}
+
+/// No rows, no keys: also where a view of nothing begins behind the end of its memory.
+#[test]
+fn nothing_is_allowed() {
+    for device in devices() {
+        let zeros = |dims: &[usize]| Tensor::zeros(dims, candle_core::DType::F32, &device).unwrap();
+        let (q, kv) = (zeros(&[6, 4, 64]), zeros(&[2, 5, 4, 64]));
+        let none = kv.narrow(0, 2, 0).unwrap().narrow(1, 1, 4).unwrap();
+        let no_keys = planned::<f32>(&Case::packed(4, 4, 64, &[(6, 0)]).problem(), &device);
+        let (out, lse) = no_keys.run_with_lse(&q, &none, &none).unwrap();
+        assert_eq!(values::<f32>(&out), [0.0; 6 * 4 * 64]);
+        assert_eq!(values::<f32>(&lse), [f32::NEG_INFINITY; 6 * 4]);
+
+        let no_rows = planned::<f32>(&Case::packed(4, 4, 64, &[(0, 10)]).problem(), &device);
+        let (out, lse) = no_rows.run_with_lse(&q.narrow(0, 6, 0).unwrap(), &kv, &kv).unwrap();
+        assert_eq!((out.dims(), lse.dims()), (&[0, 4, 64][..], &[0, 4][..]));
+        let merged = Attention::new(&device).unwrap().merge_states(&[(&out, &lse), (&out, &lse)]).unwrap();
+        assert_eq!((merged.0.dims(), merged.1.dims()), (out.dims(), lse.dims()));
+    }
+}
+
+/// A writer may wait for memory that K and V share: reading it is over all the same.
+#[test]
+fn a_writer_of_shared_memory_does_not_stop_it() {
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let zeros = |dims: &[usize]| Tensor::zeros(dims, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let (q, kv, new) = (zeros(&[6, 4, 64]), zeros(&[2, 10, 4, 64]), zeros(&[2, 1, 4, 64]));
+        let attention = Attention::new(&Device::Cpu).unwrap();
+        let planned = planned::<f32>(&Case::packed(4, 4, 64, &[(6, 10)]).problem(), &Device::Cpu);
+        let (k, v) = (kv.i(0).unwrap(), kv.i(1).unwrap());
+        let lse = zeros(&[10, 4]);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    kv.slice_set(&new, 1, 3).unwrap();
+                }
+            });
+            for _ in 0..500 {
+                planned.run(&q, &k, &v).unwrap();
+                attention.merge_states(&[(&k, &lse), (&v, &lse)]).unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        done.send(()).unwrap();
+    });
+    finished.recv_timeout(std::time::Duration::from_secs(60)).expect("it waits for ever");
+}
+
+/// An engine keeps them where its threads reach them.
+#[test]
+fn threads_may_share_it() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Attention>();
+    shared::<Planned>();
+}
+
+/// Two devices of one card, each with its stream.
+#[cfg(feature = "candle-cuda")]
+#[test]
+fn tensors_of_another_stream_are_refused() {
+    if devices().len() < 2 {
+        return;
+    }
+    let (own, other) = (Device::new_cuda(0).unwrap(), Device::new_cuda_with_stream(0).unwrap());
+    let (own, other) = (Small::new(&own), Small::new(&other));
+    other.refuses([&own.q, &own.kv, &own.kv], "q is on Cuda { gpu_id: 0 }, allowed: the device and stream");
+    own.refuses([&own.q, &own.kv, &other.kv], "v is on Cuda { gpu_id: 0 }, allowed: the device and stream");
+    // Another device, but the same stream.
+    let same = Small::new(&Device::new_cuda(0).unwrap());
+    assert!(own.planned.run(&same.q, &same.kv, &own.kv).is_ok());
 }
 
 /// Two devices, where there are two.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use common::device::{Card, attend_with, card};
 use common::quantized::QuantizedCase;
@@ -221,6 +221,37 @@ fn without_lse(answer: &Answer) -> Answer {
     Answer { out: answer.out.clone(), lse: Vec::new() }
 }
 
+/// A context cannot be waited for while a stream of it is captured.
+static CAPTURE: Mutex<()> = Mutex::new(());
+
+/// Of a thread's own default stream nothing says, when the work list is freed, whether another thread's runs have ended.
+#[test]
+fn a_launch_waits_for_runs_on_threads_own_streams() {
+    let Some(Card { context, kernels, .. }) = card() else { return };
+    let case = Case::packed(2, 2, 64, &[(3, 200)]);
+    let operands = Operands::<f32>::new(&case);
+    let p = &operands.problem;
+    let stream = context.per_thread_stream();
+    let plan = Plan::new(p, DType::F32, kernels.facts(), &PlanOptions::default()).unwrap();
+    let launch = Launch::new(kernels, plan, &stream).unwrap();
+    let [q, k, v] = [&operands.q, &operands.k, &operands.v].map(|data| stream.clone_htod(data).unwrap());
+    let mut out = stream.alloc_zeros::<f32>(operands.q.len()).unwrap();
+    let mut workspace = stream.alloc_zeros::<f32>(launch.plan().workspace_len().max(1)).unwrap();
+    let run = launch.run(
+        &stream,
+        DeviceQueries::contiguous(p, q.as_view()),
+        DeviceKv::contiguous(p, k.as_view(), v.as_view()),
+        DeviceOutput::contiguous(p, out.as_view_mut()),
+        None,
+        &mut workspace.as_view_mut(),
+    );
+    run.unwrap();
+    let event = stream.record_event(None).unwrap();
+    let _no_capture = CAPTURE.lock();
+    drop(launch);
+    assert!(event.is_complete(), "its work list is freed while it runs");
+}
+
 /// Captured once, replayed with new data in the same memory: the split plan too, whose merge follows.
 #[test]
 fn a_captured_graph_replays_with_new_data() {
@@ -230,6 +261,7 @@ fn a_captured_graph_replays_with_new_data() {
     let options = fixed(64, 16);
     let first = Operands::<bf16>::new(&case);
     let mut device = OnDevice::new(card, &stream, &first, &options);
+    let _capture = CAPTURE.lock();
     stream.begin_capture(cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
     device.run(&stream).unwrap();
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;

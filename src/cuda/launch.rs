@@ -1,6 +1,7 @@
 //! A plan on the device, and its runs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::sys::{CUdeviceptr, CUstream, CUtensorMap};
 use cudarc::driver::{
@@ -23,6 +24,8 @@ unsafe impl DeviceRepr for OnekvWork {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for OnekvMerge {}
 
+/// The handle by which each thread names a default stream of its own: `CU_STREAM_PER_THREAD` in cuda.h.
+const PER_THREAD: usize = 2;
 /// Bytes that the workspace's address is a multiple of: partial states are written 16 at a time.
 const WORKSPACE_ALIGN: CUdeviceptr = 16;
 
@@ -60,7 +63,8 @@ pub struct RawOperands {
 /// A plan with its work list on the device; runs any number of times, from any thread and on any stream.
 ///
 /// Runs at the same time need a workspace each. A captured graph holds addresses: it may replay as long as this, the
-/// operands and the workspace live.
+/// operands and the workspace live. Dropped after runs on a stream other than that of [`Launch::new`], or on threads' own
+/// default streams, where cudarc does not order streams, it waits for the context.
 pub struct Launch {
     kernels: Arc<Kernels>,
     plan: Plan,
@@ -68,19 +72,39 @@ pub struct Launch {
     combine: Option<Function>,
     work: Uploaded<OnekvWork>,
     merges: Option<Uploaded<OnekvMerge>>,
+    /// The stream in whose order the work list is freed.
+    stream: usize,
+    /// A run on another stream, which that order says nothing of.
+    ran_elsewhere: AtomicBool,
 }
 
 /// Device memory that is written once, before any launch: no stream needs to wait for it.
 struct Uploaded<T> {
     at: CUdeviceptr,
-    memory: CudaSlice<T>,
+    /// `None` once it has leaked.
+    memory: Option<CudaSlice<T>>,
 }
 
 impl<T: DeviceRepr> Uploaded<T> {
     fn new(stream: &Arc<CudaStream>, data: &[T]) -> Result<Self> {
         let memory = stream.clone_htod(data).map_err(cuda("uploading a plan"))?;
         let at = memory.device_ptr(stream).0;
-        Ok(Self { at, memory })
+        Ok(Self { at, memory: Some(memory) })
+    }
+
+    /// Keeps the memory for good.
+    fn leak(&mut self) {
+        self.memory.take().map(CudaSlice::leak);
+    }
+}
+
+impl Drop for Launch {
+    fn drop(&mut self) {
+        if *self.ran_elsewhere.get_mut() && self.kernels.context().synchronize().is_err() {
+            // It may still be read.
+            self.work.leak();
+            self.merges.iter_mut().for_each(Uploaded::leak);
+        }
     }
 }
 
@@ -143,7 +167,16 @@ impl Launch {
         };
         // Other streams may run it from now on.
         stream.synchronize().map_err(cuda("uploading a plan"))?;
-        Ok(Self { kernels: kernels.clone(), plan, function, combine, work, merges })
+        Ok(Self {
+            kernels: kernels.clone(),
+            plan,
+            function,
+            combine,
+            work,
+            merges,
+            stream: stream.cu_stream().addr(),
+            ran_elsewhere: AtomicBool::new(false),
+        })
     }
 
     /// The plan.
@@ -244,9 +277,15 @@ impl Launch {
         let lse_ptr = lse.as_mut().map(|l| l.data.device_ptr_mut(stream));
         let lse_at = lse_ptr.as_ref().map_or(0, |(at, _)| *at);
         let (workspace_at, _workspace) = workspace.device_ptr_mut(stream);
-        // Whatever stream this is, the work list is not freed before it has been read.
-        let _work = self.work.memory.device_ptr(stream);
-        let _merges = self.merges.as_ref().map(|merges| merges.memory.device_ptr(stream));
+        // Whatever stream this is, the work list is not freed before it has been read: by these events where cudarc keeps
+        // streams in order, else by `drop`.
+        let at = stream.cu_stream().addr();
+        if !stream.context().is_managing_stream_synchronization() && (at != self.stream || at == PER_THREAD) {
+            self.ran_elsewhere.store(true, Ordering::Relaxed);
+        }
+        let _work = self.work.memory.as_ref().map(|memory| memory.device_ptr(stream));
+        let merges = self.merges.as_ref().and_then(|merges| merges.memory.as_ref());
+        let _merges = merges.map(|memory| memory.device_ptr(stream));
 
         let problem = self.plan.problem();
         let rows =
@@ -301,7 +340,8 @@ impl Launch {
             lse_strides,
         };
         // SAFETY: sizes, strides and alignment were checked against the problem, the context is the kernels';
-        // the views and `self` keep the memory allocated, and cudarc orders its release after this stream's work.
+        // the views keep the operands allocated, and cudarc orders their release after this stream's work; the work list
+        // is released after it, too, as said above.
         unsafe { self.run_raw(stream.cu_stream(), &operands) }
     }
 

@@ -61,12 +61,13 @@ use crate::error::{Error, Result};
 /// The context of a device, or an error where there is no driver or no such device.
 ///
 /// # Errors
-/// [`Error::Cuda`]; cudarc's own constructor panics without a driver.
+/// [`Error::Cuda`]; cudarc's own constructor panics without a driver. A program in which another crate has cudarc link the
+/// driver (candle with CUDA does) does not start without one.
 pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
     // Names that cudarc looks for too. Its own `is_culib_present` is not there where another crate asks it to link the
     // driver, as candle does.
     let names = [library_filename("cuda"), "libcuda.so.1".into(), library_filename("nvcuda")];
-    // SAFETY: NVIDIA's driver library; a library's start-up code is all that runs, as when cudarc loads it.
+    // SAFETY: NVIDIA's driver library: its code for being loaded and unloaded is all that runs.
     if !names.into_iter().any(|name| unsafe { Library::new(name) }.is_ok()) {
         let why = "libcuda was not found: no NVIDIA driver is installed".to_owned();
         return Err(Error::Cuda { what: "loading the driver", why });

@@ -1,4 +1,5 @@
-//! Shared cross-attention on [candle](https://docs.rs/candle-core) tensors, on the CPU and, with feature `cuda`, on CUDA.
+//! Shared cross-attention on [candle](https://docs.rs/candle-core) tensors, on the CPU and, with feature `candle-cuda`, on
+//! CUDA.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -32,7 +33,7 @@
 //! [`Planned::run`] takes; it needs no transposition, no `contiguous`, and no `expand` of the K/V.
 
 mod cpu;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "candle-cuda")]
 mod cuda;
 mod operand;
 
@@ -51,7 +52,7 @@ pub struct Attention {
 
 enum On {
     Cpu,
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "candle-cuda")]
     Cuda(cuda::Attention),
 }
 
@@ -64,35 +65,34 @@ pub struct Planned {
 
 enum PlannedOn {
     Cpu,
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "candle-cuda")]
     Cuda(Box<cuda::Planned>),
 }
 
 /// An element type of both, candle and onekv.
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(feature = "candle-cuda"))]
 trait CandleElement: Element + WithDType {}
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(feature = "candle-cuda"))]
 impl<E: Element + WithDType> CandleElement for E {}
 /// An element type of both, candle and onekv.
-#[cfg(feature = "cuda")]
+#[cfg(feature = "candle-cuda")]
 trait CandleElement: Element + WithDType + cuda::CudaElement {}
-#[cfg(feature = "cuda")]
+#[cfg(feature = "candle-cuda")]
 impl<E: Element + WithDType + cuda::CudaElement> CandleElement for E {}
 
 impl Attention {
     /// For tensors of `device`.
     ///
     /// # Errors
-    /// A Metal device, or a CUDA device where feature `cuda` is off; [`Error::Cuda`](crate::Error::Cuda).
+    /// A Metal device, or a CUDA device without feature `candle-cuda`; [`Error::Cuda`](crate::Error::Cuda).
     pub fn new(device: &Device) -> Result<Self> {
         let on = match device {
             Device::Cpu => On::Cpu,
-            #[cfg(feature = "cuda")]
+            #[cfg(feature = "candle-cuda")]
             Device::Cuda(device) => On::Cuda(cuda::Attention::new(device)?),
-            other => {
-                let allowed = if cfg!(feature = "cuda") { "the CPU, CUDA" } else { "the CPU" };
-                bail!("device is {:?}, allowed: {allowed}", other.location())
-            }
+            #[cfg(not(feature = "candle-cuda"))]
+            Device::Cuda(_) => bail!("device is CUDA, allowed: the CPU; feature `candle-cuda` allows CUDA"),
+            Device::Metal(_) => bail!("device is Metal, allowed: the CPU, CUDA"),
         };
         Ok(Self { on })
     }
@@ -103,7 +103,7 @@ impl Attention {
     /// # Errors
     /// A dtype other than f32, f16 and bf16. On CUDA, what [`Plan::new`](crate::plan::Plan::new) refuses, and
     /// [`Error::Cuda`](crate::Error::Cuda).
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only CUDA heeds options"))]
+    #[cfg_attr(not(feature = "candle-cuda"), allow(unused_variables, reason = "only CUDA heeds options"))]
     pub fn plan(
         &self,
         problem: &Problem,
@@ -113,7 +113,7 @@ impl Attention {
         let planned = planned_dtype("dtype", dtype)?;
         let on = match &self.on {
             On::Cpu => PlannedOn::Cpu,
-            #[cfg(feature = "cuda")]
+            #[cfg(feature = "candle-cuda")]
             On::Cuda(attention) => PlannedOn::Cuda(Box::new(attention.plan(problem, planned, options)?)),
         };
         Ok(Planned { problem: problem.clone(), dtype, on })
@@ -126,8 +126,8 @@ impl Attention {
     /// input per sequence for what follows it, and this.
     ///
     /// # Errors
-    /// No states; tensors of another device, dtype or shape than the first, or that record gradients; on CUDA more than
-    /// [`MAX_STATES`](crate::cuda::MAX_STATES) states, and [`Error::Cuda`](crate::Error::Cuda).
+    /// No states; tensors of another device, dtype or shape than the first, or that record gradients; on CUDA more states
+    /// than `cuda::MAX_STATES`, and [`Error::Cuda`](crate::Error::Cuda).
     pub fn merge_states(&self, states: &[(&Tensor, &Tensor)]) -> Result<(Tensor, Tensor)> {
         let states = States::new(states)?;
         match states.dtype {
@@ -140,7 +140,7 @@ impl Attention {
     fn merge<E: CandleElement>(&self, states: &States<'_>) -> Result<(Tensor, Tensor)> {
         match &self.on {
             On::Cpu => cpu::merge::<E>(states),
-            #[cfg(feature = "cuda")]
+            #[cfg(feature = "candle-cuda")]
             On::Cuda(attention) => attention.merge::<E>(states),
         }
     }
@@ -152,14 +152,15 @@ impl Planned {
     /// Shapes: `q` and the result `[.., heads, head_dim]`, `k` and `v` `[.., kv_heads, head_dim]`. The leading
     /// dimensions, one after the other, are the problem's query rows and key positions: `[total_rows, heads, head_dim]`
     /// and `[inputs, tokens, heads, head_dim]` alike. head_dim is contiguous; the distance from row to row, and from head
-    /// to head, is free. On CUDA these and the offset are multiples of 16 bytes. The result is contiguous.
+    /// to head, is free. Where a head is a multiple of 16 bytes, so are these distances and the offset. The result is
+    /// contiguous.
     ///
     /// On CUDA the work is queued on the device's stream, and result and workspace are allocated there. The stream of
     /// `Device::new_cuda` is each thread's own: as with candle's operations, a tensor that another thread made is not
     /// waited for.
     ///
     /// # Errors
-    /// Tensors of another device, dtype or shape, or with other strides; a tensor that records gradients, as there
+    /// Tensors of another device (on CUDA: or stream), dtype or shape, or with other strides; a tensor that records gradients, as there
     /// is no backward pass; what [`Problem::check`] refuses; [`Error::Cuda`](crate::Error::Cuda).
     pub fn run(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         Ok(self.attend(q, k, v, false)?.0)
@@ -181,7 +182,7 @@ impl Planned {
     pub fn explain(&self) -> &str {
         match &self.on {
             PlannedOn::Cpu => "on the CPU, which plans as it runs",
-            #[cfg(feature = "cuda")]
+            #[cfg(feature = "candle-cuda")]
             PlannedOn::Cuda(planned) => planned.explain(),
         }
     }
@@ -202,7 +203,7 @@ impl Planned {
     ) -> Result<(Tensor, Option<Tensor>)> {
         match &self.on {
             PlannedOn::Cpu => cpu::run::<E>(&self.problem, operands, lse),
-            #[cfg(feature = "cuda")]
+            #[cfg(feature = "candle-cuda")]
             PlannedOn::Cuda(planned) => planned.run::<E>(operands, lse),
         }
     }

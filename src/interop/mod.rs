@@ -1,6 +1,6 @@
 //! Other people's tensors and handles: thin, no arithmetic.
 //!
-//! - candle: tensors in, tensors out, on the CPU and on CUDA: module `candle`, with the feature of that name.
+//! - candle: tensors in, tensors out: module `candle`, with the feature of that name; on CUDA with `candle-cuda`.
 //! - cudarc: module `cuda` takes its types.
 //! - cust, and whatever else has device addresses and a stream: `cuda::Launch::run_raw`. A device has one primary
 //!   context, which is both cust's `Context` and onekv's `cuda::context`: memory and streams of the one serve the other.

@@ -31,7 +31,7 @@ const SIM: &[&str] = &["-p", "ptxsim"];
 const CUDA: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "cuda"];
 const E4M3: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "e4m3"];
 const T5_CUDA: &[&str] = &["-p", "onekv", "--features", "t5-cuda", "--test", "t5_cuda"];
-const CANDLE: &[&str] = &["-p", "onekv", "--features", "candle,cuda", "--test", "candle"];
+const CANDLE: &[&str] = &["-p", "onekv", "--features", "candle-cuda", "--test", "candle"];
 const DRIVER: &[&str] = &["-p", "ptxsim-driver", "--test", "plain_api"];
 const CUDA_ATTENTION: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "attention"];
 
@@ -260,6 +260,8 @@ const BUGS: &[Planted] = &[
         from: "round_ties_even()", to: "round()", caught_by: LIBRARY },
     Planted { name: "Hopper: the merge does not wait for the attention before it", file: "cuda/sm90/combine.cu",
         from: "predecessors_wait();", to: "", caught_by: CUDA },
+    Planted { name: "a work list is freed while a run on another thread's stream reads it", file: "src/cuda/launch.rs",
+        from: "self.ran_elsewhere.store(true, Ordering::Relaxed);", to: "", caught_by: CUDA },
     Planted { name: "a plan's last split ends a tile early", file: "src/plan/mod.rs",
         from: "(begin + split_keys).min(input.keys.end)", to: "(begin + split_keys).min(input.keys.end.max(begin + 1) - 1)", caught_by: CUDA },
     Planted { name: "candle: a tensor is read from its storage's beginning", file: "src/interop/candle/operand.rs",
@@ -271,7 +273,13 @@ const BUGS: &[Planted] = &[
     Planted { name: "candle: the distance of inputs is taken for that of tokens", file: "src/interop/candle/operand.rs",
         from: ".rev().filter", to: ".filter", caught_by: CANDLE },
     Planted { name: "candle: two distances from row to row are taken for one", file: "src/interop/candle/operand.rs",
-        from: "if *stride != rows * step {", to: "if *stride != rows * step && dims.len() < 4 {", caught_by: CANDLE },
+        from: "*stride != step.saturating_mul(rows)", to: "*stride != step.saturating_mul(rows) && dims.len() < 4", caught_by: CANDLE },
+    Planted { name: "candle: a storage is locked once for each operand", file: "src/interop/candle/operand.rs",
+        from: "|(held, _)| *held == at", to: "|(held, _)| *held == at + 1", caught_by: CANDLE },
+    Planted { name: "candle: nothing stands behind the end of its memory", file: "src/interop/candle/operand.rs",
+        from: "if shape.contains(&0) { 0 }", to: "if shape[2] == 0 { 0 }", caught_by: CANDLE },
+    Planted { name: "candle: work of another stream is not waited for", file: "src/interop/candle/cuda.rs",
+        from: " || at.cu_stream() != planned.cu_stream()", to: "", caught_by: CANDLE },
     Planted { name: "candle: V is read at K's strides", file: "src/interop/candle/cpu.rs",
         from: "v_strides: v.strides", to: "v_strides: k.strides", caught_by: CANDLE },
     Planted { name: "candle: V is read at K's strides on CUDA", file: "src/interop/candle/cuda.rs",

@@ -13,7 +13,7 @@ const CARDS: [&str; 3] = ["a100", "rtx4090", "h200"];
 /// And for the T5 example's: one on which launches overlap, and one on which they do not.
 const T5_CARDS: [&str; 2] = ["a100", "h200"];
 /// And for candle's tensors.
-const CANDLE_CARD: &str = "h200";
+const CANDLE_CARDS: [&str; 2] = ["a100", "h200"];
 
 /// Checks the prerequisites, then runs every test of the workspace.
 pub fn run() -> Result<()> {
@@ -52,16 +52,17 @@ pub fn run() -> Result<()> {
         on_virtual_card(&mut tests, &driver, card);
         step(&format!("test T5 on a virtual {card}"), &mut tests)?;
     }
-    for what in [["--test", "candle"], ["--doc", "candle"]] {
-        let mut tests = cargo(&["test", "--package", "onekv", "--features", "candle,cuda"]);
-        tests.args(what);
-        on_virtual_card(&mut tests, &driver, CANDLE_CARD);
+    for card in CANDLE_CARDS {
+        let mut tests =
+            cargo(&["test", "--package", "onekv", "--features", "candle-cuda", "--test", "candle"]);
+        on_virtual_card(&mut tests, &driver, card);
         with_candle(&mut tests, &driver)?;
-        step(
-            &format!("test candle's tensors on the CPU and a virtual {CANDLE_CARD}: {}", what[0]),
-            &mut tests,
-        )?;
+        step(&format!("test candle's tensors on the CPU and a virtual {card}"), &mut tests)?;
     }
+    let mut tests = cargo(&["test", "--package", "onekv", "--features", "candle-cuda", "--doc"]);
+    on_virtual_card(&mut tests, &driver, CANDLE_CARDS[0]);
+    with_candle(&mut tests, &driver)?;
+    step("test the documentation's examples with candle", &mut tests)?;
     kit::check()?;
     if Path::new("/dev/nvidiactl").exists() {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests())?;

@@ -46,8 +46,8 @@ pub(super) fn merge<E: CandleElement>(states: &States<'_>) -> Result<(Tensor, Te
         })
     });
     let parts: Vec<PartialState<'_, E>> = parts.collect::<Result<_>>()?;
-    let vectors = shape.rows * shape.heads;
-    let mut out = vec![<E as Element>::from_f32(0.0); vectors * shape.head_dim];
+    let vectors = shape.rows.saturating_mul(shape.heads);
+    let mut out = vec![<E as Element>::from_f32(0.0); vectors.saturating_mul(shape.head_dim)];
     let mut lse = vec![0f32; vectors];
     merge_states(
         shape,

@@ -50,18 +50,18 @@ impl Attention {
         let parts = states.list.iter().map(|State { out, lse }| {
             let (out_strides, lse_strides) = (out.strides, lse.strides);
             Ok(DeviceState {
-                out: out.in_device_memory::<E>()?,
-                lse: lse.in_device_memory::<f32>()?,
+                out: out.in_device_memory::<E>(&self.device)?,
+                lse: lse.in_device_memory::<f32>(&self.device)?,
                 out_strides,
                 lse_strides,
             })
         });
         let parts: Vec<DeviceState<'_, E>> = parts.collect::<Result<_>>()?;
-        let vectors = shape.rows * shape.heads;
+        let vectors = shape.rows.saturating_mul(shape.heads);
+        let out_len = vectors.saturating_mul(shape.head_dim);
         // SAFETY: nothing reads them before the launch below, which writes every element.
-        let (mut out, mut lse) = unsafe {
-            (self.device.alloc::<E>(vectors * shape.head_dim)?, self.device.alloc::<f32>(vectors)?)
-        };
+        let (mut out, mut lse) =
+            unsafe { (self.device.alloc::<E>(some(out_len))?, self.device.alloc::<f32>(some(vectors))?) };
         let strides = Strides::contiguous(shape.heads, shape.head_dim);
         let lse_strides = Strides::contiguous(shape.heads, 1);
         merge_states(
@@ -92,24 +92,22 @@ impl Planned {
         let (plan, stream) = (self.launch.plan(), device.cuda_stream());
         let problem = plan.problem();
         let vectors = problem.total_rows() * problem.heads();
-        // Memory of no bytes does not exist.
-        let workspace_len = plan.workspace_len().max(1);
         // SAFETY: nothing reads them before the launch below, which writes every element of the output and of the LSE; of
         // the workspace its kernels read what they wrote.
         let (mut out, mut sums, mut workspace) = unsafe {
             (
-                device.alloc::<E>(vectors * problem.head_dim())?,
-                lse.then(|| device.alloc::<f32>(vectors)).transpose()?,
-                device.alloc::<f32>(workspace_len)?,
+                device.alloc::<E>(some(vectors * problem.head_dim()))?,
+                lse.then(|| device.alloc::<f32>(some(vectors))).transpose()?,
+                device.alloc::<f32>(some(plan.workspace_len()))?,
             )
         };
         self.launch
             .run(
                 &stream,
-                DeviceQueries { data: q.in_device_memory::<E>()?, strides: q.strides },
+                DeviceQueries { data: q.in_device_memory::<E>(device)?, strides: q.strides },
                 DeviceKv {
-                    k: k.in_device_memory::<E>()?,
-                    v: v.in_device_memory::<E>()?,
+                    k: k.in_device_memory::<E>(device)?,
+                    v: v.in_device_memory::<E>(device)?,
                     k_strides: k.strides,
                     v_strides: v.strides,
                 },
@@ -123,6 +121,11 @@ impl Planned {
     }
 }
 
+/// Elements to allocate for this many: memory of no bytes does not exist.
+fn some(len: usize) -> usize {
+    len.max(1)
+}
+
 /// Memory without gaps as a tensor.
 fn tensor<E: CudaDType>(data: CudaSlice<E>, device: &CudaDevice, dims: &[usize]) -> Tensor {
     let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(data, device.clone()));
@@ -131,10 +134,13 @@ fn tensor<E: CudaDType>(data: CudaSlice<E>, device: &CudaDevice, dims: &[usize])
 
 impl Operand<'_> {
     /// The storage from the tensor's first element on.
-    fn in_device_memory<E: CandleElement>(&self) -> Result<CudaView<'_, E>> {
-        match &*self.storage {
-            Storage::Cuda(storage) => Ok(storage.as_cuda_slice::<E>()?.slice(self.offset..)),
-            _ => Err(self.misplaced("CUDA")),
+    fn in_device_memory<E: CandleElement>(&self, device: &CudaDevice) -> Result<CudaView<'_, E>> {
+        let Storage::Cuda(storage) = &**self.storage else { return Err(self.misplaced("CUDA")) };
+        // Work of another stream would not be waited for.
+        let (at, planned) = (storage.device.cuda_stream(), device.cuda_stream());
+        if at.context().cu_ctx() != planned.context().cu_ctx() || at.cu_stream() != planned.cu_stream() {
+            return Err(self.misplaced("the device and stream"));
         }
+        Ok(storage.as_cuda_slice::<E>()?.slice(self.offset..))
     }
 }

@@ -62,10 +62,10 @@ struct Prepared {
 /// Whether this machine has the library.
 fn is_present() -> bool {
     // candle has cudarc link it: without it nothing would run.
-    #[cfg(feature = "candle")]
+    #[cfg(feature = "candle-cuda")]
     return true;
     // SAFETY: looks for the library and its symbols; nothing else is asked of it.
-    #[cfg(not(feature = "candle"))]
+    #[cfg(not(feature = "candle-cuda"))]
     unsafe {
         sys::is_culib_present()
     }
