@@ -368,9 +368,7 @@ impl Extent {
         if min == 0 {
             return Ok(());
         }
-        // Vectors are accessed 16 bytes at a time, or at the largest power of two that divides
-        // them: so a head_dim of 64 asks for 16 bytes and one of 5 for the element's own size.
-        let align = 16.min(1 << (self.vector * size).trailing_zeros());
+        let align = vector_align(self.vector * size);
         let row = if self.tokens > 1 { strides.row * size } else { 0 };
         let head = if self.heads > 1 { strides.head * size } else { 0 };
         for (part, value) in [("data", address), ("strides.row", row), ("strides.head", head)] {
@@ -409,6 +407,12 @@ impl Extent {
         }
         Ok(span)
     }
+}
+
+/// What addresses of vectors of so many bytes are a multiple of: they are accessed 16 bytes at a time, or at the largest
+/// power of two that divides them. So a head_dim of 64 asks for 16 bytes and one of 5 for the element's own size.
+pub(crate) fn vector_align(bytes: usize) -> usize {
+    1 << bytes.trailing_zeros().min(4)
 }
 
 /// The ranges between neighbouring offsets.

@@ -227,28 +227,14 @@ static CAPTURE: Mutex<()> = Mutex::new(());
 /// Of a thread's own default stream nothing says, when the work list is freed, whether another thread's runs have ended.
 #[test]
 fn a_launch_waits_for_runs_on_threads_own_streams() {
-    let Some(Card { context, kernels, .. }) = card() else { return };
-    let case = Case::packed(2, 2, 64, &[(3, 200)]);
-    let operands = Operands::<f32>::new(&case);
-    let p = &operands.problem;
-    let stream = context.per_thread_stream();
-    let plan = Plan::new(p, DType::F32, kernels.facts(), &PlanOptions::default()).unwrap();
-    let launch = Launch::new(kernels, plan, &stream).unwrap();
-    let [q, k, v] = [&operands.q, &operands.k, &operands.v].map(|data| stream.clone_htod(data).unwrap());
-    let mut out = stream.alloc_zeros::<f32>(operands.q.len()).unwrap();
-    let mut workspace = stream.alloc_zeros::<f32>(launch.plan().workspace_len().max(1)).unwrap();
-    let run = launch.run(
-        &stream,
-        DeviceQueries::contiguous(p, q.as_view()),
-        DeviceKv::contiguous(p, k.as_view(), v.as_view()),
-        DeviceOutput::contiguous(p, out.as_view_mut()),
-        None,
-        &mut workspace.as_view_mut(),
-    );
-    run.unwrap();
+    let Some(card) = card() else { return };
+    let stream = card.context.per_thread_stream();
+    let operands = Operands::<bf16>::new(&Case::packed(2, 2, 64, &[(3, 200)]));
+    let mut device = OnDevice::new(card, &stream, &operands, &PlanOptions::default());
+    device.run(&stream).unwrap();
     let event = stream.record_event(None).unwrap();
     let _no_capture = CAPTURE.lock();
-    drop(launch);
+    drop(device.launch);
     assert!(event.is_complete(), "its work list is freed while it runs");
 }
 

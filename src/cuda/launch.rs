@@ -72,9 +72,7 @@ pub struct Launch {
     combine: Option<Function>,
     work: Uploaded<OnekvWork>,
     merges: Option<Uploaded<OnekvMerge>>,
-    /// The stream in whose order the work list is freed.
-    stream: usize,
-    /// A run on another stream, which that order says nothing of.
+    /// On another stream than that in whose order the work list is freed.
     ran_elsewhere: AtomicBool,
 }
 
@@ -167,16 +165,8 @@ impl Launch {
         };
         // Other streams may run it from now on.
         stream.synchronize().map_err(cuda("uploading a plan"))?;
-        Ok(Self {
-            kernels: kernels.clone(),
-            plan,
-            function,
-            combine,
-            work,
-            merges,
-            stream: stream.cu_stream().addr(),
-            ran_elsewhere: AtomicBool::new(false),
-        })
+        let (kernels, ran_elsewhere) = (kernels.clone(), AtomicBool::new(false));
+        Ok(Self { kernels, plan, function, combine, work, merges, ran_elsewhere })
     }
 
     /// The plan.
@@ -279,11 +269,13 @@ impl Launch {
         let (workspace_at, _workspace) = workspace.device_ptr_mut(stream);
         // Whatever stream this is, the work list is not freed before it has been read: by these events where cudarc keeps
         // streams in order, else by `drop`.
-        let at = stream.cu_stream().addr();
-        if !stream.context().is_managing_stream_synchronization() && (at != self.stream || at == PER_THREAD) {
+        let work = self.work.memory.as_ref();
+        let elsewhere = stream.cu_stream().addr() == PER_THREAD
+            || work.is_none_or(|memory| memory.stream().cu_stream() != stream.cu_stream());
+        if elsewhere && !stream.context().is_managing_stream_synchronization() {
             self.ran_elsewhere.store(true, Ordering::Relaxed);
         }
-        let _work = self.work.memory.as_ref().map(|memory| memory.device_ptr(stream));
+        let _work = work.map(|memory| memory.device_ptr(stream));
         let merges = self.merges.as_ref().and_then(|merges| merges.memory.as_ref());
         let _merges = merges.map(|memory| memory.device_ptr(stream));
 

@@ -43,7 +43,7 @@ use half::{bf16, f16};
 use crate::dtype::{DType, Element};
 use crate::plan::PlanOptions;
 use crate::problem::Problem;
-use operand::{Operands, States, planned_dtype};
+use operand::{Operands, States, onekv_dtype};
 
 /// Attention on one candle device; on CUDA, its kernels.
 pub struct Attention {
@@ -59,7 +59,7 @@ enum On {
 /// A problem, planned for a device and a dtype. Runs any number of times.
 pub struct Planned {
     problem: Problem,
-    dtype: candle_core::DType,
+    dtype: DType,
     on: PlannedOn,
 }
 
@@ -110,11 +110,11 @@ impl Attention {
         dtype: candle_core::DType,
         options: &PlanOptions,
     ) -> Result<Planned> {
-        let planned = planned_dtype("dtype", dtype)?;
+        let dtype = onekv_dtype("dtype", dtype)?;
         let on = match &self.on {
             On::Cpu => PlannedOn::Cpu,
             #[cfg(feature = "candle-cuda")]
-            On::Cuda(attention) => PlannedOn::Cuda(Box::new(attention.plan(problem, planned, options)?)),
+            On::Cuda(attention) => PlannedOn::Cuda(Box::new(attention.plan(problem, dtype, options)?)),
         };
         Ok(Planned { problem: problem.clone(), dtype, on })
     }
@@ -160,8 +160,8 @@ impl Planned {
     /// waited for.
     ///
     /// # Errors
-    /// Tensors of another device (on CUDA: or stream), dtype or shape, or with other strides; a tensor that records gradients, as there
-    /// is no backward pass; what [`Problem::check`] refuses; [`Error::Cuda`](crate::Error::Cuda).
+    /// Tensors of another device (on CUDA: or stream), dtype or shape, or with other strides; a tensor that records
+    /// gradients, as there is no backward pass; what [`Problem::check`] refuses; [`Error::Cuda`](crate::Error::Cuda).
     pub fn run(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         Ok(self.attend(q, k, v, false)?.0)
     }
@@ -188,23 +188,25 @@ impl Planned {
     }
 
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, lse: bool) -> Result<(Tensor, Option<Tensor>)> {
-        let operands = Operands::new(&self.problem, self.dtype, q, k, v)?;
-        match planned_dtype("dtype", self.dtype)? {
-            DType::F32 => self.attend_as::<f32>(&operands, lse),
-            DType::F16 => self.attend_as::<f16>(&operands, lse),
-            DType::Bf16 => self.attend_as::<bf16>(&operands, lse),
+        match self.dtype {
+            DType::F32 => self.attend_as::<f32>(q, k, v, lse),
+            DType::F16 => self.attend_as::<f16>(q, k, v, lse),
+            DType::Bf16 => self.attend_as::<bf16>(q, k, v, lse),
         }
     }
 
     fn attend_as<E: CandleElement>(
         &self,
-        operands: &Operands<'_>,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
         lse: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
+        let operands = Operands::new(&self.problem, <E as WithDType>::DTYPE, q, k, v)?;
         match &self.on {
-            PlannedOn::Cpu => cpu::run::<E>(&self.problem, operands, lse),
+            PlannedOn::Cpu => cpu::run::<E>(&self.problem, &operands, lse),
             #[cfg(feature = "candle-cuda")]
-            PlannedOn::Cuda(planned) => planned.run::<E>(operands, lse),
+            PlannedOn::Cuda(planned) => planned.run::<E>(&operands, lse),
         }
     }
 }

@@ -64,6 +64,13 @@ impl Case {
         Self { spec, gaps: [(0, 0); 4], head_major: [false; 4], magnitude: 1.0, seed: 1 }
     }
 
+    /// Gives each input a slot, of `padding` keys more than the longest has.
+    pub fn pad(&mut self, padding: usize) {
+        let lengths: Vec<usize> = self.problem().inputs().iter().map(|input| input.keys.len()).collect();
+        let max_keys = lengths.iter().max().unwrap_or(&0) + padding;
+        self.spec.keys = Keys::Padded { max_keys, lengths };
+    }
+
     pub fn problem(&self) -> Problem {
         Problem::new(self.spec.clone()).expect("a generated case is valid")
     }
@@ -280,9 +287,7 @@ pub fn cases(max_rows: usize, max_keys: usize) -> impl Strategy<Value = Case> {
                 case.gaps = gaps;
             }
             if let Some(padding) = padding {
-                let lengths: Vec<usize> = inputs.iter().map(|i| i.1).collect();
-                let max_keys = lengths.iter().max().unwrap_or(&0) + padding;
-                case.spec.keys = Keys::Padded { max_keys, lengths };
+                case.pad(padding);
             }
             case
         },

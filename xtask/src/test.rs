@@ -33,12 +33,10 @@ pub fn run() -> Result<()> {
         &mut cargo(&["test", "--workspace", "--all-targets"]),
     )?;
     step("test the documentation's examples", &mut cargo(&["test", "--workspace", "--doc"]))?;
-    for example in ["cross_attention", "shared_prefix"] {
+    for (example, features) in [("cross_attention", ""), ("shared_prefix", ""), ("candle", "candle")] {
         let what = format!("run the example {example}");
-        step(&what, &mut cargo(&["run", "--quiet", "--example", example]))?;
+        step(&what, &mut cargo(&["run", "--quiet", "--features", features, "--example", example]))?;
     }
-    let mut example = cargo(&["run", "--quiet", "--features", "candle", "--example", "candle"]);
-    step("run the example candle", &mut example)?;
     eprintln!("==> are the bindings of cuda/abi.h fresh?");
     bindings::run(true)?;
     let driver = virtual_driver()?;
@@ -53,14 +51,13 @@ pub fn run() -> Result<()> {
         step(&format!("test T5 on a virtual {card}"), &mut tests)?;
     }
     for card in CANDLE_CARDS {
-        let mut tests =
-            cargo(&["test", "--package", "onekv", "--features", "candle-cuda", "--test", "candle"]);
-        on_virtual_card(&mut tests, &driver, card);
+        let mut tests = candle_tests();
+        on_virtual_card(tests.args(["--test", "candle"]), &driver, card);
         with_candle(&mut tests, &driver)?;
         step(&format!("test candle's tensors on the CPU and a virtual {card}"), &mut tests)?;
     }
-    let mut tests = cargo(&["test", "--package", "onekv", "--features", "candle-cuda", "--doc"]);
-    on_virtual_card(&mut tests, &driver, CANDLE_CARDS[0]);
+    let mut tests = candle_tests();
+    on_virtual_card(tests.arg("--doc"), &driver, CANDLE_CARDS[0]);
     with_candle(&mut tests, &driver)?;
     step("test the documentation's examples with candle", &mut tests)?;
     kit::check()?;
@@ -81,4 +78,8 @@ fn t5_tests() -> std::process::Command {
     let mut tests = cargo(&["test", "--package", "onekv", "--features", "t5-cuda"]);
     tests.args(["--test", "t5_cuda", "--example", "t5"]).env("ONEKV_REQUIRE_CUDA", "1");
     tests
+}
+
+fn candle_tests() -> std::process::Command {
+    cargo(&["test", "--package", "onekv", "--features", "candle-cuda"])
 }

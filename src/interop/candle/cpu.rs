@@ -13,7 +13,7 @@ pub(super) fn run<E: CandleElement>(
     operands: &Operands<'_>,
     lse: bool,
 ) -> Result<(Tensor, Option<Tensor>)> {
-    let Operands { q, k, v, .. } = operands;
+    let Operands { q, k, v } = operands;
     let vectors = problem.total_rows() * problem.heads();
     let mut out = vec![<E as Element>::from_f32(0.0); vectors * problem.head_dim()];
     let mut sums = lse.then(|| vec![0f32; vectors]);

@@ -42,9 +42,7 @@ impl Attention {
             .map_err(Error::wrap)?;
         Ok(Planned { device: self.device.clone(), launch })
     }
-}
 
-impl Attention {
     pub(super) fn merge<E: CandleElement>(&self, states: &States<'_>) -> Result<(Tensor, Tensor)> {
         let shape = states.shape;
         let parts = states.list.iter().map(|State { out, lse }| {

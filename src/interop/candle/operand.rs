@@ -9,7 +9,7 @@ use candle_core::{
 };
 
 use crate::dtype::DType;
-use crate::problem::{Problem, StateShape, Strides};
+use crate::problem::{Problem, StateShape, Strides, vector_align};
 
 /// A tensor whose leading dimensions are rows, or keys.
 pub(super) struct Operand<'t> {
@@ -99,7 +99,7 @@ impl<'t> States<'t> {
             let lse = Operand::new("states.lse", lse, f32, scalars, &layout, &mut storages)?;
             Ok(State { out, lse })
         });
-        let dtype = planned_dtype("states.out", first.dtype())?;
+        let dtype = onekv_dtype("states.out", first.dtype())?;
         Ok(Self { list: list.collect::<Result<_>>()?, shape, dtype })
     }
 
@@ -133,8 +133,7 @@ impl<'t> Operand<'t> {
         let strides = strides(name, layout, shape)?;
         // Where there is nothing it may stand anywhere.
         let offset = if shape.contains(&0) { 0 } else { layout.start_offset() };
-        let vector = shape[2] * dtype.size_in_bytes();
-        let align = 16.min(1 << vector.trailing_zeros().min(4));
+        let align = vector_align(shape[2] * dtype.size_in_bytes());
         if !(offset * dtype.size_in_bytes()).is_multiple_of(align) {
             bail!(
                 "{name} begins {offset} elements into its memory, allowed: a multiple of {} (`force_contiguous()` makes it so)",
@@ -206,7 +205,7 @@ fn product(sizes: &[usize]) -> Option<usize> {
 }
 
 /// onekv's name for a type of candle's.
-pub(super) fn planned_dtype(name: &str, dtype: candle_core::DType) -> Result<DType> {
+pub(super) fn onekv_dtype(name: &str, dtype: candle_core::DType) -> Result<DType> {
     match dtype {
         candle_core::DType::F32 => Ok(DType::F32),
         candle_core::DType::F16 => Ok(DType::F16),
