@@ -9,10 +9,12 @@ use common::device::{Card, attend_with, card};
 use common::quantized::QuantizedCase;
 use common::{Answer, Case, Operands, TestElement, assert_close, config};
 use cudarc::driver::sys::CUgraphInstantiate_flags;
-use cudarc::driver::{CudaStream, DevicePtr as _, DeviceRepr};
+use cudarc::driver::{CudaStream, DevicePtr as _, DevicePtrMut as _, DeviceRepr};
 use half::{bf16, f16};
 use onekv::cpu::PartialState;
-use onekv::cuda::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, DeviceState, Launch, MAX_STATES};
+use onekv::cuda::{
+    DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, DeviceState, Grid, Launch, MAX_STATES, Modules,
+};
 use onekv::plan::{Plan, PlanOptions, Variant, variants};
 use onekv::{DType, Element, Error, Keys, Lse, Output, StateShape, Strides};
 use proptest::prelude::*;
@@ -262,6 +264,52 @@ fn a_captured_graph_replays_with_new_data() {
         let got = Answer { out: device.result(&stream), lse: Vec::new() };
         assert_close(DType::Bf16, &got, &without_lse(&operands.reference()), &case);
     }
+}
+
+/// A kernel that writes its block's number.
+const NUMBERS: &[u8] = b"
+.version 7.0
+.target sm_80
+.address_size 64
+.visible .entry numbers(.param .u64 out) {
+    .reg .b64 %at<3>;
+    .reg .b32 %block;
+    ld.param.u64 %at0, [out];
+    cvta.to.global.u64 %at0, %at0;
+    mov.u32 %block, %ctaid.x;
+    mul.wide.u32 %at1, %block, 4;
+    add.u64 %at2, %at0, %at1;
+    st.global.u32 [%at2], %block;
+    ret;
+}
+\0";
+
+/// A caller's own kernels are launched as the library's are; what is not there, or too much, is named.
+#[test]
+fn kernels_of_a_callers_own() {
+    let Some(card) = card() else { return };
+    // SAFETY: the text above ends with 0.
+    let modules = unsafe { Modules::new(&card.context, vec![("own", NUMBERS)]) };
+    let function = modules.function("own", "numbers", 0).unwrap();
+    assert_eq!(function.compiled_for(), 80);
+    let mut out = card.stream.clone_htod(&[9u32; 6]).unwrap();
+    let at = out.device_ptr_mut(&card.stream).0;
+    let run = |x, y| {
+        let grid = Grid { x, y, threads: 1, ..Grid::default() };
+        let mut parameters = [std::ptr::from_ref(&at).cast_mut().cast()];
+        // SAFETY: the kernel's one parameter is an address, of memory for six numbers; no more than five blocks run.
+        unsafe { modules.launch(function, grid, card.stream.cu_stream(), &mut parameters) }
+    };
+    run(5, 1).unwrap();
+    run(0, 1).unwrap();
+    run(1, 0).unwrap();
+    assert_eq!(card.stream.clone_dtoh(&out).unwrap(), [0, 1, 2, 3, 4, 9]);
+    let text = run(1, 1 << 16).unwrap_err().to_string();
+    assert!(text.contains("1 x 65536 blocks, allowed: 2147483647 x 65535"), "{text}");
+    let text = modules.function("other", "numbers", 0).unwrap_err().to_string();
+    assert!(text.contains("no module `other`"), "{text}");
+    let text = modules.function("own", "letters", 0).unwrap_err().to_string();
+    assert!(text.contains("finding a kernel"), "{text}");
 }
 
 /// One launch object, two streams and two threads, a workspace each.

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cudarc::driver::sys::{CUdeviceptr, CUstream, CUtensorMap};
+use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use cudarc::driver::{
     CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice,
 };
 
 use super::abi::{OnekvAttention, OnekvMerge, OnekvWork};
-use super::kernels::{Function, Grid, Kernels, address_of, cuda};
+use super::kernels::{Kernels, address_of};
+use super::modules::{Function, Grid, cuda};
 use super::operands::{
     DeviceKv, DeviceKvE4m3, DeviceLse, DeviceOutput, DeviceQueries, apart, same_context, strides,
 };
-use super::tensor_map;
+use super::tensor_map::{TensorMap, boxes_of_tokens};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::plan::{Architecture, Plan};
@@ -114,7 +115,8 @@ impl Launch {
     pub fn new(kernels: &Arc<Kernels>, plan: Plan, stream: &Arc<CudaStream>) -> Result<Self> {
         same_context(kernels, stream.context(), "stream")?;
         let variant = plan.variant();
-        let function = kernels.function(&variant.module(), &variant.kernel(), variant.shared_bytes)?;
+        let function =
+            kernels.modules.function(&variant.module(), &variant.kernel(), variant.shared_bytes)?;
         // The plan keeps every number below 2^31.
         let work: Vec<OnekvWork> = plan
             .work()
@@ -159,7 +161,7 @@ impl Launch {
             true => (None, None),
             false => {
                 let (module, name) = variant.combine();
-                let combine = kernels.function(&module, &name, 0)?;
+                let combine = kernels.modules.function(&module, &name, 0)?;
                 (Some(combine), Some(Uploaded::new(stream, &merges)?))
             }
         };
@@ -394,32 +396,33 @@ impl Launch {
                     heads: problem.kv_heads(),
                     vector: variant.head_dim,
                 };
-                let map = |at, strides| tensor_map::boxes_of_tokens(variant, at, extent, strides);
+                let map = |at, strides| boxes_of_tokens(variant, at, extent, strides);
                 [map(operands.k, operands.k_strides)?, map(operands.v, operands.v_strides)?]
             }
-            false => [CUtensorMap { opaque: [0; 16] }; 2],
+            false => [TensorMap::EMPTY; 2],
         };
         if hopper {
             list.extend(maps.iter().map(address_of));
         }
         let grid = Grid {
             // Whole clusters, whose size is in the kernel.
-            blocks: self.plan.work().len(),
+            x: self.plan.work().len(),
             threads: variant.threads,
             shared_bytes: variant.shared_bytes,
             // Hopper's kernels wait for what was launched before them by themselves.
             overlaps: hopper,
+            ..Grid::default()
         };
         // SAFETY: the caller's contract, by which `self` and with it the work list outlives the launch; Hopper's kernels
         // take two maps more, and wait for their predecessors.
         unsafe {
-            self.kernels.launch(self.function, grid, stream, &mut list)?;
+            self.kernels.modules.launch(self.function, grid, stream, &mut list)?;
             match self.combine {
                 Some(combine) => {
                     // A warp per row of every merged tile: COMBINE_ROWS in cuda/attention/combine.cuh.
                     let blocks = self.plan.merges().len() * variant.tile_rows / 4;
-                    let grid = Grid { blocks, threads: 128, shared_bytes: 0, overlaps: hopper };
-                    self.kernels.launch(combine, grid, stream, &mut list[..1])
+                    let grid = Grid { x: blocks, threads: 128, shared_bytes: 0, ..grid };
+                    self.kernels.modules.launch(combine, grid, stream, &mut list[..1])
                 }
                 None => Ok(()),
             }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use cudarc::driver::{CudaStream, CudaView, DevicePtr as _, DevicePtrMut as _, DeviceRepr, DeviceSlice as _};
 
 use super::abi::{ONEKV_MAX_STATES, OnekvMergeStates, OnekvState};
-use super::kernels::{Grid, Kernels, address_of};
+use super::kernels::{Kernels, address_of};
+use super::modules::Grid;
 use super::operands::{DeviceLse, DeviceOutput, apart, same_context, strides};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -136,12 +137,12 @@ pub fn merge_states<P: Element + DeviceRepr, E: Element + DeviceRepr>(
         count: states.len() as i32,
         reserved: 0,
     };
-    let function = kernels.function("merge", &format!("onekv_merge_{}_{}", P::DTYPE, E::DTYPE), 0)?;
+    let function = kernels.modules.function("merge", &format!("onekv_merge_{}_{}", P::DTYPE, E::DTYPE), 0)?;
     // SAFETY: the kernel takes an OnekvMergeStates; sizes, strides and alignment were checked against the
     // shape, all is of the kernels' context; the views keep the memory allocated, and cudarc orders its release
     // after this stream's work.
     unsafe {
-        let grid = Grid { blocks, threads: 128, shared_bytes: 0, overlaps: false };
-        kernels.launch(function, grid, stream.cu_stream(), &mut [address_of(&parameters)])
+        let grid = Grid { x: blocks, threads: 128, ..Grid::default() };
+        kernels.modules.launch(function, grid, stream.cu_stream(), &mut [address_of(&parameters)])
     }
 }

@@ -36,13 +36,15 @@
 //! [`Launch::run`] allocates nothing, waits for nothing and reads nothing back: it can be captured in a graph,
 //! and follows the order of its stream. [`Launch::run_raw`] is the same by stream handle and device addresses.
 //! On Hopper K and V can be [`e4m3`](crate::e4m3): a plan by [`Plan::with_e4m3_kv`](crate::plan::Plan::with_e4m3_kv), run by
-//! [`Launch::run_e4m3`]. [`merge_states`] joins attention over parts of the keys.
+//! [`Launch::run_e4m3`]. [`merge_states`] joins attention over parts of the keys. [`Modules`] loads and launches
+//! kernels of a caller's own.
 
 #[allow(missing_docs, reason = "generated; cuda/abi.h documents it")]
 mod abi;
 mod kernels;
 mod launch;
 mod merge;
+mod modules;
 mod operands;
 mod tensor_map;
 
@@ -54,7 +56,9 @@ use libloading::{Library, library_filename};
 pub use kernels::Kernels;
 pub use launch::{Launch, RawOperands};
 pub use merge::{DeviceState, MAX_STATES, merge_states};
+pub use modules::{Function, Grid, Modules};
 pub use operands::{DeviceKv, DeviceKvE4m3, DeviceLse, DeviceOutput, DeviceQueries};
+pub use tensor_map::TensorMap;
 
 use crate::error::{Error, Result};
 
@@ -72,5 +76,5 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
         let why = "libcuda was not found: no NVIDIA driver is installed".to_owned();
         return Err(Error::Cuda { what: "loading the driver", why });
     }
-    CudaContext::new(ordinal).map_err(kernels::cuda("opening the device"))
+    CudaContext::new(ordinal).map_err(modules::cuda("opening the device"))
 }

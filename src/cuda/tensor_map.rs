@@ -1,14 +1,75 @@
-//! Maps of K and V for the copy engine.
+//! Tensors as the copy engine (TMA) sees them.
 
 use std::mem::MaybeUninit;
 
-use cudarc::driver::sys::{self, CUdeviceptr};
+use cudarc::driver::sys::{self, CUdeviceptr, CUtensorMapDataType};
 
-use super::kernels::cuda;
+use super::modules::cuda;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::plan::Variant;
 use crate::problem::{Extent, Strides};
+
+/// A tensor of four dimensions as the copy engine of cards from 9.0 on sees it: a parameter of kernels.
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub struct TensorMap(sys::CUtensorMap);
+
+impl TensorMap {
+    /// Where there is nothing to describe.
+    pub const EMPTY: Self = Self(sys::CUtensorMap { opaque: [0; 16] });
+
+    /// The tensor `dimensions` at `address`, innermost first, `steps` bytes from one to the next in all but the innermost;
+    /// copied in boxes of `box_size` elements, whose rows of 128 or 64 bytes are swizzled by as many. What lies past the end
+    /// reads as zeros.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) with the driver's answer.
+    pub fn new(
+        data_type: CUtensorMapDataType,
+        address: CUdeviceptr,
+        dimensions: [usize; 4],
+        steps: [usize; 3],
+        box_size: [usize; 4],
+        row_bytes: usize,
+    ) -> Result<Self> {
+        let (dimensions, steps) = (dimensions.map(|n| n as u64), steps.map(|n| n as u64));
+        let box_size = box_size.map(|n| n as u32);
+        // Where rows are shorter, what follows them in memory is another's, and not fetched along.
+        let (swizzle, promotion) = match row_bytes {
+            PANEL_BYTES => (
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+            ),
+            _ => (
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_64B,
+            ),
+        };
+        let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
+        // SAFETY: the arrays have as many elements as the rank asks for, one less of strides; the map is written where
+        // the call succeeds, and only then read.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                map.as_mut_ptr(),
+                data_type,
+                4,
+                address as *mut _,
+                dimensions.as_ptr(),
+                steps.as_ptr(),
+                box_size.as_ptr(),
+                [1u32; 4].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle,
+                promotion,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+            .result()
+            .map_err(cuda("describing a tensor to the copy engine"))?;
+            Ok(Self(map.assume_init()))
+        }
+    }
+}
 
 /// Bytes of a panel's row at most: what one swizzle spans.
 const PANEL_BYTES: usize = 128;
@@ -24,56 +85,23 @@ pub(super) fn boxes_of_tokens(
     address: CUdeviceptr,
     extent: Extent,
     strides: Strides,
-) -> Result<sys::CUtensorMap> {
+) -> Result<TensorMap> {
     let data_type = match variant.dtype {
-        _ if variant.e4m3_kv() => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
-        DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        _ => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        _ if variant.e4m3_kv() => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        DType::Bf16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        _ => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
     };
     let size = variant.kv_bytes;
     let panel = extent.vector.min(PANEL_BYTES / size);
-    // Where rows are shorter, what follows them in memory is another head's, and not fetched along.
-    let (swizzle, promotion) = match panel * size {
-        PANEL_BYTES => (
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-        ),
-        _ => (
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_64B,
-        ),
-    };
     // A stride that is never taken may be anything; the driver wants a multiple of 16.
     let taken = |stride: usize, count: usize| if count > 1 { stride * size } else { panel * size };
-    let dimensions = [panel, extent.tokens, extent.vector / panel, extent.heads].map(|n| n as u64);
-    let steps = [taken(strides.row, extent.tokens), panel * size, taken(strides.head, extent.heads)]
-        .map(|n| n as u64);
+    let dimensions = [panel, extent.tokens, extent.vector / panel, extent.heads];
+    let steps = [taken(strides.row, extent.tokens), panel * size, taken(strides.head, extent.heads)];
     // As `PART_OF_PANELS` in cuda/sm90/warpgroups.cuh.
     let (box_tokens, box_panels) = match extent.vector / panel {
         panels if panels >= variant.cluster => (variant.tile_keys, panels / variant.cluster),
         panels => (variant.tile_keys / variant.cluster, panels),
     };
-    let box_size = [panel, box_tokens, box_panels, 1].map(|n| n as u32);
-    let mut map = MaybeUninit::<sys::CUtensorMap>::uninit();
-    // SAFETY: the arrays have as many elements as the rank asks for, one less of strides; the map is written where
-    // the call succeeds, and only then read.
-    unsafe {
-        sys::cuTensorMapEncodeTiled(
-            map.as_mut_ptr(),
-            data_type,
-            4,
-            address as *mut _,
-            dimensions.as_ptr(),
-            steps.as_ptr(),
-            box_size.as_ptr(),
-            [1u32; 4].as_ptr(),
-            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            swizzle,
-            promotion,
-            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-        .result()
-        .map_err(cuda("describing K and V to the copy engine"))?;
-        Ok(map.assume_init())
-    }
+    let box_size = [panel, box_tokens, box_panels, 1];
+    TensorMap::new(data_type, address, dimensions, steps, box_size, panel * size)
 }
