@@ -5,7 +5,7 @@ mod t5_example;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use t5_example::{error, path_text, root, stdout};
+use t5_example::{error, path_text, root};
 
 /// A copy of a golden model to damage.
 struct Model {
@@ -68,15 +68,24 @@ impl Model {
         self
     }
 
+    /// What this model answers to its request.
+    fn answers(&self, more: &[&str]) -> Value {
+        let request = self.path("request.json");
+        let arguments = ["--model", path_text(self.folder.path()), "--ids", path_text(&request), "--json"];
+        t5_example::answers(&t5_example::json(&[&arguments[..], more].concat()))
+    }
+
     /// The error of asking this model, without the temporary folder's name.
     fn error(self) -> String {
         let request = path_text(&self.path("request.json")).to_string();
         self.error_with(&["--ids", &request, "--json"])
     }
 
-    /// The error of asking this model about the built-in text.
+    /// The error of asking this model about a text.
     fn text_error(self) -> String {
-        self.error_with(&[])
+        let assets = root().join("examples/t5/assets");
+        let (input, prompts) = (assets.join("dialogue.txt"), assets.join("prompts.txt"));
+        self.error_with(&["--input", path_text(&input), "--prompts", path_text(&prompts)])
     }
 
     fn error_with(self, arguments: &[&str]) -> String {
@@ -88,13 +97,7 @@ impl Model {
 #[test]
 fn an_undamaged_copy_runs() {
     let model = Model::new();
-    stdout(&[
-        "--model",
-        path_text(model.folder.path()),
-        "--ids",
-        path_text(&model.path("request.json")),
-        "--json",
-    ]);
+    model.answers(&[]);
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn lies_in_the_header() {
         ("shape", json!([-1]), not_whole),
         ("shape", json!([1024]), "SelfAttention.k.weight has shape [1024], allowed: [32, 32] by config.json"),
         ("dtype", json!("U8"), not_whole),
-        ("dtype", json!("I32"), "dtype is I32, allowed: F32, F16, BF16"),
+        ("dtype", json!("I32"), "model.safetensors: dtype is I32, allowed: F32, F16, BF16"),
     ];
     for (field, value, words) in cases {
         let text = Model::new().weights(|header, _| header[NAME][field] = value).error();
@@ -185,7 +188,9 @@ fn what_stands_in_the_place_of_files() {
     assert!(text.contains("cannot read request DIR/request.json"), "{text}");
     let model = Model::new();
     std::fs::rename(model.path("model.safetensors"), model.path("pytorch_model.bin")).unwrap();
-    assert!(model.error().contains("DIR has pytorch_model.bin only, allowed: model.safetensors"));
+    let text = model.error();
+    assert!(text.contains("DIR/model.safetensors does not exist, allowed: a safetensors file"), "{text}");
+    assert!(text.contains("this makes it of pytorch_model.bin (pip install torch safetensors"), "{text}");
     if cfg!(unix) {
         let text = error(&["--input", "/dev/zero"]);
         assert!(text.contains("input /dev/zero is longer than allowed"), "{text}");
@@ -217,7 +222,9 @@ fn output_that_takes_nothing() {
 #[test]
 fn tokenizers() {
     let model = || Model::of("examples/t5/assets/pid");
-    for bytes in ["", "{}", "[1]"] {
+    // The library panics on the last.
+    let broken = r#"{"model": {"type": "BPE", "vocab": {}, "merges": []}, "decoder": {"#;
+    for bytes in ["", "{}", "[1]", broken] {
         let text = model().write("tokenizer.json", bytes.as_bytes()).text_error();
         assert!(text.contains("DIR/tokenizer.json is not a tokenizer"), "{text}");
     }
@@ -228,7 +235,7 @@ fn tokenizers() {
         }
     };
     let text = model().edit("tokenizer.json", shift).text_error();
-    assert!(text.contains("tokenizer.json has id "), "{text}");
+    assert!(text.contains("the tokenizer has id "), "{text}");
     assert!(text.contains("allowed: 0 to 447 by vocab_size in config.json"), "{text}");
 
     // Settings of another use change nothing.
@@ -240,28 +247,36 @@ fn tokenizers() {
         json["post_processor"] = Value::Null;
     };
     let model = model().edit("tokenizer.json", settings);
-    let arguments = ["--model", path_text(model.folder.path()), "--mode", "pid", "--json"];
-    let got = t5_example::json(&arguments);
+    let assets = root().join("examples/t5/assets");
+    let (input, prompts) = (assets.join("dialogue.txt"), assets.join("prompts.txt"));
+    let asked = ["--input", path_text(&input), "--prompts", path_text(&prompts), "--json"];
+    let got = t5_example::json(&[&["--model", path_text(model.folder.path())], &asked[..]].concat());
     let want = t5_example::json(&["--mode", "pid", "--json"]);
     assert_eq!(got["inputs"], want["inputs"]);
 }
 
-/// A folder without a tokenizer whose vocabulary is ByT5's: byte `b` is id `b + 3`, EOS is 1.
+/// A folder without a tokenizer whose vocabulary is ByT5's, or that names ByT5's: byte `b` is id `b + 3`, EOS is 1.
 #[test]
 fn byt5_has_no_tokenizer() {
-    let model = Model::new().config(|config| config["vocab_size"] = json!(384)).weights(|header, data| {
+    check_byt5(Model::new(), 384);
+    check_byt5(Model::new().write("tokenizer_config.json", br#"{"tokenizer_class": "ByT5Tokenizer"}"#), 700);
+    check_byt5(Model::new().config(|c| c["tokenizer_class"] = json!("ByT5Tokenizer")), 500);
+}
+
+fn check_byt5(model: Model, vocab: usize) {
+    let model = model.config(|config| config["vocab_size"] = json!(vocab)).weights(|header, data| {
         // The embedding lies last: its words are repeated.
         let shared = &mut header["shared.weight"];
         assert_eq!(shared["data_offsets"][1], json!(data.len()));
         let start = shared["data_offsets"][0].as_u64().unwrap() as usize;
         let width = shared["shape"][1].as_u64().unwrap() as usize;
         let table = data.split_off(start);
-        data.extend(table.iter().cycle().take(384 * width * 4));
-        *shared = json!({"dtype": "F32", "shape": [384, width], "data_offsets": [start, data.len()]});
+        data.extend(table.iter().cycle().take(vocab * width * 4));
+        *shared = json!({"dtype": "F32", "shape": [vocab, width], "data_offsets": [start, data.len()]});
     });
     let (input, prompts) = (model.path("input.txt"), model.path("prompts.txt"));
-    std::fs::write(&input, "h\u{e9} ?\n").unwrap();
-    std::fs::write(&prompts, "who\n\u{3b2}\n").unwrap();
+    std::fs::write(&input, "\n h\u{e9} ?\n").unwrap();
+    std::fs::write(&prompts, "  who \n\n\u{3b2}\n").unwrap();
     let folder = path_text(model.folder.path());
     let texts = t5_example::json(&[
         "--model",
@@ -287,7 +302,7 @@ fn byt5_has_no_tokenizer() {
     std::fs::write(model.path("request.json"), request.to_string()).unwrap();
     let answers =
         t5_example::json(&["--model", folder, "--ids", path_text(&model.path("request.json")), "--json"]);
-    for (i, ids) in answers["outputs"].as_array().unwrap().iter().enumerate() {
+    for (i, ids) in t5_example::answers(&answers).as_array().unwrap().iter().enumerate() {
         let ids = ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap());
         let bytes: Vec<u8> = ids.filter(|id| (3..259).contains(id)).map(|id| (id - 3) as u8).collect();
         assert!(!bytes.is_empty());
@@ -300,18 +315,21 @@ fn byt5_has_no_tokenizer() {
 fn missing_files() {
     let no_folder = error(&["--model", "/nowhere", "--ids", "/nowhere/request.json", "--json"]);
     assert!(no_folder.contains("cannot read request /nowhere/request.json"), "{no_folder}");
-    let no_folder = error(&["--model", "/nowhere"]);
+    let request = root().join("tests/t5/relu-tied/request.json");
+    let no_folder = error(&["--model", "/nowhere", "--ids", path_text(&request)]);
     assert!(no_folder.contains("model is /nowhere, allowed: a folder with config.json"), "{no_folder}");
     for name in ["config.json", "model.safetensors"] {
         let model = Model::new();
         std::fs::remove_file(model.path(name)).unwrap();
         let text = model.error();
-        let words =
-            if name == "config.json" { "cannot read config DIR/config.json" } else { "cannot read DIR/" };
-        assert!(text.contains(words), "{text}");
+        let words = match name {
+            "config.json" => "cannot read config DIR/config.json",
+            _ => "DIR/model.safetensors does not exist, allowed: a safetensors file",
+        };
+        assert!(text.ends_with(words) || text.contains(&format!("{words}:")), "{text}");
     }
-    let no_tokenizer = error(&["--model", path_text(&root().join("tests/t5/relu-tied"))]);
-    assert!(no_tokenizer.contains("tokenizer.json does not exist"), "{no_tokenizer}");
+    let no_tokenizer = Model::new().text_error();
+    assert!(no_tokenizer.ends_with("tokenizers file (or --ids, which needs none)"), "{no_tokenizer}");
     assert!(error(&["--input", "/nowhere/input.txt"]).contains("cannot read input /nowhere/input.txt"));
     assert!(error(&["--prompts", "/nowhere/p.txt"]).contains("cannot read prompts /nowhere/p.txt"));
     // A folder is not a file.
@@ -320,7 +338,7 @@ fn missing_files() {
 
 #[test]
 fn nonsense_in_the_config() {
-    let cases: [(&str, Value, &str); 15] = [
+    let cases = [
         ("num_heads", json!(0), "num_heads is 0, allowed: an integer from 1 to 4096"),
         ("num_layers", json!(-3), "num_layers is -3, allowed: an integer from 1 to 1024"),
         ("num_decoder_layers", json!(0), "num_decoder_layers is 0, allowed: an integer from 1 to 1024"),
@@ -332,8 +350,38 @@ fn nonsense_in_the_config() {
         ("d_ff", json!(1e30), "d_ff is 1e+30, allowed: an integer from 1 to 1048576"),
         ("d_kv", json!("64"), "d_kv is \"64\", allowed: an integer from 1 to 512"),
         ("vocab_size", json!(1.5), "vocab_size is 1.5, allowed: an integer from 2 to 16777216"),
-        ("feed_forward_proj", json!("swish"), "feed_forward_proj is \"swish\", allowed: \"relu\""),
-        ("model_type", json!("bart"), "model_type is \"bart\", allowed: \"t5\""),
+        (
+            "feed_forward_proj",
+            json!("mish"),
+            "feed_forward_proj is \"mish\", allowed: relu, gelu, gelu_python",
+        ),
+        ("feed_forward_proj", json!("gated-gelu-2"), "feed_forward_proj is \"gated-gelu-2\", allowed: "),
+        ("feed_forward_proj", json!(3), "feed_forward_proj is 3, allowed: a text"),
+        (
+            "dense_act_fn",
+            json!("quick_gelu"),
+            "dense_act_fn is \"quick_gelu\", allowed: relu, gelu, gelu_python",
+        ),
+        ("is_gated_act", json!("yes"), "is_gated_act is \"yes\", allowed: true or false"),
+        ("tie_word_embeddings", Value::Null, "tie_word_embeddings is null, allowed: true or false"),
+        ("scale_decoder_outputs", json!(1), "scale_decoder_outputs is 1, allowed: true or false"),
+        ("model_type", json!("bart"), "model_type is \"bart\", allowed: \"t5\", \"mt5\", \"umt5\""),
+        ("model_type", json!("longt5"), "\"umt5\": LongT5 attends to blocks and summaries of its input"),
+        ("model_type", json!("switch_transformers"), "Switch Transformers send each token to experts"),
+        ("model_type", json!("t5gemma"), "T5Gemma has Gemma's layers"),
+        ("model_type", json!("t5gemma2"), "T5Gemma 2 has Gemma's layers"),
+        ("architectures", json!(["T5EncoderModel"]), "[\"T5EncoderModel\"], allowed: a T5ForConditional"),
+        ("architectures", json!(["MT5ForSequenceClassification"]), "its head classifies"),
+        ("architectures", json!(["T5ForTokenClassification"]), "its head classifies"),
+        ("architectures", json!(["UMT5ForQuestionAnswering"]), "its head marks answers in the input"),
+        ("architectures", json!(["T5Model"]), "it has no head"),
+        ("quantization_config", json!({"bits": 4}), "quantization_config is there, allowed: weights that"),
+        ("decoder_start_token_id", json!([0, 2]), "decoder_start_token_id is [0,2], allowed: one id"),
+        (
+            "suppress_tokens",
+            json!([5, -1]),
+            "suppress_tokens is [5,-1], allowed: an integer from 0 to 95, or a",
+        ),
         ("layer_norm_epsilon", json!(-1.0), "layer_norm_epsilon is -1.0, allowed: a number between 0 and 1"),
         ("tie_word_embeddings", json!(3), "tie_word_embeddings is 3, allowed: true or false"),
         ("eos_token_id", json!(100_000), "eos_token_id is 100000, allowed: an integer from 0 to"),
@@ -350,23 +398,135 @@ fn nonsense_in_the_config() {
         ("d_model", json!(48), "tensor shared.weight has shape"),
     ];
     for (field, value, words) in cases {
-        let text = Model::new().config(|config| config[field] = value).error();
+        let set = |config: &mut Value| {
+            if field == "feed_forward_proj" {
+                // It counts where these do not say otherwise.
+                let fields = config.as_object_mut().unwrap();
+                fields.retain(|name, _| !["dense_act_fn", "is_gated_act"].contains(&name.as_str()));
+            }
+            config[field] = value;
+        };
+        let text = Model::new().config(set).error();
         assert!(text.contains(words), "{text}");
     }
     // Contradictions with the weights.
     let text = Model::new().config(|c| c["num_layers"] = json!(9)).error();
     assert!(text.contains("is missing in DIR"), "{text}");
-    let text = Model::new().config(|c| c["num_layers"] = json!(1)).error();
-    assert!(text.contains("tensor encoder.block.1."), "{text}");
-    assert!(text.contains("is not used, allowed: only the layers of config.json"), "{text}");
-    let text = Model::new().config(|c| c["feed_forward_proj"] = json!("gated-gelu")).error();
+    let text = Model::new().config(|c| c["is_gated_act"] = json!(true)).error();
     assert!(text.contains("DenseReluDense.wi_0.weight is missing"), "{text}");
-    let text = Model::new().config(|c| c["tie_word_embeddings"] = json!(false)).error();
-    assert!(text.contains("lm_head.weight is missing"), "{text}");
     for bytes in ["", "{", "[1]", "null"] {
         let text = Model::new().write("config.json", bytes.as_bytes()).error();
         assert!(text.starts_with("error: in DIR/config.json: not"), "{text}");
     }
+}
+
+/// What the file says of the head and config.json contradict each other, as transformers 4 and 5 do.
+#[test]
+fn heads_that_are_read_in_two_ways() {
+    let tie = |value: Value| move |config: &mut Value| config["tie_word_embeddings"] = value;
+    let own = || Model::of("tests/t5/gated-untied");
+    let untold = own().config(|config| {
+        config.as_object_mut().unwrap().remove("tie_word_embeddings");
+    });
+    for model in [own().config(tie(json!(true))), untold] {
+        let text = model.error();
+        assert!(text.contains("config.json in DIR does not say how logits are made"), "{text}");
+        assert!(text.contains("transformers 4 takes the embedding, scaled by d_model^-0.5"), "{text}");
+        assert!(text.contains("transformers 5 lm_head.weight, scaled by d_model^-0.5"), "{text}");
+        assert!(text.ends_with("choose by --transformers 4 or --transformers 5"), "{text}");
+    }
+    let none = Model::new().config(tie(json!(false))).error();
+    assert!(none.contains("transformers 4 takes lm_head.weight, not scaled"), "{none}");
+    assert!(none.contains("transformers 5 the embedding, not scaled"), "{none}");
+    assert!(none.contains("(the file has no lm_head.weight)"), "{none}");
+    let model = Model::new().config(tie(json!(false)));
+    let request = path_text(&model.path("request.json")).to_string();
+    let text = model.error_with(&["--ids", &request, "--transformers", "4"]);
+    assert!(text.contains("tensor lm_head.weight is missing in DIR"), "{text}");
+    // What is clear needs no choice, and takes none.
+    let said = |value: bool| own().config(|c| c["scale_decoder_outputs"] = json!(value));
+    for model in [said(true), said(false), own()] {
+        let ask = |more: &[&str]| model.answers(more);
+        assert_eq!(ask(&["--transformers", "4"]), ask(&["--transformers", "5"]));
+    }
+}
+
+#[test]
+fn tensors_that_are_not_a_models() {
+    let model = Model::new().write("adapter_config.json", b"{}");
+    // Adapters come without it.
+    std::fs::remove_file(model.path("config.json")).unwrap();
+    let adapter = model.error();
+    assert!(
+        adapter.contains("DIR has adapter_config.json, allowed: a whole model; merge the adapter"),
+        "{adapter}"
+    );
+    const NAME: &str = "encoder.block.0.layer.0.SelfAttention.q";
+    let rename = |to: &str| {
+        Model::new().weights(|header, _| {
+            let tensor = header.as_object_mut().unwrap().remove(&format!("{NAME}.weight")).unwrap();
+            header[to] = tensor;
+        })
+    };
+    let text = rename(&format!("{NAME}.lora_A.weight")).error();
+    assert!(text.contains("lora_A.weight in DIR is an adapter's; merge the adapter first"), "{text}");
+    // An embedding of the decoder's own.
+    let text = Model::new()
+        .weights(|header, data| {
+            let shape = header["shared.weight"]["shape"].clone();
+            let bytes = shape[0].as_u64().unwrap() * shape[1].as_u64().unwrap() * 4;
+            let at = [data.len() as u64, data.len() as u64 + bytes];
+            data.resize(at[1] as usize, 0);
+            header["decoder.embed_tokens.weight"] =
+                json!({"dtype": "F32", "shape": shape, "data_offsets": at});
+        })
+        .error();
+    assert!(
+        text.contains("shared.weight and decoder.embed_tokens.weight differ in DIR, allowed: one embedding"),
+        "{text}"
+    );
+    // Layers that config.json leaves out.
+    let model = Model::new().config(|c| c["num_layers"] = json!(1));
+    let request = path_text(&model.path("request.json")).to_string();
+    let output = t5_example::run(&["--model", path_text(model.folder.path()), "--ids", &request]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.starts_with("unused tensors in ") && said.ends_with(" and 5 more\n"), "{said}");
+    assert!(said.contains(": encoder.block.1.layer.0."), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+/// Numbers beyond f32 end the run: an answer of ids 0 would look like one.
+#[test]
+fn activations_that_overflow() {
+    let text = Model::new()
+        .weights(|header, data| {
+            let place = &header["decoder.block.1.layer.2.DenseReluDense.wo.weight"]["data_offsets"];
+            let at = |i: usize| place[i].as_u64().unwrap() as usize;
+            data[at(0)..at(1)].chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&3e38f32.to_le_bytes()));
+        })
+        .error();
+    assert!(text.contains("all logits of a prompt are NaN or infinite"), "{text}");
+    assert!(text.contains("bf16"), "{text}");
+}
+
+/// Folders without a file that is read here: the error has the command that makes it.
+#[test]
+fn what_can_be_converted() {
+    let model = Model::new().write("spiece.model", b"");
+    let text = model.text_error();
+    assert!(text.contains("DIR/tokenizer.json does not exist"), "{text}");
+    assert!(
+        text.contains("this makes it of spiece.model (pip install 'transformers>=5' sentencepiece"),
+        "{text}"
+    );
+    assert!(text.contains("cd 'DIR' && python3 -c \"from transformers import T5Tokenizer as T;"), "{text}");
+    let text = Model::of("tests/t5/sharded-bin-unclear").error();
+    assert!(text.contains("this makes it of pytorch_model-00001-of-00002.bin (pip install torch"), "{text}");
+    let bpe = || Model::new().write("vocab.json", b"{}").write("merges.txt", b"");
+    assert!(bpe().text_error().contains("import RobertaTokenizer as T;"));
+    let named = bpe().write("tokenizer_config.json", br#"{"tokenizer_class": "RobertaTokenizer"}"#);
+    assert!(named.text_error().contains("import AutoTokenizer as T;"));
 }
 
 #[test]
@@ -422,6 +582,14 @@ fn bad_arguments() {
     }
     let text = error(&["--frob"]);
     assert_eq!(text, "error: unexpected argument '--frob' found (--help shows the options)");
+    let model = path_text(&root().join("tests/t5/relu-tied")).to_string();
+    for some in [&["--input", "x"][..], &["--prompts", "x"], &[]] {
+        let text = error(&[&["--model", &model], some].concat());
+        assert!(
+            text.ends_with("allowed: with --input and --prompts, or with --ids: what the model is asked"),
+            "{text}"
+        );
+    }
     let text = error(&["--ids", "x"]);
     assert!(text.contains("required arguments were not provided: --model <DIR>"), "{text}");
     let unwritable = Path::new("/nowhere/logits.safetensors");

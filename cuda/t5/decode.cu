@@ -100,19 +100,41 @@ T5_ATTEND_SELVES(float, f32)
 // Whether (x, i) comes before (y, j): larger, or the first of equals.
 __device__ __forceinline__ bool comes_before(float x, int i, float y, int j) { return x > y || (x == y && i < j); }
 
-// The next token of every row, greedily: the largest logit, the first of equals. A row behind its EOS keeps
-// still. logits [rows, vocab]; outputs [slots, max_new]; eos -1: none. A block per row.
-extern "C" __global__ void __launch_bounds__(1024)
-    t5_choose(const float* logits, int vocab, const int* slots, const int* first, T5Row* state, int* outputs, int max_new, int eos) {
+// Whether a row's first new id is forced: that of a row that began with one token, its tokens so far without the new ones.
+__device__ __forceinline__ bool forces_first(const T5Rules& rules, const T5Row& row, int tokens) {
+    return rules.forced_first >= 0 && row.length + tokens - row.produced == 1;
+}
+
+// The next token of every row, greedily: the largest logit, the first of equals, of those that the rules allow, or the
+// one that they force. A row behind its end keeps still; one without a finite logit is marked. A block per row.
+//
+//   logits [rows, vocab], overwritten where ids are suppressed   outputs [slots, max_new]
+extern "C" __global__ void __launch_bounds__(1024) t5_choose(float* logits, int vocab, const int* slots, const int* first, T5Row* state,
+                                                             int* outputs, const int* listed, const T5Rules rules) {
     in_order();
     const int row = blockIdx.x, thread = threadIdx.x;
     logits += static_cast<int64_t>(row) * vocab;
+    bool numbers = false;
+    if (rules.suppressed + rules.suppressed_first > 0) {
+        const T5Row& mine = state[slots[row]];
+        const int first_free = forces_first(rules, mine, first[row + 1] - first[row]) ? 1 : 0;
+        const int count = rules.suppressed + (mine.produced == first_free ? rules.suppressed_first : 0);
+#pragma unroll 1
+        for (int i = thread; i < count; i += 1024) {
+            float& logit = logits[listed[rules.more_ends + i]];
+            // Where an id is listed twice, the first to come has seen its logit.
+            numbers |= isfinite(logit);
+            logit = -INFINITY;
+        }
+        __syncthreads();
+    }
     float best = -INFINITY;
-    // An id that loses against every other: where all logits are NaN, or -inf, the first id is taken.
+    // An id that loses against every other.
     int at = vocab;
 #pragma unroll 4
     for (int i = thread; i < vocab; i += 1024)
         if (comes_before(logits[i], i, best, at)) best = logits[i], at = i;
+    numbers |= isfinite(best);
     __shared__ float values[32];
     __shared__ int ids[32];
 #pragma unroll
@@ -122,16 +144,34 @@ extern "C" __global__ void __launch_bounds__(1024)
         if (comes_before(other, other_at, best, at)) best = other, at = other_at;
     }
     if (thread % 32 == 0) values[thread / 32] = best, ids[thread / 32] = at;
-    __syncthreads();
+    numbers = __syncthreads_or(numbers);
+    if (!numbers) {
+        // Infinity is larger than numbers: they are looked for where nothing else was found.
+#pragma unroll 1
+        for (int i = thread; i < vocab; i += 1024) numbers |= isfinite(logits[i]);
+        numbers = __syncthreads_or(numbers);
+    }
     if (thread > 0) return;
     for (int warp = 1; warp < 32; warp++)
         if (comes_before(values[warp], ids[warp], best, at)) best = values[warp], at = ids[warp];
+    // Read only now: a scan that nothing is suppressed in waits for logits alone.
     T5Row& mine = state[slots[row]];
-    if (mine.finished || mine.produced >= max_new) return;
-    const int id = at < vocab ? at : 0;
-    outputs[static_cast<int64_t>(slots[row]) * max_new + mine.produced] = id;
+    if (mine.finished || mine.produced >= rules.max_new) return;
+    if (!numbers) {
+        mine.finished = OVERFLOWED;
+        return;
+    }
+    // Not NaN: a finite logit comes before, or if that was suppressed, the -inf in its place.
+    int id = at;
+    const int tokens = first[row + 1] - first[row];
+    if (mine.produced == 0 && forces_first(rules, mine, tokens)) id = rules.forced_first;
+    if (mine.produced == rules.max_new - 1 && rules.forced_last >= 0) id = rules.forced_last;
+    bool ends = id == rules.end;
+#pragma unroll 1
+    for (int i = 0; i < rules.more_ends; i++) ends |= id == listed[i];
+    outputs[static_cast<int64_t>(slots[row]) * rules.max_new + mine.produced] = id;
     mine.next = id;
-    mine.length += first[row + 1] - first[row];
+    mine.length += tokens;
     mine.produced++;
-    mine.finished = id == eos;
+    mine.finished = ends ? ENDED : 0;
 }

@@ -49,7 +49,7 @@ __device__ __forceinline__ void rms_norm(const float* x, const float* weight, T*
 
 // out[t][i] = act(h[t][i]), or act(h[t][i]) * h[t][width + i] where `gated`. Eight elements a thread.
 template <typename T>
-__device__ __forceinline__ void activate(const T* h, T* out, int width, int64_t count, int gelu, int gated) {
+__device__ __forceinline__ void activate(const T* h, T* out, int width, int64_t count, int activation, int gated) {
     const int64_t at = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * 8;
     if (at >= count) return;
     const T* from = h + (gated ? at / width * 2 * width + at % width : at);
@@ -57,7 +57,7 @@ __device__ __forceinline__ void activate(const T* h, T* out, int width, int64_t 
     Eight<T> result;
 #pragma unroll
     for (int e = 0; e < 8; e++) {
-        const float y = activated(to_float(left.x[e]), gelu);
+        const float y = activated(to_float(left.x[e]), activation);
         result.x[e] = from_float<T>(gated ? y * to_float(right.x[e]) : y);
     }
     *reinterpret_cast<Eight<T>*>(out + at) = result;
@@ -74,9 +74,9 @@ __device__ __forceinline__ void activate(const T* h, T* out, int width, int64_t 
         rms_norm(x, weight, out, width, epsilon);                                                                            \
     }                                                                                                                        \
     extern "C" __global__ void __launch_bounds__(256) t5_activate_##TYPE(const T* h, T* out, int width, int64_t count,       \
-                                                                         int gelu, int gated) {                              \
+                                                                         int activation, int gated) {                        \
         in_order();                                                                                                          \
-        activate(h, out, width, count, gelu, gated);                                                                         \
+        activate(h, out, width, count, activation, gated);                                                                   \
     }
 T5_ELEMENTWISE(__nv_bfloat16, bf16)
 T5_ELEMENTWISE(__half, f16)

@@ -24,12 +24,14 @@
 // What becomes of the sums. As `Epilogue` in examples/t5/backend/cuda/kernels.rs.
 struct T5Epilogue {
     void* out;
-    int m, n, k;  // n: columns of C
-    int wide;     // C is f32
+    int m, n, k;     // n: columns of C
+    int wide;        // C is f32
     int add;
-    int gelu, relu;
-    int gated;  // W has 2n rows: the product of the first n, activated, with the other n is written
+    int activation;  // `Activation`, or NONE
+    int gated;       // W has 2n rows: the product of the first n, activated, with the other n is written
+    int unused;
 };
+static_assert(sizeof(T5Epilogue) == 40, "without padding: the host passes one");
 
 // The copy engine writes, and wgmma reads, rows of 128 bytes: 64 elements of k.
 constexpr int DEPTH = 64, COLUMNS = 128;
@@ -157,8 +159,8 @@ __device__ __forceinline__ void multiply_streamed(const TensorMap& a_map, const 
             if (row0 + row >= p.m || count <= 0) continue;
             float x[4] = {};
             total(row, column, x);
-            if (p.gelu || p.relu)
-                for (int e = 0; e < 4; e++) x[e] = activated(x[e], p.gelu);
+            if (p.activation != NONE)
+                for (int e = 0; e < 4; e++) x[e] = activated(x[e], p.activation);
             if (p.gated) {
                 float y[4] = {};
                 total(row, column + width, y);

@@ -10,22 +10,28 @@ use crate::load::Shape;
 
 /// Encode once, decode many: T5 with the prompts in the decoder (PID) or in the encoder (PIE).
 ///
-/// Without options: a built-in dialogue, 30 slot prompts and built-in tiny models.
+/// Without options: a built-in dialogue, 30 slot prompts and built-in tiny models. Decoding is greedy: of the folder's
+/// generation_config.json the start, ends, forced and suppressed ids are obeyed, and what is not is named.
 #[derive(Parser)]
-#[command(name = "t5", version, max_term_width = 100)]
+#[command(name = "t5", version, max_term_width = 100, after_help = JSON)]
 pub struct Arguments {
-    /// Hugging Face T5 folder: config.json, model.safetensors (or sharded), tokenizer.json
+    /// Hugging Face folder of a T5, mT5 or umT5: config.json, model.safetensors (or sharded) and, but for ByT5,
+    /// tokenizer.json. Needs --input and --prompts, or --ids
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Text to ask about; repeat it for a batch of several inputs [default: a built-in dialogue]
+    /// Text to ask about, without white space at its ends; repeat it for a batch of several inputs [default: a built-in
+    /// dialogue]
     #[arg(long, value_name = "FILE")]
     pub input: Vec<PathBuf>,
-    /// One prompt per line [default: 30 built-in slots]
+    /// One prompt per line, without white space at its ends; empty lines are none [default: 30 built-in slots]
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
-    /// Where the prompts go
-    #[arg(long, value_enum, default_value_t = Mode::Both)]
-    pub mode: Mode,
+    /// Where the prompts go [default: pid with --model, else both]
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
+    /// Read a folder as this version of transformers does, where they differ and the folder does not say
+    #[arg(long, value_name = "4|5", value_parser = whole(4, 5), requires = "model")]
+    pub transformers: Option<usize>,
     /// Most tokens to decode per prompt [default: 16; with --random: 10]
     #[arg(long, value_name = "N", value_parser = whole(1, 1 << 20), allow_negative_numbers = true)]
     pub max_new_tokens: Option<usize>,
@@ -83,7 +89,32 @@ pub struct Arguments {
     pub runs: usize,
 }
 
+/// Behind the options in `--help`.
+const JSON: &str = "\
+--json prints {\"inputs\": [{\"input\": FILE, \"outputs\": [{\"prompt\": P, METHOD: ANSWER, ..}, ..]}, ..],
+\"ignored\": {SETTING: VALUE, ..}, \"figures\": {METHOD: {..}, ..}}. METHOD is \"pid\", \"pie\" or \"pid-replicated\";
+P and ANSWER are texts or, with --ids, lists of ids, that which ended an answer included. \"ignored\" has the settings
+of the folder that transformers would obey. With --random there are figures only.";
+
 impl Arguments {
+    /// The methods that were asked for.
+    pub fn methods(&self) -> &'static [Method] {
+        let own = self.model.is_some();
+        self.mode.unwrap_or(if own { Mode::Pid } else { Mode::Both }).methods()
+    }
+
+    /// Refuses a model of one's own without what it is asked.
+    pub fn check(&self) -> Result<()> {
+        let asked = self.ids.is_some() || (self.prompts.is_some() && !self.input.is_empty());
+        match &self.model {
+            Some(model) if !asked => bail!(
+                "--model is {}, allowed: with --input and --prompts, or with --ids: what the model is asked",
+                model.display()
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// What `--roofline` says.
     pub fn roofline(&self) -> Result<Option<Roofline>> {
         let [teraflops, gigabytes] = match self.roofline[..] {

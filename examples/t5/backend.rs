@@ -14,25 +14,31 @@ use anyhow::Result;
 use onekv::Problem;
 use onekv::cost::Roofline;
 
-use crate::config::{Activation, Config};
+use crate::config::{Activated, Config};
 
-/// A matrix of one embedding, projection or head as the checkpoint stores it: `[out, in]`.
-pub struct LinearSource {
-    pub data: Vec<f32>,
-    pub outputs: usize,
-    pub inputs: usize,
+/// Which tokens a row may take and must take, and where it ends: transformers' GenerationConfig, as far as it is obeyed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// The ids behind which a row is finished.
+    pub ends: Vec<u32>,
+    /// Ids that are never taken, and ids that are not taken as the first new one that is free.
+    pub suppressed: Vec<u32>,
+    pub suppressed_first: Vec<u32>,
+    /// The first new id of a row that begins with one token, that is without a prompt.
+    pub forced_first: Option<u32>,
+    /// The last new id of a row that has not ended before.
+    pub forced_last: Option<u32>,
 }
 
 /// Room for rows, and where they end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RowsSpec {
     /// Rows that are decoded at once.
     pub slots: usize,
     /// The most tokens that a row begins with.
     pub most_tokens: usize,
     pub max_new_tokens: usize,
-    /// The id behind which a row is finished.
-    pub eos: Option<u32>,
+    pub rules: Rules,
 }
 
 impl RowsSpec {
@@ -51,14 +57,20 @@ pub struct BatchRow<'a> {
     pub begins: Option<&'a [u32]>,
 }
 
+/// The error of a row whose logits were no numbers.
+pub fn overflow() -> anyhow::Error {
+    anyhow::anyhow!(
+        "all logits of a prompt are NaN or infinite: the model's activations overflow its type. f16 overflows in large \
+         T5s; bf16 (--dtype bf16, on CUDA) and f32 do not"
+    )
+}
+
 /// One device.
 pub trait Backend {
     /// Activations `[tokens, width]`. The residual stream and logits are f32 on every device.
     type Matrix;
     /// A projection, in the layout that the device likes.
     type Linear;
-    /// Rows of embeddings.
-    type Table;
     /// A norm's weights.
     type Norm;
     /// Relative attention bias by head and distance.
@@ -88,28 +100,38 @@ pub trait Backend {
     /// Bytes of a weight and of a K/V element.
     fn element_bytes(&self) -> usize;
     /// Free memory, where it is the device's own.
-    fn free_bytes(&self) -> Result<Option<usize>>;
+    fn free_bytes(&self) -> Result<Option<usize>> {
+        Ok(None)
+    }
     /// The most memory that was taken at once since the last `release`.
-    fn peak_bytes(&self) -> Option<usize>;
+    fn peak_bytes(&self) -> Option<usize> {
+        None
+    }
     /// Gives back memory that is kept for reuse; the peak starts anew.
-    fn release(&self) -> Result<()>;
+    fn release(&self) -> Result<()> {
+        Ok(())
+    }
     /// Gives back what passes of other sizes have left, so that passes of many sizes do not add up.
-    fn trim(&self);
+    fn trim(&self) {}
     /// What the device can do at best, for predictions; `None` where it does not say.
-    fn roofline(&self) -> Option<Roofline>;
+    fn roofline(&self) -> Option<Roofline> {
+        None
+    }
     /// Waits for all work.
-    fn synchronize(&self) -> Result<()>;
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
 
-    /// Several projections of the same input, side by side.
-    fn linear_weights(&self, parts: Vec<LinearSource>) -> Result<Self::Linear>;
+    /// A projection or head of `inputs` columns as the checkpoint stores it: `[outputs, inputs]`.
+    fn linear_weights(&self, data: Vec<f32>, inputs: usize) -> Result<Self::Linear>;
     /// Rows of `width` elements.
-    fn table(&self, data: Vec<f32>, width: usize) -> Result<Self::Table>;
+    fn table(&self, data: Vec<f32>, width: usize) -> Result<Self::Matrix>;
     fn norm(&self, weights: Vec<f32>) -> Result<Self::Norm>;
     /// `values[head][i]` is the bias at offset `i - zero` of key against query.
     fn bias(&self, values: Vec<Vec<f32>>, zero: usize) -> Result<Self::Bias>;
 
     /// The embeddings of `ids`.
-    fn embed(&self, table: &Self::Table, ids: &[u32]) -> Result<Self::Matrix>;
+    fn embed(&self, table: &Self::Matrix, ids: &[u32]) -> Result<Self::Matrix>;
     /// `x / rms(x) * weight`, by token.
     fn rms_norm(&self, x: &Self::Matrix, weight: &Self::Norm, epsilon: f32) -> Result<Self::Matrix>;
     /// `x W^T`.
@@ -118,14 +140,8 @@ pub trait Backend {
     fn add_linear(&self, sum: &mut Self::Matrix, x: &Self::Matrix, weights: &Self::Linear) -> Result<()>;
     /// `x W^T` in f32.
     fn logits(&self, x: &Self::Matrix, weights: &Self::Linear) -> Result<Self::Matrix>;
-    /// `act(x W^T)`, or with `gated` the product of `act` of its left half and its right half.
-    fn linear_activated(
-        &self,
-        x: &Self::Matrix,
-        weights: &Self::Linear,
-        activation: Activation,
-        gated: bool,
-    ) -> Result<Self::Matrix>;
+    /// `x W^T`, activated.
+    fn linear_activated(&self, x: &Self::Matrix, w: &Self::Linear, by: Activated) -> Result<Self::Matrix>;
     /// All elements, token after token.
     fn to_host(&self, x: &Self::Matrix) -> Result<Vec<f32>>;
 
@@ -135,7 +151,6 @@ pub trait Backend {
         &self,
         qkv: &Self::Matrix,
         offsets: &[usize],
-        heads: usize,
         bias: &Self::Bias,
     ) -> Result<Self::Matrix>;
 
@@ -177,22 +192,22 @@ pub trait Backend {
     /// A cache for `slots` rows of at most `longest` tokens of `inner` elements.
     fn self_cache(&self, slots: usize, longest: usize, inner: usize) -> Result<Self::SelfCache>;
     /// The embeddings of the next tokens of all rows.
-    fn embed_next(&self, table: &Self::Table, rows: &Self::Rows) -> Result<Self::Matrix>;
+    fn embed_next(&self, table: &Self::Matrix, rows: &Self::Rows) -> Result<Self::Matrix>;
     /// Causal self-attention of each row's next tokens over all its tokens, which `cache` then holds. Scale 1.
     fn decoder_attention(
         &self,
         qkv: &Self::Matrix,
         cache: &mut Self::SelfCache,
         rows: &Self::Rows,
-        heads: usize,
         bias: &Self::Bias,
     ) -> Result<Self::Matrix>;
     /// The last of the next tokens of every row.
     fn last_tokens(&self, x: Self::Matrix, rows: &Self::Rows) -> Result<Self::Matrix>;
-    /// Ends a pass: every row that has not finished takes the largest of its `logits`, the first of equals, as its
-    /// output and its next token.
-    fn choose(&self, logits: &Self::Matrix, rows: &mut Self::Rows) -> Result<()>;
-    /// The most tokens that each row of the batch may still produce, 0 behind its EOS; waits for the device.
+    /// Ends a pass: every row that has not finished takes the largest of its `logits`, the first of equals, that the
+    /// rules allow, or what they force, as its output and its next token.
+    fn choose(&self, logits: Self::Matrix, rows: &mut Self::Rows) -> Result<()>;
+    /// The most tokens that each row of the batch may still produce, 0 behind its end; waits for the device. An error
+    /// where the logits of a row were all NaN or infinite.
     fn left(&self, rows: &Self::Rows) -> Result<Vec<usize>>;
     /// What every row of the batch has produced.
     fn outputs(&self, rows: &Self::Rows) -> Result<Vec<Vec<u32>>>;
@@ -201,8 +216,10 @@ pub trait Backend {
     /// when a step would do something else.
     fn repeat(
         &self,
-        recording: &mut Option<Self::Recording>,
+        _recording: &mut Option<Self::Recording>,
         times: usize,
         step: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        (0..times).try_for_each(|_| step())
+    }
 }

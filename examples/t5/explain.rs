@@ -24,72 +24,49 @@ pub fn workload(tasks: &[Task], max_new_tokens: usize) -> Workload {
 
 /// What is predicted of a run.
 pub struct Prediction {
-    model: ModelShape,
-    work: Workload,
+    pub model: ModelShape,
+    pub work: Workload,
     /// The most rows at once.
-    batch_rows: u64,
-    methods: Vec<Method>,
-    free_bytes: Option<u64>,
-    device: Option<Roofline>,
+    pub batch_rows: u64,
+    pub methods: &'static [Method],
+    pub free_bytes: Option<u64>,
+    pub device: Option<Roofline>,
 }
 
 impl Prediction {
-    pub fn new(
-        model: ModelShape,
-        work: Workload,
-        batch_rows: u64,
-        methods: &[Method],
-        free_bytes: Option<u64>,
-        device: Option<Roofline>,
-    ) -> Self {
-        Self { model, work, batch_rows, methods: methods.to_vec(), free_bytes, device }
-    }
-
     fn crossover(&self) -> Option<(f64, Crossover)> {
         let device = self.device?;
         let gain = cost::gain(&self.model, &self.work, &device);
         Some((gain, cost::crossover(&self.model, &self.work, &device, PAYS)))
     }
 
-    /// The most prompts per input that fit, by method.
-    fn most_prompts(&self) -> Vec<(Method, u64)> {
-        let of = |&method| {
-            self.free_bytes.map(|free| (method, most_prompts(method, &self.model, &self.work, free)))
-        };
-        self.methods.iter().filter_map(of).collect()
-    }
-
-    /// Device memory that a method needs.
-    fn need(&self, method: Method) -> u64 {
-        Need::new(method, &self.model, &self.work, self.batch_rows).total()
+    /// The most prompts per input that fit.
+    fn most_prompts(&self, method: Method) -> Option<u64> {
+        Some(most_prompts(method, &self.model, &self.work, self.free_bytes?))
     }
 
     /// One line on what fits, where memory is limited.
     pub fn memory_line(&self) -> Option<String> {
         let free = self.free_bytes?;
-        let methods: Vec<String> = self
-            .most_prompts()
-            .into_iter()
-            .map(|(method, most)| {
-                let need = self.need(method);
-                let mut line = format!(
-                    "{} needs {} and fits up to {most} prompts per input at once",
-                    name(method),
-                    gigabytes(need)
-                );
-                let rows = most_rows(method, &self.model, &self.work, free);
-                if need > free && rows > 0 {
-                    line += &format!(", all with --batch-rows {rows}");
-                }
-                line
-            })
-            .collect();
-        Some(format!("{} of device memory are free: {}", gigabytes(free), methods.join("; ")))
+        let mut lines = Vec::new();
+        for &method in self.methods {
+            let (need, most) = (
+                Need::new(method, &self.model, &self.work, self.batch_rows).total(),
+                self.most_prompts(method)?,
+            );
+            let (name, needs) = (name(method), gigabytes(need));
+            let rows = match most_rows(method, &self.model, &self.work, free) {
+                rows if need > free && rows > 0 => format!(", all with --batch-rows {rows}"),
+                _ => String::new(),
+            };
+            lines.push(format!("{name} needs {needs} and fits up to {most} prompts per input at once{rows}"));
+        }
+        Some(format!("{} of device memory are free: {}", gigabytes(free), lines.join("; ")))
     }
 
     pub fn json(&self) -> Value {
-        let fit: serde_json::Map<String, Value> =
-            self.most_prompts().into_iter().map(|(m, n)| (name(m).to_lowercase(), json!(n))).collect();
+        let fit = |method: &Method| Some((name(*method).to_lowercase(), json!(self.most_prompts(*method)?)));
+        let fit: serde_json::Map<String, Value> = self.methods.iter().filter_map(fit).collect();
         let w = &self.work;
         json!({
             "inputs": w.inputs,
@@ -118,28 +95,25 @@ impl Prediction {
         );
         let mut lines = table();
         lines.set_header(["", "GFLOP", "GB moved", "FLOP/byte", "memory", "least time"]);
-        for &method in &self.methods {
+        for &method in self.methods {
             let total = cost::breakdown(method, &self.model, w).total();
             lines.add_row([
                 name(method).to_string(),
                 format!("{:.1}", total.flops as f64 / 1e9),
                 format!("{:.2}", total.bytes as f64 / 1e9),
                 format!("{:.1}", total.intensity()),
-                gigabytes(self.need(method)),
+                gigabytes(Need::new(method, &self.model, w, self.batch_rows).total()),
                 self.device.map_or("-".into(), |d| {
                     format!("{:.2} ms", cost::least_seconds(method, &self.model, w, &d) * 1e3)
                 }),
             ]);
         }
         println!("{lines}");
-        if let Some(line) = self.memory_line() {
-            println!("{line}");
-        }
+        self.memory_line().iter().for_each(|line| println!("{line}"));
         let (Some(device), Some((gain, c))) = (self.device, self.crossover()) else {
-            println!(
+            return println!(
                 "where sharing pays is not predicted: the device does not say how fast it is; give --roofline"
             );
-            return;
         };
         println!(
             "predicted from {:.0} TFLOP/s and {:.0} GB/s, launches and waiting left out: PID {gain:.2}x as fast as PIE",

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 
 use onekv::cost::Method;
 
-use crate::backend::{Backend, BatchRow, RowsSpec};
+use crate::backend::{Backend, BatchRow, RowsSpec, Rules};
 use crate::config::Config;
 use crate::model::{Decoding, Memory, Model, Seat};
 use crate::schedule::{Entered, Schedule, Seated, places};
@@ -93,19 +93,17 @@ pub fn check(config: &Config, tasks: &[Task], limits: Limits) -> Result<()> {
         bail!("max_new_tokens is {}, allowed: at most {MAX_NEW_TOKENS}", limits.max_new_tokens);
     }
     let vocab = config.vocab;
-    let over = |ids: &[u32]| ids.iter().position(|&id| id as usize >= vocab);
+    let below = |name: String, ids: &[u32]| match ids.iter().position(|&id| id as usize >= vocab) {
+        Some(at) => bail!("{name}[{at}] is {}, allowed: 0 to {}", ids[at], vocab - 1),
+        None => Ok(()),
+    };
     for (t, task) in tasks.iter().enumerate() {
         if task.input.is_empty() {
             bail!("input_ids is empty, allowed: at least one token (input {t})");
         }
-        if let Some(at) = over(&task.input) {
-            bail!("input_ids[{at}] is {}, allowed: 0 to {}", task.input[at], vocab - 1);
-        }
-        for (p, prompt) in task.prompts.iter().enumerate() {
-            if let Some(at) = over(prompt) {
-                bail!("prompts[{p}][{at}] is {}, allowed: 0 to {}", prompt[at], vocab - 1);
-            }
-        }
+        below("input_ids".into(), &task.input)?;
+        let mut prompts = task.prompts.iter().enumerate();
+        prompts.try_for_each(|(p, prompt)| below(format!("prompts[{p}]"), prompt))?;
     }
     Ok(())
 }
@@ -142,7 +140,8 @@ impl<'m, 'b, B: Backend> Session<'m, 'b, B> {
                 tasks.iter().filter(|task| !task.prompts.is_empty()).cloned().collect()
             }
         };
-        let tokens = decoder_ids(model.config.decoder_start, &tasks);
+        let begin = |prompt: &Vec<u32>| [&[model.config.decoder_start], prompt.as_slice()].concat();
+        let tokens: Vec<Vec<u32>> = tasks.iter().flat_map(|task| &task.prompts).map(begin).collect();
         let inputs: Vec<usize> =
             (0..tasks.len()).flat_map(|input| vec![input; tasks[input].prompts.len()]).collect();
         let most_prompts = tasks.iter().map(|task| task.prompts.len()).max().unwrap_or(0);
@@ -166,7 +165,7 @@ impl<'m, 'b, B: Backend> Session<'m, 'b, B> {
             slots,
             most_tokens: tokens.iter().map(Vec::len).max().unwrap_or(0),
             max_new_tokens: limits.max_new_tokens,
-            eos: limits.stop_at_eos.then_some(model.config.eos),
+            rules: if limits.stop_at_eos { model.config.rules.clone() } else { Rules::default() },
         })?;
         let mut session = Self {
             model,
@@ -200,7 +199,7 @@ impl<'m, 'b, B: Backend> Session<'m, 'b, B> {
             progress.set_length((encoded + outputs.len() * self.max_new_tokens) as u64);
             let mut schedule = self.schedule.clone();
             while self.admit(&mut schedule, &mut stats, progress)? {
-                let ended = self.decode(schedule.entered(), &mut stats, progress)?;
+                let ended = self.decode(schedule.entered, &mut stats, progress)?;
                 for (seated, ids) in schedule.batch.iter().zip(&ended) {
                     outputs[seated.row] = ids.clone().unwrap_or_default();
                 }
@@ -219,7 +218,7 @@ impl<'m, 'b, B: Backend> Session<'m, 'b, B> {
     /// the batch has rows.
     fn admit(&mut self, schedule: &mut Schedule, stats: &mut Stats, progress: &ProgressBar) -> Result<bool> {
         let (model, backend) = (self.model, self.model.backend);
-        let again = schedule.entered() == 0;
+        let again = schedule.entered == 0;
         let entered = schedule.enter();
         if schedule.batch.is_empty() {
             return Ok(false);
@@ -366,29 +365,17 @@ fn timed<B: Backend, T>(backend: &B, work: impl FnOnce() -> Result<T>) -> Result
 /// Teacher-forced logits of every prompt of `task`, each `[1 + len(prompt), vocab]`.
 pub fn forced_logits<B: Backend>(model: &Model<'_, B>, task: &Task) -> Result<Vec<Vec<f32>>> {
     let limits = Limits { max_new_tokens: 1, stop_at_eos: false, batch_rows: None };
-    check(&model.config, std::slice::from_ref(task), limits)?;
+    let mut session = Session::new(model, Method::Pid, std::slice::from_ref(task), limits)?;
     if task.prompts.is_empty() {
         return Ok(Vec::new());
     }
-    let keys = task.input.len();
-    let mut memory = model.memory(std::iter::once(keys))?;
-    model.encode(&[(0, &task.input)], &mut memory, &ProgressBar::hidden())?;
-    let tokens = decoder_ids(model.config.decoder_start, std::slice::from_ref(task));
-    let most_tokens = tokens.iter().map(Vec::len).max().unwrap_or(0);
-    let spec = RowsSpec { slots: tokens.len(), most_tokens, max_new_tokens: 1, eos: None };
-    let mut decoding = model.begin(spec)?;
-    let seat = |(slot, ids)| Seat { row: BatchRow { slot, begins: Some(ids) }, place: 0, keys };
-    let seats: Vec<Seat<'_>> = tokens.iter().map(Vec::as_slice).enumerate().map(seat).collect();
-    model.seat(&mut decoding, &memory, &seats)?;
-    let x = model.pass(&mut decoding, &memory)?;
+    // The session has seated its first batch: all prompts.
+    let Session { memory, decoding, tokens, .. } = &mut session;
+    model.encode(&[(0, &task.input)], memory, &ProgressBar::hidden())?;
+    let x = model.pass(decoding, memory)?;
     let logits = model.backend.to_host(&model.logits(&x)?)?;
     let mut rest = &logits[..];
     let of_row =
         |ids: &Vec<u32>| rest.split_off(..ids.len() * model.config.vocab).unwrap_or_default().to_vec();
     Ok(tokens.iter().map(of_row).collect())
-}
-
-/// `[start] + prompt` of every row.
-fn decoder_ids(start: u32, tasks: &[Task]) -> Vec<Vec<u32>> {
-    tasks.iter().flat_map(|task| &task.prompts).map(|prompt| [&[start], prompt.as_slice()].concat()).collect()
 }

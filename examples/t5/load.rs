@@ -2,31 +2,50 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use rayon::prelude::*;
+use serde_json::json;
 
 use crate::backend::Backend;
-use crate::config::{Activation, Config};
+use crate::config::{Config, Reading};
 use crate::model::{Model, Source};
 use crate::progress;
-use crate::weights::Weights;
+use crate::weights::{Head, Weights};
 
-impl Source for Weights {
-    fn take(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
-        self.take_any(names, shape)
+/// Loads the model in `folder`, whose config was read from there; where that does not say how transformers reads the
+/// folder, as its `version` 4 or 5 does.
+pub fn folder<'b, B: Backend>(
+    folder: &Path,
+    config: Config,
+    version: Option<usize>,
+    backend: &'b B,
+) -> Result<Model<'b, B>> {
+    let mut weights = Weights::open(folder)?;
+    let head = weights.head()?;
+    let own_head = head == Some(Head::Own);
+    let [mut by_4, by_5] =
+        config.readings.map(|reading| Reading { own_head: reading.own_head && own_head, ..reading });
+    by_4.own_head |= config.head_by_4 && head.is_none();
+    let reading = match version {
+        Some(4) => by_4,
+        Some(_) => by_5,
+        None if by_4 == by_5 => by_4,
+        None => bail!(
+            "config.json in {} does not say how logits are made: transformers 4 takes {by_4}, transformers 5 {by_5}\
+             {}; choose by --transformers 4 or --transformers 5",
+            folder.display(),
+            if head.is_none() { " (the file has no lm_head.weight)" } else { "" }
+        ),
+    };
+    let model = Model::load(config, reading, &mut weights, backend, &progress::bar("loading"))?;
+    let unused = weights.unused();
+    if !unused.is_empty() {
+        let more = if unused.len() > 3 { format!(" and {} more", unused.len() - 3) } else { String::new() };
+        let names = unused[..unused.len().min(3)].join(", ");
+        eprintln!("unused tensors in {}: {names}{more}", folder.display());
     }
-}
-
-/// Loads the model in `folder`, whose config was read from there.
-pub fn folder<'b, B: Backend>(folder: &Path, config: Config, backend: &'b B) -> Result<Model<'b, B>> {
-    let bar = progress::bar("reading");
-    let mut weights = Weights::read(folder, &bar)?;
-    drop(bar);
-    let bar = progress::bar("loading");
-    let model = Model::load(config, &mut weights, backend, &bar)?;
-    weights.check_all_taken()?;
     Ok(model)
 }
 
@@ -46,7 +65,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    pub fn config(self) -> Config {
+    pub fn config(self) -> Result<Config> {
         let (d_model, d_ff, heads, layers) = match self {
             Shape::Tiny => (64, 128, 2, 2),
             Shape::Small => (512, 2048, 8, 6),
@@ -56,70 +75,47 @@ impl Shape {
         };
         // v1.0, or v1.1 with a gated GELU and a head of its own.
         let gated = self == Shape::FlanXl;
-        Config {
-            vocab: if self == Shape::Tiny { 384 } else { 32128 },
-            d_model,
-            d_kv: 64,
-            d_ff,
-            heads,
-            encoder_layers: layers,
-            decoder_layers: layers,
-            buckets: 32,
-            max_distance: 128,
-            epsilon: 1e-6,
-            activation: if gated { Activation::GeluTanh } else { Activation::Relu },
-            gated,
-            tied: !gated,
-            decoder_start: 0,
-            eos: 1,
-        }
+        Config::of(json!({
+            "vocab_size": if self == Shape::Tiny { 384 } else { 32128 }, "d_model": d_model, "d_ff": d_ff,
+            "num_heads": heads, "num_layers": layers, "tie_word_embeddings": !gated,
+            "feed_forward_proj": if gated { "gated-gelu" } else { "relu" },
+        }))
     }
 }
 
-/// Numbers drawn for all weights, which repeat them: drawing billions would take longer than the run. A prime, so
-/// that no two rows of a matrix begin alike.
-const DRAWN: usize = 65_521;
-
 /// Weights that keep activations at their size from layer to layer, as T5 initialises them.
 pub struct Random {
-    /// Uniform, of deviation 1.
-    drawn: Vec<f32>,
-    /// Where the next tensor begins in them.
-    at: usize,
+    /// Of the next piece of a tensor.
+    seed: u64,
     d_kv: usize,
 }
 
 impl Random {
     pub fn new(seed: u64, d_kv: usize) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let bound = 3f32.sqrt();
-        Self { drawn: (0..DRAWN).map(|_| rng.random_range(-bound..bound)).collect(), at: 0, d_kv }
+        Self { seed, d_kv }
     }
 }
 
 impl Source for Random {
-    fn take(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
-        let name = names[0];
-        if let [width] = shape {
-            return Ok(vec![1.0; *width]);
-        }
-        let inputs = shape[1] as f32;
-        let deviation = if name.starts_with("shared") {
-            1.0
-        } else if name.contains("relative_attention_bias") {
-            0.1
-        } else if name.ends_with(".q.weight") {
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let [_, inputs] = shape else { return Ok(vec![1.0; shape.iter().product()]) };
+        let inputs = *inputs as f32;
+        let deviation = match name {
+            _ if name.starts_with("shared") => 1.0,
+            _ if name.contains("relative_attention_bias") => 0.1,
             // The scale 1 / sqrt(d_kv) that T5's attention leaves out is in its queries.
-            (inputs * self.d_kv as f32).powf(-0.5)
-        } else {
-            inputs.powf(-0.5)
+            _ if name.ends_with(".q.weight") => (inputs * self.d_kv as f32).powf(-0.5),
+            _ => inputs.powf(-0.5),
         };
-        self.at = (self.at + 7919) % DRAWN;
+        let bound = deviation * 3f32.sqrt();
         let mut tensor = vec![0.0; shape.iter().product()];
-        tensor.par_chunks_mut(DRAWN).for_each(|chunk| {
-            let (after, before) = self.drawn.split_at(self.at);
-            chunk.iter_mut().zip(before.iter().chain(after)).for_each(|(x, drawn)| *x = drawn * deviation);
+        let pieces = tensor.par_chunks_mut(1 << 16);
+        let (first, count) = (self.seed, pieces.len() as u64);
+        pieces.enumerate().for_each(|(i, piece)| {
+            let mut rng = StdRng::seed_from_u64(first + i as u64);
+            piece.iter_mut().for_each(|x| *x = rng.random_range(-bound..bound));
         });
+        self.seed += count;
         Ok(tensor)
     }
 }
@@ -128,5 +124,6 @@ impl Source for Random {
 pub fn random<'b, B: Backend>(config: Config, seed: u64, backend: &'b B) -> Result<Model<'b, B>> {
     let mut source = Random::new(seed, config.d_kv);
     let bar = progress::bar("drawing weights");
-    Model::load(config, &mut source, backend, &bar)
+    let reading = config.readings[0];
+    Model::load(config, reading, &mut source, backend, &bar)
 }

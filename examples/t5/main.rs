@@ -8,9 +8,11 @@
 mod out;
 
 mod arguments;
+mod asked;
 mod backend;
 mod buckets;
 mod config;
+mod convert;
 mod explain;
 mod generate;
 mod load;
@@ -29,21 +31,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
-use onekv::cost::{Method, ModelShape};
-use serde::Deserialize;
+use onekv::cost::Method;
+use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 
 use arguments::{Arguments, Device, Dtype};
+use asked::Asked;
 use backend::Backend;
 use backend::cpu::Cpu;
-use config::Config;
 use explain::{Prediction, workload};
-use generate::{Limits, Outputs, Task, forced_logits, generate};
+use generate::{Limits, forced_logits, generate};
 use load::Shape;
-use memory::Need;
 use model::Model;
 use report::{Figures, figures_table, name, outputs_table};
-use tokenize::Text;
 
 fn main() -> ExitCode {
     let done = match Arguments::try_parse() {
@@ -79,6 +79,7 @@ fn one_line(error: &anyhow::Error) -> String {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    arguments.check()?;
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = arguments.threads {
         pool = pool.num_threads(threads);
@@ -88,8 +89,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     pool.build_global().context("cannot start threads")?;
     let why = match arguments.backend {
         Device::Cpu => String::new(),
-        Device::Cuda => return cuda(arguments),
-        Device::Auto => match cuda_or_why_not(arguments)? {
+        Device::Auto | Device::Cuda => match on_card(arguments)? {
             None => return Ok(()),
             Some(why) => format!(" (auto; {why})"),
         },
@@ -101,65 +101,62 @@ fn run(arguments: &Arguments) -> Result<()> {
     with(arguments, &Cpu::new(), &why)
 }
 
+/// Runs on the card or, where it need not be one, says why there is none to run on.
 #[cfg(feature = "t5-cuda")]
-fn cuda(arguments: &Arguments) -> Result<()> {
-    with(arguments, &backend::cuda::Cuda::open(arguments.dtype, arguments.gemm)?, "")
-}
-
-#[cfg(not(feature = "t5-cuda"))]
-fn cuda(_arguments: &Arguments) -> Result<()> {
-    bail!("--backend is cuda, allowed in this build: auto, cpu; build with `--features t5-cuda`")
-}
-
-/// Runs on the card, or says why there is none to run on.
-#[cfg(feature = "t5-cuda")]
-fn cuda_or_why_not(arguments: &Arguments) -> Result<Option<String>> {
+fn on_card(arguments: &Arguments) -> Result<Option<String>> {
+    let auto = arguments.backend == Device::Auto;
     match backend::cuda::Cuda::open(arguments.dtype, arguments.gemm) {
-        Ok(cuda) => with(arguments, &cuda, " (auto)").map(|()| None),
-        Err(error) => Ok(Some(format!("no CUDA: {}", one_line(&error)))),
+        Ok(cuda) => with(arguments, &cuda, if auto { " (auto)" } else { "" }).map(|()| None),
+        Err(error) if auto => Ok(Some(format!("no CUDA: {}", one_line(&error)))),
+        Err(error) => Err(error),
     }
 }
 
 #[cfg(not(feature = "t5-cuda"))]
-fn cuda_or_why_not(_arguments: &Arguments) -> Result<Option<String>> {
-    Ok(Some("built without t5-cuda".into()))
+fn on_card(arguments: &Arguments) -> Result<Option<String>> {
+    match arguments.backend {
+        Device::Auto => Ok(Some("built without t5-cuda".into())),
+        _ => bail!("--backend is cuda, allowed in this build: auto, cpu; build with `--features t5-cuda`"),
+    }
 }
 
 /// `why`: how this backend was chosen, if it was not asked for.
 fn with<B: Backend>(arguments: &Arguments, backend: &B, why: &str) -> Result<()> {
     let run = Run { arguments, backend, device: format!("{}{why}", backend.describe()) };
-    if let Some(shape) = arguments.random {
-        run.random(shape)
-    } else if let Some(request) = &arguments.ids {
-        run.ids(request)
-    } else {
-        run.text()
+    match arguments.random {
+        Some(shape) => run.sweep(shape),
+        None => run.answer(&Asked::read(arguments)?),
     }
 }
 
 /// The methods that ran, with what they gave, and those that did not.
-struct Answers<T> {
-    ran: Vec<(Figures, T)>,
+#[derive(Default)]
+struct Answers {
+    /// Answers in the order of inputs, and within them of prompts.
+    ran: Vec<(Figures, Vec<Value>)>,
     /// Why they did not run.
     refused: Vec<(Method, String)>,
     prediction: Option<Prediction>,
+    /// Settings of the models' folders that are not obeyed.
+    ignored: Map<String, Value>,
 }
 
-impl<T> Answers<T> {
+impl Answers {
+    /// An error where nothing could run.
+    fn some_ran(&self) -> Result<()> {
+        let refused = self.refused.first().filter(|_| self.ran.is_empty());
+        refused.map_or(Ok(()), |(_, why)| bail!("{why}"))
+    }
+
     fn figures(self, device: &str) -> Value {
         let mut figures = Map::new();
         let prediction = self.prediction.as_ref().map_or(Value::Null, Prediction::json);
-        for (f, _) in &self.ran {
-            let mut json = f.json();
+        let ran = self.ran.iter().map(|(f, _)| (f.name(), f.json()));
+        let refused = self.refused.iter().map(|(method, why)| (name(*method), json!({ "error": why })));
+        for (name, mut json) in ran.chain(refused) {
             json["device"] = json!(device);
             json["predicted"] = prediction.clone();
-            figures.insert(f.name().to_lowercase(), json);
-        }
-        for (method, why) in &self.refused {
-            figures.insert(
-                name(*method).to_lowercase(),
-                json!({ "error": why, "device": device, "predicted": prediction }),
-            );
+            figures.insert(name.to_lowercase(), json);
         }
         Value::Object(figures)
     }
@@ -182,152 +179,99 @@ struct Run<'a, B: Backend> {
 }
 
 impl<B: Backend> Run<'_, B> {
-    fn shape(&self, config: &Config) -> Result<ModelShape> {
-        Ok(config.cost_shape(self.backend.head_dim(config)?, self.backend.element_bytes()))
-    }
-
-    fn limits(&self, max_new_tokens: usize, stop_at_eos: bool) -> Limits {
-        Limits { max_new_tokens, stop_at_eos, batch_rows: self.arguments.batch_rows }
-    }
-
-    /// Free memory, as it was before the model was loaded if it is.
-    fn free_bytes(&self, shape: &ModelShape, loaded: bool) -> Result<Option<u64>> {
-        let taken = if loaded { shape.weight_bytes() } else { 0 };
-        Ok(self.backend.free_bytes()?.map(|free| free as u64 + taken))
-    }
-
-    fn predict(&self, shape: ModelShape, tasks: &[Task], limits: Limits, loaded: bool) -> Result<Prediction> {
-        let device = self.arguments.roofline()?.or(self.backend.roofline());
-        let work = workload(tasks, limits.max_new_tokens);
-        let free = self.free_bytes(&shape, loaded)?;
-        Ok(Prediction::new(shape, work, batch_rows(limits), self.arguments.mode.methods(), free, device))
-    }
-
-    /// Refuses what does not fit the device's memory, before it is loaded.
-    fn check(
-        &self,
-        method: Method,
-        shape: &ModelShape,
-        tasks: &[Task],
-        limits: Limits,
-        loaded: bool,
-    ) -> Result<()> {
-        let Some(free) = self.free_bytes(shape, loaded)? else { return Ok(()) };
-        let (work, rows) = (workload(tasks, limits.max_new_tokens), batch_rows(limits));
-        Need::new(method, shape, &work, rows).check(method, shape, &work, rows, free)
-    }
-
-    /// Runs one method over `tasks`; the figures are of the fastest run.
-    fn answer(
-        &self,
-        model: &Model<'_, B>,
-        method: Method,
-        tasks: &[Task],
-        limits: Limits,
-    ) -> Result<(Outputs, Figures)> {
-        let runs = self.arguments.runs;
-        let (outputs, stats) = generate(model, method, tasks, limits, runs, &progress::bar(""))?;
-        let figures = Figures::new(method, stats, &model.cost_shape(), tasks, &outputs);
-        Ok((outputs, figures))
-    }
-
-    fn text(&self) -> Result<()> {
-        let arguments = self.arguments;
-        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/t5/assets");
-        let inputs = match &arguments.input[..] {
-            [] => vec![assets.join("dialogue.txt")],
-            given => given.to_vec(),
+    /// Asks by every method, those that fit the device's memory; models that are `loaded` serve all. Where that is all that
+    /// is wanted, no more than a prediction.
+    fn ask<'s>(&'s self, asked: &Asked, loaded: &mut HashMap<PathBuf, Model<'s, B>>) -> Result<Answers> {
+        let (arguments, backend) = (self.arguments, self.backend);
+        let limits = Limits {
+            max_new_tokens: asked.max_new_tokens(arguments),
+            stop_at_eos: arguments.random.is_none(),
+            batch_rows: arguments.batch_rows,
         };
-        let texts: Vec<String> = inputs
-            .iter()
-            .map(|path| Ok(read_text("input", path)?.trim().to_string()))
-            .collect::<Result<_>>()?;
-        let prompts = arguments.prompts.clone().unwrap_or_else(|| assets.join("prompts.txt"));
-        let prompts: Vec<String> = read_text("prompts", &prompts)?
-            .lines()
-            .map(|line| line.trim().to_string())
-            .filter(|line| !line.is_empty())
-            .collect();
-        let limits = self.limits(arguments.max_new_tokens.unwrap_or(16), true);
-
-        let mut answers = Answers { ran: Vec::new(), refused: Vec::new(), prediction: None };
-        // One model given serves all methods; the built-in ones were trained for one each.
-        let mut loaded: HashMap<PathBuf, Model<'_, B>> = HashMap::new();
-        for &method in arguments.mode.methods() {
-            let folder = arguments.model.clone().unwrap_or_else(|| {
-                assets.join(match method {
-                    Method::Pid | Method::PidReplicated => "pid",
-                    Method::Pie => "pie",
-                })
-            });
-            if !folder.is_dir() {
-                bail!(
-                    "model is {}, allowed: a folder with config.json and model.safetensors",
-                    folder.display()
-                );
-            }
-            let config = Config::read(&folder)?;
-            let shape = self.shape(&config)?;
-            let text = Text::read(&folder, &config)?;
-            let prompts: Vec<Vec<u32>> = prompts.iter().map(|p| text.prompt(p)).collect::<Result<_>>()?;
-            let tasks: Vec<Task> = texts
-                .iter()
-                .map(|input| Ok(Task { input: text.input(input)?, prompts: prompts.clone() }))
-                .collect::<Result<_>>()?;
+        let batch_rows = limits.batch_rows.map_or(u64::MAX, |rows| rows as u64);
+        let mut answers = Answers::default();
+        for &method in arguments.methods() {
+            let (folder, config) = asked.model(arguments, method)?;
+            answers.ignored.clone_from(&config.ignored);
+            let shape = config.cost_shape(backend.head_dim(&config)?, backend.element_bytes());
+            let text = asked.tokenizer(&folder, &config)?;
+            let tasks = asked.tasks(text.as_ref(), method)?;
+            generate::check(&config, &tasks, limits)?;
+            // As it was before the model was loaded, if it is.
+            let taken = if loaded.contains_key(&folder) { shape.weight_bytes() } else { 0 };
+            let free = backend.free_bytes()?.map(|free| free as u64 + taken);
             if answers.prediction.is_none() {
-                let prediction = self.predict(shape, &tasks, limits, false)?;
-                if arguments.explain {
-                    return self.explain(Some(&prediction));
-                }
+                let device = arguments.roofline()?.or(backend.roofline());
+                let work = workload(&asked.tasks(text.as_ref(), Method::Pid)?, limits.max_new_tokens);
+                let (methods, free_bytes, model) = (arguments.methods(), free, shape);
+                let prediction = Prediction { model, work, batch_rows, methods, free_bytes, device };
                 answers.prediction = Some(prediction);
+                if arguments.explain {
+                    break;
+                }
             }
-            if let Err(error) = self.check(method, &shape, &tasks, limits, loaded.contains_key(&folder)) {
+            let work = workload(&tasks, limits.max_new_tokens);
+            let fits = |free| memory::check(method, &shape, &work, batch_rows, free);
+            if let Some(Err(error)) = free.map(fits) {
                 answers.refused.push((method, one_line(&error)));
                 continue;
             }
+            let said = answers.prediction.as_ref().and_then(Prediction::memory_line);
+            let said = said.filter(|_| answers.ran.is_empty() && !arguments.json);
+            said.iter().for_each(|line| println!("{line}"));
             if !loaded.contains_key(&folder) {
-                loaded.insert(folder.clone(), load::folder(&folder, config, self.backend)?);
+                let model = match arguments.random {
+                    Some(_) => load::random(config, 1, backend)?,
+                    None => load::folder(&folder, config, arguments.transformers, backend)?,
+                };
+                loaded.insert(folder.clone(), model);
             }
-            let (outputs, figures) = self.answer(&loaded[&folder], method, &tasks, limits)?;
-            let decoded: Vec<Vec<String>> = outputs
-                .iter()
-                .map(|rows| rows.iter().map(|ids| text.decode(ids)).collect())
-                .collect::<Result<_>>()?;
-            answers.ran.push((figures, decoded));
+            let model = &loaded[&folder];
+            let (outputs, stats) =
+                generate(model, method, &tasks, limits, arguments.runs, &progress::bar(""))?;
+            if let Some(path) = &arguments.logits {
+                write_logits(path, &forced_logits(model, &tasks[0])?, model.config.vocab)?;
+            }
+            let answer = |ids: &Vec<u32>| match &text {
+                Some(text) => Ok(json!(text.decode(ids)?)),
+                None => Ok(json!(ids)),
+            };
+            let of_method = outputs.iter().flatten().map(answer).collect::<Result<_>>()?;
+            let figures = Figures::new(method, stats, &shape, &tasks, &outputs);
+            answers.ran.push((figures, of_method));
         }
-        some_ran(&answers)?;
+        Ok(answers)
+    }
 
+    /// What is asked, answered by every method.
+    fn answer(&self, asked: &Asked) -> Result<()> {
+        let (arguments, answers) = (self.arguments, self.ask(asked, &mut HashMap::new())?);
+        if arguments.explain {
+            return self.explain(answers.prediction.as_ref());
+        }
+        answers.some_ran()?;
+        let (inputs, prompts) = asked.names();
+        // Answers of an input, by method.
+        let of_input = |i: usize| {
+            let range = i * prompts.len()..(i + 1) * prompts.len();
+            answers.ran.iter().map(move |(figures, answers)| (figures.name(), &answers[range.clone()]))
+        };
         if arguments.json {
-            let inputs: Vec<Value> = inputs
-                .iter()
-                .enumerate()
-                .map(|(i, path)| {
-                    let line = |(p, prompt)| {
-                        let mut line = json!({ "prompt": prompt });
-                        for (figures, texts) in &answers.ran {
-                            line[figures.name().to_lowercase()] = json!(texts[i][p]);
-                        }
-                        line
-                    };
-                    let outputs: Vec<Value> = prompts.iter().enumerate().map(line).collect();
-                    json!({ "input": path, "outputs": outputs })
-                })
-                .collect();
-            print_json(&json!({ "inputs": inputs, "figures": answers.figures(&self.device) }));
+            let line = |i, p: usize| {
+                let mut line = json!({ "prompt": prompts[p] });
+                of_input(i).for_each(|(name, answers)| line[name.to_lowercase()] = answers[p].clone());
+                line
+            };
+            let outputs = |i| (0..prompts.len()).map(|p| line(i, p)).collect::<Value>();
+            let inputs = (0..inputs.len()).map(|i| json!({ "input": inputs[i], "outputs": outputs(i) }));
+            let (inputs, ignored) = (inputs.collect::<Value>(), answers.ignored.clone());
+            let figures = answers.figures(&self.device);
+            println!("{:#}", json!({ "inputs": inputs, "ignored": ignored, "figures": figures }));
             return Ok(());
         }
-        for (i, path) in inputs.iter().enumerate() {
-            if !arguments.input.is_empty() {
-                println!("{}", path.display());
-            } else {
-                println!(
-                    "{}\n",
-                    texts[i].replace(" user :", "\n  user :").replace(" system :", "\n  system :")
-                );
-            }
-            let columns: Vec<(&str, Vec<String>)> =
-                answers.ran.iter().map(|(figures, texts)| (figures.name(), texts[i].clone())).collect();
-            println!("{}\n", outputs_table(&prompts, &columns));
+        for i in 0..inputs.len() {
+            println!("{}\n", asked.heading(arguments, i));
+            println!("{}\n", outputs_table(&prompts, &of_input(i).collect::<Vec<_>>()));
         }
         if arguments.model.is_none() && answers.ran.iter().any(|(f, _)| f.method == Method::Pie) {
             println!("The built-in models are tiny, and the PIE one answers worse: see tools/tiny-t5.");
@@ -336,71 +280,22 @@ impl<B: Backend> Run<'_, B> {
         Ok(())
     }
 
-    fn explain(&self, prediction: Option<&Prediction>) -> Result<()> {
-        let prediction = prediction.context("nothing was predicted")?;
-        if self.arguments.json {
-            print_json(&prediction.json());
-        } else {
-            prediction.print();
-            println!("{}", self.device);
-        }
-        Ok(())
-    }
-
-    fn ids(&self, path: &Path) -> Result<()> {
-        let arguments = self.arguments;
-        let text = read::text("request", path)?;
-        let request: Request = serde_json::from_str(&text).with_context(|| {
-            format!(
-                "{} is not a request, allowed: {{\"input_ids\": [..], \"prompts\": [[..], ..], \"max_new_tokens\": N}}",
-                path.display()
-            )
-        })?;
-        let folder = arguments.model.as_deref().context("--ids needs --model DIR")?;
-        let config = Config::read(folder)?;
-        let shape = self.shape(&config)?;
-        let task = [Task { input: request.input_ids, prompts: request.prompts }];
-        let max_new_tokens = arguments.max_new_tokens.unwrap_or(request.max_new_tokens);
-        let limits = self.limits(max_new_tokens, true);
-        generate::check(&config, &task, limits)?;
-        self.check(Method::Pid, &shape, &task, limits, false)?;
-        let model = load::folder(folder, config, self.backend)?;
-        let (outputs, figures) = self.answer(&model, Method::Pid, &task, limits)?;
-        if let Some(path) = &arguments.logits {
-            write_logits(path, &forced_logits(&model, &task[0])?, model.config.vocab)?;
-        }
-        if arguments.json {
-            println!("{}", json!({ "outputs": outputs[0] }));
-        } else {
-            for (prompt, ids) in task[0].prompts.iter().zip(&outputs[0]) {
-                println!("{prompt:?} -> {ids:?}");
-            }
-            Answers { ran: vec![(figures, ())], refused: vec![], prediction: None }.print(&self.device);
-        }
-        Ok(())
-    }
-
-    fn random(&self, shape: Shape) -> Result<()> {
-        let arguments = self.arguments;
-        let config = shape.config();
-        let mut model = None;
-        let mut reports = Vec::new();
-        let sweep =
-            arguments.keys.iter().flat_map(|keys| arguments.prompt_count.iter().map(move |u| (*keys, *u)));
-        let points = arguments.keys.len() * arguments.prompt_count.len();
-        for (keys, prompts) in sweep {
-            if points > 1 && !arguments.json {
+    /// Figures of random weights on random ids, at every length and number of prompts.
+    fn sweep(&self, shape: Shape) -> Result<()> {
+        let (arguments, mut loaded, mut reports) = (self.arguments, HashMap::new(), Vec::new());
+        let points = arguments.keys.iter().flat_map(|n| arguments.prompt_count.iter().map(move |u| (*n, *u)));
+        let points: Vec<(usize, usize)> = points.collect();
+        for &(keys, prompts) in &points {
+            if points.len() > 1 && !arguments.json {
                 println!("{keys} input tokens, {prompts} prompts");
             }
-            let answers = self.measure(&config, &mut model, keys, prompts)?;
+            let answers = self.ask(&Asked::random(arguments, shape, keys, prompts)?, &mut loaded)?;
+            if points.len() == 1 {
+                answers.some_ran()?;
+            }
             if arguments.explain {
                 self.explain(answers.prediction.as_ref())?;
-                continue;
-            }
-            if points == 1 {
-                some_ran(&answers)?;
-            }
-            if arguments.json {
+            } else if arguments.json {
                 reports.push(answers.figures(&self.device));
             } else {
                 answers.print(&self.device);
@@ -408,105 +303,30 @@ impl<B: Backend> Run<'_, B> {
         }
         match &reports[..] {
             [] => (),
-            [report] => print_json(report),
-            reports => print_json(&json!(reports)),
+            [report] => println!("{report:#}"),
+            reports => println!("{:#}", json!(reports)),
         }
         Ok(())
     }
 
-    /// Runs every method on random ids, those that fit; the model is loaded once something does.
-    fn measure<'s>(
-        &'s self,
-        config: &Config,
-        model: &mut Option<Model<'s, B>>,
-        keys: usize,
-        prompts: usize,
-    ) -> Result<Answers<()>> {
-        let arguments = self.arguments;
-        // Which ids they are does not matter for the time; that they differ keeps the caches honest.
-        let id = |i: usize| (3 + i * 7919 % (config.vocab - 3)) as u32;
-        let task = |input: usize| Task {
-            input: (0..keys).map(|i| id(input * 101 + i)).collect(),
-            prompts: (0..prompts)
-                .map(|p| (0..arguments.prompt_tokens).map(|t| id(p * 31 + t)).collect())
-                .collect(),
-        };
-        let tasks: Vec<Task> = (0..arguments.input_count).map(task).collect();
-        let limits = self.limits(arguments.max_new_tokens.unwrap_or(10), false);
-        let shape = self.shape(config)?;
-        let prediction = self.predict(shape, &tasks, limits, model.is_some())?;
-        let memory = prediction.memory_line().filter(|_| !arguments.json);
-        let mut answers = Answers { ran: Vec::new(), refused: Vec::new(), prediction: Some(prediction) };
-        if arguments.explain {
-            return Ok(answers);
+    fn explain(&self, prediction: Option<&Prediction>) -> Result<()> {
+        let prediction = prediction.context("nothing was predicted")?;
+        if self.arguments.json {
+            println!("{:#}", prediction.json());
+        } else {
+            prediction.print();
+            println!("{}", self.device);
         }
-        for &method in arguments.mode.methods() {
-            if let Err(error) = self.check(method, &shape, &tasks, limits, model.is_some()) {
-                answers.refused.push((method, one_line(&error)));
-                continue;
-            }
-            if answers.ran.is_empty() {
-                memory.iter().for_each(|line| println!("{line}"));
-            }
-            if model.is_none() {
-                *model = Some(load::random(config.clone(), 1, self.backend)?);
-            }
-            let Some(model) = model.as_ref() else { bail!("no model") };
-            let (_, figures) = self.answer(model, method, &tasks, limits)?;
-            answers.ran.push((figures, ()));
-        }
-        Ok(answers)
+        Ok(())
     }
-}
-
-/// The most rows at once, for the formulas.
-fn batch_rows(limits: Limits) -> u64 {
-    limits.batch_rows.map_or(u64::MAX, |rows| rows as u64)
-}
-
-/// An error where nothing could run.
-fn some_ran<T>(answers: &Answers<T>) -> Result<()> {
-    match &answers.refused[..] {
-        [(_, why), ..] if answers.ran.is_empty() => bail!("{why}"),
-        _ => Ok(()),
-    }
-}
-
-/// A text file, which must hold something.
-fn read_text(what: &str, path: &Path) -> Result<String> {
-    let text = read::text(what, path)?;
-    if text.trim().is_empty() {
-        bail!("{what} {} is empty, allowed: at least one word", path.display());
-    }
-    Ok(text)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Request {
-    input_ids: Vec<u32>,
-    prompts: Vec<Vec<u32>>,
-    max_new_tokens: usize,
 }
 
 fn write_logits(path: &Path, logits: &[Vec<f32>], vocab: usize) -> Result<()> {
-    let bytes: Vec<Vec<u8>> =
-        logits.iter().map(|l| l.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-    let tensors = bytes
-        .iter()
-        .enumerate()
-        .map(|(i, bytes)| {
-            let shape = vec![bytes.len() / 4 / vocab, vocab];
-            Ok((
-                format!("logits.{i}"),
-                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes)?,
-            ))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut tensors = Vec::new();
+    for (i, logits) in logits.iter().enumerate() {
+        let (shape, bytes) = (vec![logits.len() / vocab, vocab], bytemuck::cast_slice(logits));
+        tensors.push((format!("logits.{i}"), TensorView::new(safetensors::Dtype::F32, shape, bytes)?));
+    }
     safetensors::serialize_to_file(tensors, None, path)
         .with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn print_json(value: &Value) {
-    println!("{value:#}");
 }

@@ -2,50 +2,39 @@
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
-use onekv::cost::ModelShape;
 use onekv::{Keys, Problem, ProblemSpec};
 
-use crate::backend::{Backend, BatchRow, LinearSource, RowsSpec};
+use crate::backend::{Backend, BatchRow, RowsSpec};
 use crate::buckets::{Direction, bias_by_offset};
-use crate::config::Config;
+use crate::config::{Activated, Config, Reading};
 
 /// Where the model's tensors come from: a checkpoint, or a random generator.
 pub trait Source {
-    /// The first of `names` that exists, which must have this shape.
-    fn take(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>>;
+    /// The tensor of this name, which must have this shape.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
 }
 
 /// Encoder tokens that are projected at a time; bounds the activations of a large batch.
 pub const ENCODE_TOKENS: usize = 2048;
 
-struct Attention<B: Backend> {
+/// A norm, projections from the residual stream, and the one back to it.
+struct Sublayer<B: Backend> {
     norm: B::Norm,
-    qkv: B::Linear,
+    into: B::Linear,
     out: B::Linear,
-}
-
-struct CrossAttention<B: Backend> {
-    norm: B::Norm,
-    q: B::Linear,
-    kv: B::Linear,
-    out: B::Linear,
-}
-
-struct FeedForward<B: Backend> {
-    norm: B::Norm,
-    wi: B::Linear,
-    wo: B::Linear,
 }
 
 struct EncoderLayer<B: Backend> {
-    attention: Attention<B>,
-    feed_forward: FeedForward<B>,
+    attention: Sublayer<B>,
+    feed_forward: Sublayer<B>,
 }
 
 struct DecoderLayer<B: Backend> {
-    attention: Attention<B>,
-    cross: CrossAttention<B>,
-    feed_forward: FeedForward<B>,
+    attention: Sublayer<B>,
+    cross: Sublayer<B>,
+    /// To the cross-attention's K and V, from the encoding.
+    kv: B::Linear,
+    feed_forward: Sublayer<B>,
 }
 
 /// A T5 on a backend.
@@ -54,14 +43,14 @@ pub struct Model<'b, B: Backend> {
     pub backend: &'b B,
     /// Elements per head on the backend; those past d_kv are zeros in every projection.
     head_dim: usize,
-    embedding: B::Table,
+    embedding: B::Matrix,
     encoder: Vec<EncoderLayer<B>>,
     encoder_norm: B::Norm,
-    /// `[buckets, heads]` of either stack.
-    encoder_bias: Vec<f32>,
+    /// `[buckets, heads]`, one for all layers of the stack or one for each.
+    encoder_bias: Vec<Vec<f32>>,
     decoder: Vec<DecoderLayer<B>>,
     decoder_norm: B::Norm,
-    decoder_bias: Vec<f32>,
+    decoder_bias: Vec<Vec<f32>>,
     head: B::Linear,
 }
 
@@ -85,7 +74,7 @@ pub struct Seat<'a> {
 pub struct Decoding<B: Backend> {
     rows: B::Rows,
     caches: Vec<B::SelfCache>,
-    bias: B::Bias,
+    biases: Vec<B::Bias>,
     /// The cross-attention of a pass in which rows begin, and of all others, over one token a row.
     prefill: Option<Planned<B>>,
     steps: Option<Planned<B>>,
@@ -102,6 +91,7 @@ impl<'b, B: Backend> Model<'b, B> {
     /// Takes every tensor from `source`; `progress` advances by layer.
     pub fn load(
         config: Config,
+        reading: Reading,
         source: &mut dyn Source,
         backend: &'b B,
         progress: &ProgressBar,
@@ -110,22 +100,20 @@ impl<'b, B: Backend> Model<'b, B> {
         let head_dim = backend.head_dim(&config)?;
         let mut loader = Loader { config: &config, source, backend, head_dim };
         let (d, vocab) = (config.d_model, config.vocab);
-        let embedding = loader.source.take(
-            &["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"],
-            &[vocab, d],
-        )?;
-        let head = if config.tied {
-            embedding.clone()
+        let embedding = loader.source.take("shared.weight", &[vocab, d])?;
+        let head = if reading.own_head {
+            loader.source.take("lm_head.weight", &[vocab, d])?
         } else {
-            loader.source.take(&["lm_head.weight"], &[vocab, d])?
+            embedding.clone()
         };
-        let (encoder_bias, decoder_bias) = (loader.bias("encoder")?, loader.bias("decoder")?);
+        let encoder_bias = loader.bias("encoder", config.encoder_layers)?;
+        let decoder_bias = loader.bias("decoder", config.decoder_layers)?;
         let encoder = (0..config.encoder_layers)
             .map(|i| {
                 progress.inc(1);
                 let block = format!("encoder.block.{i}");
                 Ok(EncoderLayer {
-                    attention: loader.attention(&block)?,
+                    attention: loader.attention(&block, "0.SelfAttention", &["q", "k", "v"])?,
                     feed_forward: loader.feed_forward(&block, 1)?,
                 })
             })
@@ -135,17 +123,17 @@ impl<'b, B: Backend> Model<'b, B> {
                 progress.inc(1);
                 let block = format!("decoder.block.{i}");
                 Ok(DecoderLayer {
-                    attention: loader.attention(&block)?,
-                    cross: loader.cross(&block)?,
+                    attention: loader.attention(&block, "0.SelfAttention", &["q", "k", "v"])?,
+                    cross: loader.attention(&block, "1.EncDecAttention", &["q"])?,
+                    kv: loader.projections(&format!("{block}.layer.1.EncDecAttention"), &["k", "v"])?,
                     feed_forward: loader.feed_forward(&block, 2)?,
                 })
             })
             .collect::<Result<_>>()?;
         let encoder_norm = loader.norm("encoder.final_layer_norm", 1.0)?;
-        // A tied head takes the hidden states times d_model^-0.5.
-        let factor = if config.tied { (d as f32).powf(-0.5) } else { 1.0 };
+        let factor = if reading.scaled { (d as f32).powf(-0.5) } else { 1.0 };
         let decoder_norm = loader.norm("decoder.final_layer_norm", factor)?;
-        let head = backend.linear_weights(vec![LinearSource { data: head, outputs: vocab, inputs: d }])?;
+        let head = backend.linear_weights(head, d)?;
         Ok(Self {
             backend,
             head_dim,
@@ -161,20 +149,11 @@ impl<'b, B: Backend> Model<'b, B> {
         })
     }
 
-    /// The shape that the cost model takes.
-    pub fn cost_shape(&self) -> ModelShape {
-        self.config.cost_shape(self.head_dim, self.backend.element_bytes())
-    }
-
-    fn inner(&self) -> usize {
-        self.config.heads * self.head_dim
-    }
-
     /// Places for the K/V of inputs of at most these lengths.
     pub fn memory(&self, lengths: impl Iterator<Item = usize>) -> Result<Memory<B>> {
         let offsets = offsets(lengths);
         let keys = offsets[offsets.len() - 1];
-        let store = |_| self.backend.cross_kv(keys, self.inner());
+        let store = |_| self.backend.cross_kv(keys, self.config.heads * self.head_dim);
         Ok(Memory { layers: self.decoder.iter().map(store).collect::<Result<_>>()?, offsets })
     }
 
@@ -204,7 +183,7 @@ impl<'b, B: Backend> Model<'b, B> {
             }
             let hidden = self.encode_chunk(&ids)?;
             for (layer, kv) in self.decoder.iter().zip(&mut memory.layers) {
-                self.backend.project_cross_kv(kv, start, &hidden, &layer.cross.kv)?;
+                self.backend.project_cross_kv(kv, start, &hidden, &layer.kv)?;
             }
             progress.inc(tokens as u64);
         }
@@ -215,16 +194,24 @@ impl<'b, B: Backend> Model<'b, B> {
         let (b, c) = (self.backend, &self.config);
         let offsets = offsets(inputs.iter().map(|ids| ids.len()));
         let longest = inputs.iter().map(|ids| ids.len()).max().unwrap_or(0);
-        let bias = bias_by_offset(c, &self.encoder_bias, Direction::Both, longest);
-        let bias = b.bias(bias, longest.saturating_sub(1))?;
+        let biases = self.biases(&self.encoder_bias, Direction::Both, longest)?;
         let mut x = b.embed(&self.embedding, &inputs.concat())?;
-        for layer in &self.encoder {
-            let a = &layer.attention;
-            let qkv = b.linear(&b.rms_norm(&x, &a.norm, c.epsilon)?, &a.qkv)?;
-            b.add_linear(&mut x, &b.encoder_attention(&qkv, &offsets, c.heads, &bias)?, &a.out)?;
+        for (layer, bias) in self.encoder.iter().zip(biases.iter().cycle()) {
+            let qkv = self.project(&x, &layer.attention)?;
+            let attended = b.encoder_attention(&qkv, &offsets, bias)?;
+            b.add_linear(&mut x, &attended, &layer.attention.out)?;
             self.feed_forward(&mut x, &layer.feed_forward)?;
         }
         b.rms_norm(&x, &self.encoder_norm, c.epsilon)
+    }
+
+    /// The relative bias of a stack's layers for sequences of `longest` tokens.
+    fn biases(&self, tables: &[Vec<f32>], direction: Direction, longest: usize) -> Result<Vec<B::Bias>> {
+        let bias = |table: &Vec<f32>| {
+            let values = bias_by_offset(&self.config, table, direction, longest);
+            self.backend.bias(values, longest.saturating_sub(1))
+        };
+        tables.iter().map(bias).collect()
     }
 
     /// Copies the `keys` keys of a place to a place of another memory: what sharing saves.
@@ -245,13 +232,12 @@ impl<'b, B: Backend> Model<'b, B> {
 
     /// Room for rows; none is in the batch.
     pub fn begin(&self, spec: RowsSpec) -> Result<Decoding<B>> {
-        let (b, c) = (self.backend, &self.config);
+        let b = self.backend;
         let longest = spec.longest();
-        let bias = bias_by_offset(c, &self.decoder_bias, Direction::Back, longest);
-        let cache = |_| b.self_cache(spec.slots, longest, self.inner());
+        let cache = |_| b.self_cache(spec.slots, longest, self.config.heads * self.head_dim);
         Ok(Decoding {
             caches: self.decoder.iter().map(cache).collect::<Result<_>>()?,
-            bias: b.bias(bias, longest.saturating_sub(1))?,
+            biases: self.biases(&self.decoder_bias, Direction::Back, longest)?,
             rows: b.rows(spec)?,
             prefill: None,
             steps: None,
@@ -315,24 +301,24 @@ impl<'b, B: Backend> Model<'b, B> {
         let x = self.pass(decoding, memory)?;
         let last = self.backend.last_tokens(x, &decoding.rows)?;
         decoding.begins = false;
-        self.backend.choose(&self.logits(&last)?, &mut decoding.rows)
+        self.backend.choose(self.logits(&last)?, &mut decoding.rows)
     }
 
     /// One pass over the next tokens of all rows: the residual stream `[tokens, d_model]`.
     pub fn pass(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<B::Matrix> {
-        let (b, c) = (self.backend, &self.config);
-        let Decoding { rows, caches, bias, prefill, steps, begins, .. } = decoding;
+        let b = self.backend;
+        let Decoding { rows, caches, biases, prefill, steps, begins, .. } = decoding;
         let Some(Planned { cross, .. }) = (if *begins { prefill } else { steps }) else {
             bail!("no rows are in the batch")
         };
         let mut x = b.embed_next(&self.embedding, rows)?;
-        for ((layer, cache), kv) in self.decoder.iter().zip(caches).zip(&memory.layers) {
-            let a = &layer.attention;
-            let qkv = b.linear(&b.rms_norm(&x, &a.norm, c.epsilon)?, &a.qkv)?;
-            b.add_linear(&mut x, &b.decoder_attention(&qkv, cache, rows, c.heads, bias)?, &a.out)?;
-            let a = &layer.cross;
-            let q = b.linear(&b.rms_norm(&x, &a.norm, c.epsilon)?, &a.q)?;
-            b.add_linear(&mut x, &b.cross_attention(&q, kv, cross)?, &a.out)?;
+        let of_layers = self.decoder.iter().zip(caches).zip(&memory.layers).zip(biases.iter().cycle());
+        for (((layer, cache), kv), bias) in of_layers {
+            let qkv = self.project(&x, &layer.attention)?;
+            let attended = b.decoder_attention(&qkv, cache, rows, bias)?;
+            b.add_linear(&mut x, &attended, &layer.attention.out)?;
+            let q = self.project(&x, &layer.cross)?;
+            b.add_linear(&mut x, &b.cross_attention(&q, kv, cross)?, &layer.cross.out)?;
             self.feed_forward(&mut x, &layer.feed_forward)?;
         }
         Ok(x)
@@ -359,10 +345,16 @@ impl<'b, B: Backend> Model<'b, B> {
         memory.layers.iter().map(|kv| self.backend.cross_kv_bytes(kv)).sum()
     }
 
-    fn feed_forward(&self, x: &mut B::Matrix, layer: &FeedForward<B>) -> Result<()> {
+    /// What the residual stream gives a sublayer.
+    fn project(&self, x: &B::Matrix, layer: &Sublayer<B>) -> Result<B::Matrix> {
+        self.backend.linear(&self.backend.rms_norm(x, &layer.norm, self.config.epsilon)?, &layer.into)
+    }
+
+    fn feed_forward(&self, x: &mut B::Matrix, layer: &Sublayer<B>) -> Result<()> {
         let (b, c) = (self.backend, &self.config);
         let normed = b.rms_norm(x, &layer.norm, c.epsilon)?;
-        b.add_linear(x, &b.linear_activated(&normed, &layer.wi, c.activation, c.gated)?, &layer.wo)
+        let by = Activated { activation: c.activation, gated: c.gated };
+        b.add_linear(x, &b.linear_activated(&normed, &layer.into, by)?, &layer.out)
     }
 }
 
@@ -386,74 +378,72 @@ struct Loader<'l, B: Backend> {
 
 impl<B: Backend> Loader<'_, B> {
     fn norm(&mut self, name: &str, factor: f32) -> Result<B::Norm> {
-        let weights = self.source.take(&[&format!("{name}.weight")], &[self.config.d_model])?;
+        let weights = self.source.take(&format!("{name}.weight"), &[self.config.d_model])?;
         self.backend.norm(weights.into_iter().map(|w| w * factor).collect())
     }
 
-    fn bias(&mut self, stack: &str) -> Result<Vec<f32>> {
-        let name = format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
-        self.source.take(&[&name], &[self.config.buckets, self.config.heads])
+    /// The tables of a stack: one that serves every layer, or one for each.
+    fn bias(&mut self, stack: &str, layers: usize) -> Result<Vec<Vec<f32>>> {
+        let shape = [self.config.buckets, self.config.heads];
+        let tables = if self.config.bias_by_layer { layers } else { 1 };
+        let name = |i| format!("{stack}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight");
+        (0..tables).map(|i| self.source.take(&name(i), &shape)).collect()
     }
 
-    fn take(&mut self, name: String, outputs: usize, inputs: usize) -> Result<LinearSource> {
-        let data = self.source.take(&[&format!("{name}.weight")], &[outputs, inputs])?;
-        Ok(LinearSource { data, outputs, inputs })
+    /// The matrices `names` of a module, `shape` each, one above the other; heads are as wide as the device wants them.
+    fn linear(&mut self, module: &str, names: &[&str], shape: [usize; 2], heads: Heads) -> Result<B::Linear> {
+        let (d_kv, dim) = (self.config.d_kv, self.head_dim);
+        let [_, inputs] = shape;
+        let mut all = Vec::new();
+        for name in names {
+            let data = self.source.take(&format!("{module}.{name}.weight"), &shape)?;
+            let data = match heads {
+                Heads::None => data,
+                Heads::Outputs => padded(data, d_kv * inputs, dim * inputs),
+                Heads::Inputs => padded(data, d_kv, dim),
+            };
+            if all.is_empty() { all = data } else { all.extend(data) }
+        }
+        let inputs = if heads == Heads::Inputs { inputs / d_kv * dim } else { inputs };
+        self.backend.linear_weights(all, inputs)
     }
 
     /// Projections from the residual stream to heads.
     fn projections(&mut self, module: &str, names: &[&str]) -> Result<B::Linear> {
-        let (d, heads, d_kv) = (self.config.d_model, self.config.heads, self.config.d_kv);
-        let parts = names.iter().map(|name| {
-            let mut part = self.take(format!("{module}.{name}"), heads * d_kv, d)?;
-            part.data = padded(part.data, d_kv * d, self.head_dim * d);
-            part.outputs = heads * self.head_dim;
-            Ok(part)
-        });
-        let parts = parts.collect::<Result<_>>()?;
-        self.backend.linear_weights(parts)
+        let shape = [self.config.heads * self.config.d_kv, self.config.d_model];
+        self.linear(module, names, shape, Heads::Outputs)
     }
 
-    /// The projection from heads back to the residual stream.
-    fn output(&mut self, module: &str) -> Result<B::Linear> {
-        let (d, heads, d_kv) = (self.config.d_model, self.config.heads, self.config.d_kv);
-        let mut part = self.take(format!("{module}.o"), d, heads * d_kv)?;
-        part.data = padded(part.data, d_kv, self.head_dim);
-        part.inputs = heads * self.head_dim;
-        self.backend.linear_weights(vec![part])
-    }
-
-    fn attention(&mut self, block: &str) -> Result<Attention<B>> {
-        let module = format!("{block}.layer.0.SelfAttention");
-        Ok(Attention {
-            norm: self.norm(&format!("{block}.layer.0.layer_norm"), 1.0)?,
-            qkv: self.projections(&module, &["q", "k", "v"])?,
-            out: self.output(&module)?,
+    /// `module` is its sublayer's number in the block, and its name.
+    fn attention(&mut self, block: &str, module: &str, into: &[&str]) -> Result<Sublayer<B>> {
+        let shape = [self.config.d_model, self.config.heads * self.config.d_kv];
+        let norm = format!("{block}.layer.{}.layer_norm", &module[..1]);
+        let module = format!("{block}.layer.{module}");
+        Ok(Sublayer {
+            norm: self.norm(&norm, 1.0)?,
+            into: self.projections(&module, into)?,
+            out: self.linear(&module, &["o"], shape, Heads::Inputs)?,
         })
     }
 
-    fn cross(&mut self, block: &str) -> Result<CrossAttention<B>> {
-        let module = format!("{block}.layer.1.EncDecAttention");
-        Ok(CrossAttention {
-            norm: self.norm(&format!("{block}.layer.1.layer_norm"), 1.0)?,
-            q: self.projections(&module, &["q"])?,
-            kv: self.projections(&module, &["k", "v"])?,
-            out: self.output(&module)?,
-        })
-    }
-
-    fn feed_forward(&mut self, block: &str, layer: usize) -> Result<FeedForward<B>> {
+    fn feed_forward(&mut self, block: &str, layer: usize) -> Result<Sublayer<B>> {
         let (d, ff) = (self.config.d_model, self.config.d_ff);
         let module = format!("{block}.layer.{layer}.DenseReluDense");
         let names: &[&str] = if self.config.gated { &["wi_0", "wi_1"] } else { &["wi"] };
-        let wi =
-            names.iter().map(|name| self.take(format!("{module}.{name}"), ff, d)).collect::<Result<_>>()?;
-        let wo = self.take(format!("{module}.wo"), d, ff)?;
-        Ok(FeedForward {
+        Ok(Sublayer {
             norm: self.norm(&format!("{block}.layer.{layer}.layer_norm"), 1.0)?,
-            wi: self.backend.linear_weights(wi)?,
-            wo: self.backend.linear_weights(vec![wo])?,
+            into: self.linear(&module, names, [ff, d], Heads::None)?,
+            out: self.linear(&module, &["wo"], [d, ff], Heads::None)?,
         })
     }
+}
+
+/// On which side of a matrix the heads are.
+#[derive(Clone, Copy, PartialEq)]
+enum Heads {
+    None,
+    Outputs,
+    Inputs,
 }
 
 /// Pieces of `from` elements, each filled up with zeros to `to`. Zeros in all projections of a head change

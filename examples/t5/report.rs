@@ -7,13 +7,19 @@ use serde_json::{Value, json};
 
 use crate::generate::{Stats, Task};
 
-/// The method in words.
+/// The method in words, and what they mean.
+const METHODS: [(Method, &str, &str); 3] = [
+    (Method::Pid, "PID", "prompt in the decoder. The input is encoded once; all prompts read its one K/V."),
+    (Method::Pie, "PIE", "prompt in the encoder. The input is encoded, and its K/V kept, once per prompt."),
+    (
+        Method::PidReplicated,
+        "PID-replicated",
+        "as PID, but every prompt reads a copy of the K/V: what sharing it saves.",
+    ),
+];
+
 pub fn name(method: Method) -> &'static str {
-    match method {
-        Method::Pid => "PID",
-        Method::Pie => "PIE",
-        Method::PidReplicated => "PID-replicated",
-    }
+    METHODS.iter().find(|(of, ..)| *of == method).map_or("", |(_, name, _)| name)
 }
 
 /// The figures of one method over a whole run.
@@ -69,11 +75,6 @@ impl Figures {
         self.stats.new_tokens as f64 / self.stats.total().as_secs_f64()
     }
 
-    /// Whether rows entered while others went on, or after them.
-    fn admits(&self) -> bool {
-        self.stats.admissions > 1
-    }
-
     pub fn json(&self) -> Value {
         let s = &self.stats;
         let step = s.step().map(|step| step.as_secs_f64());
@@ -106,18 +107,9 @@ impl Figures {
     }
 
     /// What the name means.
-    pub fn legend(&self) -> &'static str {
-        match self.method {
-            Method::Pid => {
-                "PID: prompt in the decoder. The input is encoded once; all prompts read its one K/V."
-            }
-            Method::Pie => {
-                "PIE: prompt in the encoder. The input is encoded, and its K/V kept, once per prompt."
-            }
-            Method::PidReplicated => {
-                "PID-replicated: as PID, but every prompt reads a copy of the K/V: what sharing it saves."
-            }
-        }
+    pub fn legend(&self) -> String {
+        let meaning = METHODS.iter().find(|(of, ..)| *of == self.method).map_or("", |(.., meaning)| meaning);
+        format!("{}: {meaning}", self.name())
     }
 }
 
@@ -132,13 +124,13 @@ pub fn table() -> Table {
 }
 
 /// Prompt and output, a column per method.
-pub fn outputs_table(prompts: &[String], columns: &[(&str, Vec<String>)]) -> Table {
+pub fn outputs_table(prompts: &[Value], columns: &[(&str, &[Value])]) -> Table {
     let mut table = table();
-    let names = columns.iter().map(|(name, _)| (*name).to_string());
-    table.set_header(std::iter::once("prompt".to_string()).chain(names));
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+    table.set_header(std::iter::once("prompt").chain(columns.iter().map(|(name, _)| *name)));
     for (i, prompt) in prompts.iter().enumerate() {
-        let cells = columns.iter().map(|(_, outputs)| outputs[i].clone());
-        table.add_row(std::iter::once(prompt.clone()).chain(cells));
+        let cells = columns.iter().map(|(_, outputs)| &outputs[i]);
+        table.add_row(std::iter::once(prompt).chain(cells).map(text));
     }
     table
 }
@@ -156,8 +148,12 @@ pub fn figures_table(figures: &[Figures]) -> Table {
     let lines: [Measure; 14] = [
         ("encoder tokens", |f| Some(f.stats.encoder_tokens as f64), |x| format!("{x}")),
         ("cross-attention K/V", |f| Some(f.stats.cross_kv_bytes as f64), megabytes),
-        ("rows at once", |f| f.admits().then_some(f.stats.batch_rows as f64), |x| format!("{x}")),
-        ("admissions", |f| f.admits().then_some(f.stats.admissions as f64), |x| format!("{x}")),
+        (
+            "rows at once",
+            |f| (f.stats.admissions > 1).then_some(f.stats.batch_rows as f64),
+            |x| format!("{x}"),
+        ),
+        ("admissions", |f| (f.stats.admissions > 1).then_some(f.stats.admissions as f64), |x| format!("{x}")),
         ("FLOPs, by formula", |f| Some(f.flops as f64), |x| format!("{:.2} G", x / 1e9)),
         ("peak device memory", |f| f.stats.peak_bytes.map(|b| b as f64), megabytes),
         ("time: set up", |f| some(f.stats.setup.as_secs_f64()), milliseconds),

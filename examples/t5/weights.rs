@@ -1,137 +1,224 @@
-//! `model.safetensors`, whole or sharded with an index, as f32.
+//! The tensors of `model.safetensors`, whole or sharded with an index, read one by one as f32: of the file nothing else
+//! is ever in memory.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use half::slice::HalfFloatSliceExt as _;
-use indicatif::ProgressBar;
-use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde_json::Value;
 
-/// Tensors by name, each with its shape, converted to f32.
-pub struct Weights {
-    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-    source: PathBuf,
+use crate::convert;
+use crate::model::Source;
+
+/// What tools put before the names of a model's tensors when they wrap it.
+const PREFIXES: [&str; 3] = ["_orig_mod.", "module.", "model."];
+/// The embedding's names: modules that share it. Files have one of them or several.
+const EMBEDDINGS: [&str; 3] = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+const HEAD: &str = "lm_head.weight";
+/// 16-bit elements that are converted at a time.
+const PIECE: usize = 1 << 20;
+
+/// What to do with an adapter.
+pub const MERGE: &str = "merge the adapter first (peft: merge_and_unload, then save_pretrained)";
+
+/// Where a tensor is.
+struct Place {
+    file: usize,
+    /// Bytes from the beginning of the file.
+    start: u64,
+    info: TensorInfo,
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+/// What `lm_head.weight` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    Own,
+    /// The same numbers once more.
+    Embedding,
+}
+
+/// The tensors of a folder, by name.
+pub struct Weights {
+    folder: PathBuf,
+    files: Vec<(PathBuf, RefCell<File>)>,
+    /// Those that nobody took so far.
+    tensors: BTreeMap<String, Place>,
 }
 
 impl Weights {
-    /// Reads every tensor of the folder; `progress` advances by bytes.
-    pub fn read(folder: &Path, progress: &ProgressBar) -> Result<Self> {
-        let files = Self::files(folder)?;
-        let sizes = files.iter().map(|file| size(file)).collect::<Result<Vec<_>>>()?;
-        progress.set_length(sizes.iter().sum());
-        let mut tensors = BTreeMap::new();
-        for (file, size) in files.iter().zip(sizes) {
-            progress.set_message(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
-            let bytes =
-                read(file, size, progress).with_context(|| format!("cannot read {}", file.display()))?;
-            let parsed = SafeTensors::deserialize(&bytes)
-                .with_context(|| format!("{} is not a whole safetensors file", file.display()))?;
-            for (name, view) in parsed.iter() {
-                let data = to_f32(view.dtype(), view.data())
-                    .with_context(|| format!("tensor {name} in {}", file.display()))?;
-                if let Some(value) = data.iter().find(|x| !x.is_finite()) {
-                    bail!("tensor {name} in {} holds {value}, allowed: finite numbers", file.display());
-                }
-                if tensors.insert(name.to_string(), (view.shape().to_vec(), data)).is_some() {
-                    bail!("tensor {name} in {} is in an earlier file too, allowed: once", file.display());
+    /// Reads what the files of the folder say of their tensors.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let mut weights = Self { folder: folder.into(), files: Vec::new(), tensors: BTreeMap::new() };
+        for path in files(folder)? {
+            let (file, first, header) = open(&path)?;
+            for (name, info) in header.tensors() {
+                let start = first + info.data_offsets.0 as u64;
+                let place = Place { file: weights.files.len(), start, info: info.clone() };
+                if weights.tensors.insert(name.clone(), place).is_some() {
+                    bail!("tensor {name} in {} is in an earlier file too, allowed: once", path.display());
                 }
             }
+            weights.files.push((path, RefCell::new(file)));
         }
-        Ok(Self { tensors, source: folder.to_path_buf() })
+        if let Some(name) = weights.tensors.keys().find(|name| name.contains("lora_")) {
+            bail!("tensor {name} in {} is an adapter's; {MERGE}", folder.display());
+        }
+        while let Some(prefix) = weights.prefix() {
+            let strip = |(name, place): (String, Place)| (name[prefix.len()..].to_string(), place);
+            weights.tensors = std::mem::take(&mut weights.tensors).into_iter().map(strip).collect();
+        }
+        weights.join_embeddings()?;
+        Ok(weights)
     }
 
-    fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-        let whole = folder.join("model.safetensors");
-        let index = folder.join("model.safetensors.index.json");
-        if whole.exists() || !index.exists() {
-            if !whole.exists() && folder.join("pytorch_model.bin").exists() {
-                bail!(
-                    "{} has pytorch_model.bin only, allowed: model.safetensors (transformers writes it with \
-                     save_pretrained)",
-                    folder.display()
-                );
+    /// What all names begin with, beside their own.
+    fn prefix(&self) -> Option<&'static str> {
+        let all = |prefix: &&str| self.tensors.keys().all(|name| name.starts_with(prefix));
+        PREFIXES.into_iter().filter(|_| !self.tensors.is_empty()).find(all)
+    }
+
+    /// Leaves one embedding, by its first name, and refuses several that differ: transformers 4 takes the first, and 5
+    /// takes each where its name says.
+    fn join_embeddings(&mut self) -> Result<()> {
+        let there = EMBEDDINGS.into_iter().filter(|name| self.tensors.contains_key(*name));
+        let [first, others @ ..] = &there.collect::<Vec<_>>()[..] else { return Ok(()) };
+        for other in others {
+            if !self.equal(first, other)? {
+                bail!("{first} and {other} differ in {}, allowed: one embedding", self.folder.display());
             }
-            return Ok(vec![whole]);
+            self.tensors.remove(*other);
         }
-        let text = crate::read::text("weight index", &index)?;
-        let parsed: Index = serde_json::from_str(&text)
-            .with_context(|| format!("{} is not a weight index", index.display()))?;
-        let mut names: Vec<&String> = parsed.weight_map.values().collect();
-        names.sort();
-        names.dedup();
-        if let Some(name) = names.iter().find(|name| name.contains(['/', '\\'])) {
-            bail!("weight_map in {} names {name:?}, allowed: file names beside the index", index.display());
-        }
-        Ok(names.into_iter().map(|name| folder.join(name)).collect())
+        let place = self.tensors.remove(*first);
+        self.tensors.extend(place.map(|place| (EMBEDDINGS[0].to_string(), place)));
+        Ok(())
     }
 
-    /// Takes the tensor `name` of exactly `shape`.
-    pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let Some((found, data)) = self.tensors.remove(name) else {
-            bail!("tensor {name} is missing in {}, allowed: shape {shape:?}", self.source.display());
-        };
-        if found != shape {
-            bail!("tensor {name} has shape {found:?}, allowed: {shape:?} by config.json");
+    /// The head that the file has, if it has one.
+    pub fn head(&mut self) -> Result<Option<Head>> {
+        if !self.tensors.contains_key(EMBEDDINGS[0]) {
+            bail!("tensor {} is missing in {}", EMBEDDINGS[0], self.folder.display());
         }
-        Ok(data)
+        if !self.tensors.contains_key(HEAD) {
+            return Ok(None);
+        }
+        if !self.equal(EMBEDDINGS[0], HEAD)? {
+            return Ok(Some(Head::Own));
+        }
+        self.tensors.remove(HEAD);
+        Ok(Some(Head::Embedding))
     }
 
-    /// Refuses layers that nobody took: config.json then describes another model than the weights.
-    pub fn check_all_taken(&self) -> Result<()> {
-        let mut left = self.tensors.keys().filter(|name| name.contains(".block."));
-        // T5 v1.0 was published with this table, which nothing uses.
-        match left.find(|name| !name.ends_with("EncDecAttention.relative_attention_bias.weight")) {
-            None => Ok(()),
-            Some(name) => bail!(
-                "tensor {name} in {} is not used, allowed: only the layers of config.json",
-                self.source.display()
-            ),
+    fn equal(&self, a: &str, b: &str) -> Result<bool> {
+        let (first, second) = (&self.tensors[a], &self.tensors[b]);
+        Ok(first.info.shape == second.info.shape && self.read(a, first)? == self.read(b, second)?)
+    }
+
+    fn read(&self, name: &str, place: &Place) -> Result<Vec<f32>> {
+        let (path, file) = &self.files[place.file];
+        let what = || format!("tensor {name} in {}", path.display());
+        let mut data = vec![0.0; place.info.shape.iter().product()];
+        let mut file = file.borrow_mut();
+        file.seek(SeekFrom::Start(place.start)).with_context(what)?;
+        match place.info.dtype {
+            Dtype::F32 => file.read_exact(bytemuck::cast_slice_mut(&mut data)).with_context(what)?,
+            dtype @ (Dtype::F16 | Dtype::BF16) => {
+                let mut piece = vec![0u16; PIECE.min(data.len())];
+                for data in data.chunks_mut(PIECE) {
+                    let bits = &mut piece[..data.len()];
+                    file.read_exact(bytemuck::cast_slice_mut(bits)).with_context(what)?;
+                    if dtype == Dtype::F16 {
+                        bytemuck::cast_slice::<u16, f16>(bits).convert_to_f32_slice(data);
+                    } else {
+                        bytemuck::cast_slice::<u16, bf16>(bits).convert_to_f32_slice(data);
+                    }
+                }
+            }
+            other => bail!("{}: dtype is {other:?}, allowed: F32, F16, BF16", what()),
+        }
+        match data.par_iter().with_min_len(1 << 16).find_any(|x| !x.is_finite()) {
+            None => Ok(data),
+            Some(value) => bail!("{} holds {value}, allowed: finite numbers", what()),
         }
     }
 
-    /// Takes the first of `names` that is there.
-    pub fn take_any(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
-        let name = names.iter().find(|name| self.tensors.contains_key(**name));
-        self.take(name.unwrap_or(&names[0]), shape)
+    /// Tensors that nobody took. T5 v1.0 was published with a table that nothing uses.
+    pub fn unused(self) -> Vec<String> {
+        let known = "EncDecAttention.relative_attention_bias.weight";
+        self.tensors.into_keys().filter(|name| !name.ends_with(known)).collect()
     }
 }
 
-/// The bytes of a regular file: anything else might not end.
-fn size(path: &Path) -> Result<u64> {
-    let found = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+impl Source for Weights {
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let Some(place) = self.tensors.remove(name) else {
+            bail!("tensor {name} is missing in {}, allowed: shape {shape:?}", self.folder.display());
+        };
+        if place.info.shape != shape {
+            bail!("tensor {name} has shape {:?}, allowed: {shape:?} by config.json", place.info.shape);
+        }
+        self.read(name, &place)
+    }
+}
+
+/// The files that hold the weights.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (whole, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+    if whole.exists() {
+        return Ok(vec![whole]);
+    }
+    if !index.exists() {
+        bail!("{} does not exist, allowed: a safetensors file{}", whole.display(), convert::weights(folder));
+    }
+    let text = crate::read::text("weight index", &index)?;
+    let parsed: Value = serde_json::from_str(&text).unwrap_or_default();
+    let names = parsed["weight_map"].as_object().map(|map| map.values().map(Value::as_str).collect());
+    let Some(Some(mut names)) = names else { bail!("{} is not a weight index", index.display()) };
+    let names: &mut Vec<&str> = &mut names;
+    names.sort();
+    names.dedup();
+    if let Some(name) = names.iter().find(|name| name.contains(['/', '\\'])) {
+        bail!("weight_map in {} names {name:?}, allowed: file names beside the index", index.display());
+    }
+    Ok(names.iter().map(|name| folder.join(name)).collect())
+}
+
+/// A file, where its tensors begin, and what it says of them.
+fn open(path: &Path) -> Result<(File, u64, Metadata)> {
+    let cannot = || format!("cannot read {}", path.display());
+    let found = std::fs::metadata(path).with_context(cannot)?;
+    // Anything else might not end.
     if !found.is_file() {
         bail!("{} is not a file, allowed: a safetensors file", path.display());
     }
-    Ok(found.len())
-}
-
-fn read(path: &Path, size: u64, progress: &ProgressBar) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(usize::try_from(size)?)?;
-    progress.wrap_read(File::open(path)?).take(size).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
-    Ok(match dtype {
-        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::F16 => {
-            let halves: Vec<half::f16> =
-                bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]])).collect();
-            halves.to_f32_vec()
-        }
-        Dtype::BF16 => {
-            bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-        }
-        other => bail!("dtype is {other:?}, allowed: F32, F16, BF16"),
-    })
+    if cfg!(target_endian = "big") {
+        bail!("{} is little-endian, allowed: a machine that is, too", path.display());
+    }
+    let not_whole = || format!("{} is not a whole safetensors file", path.display());
+    let mut file = File::open(path).with_context(cannot)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).with_context(not_whole)?;
+    let first = 8u64.saturating_add(u64::from_le_bytes(length));
+    if first > found.len() {
+        bail!("{}: its header ends at byte {first} of {}", not_whole(), found.len());
+    }
+    let mut header = Vec::new();
+    file.by_ref().take(first - 8).read_to_end(&mut header).with_context(cannot)?;
+    let header: Metadata = serde_json::from_slice(&header).with_context(not_whole)?;
+    if first + header.data_len() as u64 != found.len() {
+        bail!(
+            "{}: its tensors end at byte {} of {}",
+            not_whole(),
+            first + header.data_len() as u64,
+            found.len()
+        );
+    }
+    Ok((file, first, header))
 }

@@ -3,7 +3,7 @@
 use onekv::DType;
 
 use crate::backend::cuda::kernels;
-use crate::backend::{Backend as _, BatchRow, RowsSpec};
+use crate::backend::{Backend as _, BatchRow, RowsSpec, Rules};
 use crate::reference::{attend, part};
 use crate::support::{DTYPES, assert_close, bias, card, matrix, noise, poisoned, result, unit};
 
@@ -77,7 +77,8 @@ fn the_decoder_attends_to_all_before() {
         for (heads, dim, counts) in [(5, 64, vec![3, 1, 34]), (1, 128, vec![1, 2]), (4, 64, vec![1])] {
             let (inner, steps) = (heads * dim, 6);
             let most_tokens = *counts.iter().max().unwrap();
-            let spec = RowsSpec { slots: counts.len(), most_tokens, max_new_tokens: steps, eos: None };
+            let spec =
+                RowsSpec { slots: counts.len(), most_tokens, max_new_tokens: steps, rules: Rules::default() };
             let (capacity, tokens) = (spec.longest(), vec![0; most_tokens]);
             let mut rows = cuda.rows(spec).unwrap();
             let poison = vec![f32::NAN; counts.len() * capacity * 2 * inner];
@@ -133,7 +134,7 @@ fn the_decoder_attends_to_all_before() {
                 let what = format!("{dtype} {heads} x {dim} step {step}");
                 assert_close(&what, &result(&cuda, &out), &want, tolerance(dtype, top), 1.0);
                 let logits = matrix(&mut cuda, &vec![0.0; live.len() * 8], live.len(), 8, DType::F32);
-                cuda.choose(&logits, &mut rows).unwrap();
+                cuda.choose(logits, &mut rows).unwrap();
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::backend::cpu::Cpu;
 use crate::config::Config;
 use crate::generate::{Limits, Outputs, Session, Stats, Task, generate};
 use crate::model::Model;
-use crate::models::{config, load};
+use crate::models::{config, cost_shape, load};
 use crate::support::card;
 use crate::t5::memory::{Need, REST, most_rows};
 
@@ -102,14 +102,14 @@ fn ids_do_not_depend_on_the_limit() {
         let (want, _) = run(&on_cpu, method, limits);
         check(&on_cpu, method, limits, &want, 1..=ROWS + 1);
         let eos = halving_eos(&want);
-        on_cpu.config.eos = eos;
+        on_cpu.config.rules.ends = vec![eos];
         let limits = Limits { stop_at_eos: true, ..limits };
         let (want, _) = run(&on_cpu, method, limits);
         let lengths: BTreeSet<usize> = want.iter().flatten().map(Vec::len).collect();
         assert!(lengths.len() >= 2, "{method:?}: all rows are {lengths:?} long");
         check(&on_cpu, method, limits, &want, 1..=ROWS + 1);
         if let Some(on_cuda) = &mut on_cuda {
-            on_cuda.config.eos = eos;
+            on_cuda.config.rules.ends = vec![eos];
             check(on_cuda, method, limits, &want, [2, 5, 9].into_iter());
         }
     }
@@ -150,7 +150,7 @@ fn kv_has_room_for_what_is_there_at_once() {
 #[test]
 fn memory_stays_below_what_the_limit_needs() {
     let cpu = Cpu::new();
-    let shape = load(&config(true, 64), &cpu).cost_shape();
+    let shape = cost_shape(&load(&config(true, 64), &cpu));
     let work =
         Workload { inputs: 6, prompts: MOST_PROMPTS as u64, keys: 41, prompt_tokens: 5, new_tokens: 4 };
     for method in METHODS {
@@ -196,7 +196,7 @@ fn memory_stays_below_what_the_limit_needs() {
             let (_, stats) = generate(&model, method, &tasks, limits, 2, &ProgressBar::hidden()).unwrap();
             let peak = stats.peak_bytes.unwrap() as u64;
             // What the formula sees does without the allowance for what it does not.
-            let need = Need::new(method, &model.cost_shape(), &work, rows as u64).total() - REST;
+            let need = Need::new(method, &cost_shape(&model), &work, rows as u64).total() - REST;
             assert!(peak <= need, "{method:?}, {rows} rows: {peak} of {need}");
         }
     }

@@ -8,7 +8,7 @@ use crate::arguments::{Dtype, Products};
 use crate::backend::Backend as _;
 use crate::backend::cuda::Cuda;
 use crate::reference::product;
-use crate::support::{DTYPES, assert_close, card_with, linear, matrix, noise, stand_in, unit};
+use crate::support::{DTYPES, assert_close, card_with, matrix, noise, stand_in, unit};
 
 /// One row, one column, unlike m, n and k; in all types, to f32, and added to what is there.
 #[test]
@@ -25,7 +25,7 @@ fn products_equal_plain_ones() {
         // The residual stream is f32; a row of poison stands behind it.
         let mut sum = matrix(cuda, &[&before[..], &vec![f32::NAN; n]].concat(), m + 1, n, DType::F32);
         sum.rows = m;
-        let (x_data, w_data) = (matrix(cuda, &x, m, k, dtype), linear(cuda, &w, n, k, dtype));
+        let (x_data, w_data) = (matrix(cuda, &x, m, k, dtype), matrix(cuda, &w, n, k, dtype));
         let zeros = vec![0.0; m * n];
         let compare = |got: Vec<f32>, to: DType, before: &[f32]| {
             let tolerance = unit(to) + 2.0 * k as f64 * unit(DType::F32);
@@ -52,7 +52,7 @@ fn an_algorithm_is_searched_once_per_shape() {
     let Some(library) = stand_in() else { return };
     let before = library.alive();
     let mut cuda = card_with(Products::Cublaslt).unwrap();
-    let w = linear(&mut cuda, &noise(1, 24 * 16, 1.0, DType::F32), 24, 16, DType::F32);
+    let w = matrix(&mut cuda, &noise(1, 24 * 16, 1.0, DType::F32), 24, 16, DType::F32);
     let [few, many] =
         [2, 3].map(|rows| matrix(&mut cuda, &noise(2, rows * 16, 1.0, DType::F32), rows, 16, DType::F32));
     let mut sum = matrix(&mut cuda, &[0.0; 48], 2, 24, DType::F32);
@@ -78,7 +78,7 @@ fn failures_name_the_product() {
     let Some(library) = stand_in() else { return };
     let before = library.alive();
     let mut cuda = card_with(Products::Cublaslt).unwrap();
-    let w = linear(&mut cuda, &noise(1, 24 * 16, 1.0, DType::Bf16), 24, 16, DType::Bf16);
+    let w = matrix(&mut cuda, &noise(1, 24 * 16, 1.0, DType::Bf16), 24, 16, DType::Bf16);
     let x = matrix(&mut cuda, &noise(2, 3 * 16, 1.0, DType::Bf16), 3, 16, DType::Bf16);
     library.fail(2);
     let error = format!("{:#}", cuda.logits(&x, &w).err().unwrap());

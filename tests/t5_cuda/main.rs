@@ -20,6 +20,7 @@ mod t5 {
     pub mod backend;
     pub mod buckets;
     pub mod config;
+    pub mod convert;
     pub mod generate;
     pub mod load;
     pub mod memory;
@@ -33,7 +34,8 @@ mod t5 {
 
 // The modules name each other by these paths.
 use t5::{
-    arguments, backend, buckets, config, generate, load, model, progress, read, report, schedule, weights,
+    arguments, backend, buckets, config, convert, generate, load, model, progress, read, report, schedule,
+    weights,
 };
 
 #[path = "../t5_example/mod.rs"]

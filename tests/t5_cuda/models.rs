@@ -3,12 +3,12 @@
 use anyhow::Result;
 use indicatif::ProgressBar;
 use onekv::DType;
-use onekv::cost::Method;
+use onekv::cost::{Method, ModelShape};
 
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
-use crate::backend::{Backend, BatchRow, RowsSpec};
-use crate::config::{Activation, Config};
+use crate::backend::{Backend, BatchRow, RowsSpec, Rules, overflow};
+use crate::config::{Activation, Config, Reading};
 use crate::generate::{Limits, Outputs, Session, Stats, Task, forced_logits, generate};
 use crate::load::{Random, Shape};
 use crate::model::{Model, Seat, Source};
@@ -20,12 +20,12 @@ pub fn config(gated: bool, d_kv: usize) -> Config {
     Config {
         d_kv,
         gated,
-        tied: !gated,
+        readings: [Reading { own_head: gated, scaled: !gated }; 2],
         activation,
         vocab: 100,
         d_ff: 72,
         d_model: 40,
-        ..Shape::Tiny.config()
+        ..Shape::Tiny.config().unwrap()
     }
 }
 
@@ -34,19 +34,26 @@ pub fn config(gated: bool, d_kv: usize) -> Config {
 struct Lively(Random);
 
 impl Source for Lively {
-    fn take(&mut self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>> {
-        let factor = match names[0] {
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let factor = match name {
             name if name.starts_with("shared") => 0.2,
             name if name.contains("EncDecAttention") => 2.0,
+            name if name.contains("relative_attention_bias") => 4.0,
             _ => 1.0,
         };
-        Ok(self.0.take(names, shape)?.into_iter().map(|x| x * factor).collect())
+        Ok(self.0.take(name, shape)?.into_iter().map(|x| x * factor).collect())
     }
+}
+
+/// What the cost model takes of it.
+pub fn cost_shape<B: Backend>(model: &Model<'_, B>) -> ModelShape {
+    let head_dim = model.backend.head_dim(&model.config).unwrap();
+    model.config.cost_shape(head_dim, model.backend.element_bytes())
 }
 
 pub fn load<'b, B: Backend>(config: &Config, backend: &'b B) -> Model<'b, B> {
     let mut source = Lively(Random::new(3, config.d_kv));
-    Model::load(config.clone(), &mut source, backend, &ProgressBar::hidden()).unwrap()
+    Model::load(config.clone(), config.readings[0], &mut source, backend, &ProgressBar::hidden()).unwrap()
 }
 
 /// Inputs and prompts of unlike length; an input without prompts, a prompt without tokens.
@@ -93,7 +100,9 @@ fn check_ids(cuda: &Cuda) {
             let limits = Limits { max_new_tokens: 11, stop_at_eos: false, batch_rows: None };
             let (want, _) = run(&on_cpu, method, limits);
             assert_eq!(run(&on_cuda, method, limits).0, want, "{method:?}");
-            (on_cpu.config.eos, on_cuda.config.eos) = (telling_eos(&want), telling_eos(&want));
+            let ends = vec![telling_eos(&want)];
+            on_cpu.config.rules.ends.clone_from(&ends);
+            on_cuda.config.rules.ends = ends;
             let limits = Limits { stop_at_eos: true, ..limits };
             let (want, cpu_stats) = run(&on_cpu, method, limits);
             let (got, stats) = run(&on_cuda, method, limits);
@@ -104,6 +113,39 @@ fn check_ids(cuda: &Cuda) {
             lengths.sort();
             lengths.dedup();
             assert!(lengths.len() >= 2, "{method:?}: all rows are {lengths:?} long");
+        }
+    }
+}
+
+/// Under every rule at once, with rows that enter while others go on.
+#[test]
+fn rules_are_the_cpus() {
+    let (cuda, cpu) = (card(), Cpu::new());
+    let config = Config { encoder_layers: 1, ..config(true, 64) };
+    let mut on_cpu = load(&config, &cpu);
+    let limits = Limits { max_new_tokens: 7, stop_at_eos: true, batch_rows: Some(3) };
+    let mut on_cuda = cuda.as_ref().map(|cuda| load(&config, cuda));
+    for method in [Method::Pid, Method::Pie] {
+        on_cpu.config.rules = Rules::default();
+        let (free, _) = run(&on_cpu, method, limits);
+        // What rows like: at first, and later.
+        let (first, later) = (free[0][0][0], free[0][0][3]);
+        let rules = Rules {
+            ends: vec![98, telling_eos(&free)],
+            suppressed: vec![later],
+            suppressed_first: vec![first],
+            forced_first: Some(5),
+            forced_last: Some(98),
+        };
+        on_cpu.config.rules = rules.clone();
+        let (want, _) = run(&on_cpu, method, limits);
+        assert_ne!(want, free, "{method:?}");
+        // The second prompt is empty.
+        assert_eq!((want[0][1][0], want[0][0][0] == 5), (5, method == Method::Pie));
+        assert!(want.iter().flatten().any(|ids| ids[ids.len() - 1] == 98), "{method:?}: no end was forced");
+        if let Some(on_cuda) = &mut on_cuda {
+            on_cuda.config.rules = rules;
+            assert_eq!(run(on_cuda, method, limits).0, want, "{method:?}");
         }
     }
 }
@@ -147,11 +189,56 @@ fn check_logits(mut cuda: Cuda) {
     }
 }
 
+/// umT5: every layer has a bias of its own.
+#[test]
+fn biases_by_layer_are_the_cpus() {
+    let Some(cuda) = card() else { return };
+    let cpu = Cpu::new();
+    let config = Config { bias_by_layer: true, ..config(true, 64) };
+    let (on_cpu, on_cuda) = (load(&config, &cpu), load(&config, &cuda));
+    let task = &tasks()[0];
+    let want = forced_logits(&on_cpu, task).unwrap().concat();
+    let got = forced_logits(&on_cuda, task).unwrap().concat();
+    let error = got.iter().zip(&want).map(|(g, w)| (g - w) * (g - w)).sum::<f32>();
+    let size = want.iter().map(|x| x * x).sum::<f32>();
+    assert!((error / size).sqrt() <= 2e-5, "{error} of {size}");
+    let limits = Limits { max_new_tokens: 5, stop_at_eos: false, batch_rows: None };
+    let (want, _) = run(&on_cpu, Method::Pid, limits);
+    assert_eq!(run(&on_cuda, Method::Pid, limits).0, want);
+}
+
+/// Activations past f16's largest number are an error; bf16 holds them.
+#[test]
+fn overflow_is_an_error() {
+    /// The feed-forward's first matrix is large, and what it gives is larger.
+    struct Loud(Lively);
+
+    impl Source for Loud {
+        fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+            let factor = if name.ends_with(".wi.weight") { 1e5 } else { 1.0 };
+            Ok(self.0.take(name, shape)?.into_iter().map(|x| x * factor).collect())
+        }
+    }
+
+    let Some(mut cuda) = card() else { return };
+    let config = Config { encoder_layers: 1, decoder_layers: 1, ..config(false, 64) };
+    let limits = Limits { max_new_tokens: 2, stop_at_eos: true, batch_rows: None };
+    let mut answer = |dtype| {
+        cuda.dtype = dtype;
+        let mut source = Loud(Lively(Random::new(3, config.d_kv)));
+        let hidden = ProgressBar::hidden();
+        let model = Model::load(config.clone(), config.readings[0], &mut source, &cuda, &hidden).unwrap();
+        generate(&model, Method::Pid, &tasks(), limits, 1, &hidden).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(answer(DType::F16), Err(overflow().to_string()));
+    assert_eq!(answer(DType::Bf16), Ok(()));
+}
+
 /// A batch that is run again gives the same, whether its steps were recorded whole or rows had left the batch.
 #[test]
 fn a_batch_can_be_run_again() {
     fn check<B: Backend>(model: &mut Model<'_, B>, limits: Limits, eos: u32) {
-        model.config.eos = eos;
+        model.config.rules.ends = vec![eos];
         let mut session = Session::new(model, Method::PidReplicated, &tasks(), limits).unwrap();
         let first = session.run(&ProgressBar::hidden()).unwrap();
         assert!(first.1.setup > std::time::Duration::ZERO);
@@ -188,7 +275,7 @@ fn steps_are_recorded_and_replayed() {
     let mut memory = model.memory([keys].into_iter()).unwrap();
     model.encode(&[(0, &task.input)], &mut memory, &ProgressBar::hidden()).unwrap();
     let tokens = [vec![0u32], vec![0, 5]];
-    let spec = RowsSpec { slots: 2, most_tokens: 2, max_new_tokens: 9, eos: None };
+    let spec = RowsSpec { slots: 2, most_tokens: 2, max_new_tokens: 9, rules: Rules::default() };
     let mut decoding = model.begin(spec).unwrap();
     let seat = |slot| Seat { row: BatchRow { slot, begins: Some(&tokens[slot]) }, place: 0, keys };
     assert!(!model.seat(&mut decoding, &memory, &[0, 1].map(seat)).unwrap());
@@ -243,7 +330,7 @@ fn what_cuda_cannot_take_is_named() {
 fn random_weights_are_repeatable() -> Result<()> {
     let draw = || -> Result<[Vec<f32>; 2]> {
         let mut source = Random::new(1, 64);
-        Ok([source.take(&["a.k.weight"], &[300, 400])?, source.take(&["b.k.weight"], &[300, 400])?])
+        Ok([source.take("a.k.weight", &[300, 400])?, source.take("b.k.weight", &[300, 400])?])
     };
     let [a, b] = draw()?;
     assert_eq!([a.clone(), b.clone()], draw()?);
@@ -269,12 +356,12 @@ fn memory_stays_below_what_is_predicted() {
     for method in [Method::Pid, Method::PidReplicated, Method::Pie] {
         let (_, stats) = run(&model, method, limits);
         let work = onekv::cost::Workload { inputs: 4, prompts: 3, keys: 70, prompt_tokens: 6, new_tokens: 5 };
-        let need = crate::t5::memory::Need::new(method, &model.cost_shape(), &work, u64::MAX).total();
+        let need = crate::t5::memory::Need::new(method, &cost_shape(&model), &work, u64::MAX).total();
         let peak = stats.peak_bytes.unwrap() as u64;
         assert!(peak <= need, "{method:?}: {peak} of {need}");
         let fixed = crate::t5::memory::Need::new(
             method,
-            &model.cost_shape(),
+            &cost_shape(&model),
             &onekv::cost::Workload { inputs: 0, ..work },
             u64::MAX,
         );

@@ -9,11 +9,11 @@ use proptest::test_runner::TestRunner;
 
 use crate::backend::Backend as _;
 use crate::backend::cuda::driver::Driver;
-use crate::backend::cuda::kernels::{Activated, Linear, Matrix, Target, gemm, gemm_sm90};
+use crate::backend::cuda::kernels::{Matrix, Target, gemm, gemm_sm90};
 use crate::backend::cuda::{CrossKv, Cuda};
-use crate::config::Activation;
-use crate::reference::{gelu_tanh, product};
-use crate::support::{DTYPES, PRODUCTS, assert_close, card, card_with, linear, matrix, noise, unit};
+use crate::config::Activated;
+use crate::reference::{activated, product};
+use crate::support::{ACTIVATIONS, DTYPES, PRODUCTS, assert_close, card, card_with, matrix, noise, unit};
 
 /// One product of random operands against the reference: overwritten or added to; results of both types, in the middle of
 /// a buffer whose rest stays as it is.
@@ -30,7 +30,7 @@ struct Case {
 }
 
 impl Case {
-    fn check(&self, cuda: &mut Cuda, multiply: impl Fn(&Driver, &Matrix, &Linear, Target<'_>) -> Result<()>) {
+    fn check(&self, cuda: &mut Cuda, multiply: impl Fn(&Driver, &Matrix, &Matrix, Target<'_>) -> Result<()>) {
         let Self { m, n, k, dtype, seed, .. } = *self;
         let planes = if self.activated.is_some_and(|a| a.gated) { 2 } else { 1 };
         let to = if self.wide { DType::F32 } else { dtype };
@@ -39,7 +39,7 @@ impl Case {
         let before = noise(seed ^ 2, m * n, 4.0, to);
         let poison = vec![f32::NAN; n];
         let mut out = matrix(cuda, &[&poison[..], &before, &poison].concat(), m + 2, n, to);
-        let (x_data, w_data) = (matrix(cuda, &x, m, k, dtype), linear(cuda, &w, planes * n, k, dtype));
+        let (x_data, w_data) = (matrix(cuda, &x, m, k, dtype), matrix(cuda, &w, planes * n, k, dtype));
         let target = Target { data: &mut out.data, at: n * to.size_bytes(), dtype: to, add: self.add };
         multiply(&cuda.driver, &x_data, &w_data, target).unwrap();
         let got = cuda.to_host(&out).unwrap();
@@ -47,10 +47,9 @@ impl Case {
         let zeros = vec![0.0; planes * m * n];
         let mut want = product(&x, &w, &zeros, planes * n, k);
         if let Some(Activated { activation, gated }) = self.activated {
-            let act = |x: f64| if activation == Activation::GeluTanh { gelu_tanh(x) } else { x.max(0.0) };
             let gate = |i: usize, j: usize| if gated { want[(i * planes + 1) * n + j] } else { 1.0 };
-            want =
-                (0..m * n).map(|at| act(want[at / n * planes * n + at % n]) * gate(at / n, at % n)).collect();
+            let left = |i: usize, j: usize| activated(activation, want[i * planes * n + j]);
+            want = (0..m * n).map(|at| left(at / n, at % n) * gate(at / n, at % n)).collect();
         }
         if self.add {
             want.iter_mut().zip(&before).for_each(|(w, b)| *w += f64::from(*b));
@@ -92,16 +91,15 @@ fn own_products_equal_plain_ones() {
 /// four stages is used again; activations are applied to what the blocks have joined.
 #[test]
 fn hoppers_products_equal_plain_ones() {
-    let Some(cuda) = card().filter(|cuda| cuda.driver.is_hopper()) else { return };
+    let Some(cuda) = card().filter(|cuda| cuda.driver.hopper) else { return };
     let rows = prop_oneof![near(64), Just(128), 120..140usize, 250..262usize, Just(513)];
     // Whole depths, and with a rest.
     let k = prop_oneof![(1..=100usize).prop_map(|n| 8 * n), (1..=14usize).prop_map(|n| 64 * n)];
     let multiprocessors = prop_oneof![Just(1), Just(3), Just(132)];
     let activated = prop_oneof![
         2 => Just(None),
-        1 => (any::<bool>(), any::<bool>()).prop_map(|(gelu, gated)| {
-            let activation = if gelu { Activation::GeluTanh } else { Activation::Relu };
-            Some(Activated { activation, gated })
+        2 => (0..4usize, any::<bool>()).prop_map(|(activation, gated)| {
+            Some(Activated { activation: ACTIVATIONS[activation], gated })
         })
     ];
     let cuda = RefCell::new(cuda);
@@ -119,7 +117,7 @@ fn hoppers_products_equal_plain_ones() {
     let check = |(m, n, k, add, wide, half, multiprocessors, activated, seed)| {
         let dtype = if half { DType::F16 } else { DType::Bf16 };
         let case = Case { m, n, k, dtype, wide, add, activated, seed };
-        let multiply = |driver: &Driver, x: &Matrix, w: &Linear, target: Target<'_>| {
+        let multiply = |driver: &Driver, x: &Matrix, w: &Matrix, target: Target<'_>| {
             gemm_sm90(driver, x, w, target, activated)
         };
         let mut cuda = cuda.borrow_mut();
@@ -138,12 +136,30 @@ fn special_values_stay_where_they_are() {
         let (m, n, k) = (3, 70, 16);
         let (mut x, w) = (noise(1, m * k, 1.0, dtype), noise(2, n * k, 1.0, dtype));
         x[k] = f32::NAN;
-        let (x_data, w_data) = (matrix(&mut cuda, &x, m, k, dtype), linear(&mut cuda, &w, n, k, dtype));
+        let (x_data, w_data) = (matrix(&mut cuda, &x, m, k, dtype), matrix(&mut cuda, &w, n, k, dtype));
         let mut out = matrix(&mut cuda, &vec![0.0; m * n], m, n, DType::F32);
         let target = Target { data: &mut out.data, at: 0, dtype: DType::F32, add: false };
         gemm(&cuda.driver, &x_data, &w_data, target).unwrap();
         let got = cuda.to_host(&out).unwrap();
         assert!(got.iter().enumerate().all(|(i, x)| x.is_nan() == (i / n == 1)), "{dtype}");
+    }
+}
+
+/// NaN stays NaN behind an activation, and in its row.
+#[test]
+fn hoppers_activations_pass_nan_on() {
+    let Some(mut cuda) = card().filter(|cuda| cuda.driver.hopper) else { return };
+    let (dtype, m, n, k) = (DType::F16, 3, 72, 64);
+    let (mut x, w) = (noise(1, m * k, 1.0, dtype), noise(2, n * k, 1.0, dtype));
+    x[k] = f32::NAN;
+    let (x_data, w_data) = (matrix(&mut cuda, &x, m, k, dtype), matrix(&mut cuda, &w, n, k, dtype));
+    for activation in ACTIVATIONS {
+        let activated = Activated { activation, gated: false };
+        let mut out = matrix(&mut cuda, &vec![0.0; m * n], m, n, dtype);
+        let target = Target { data: &mut out.data, at: 0, dtype, add: false };
+        gemm_sm90(&cuda.driver, &x_data, &w_data, target, Some(activated)).unwrap();
+        let got = cuda.to_host(&out).unwrap();
+        assert!(got.iter().enumerate().all(|(i, x)| x.is_nan() == (i / n == 1)), "{activation:?}");
     }
 }
 
@@ -161,7 +177,7 @@ fn check_kv_stores(mut cuda: Cuda) {
     for dtype in DTYPES {
         let (inner, width) = (64, 8);
         let w = noise(1, 2 * inner * width, 1.0, dtype);
-        let w_data = linear(&mut cuda, &w, 2 * inner, width, dtype);
+        let w_data = matrix(&mut cuda, &w, 2 * inner, width, dtype);
         let hidden = noise(2, 5 * width, 1.0, dtype);
         let want = product(&hidden, &w, &vec![0.0; 5 * 2 * inner], 2 * inner, width);
         let mut kv = cuda.cross_kv(5, inner).unwrap();
@@ -196,7 +212,7 @@ fn operands_that_do_not_fit_are_refused() {
     let Some(mut cuda) = card() else { return };
     let dtype = DType::Bf16;
     let x = matrix(&mut cuda, &noise(1, 24, 1.0, dtype), 2, 12, dtype);
-    let w = linear(&mut cuda, &noise(2, 36, 1.0, dtype), 3, 12, dtype);
+    let w = matrix(&mut cuda, &noise(2, 36, 1.0, dtype), 3, 12, dtype);
     let mut out = cuda.pool.zeros(6 * 4).unwrap();
     let mut target =
         |at, to| gemm(&cuda.driver, &x, &w, Target { data: &mut out, at, dtype: to, add: false });

@@ -1,5 +1,7 @@
 //! What the kernels compute, in f64 and without cleverness.
 
+use crate::config::Activation;
+
 /// One head's query over keys and values `[keys][dim]`, with a bias each.
 pub fn attend(q: &[f32], keys: &[(&[f32], &[f32])], bias: impl Fn(usize) -> f32) -> Vec<f64> {
     let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
@@ -29,6 +31,15 @@ pub fn product(x: &[f32], w: &[f32], sum: &[f32], n: usize, k: usize) -> Vec<f64
     (0..sum.len() / n).flat_map(row).collect()
 }
 
-pub fn gelu_tanh(x: f64) -> f64 {
-    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+/// An activation by its definition.
+pub fn activated(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Relu if x < 0.0 => 0.0,
+        Activation::Relu => x,
+        Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt())),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::Silu => x / (1.0 + (-x).exp()),
+    }
 }

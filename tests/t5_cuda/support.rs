@@ -7,9 +7,13 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::arguments::{Dtype, Products};
 use crate::backend::cuda::Cuda;
-use crate::backend::cuda::kernels::{Bias, Linear, Matrix};
+use crate::backend::cuda::kernels::{Bias, Matrix};
+use crate::config::Activation;
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
+
+pub const ACTIVATIONS: [Activation; 4] =
+    [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
 
 /// Both ways to compute matrix products.
 pub const PRODUCTS: [Products; 2] = [Products::Own, Products::Cublaslt];
@@ -114,11 +118,6 @@ pub fn matrix(cuda: &mut Cuda, values: &[f32], rows: usize, cols: usize, dtype: 
     assert!(values.len() >= rows * cols);
     cuda.dtype = dtype;
     Matrix { data: cuda.upload(values).unwrap(), rows, cols, dtype }
-}
-
-pub fn linear(cuda: &mut Cuda, values: &[f32], outputs: usize, inputs: usize, dtype: DType) -> Linear {
-    let Matrix { data, .. } = matrix(cuda, values, outputs, inputs, dtype);
-    Linear { data, outputs, inputs, dtype }
 }
 
 pub fn bias(cuda: &Cuda, values: &[f32], heads: usize, zero: usize) -> Bias {

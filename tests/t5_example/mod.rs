@@ -53,6 +53,40 @@ pub fn json(arguments: &[&str]) -> Value {
     serde_json::from_str(&stdout(arguments)).expect("JSON")
 }
 
+/// What the program's JSON has as answers to the first input, with the prompts in the decoder.
+pub fn answers(json: &Value) -> Value {
+    let outputs = json["inputs"][0]["outputs"].as_array().expect("outputs");
+    outputs.iter().map(|output| output["pid"].clone()).collect()
+}
+
+pub fn read_json(path: impl AsRef<Path>) -> Value {
+    serde_json::from_slice(&std::fs::read(path).expect("readable")).expect("JSON")
+}
+
+/// A model folder with input.txt and prompts.txt answers the texts of its expected_text.json.
+pub fn check_texts(case: &Path) {
+    let expected = read_json(case.join("expected_text.json"));
+    let mode = expected["mode"].as_str().expect("a mode");
+    let (input, prompts) = (case.join("input.txt"), case.join("prompts.txt"));
+    let most = expected["max_new_tokens"].to_string();
+    let got = json(&[
+        "--model",
+        path_text(case),
+        "--input",
+        path_text(&input),
+        "--prompts",
+        path_text(&prompts),
+        "--mode",
+        mode,
+        "--max-new-tokens",
+        &most,
+        "--json",
+    ]);
+    let outputs = got["inputs"][0]["outputs"].as_array().expect("outputs");
+    let texts: Value = outputs.iter().map(|output| output[mode].clone()).collect();
+    assert_eq!(texts, expected["text"], "{}", case.display());
+}
+
 /// The one line that bad input must give, with exit code 2 and nothing on standard output.
 pub fn error(arguments: &[&str]) -> String {
     let output = run(arguments);

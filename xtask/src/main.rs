@@ -38,7 +38,11 @@ enum Task {
     /// Compile every kernel for every card and write cuda/codegen.md: registers, shared memory, occupancy
     Codegen,
     /// Set up what the tests need and run all of them
-    Test,
+    Test {
+        /// Leave out what needs transformers 5: several GB, fetched from PyPI into target/
+        #[arg(long)]
+        without_transformers: bool,
+    },
     /// Gather tests, benchmarks and scripts in one folder that runs on a machine with a card and without Rust
     GpuKit(kit::Options),
     /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
@@ -70,7 +74,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Bindings { check } => bindings::run(check),
         Task::Codegen => codegen::run(),
-        Task::Test => test::run(),
+        Task::Test { without_transformers } => test::run(!without_transformers),
         Task::GpuKit(options) => kit::run(&options),
         Task::Planted { only } => planted::run(only.as_deref()),
         Task::Peers { device } => peers::run(&device),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report;
 use crate::run::{cargo, command, output, root, step};
+use crate::setup;
 
 #[derive(Subcommand)]
 pub enum Device {
@@ -194,17 +195,10 @@ fn crossover(threads: usize, venv: Option<&Path>, runs: usize) -> Result<()> {
 
 /// The Python of an environment that holds the pinned peers.
 fn python(venv: Option<&Path>) -> Result<PathBuf> {
-    let own = root().join("target/peers-venv");
-    let folder = venv.unwrap_or(&own);
-    let python = folder.join("bin/python");
-    if venv.is_none() && !folder.join("ready").exists() {
-        let folder_text = folder.to_string_lossy();
-        step("make a Python environment in target/", &mut command("python3", &["-m", "venv", &folder_text]))?;
-        let pip = ["-m", "pip", "install", "-r", "tools/peers/requirements.txt"];
-        step("install the peers (several GB)", &mut command(&python.to_string_lossy(), &pip))?;
-        std::fs::write(folder.join("ready"), "")?;
+    match venv {
+        Some(folder) => Ok(folder.join("bin/python")),
+        None => setup::python("peers-venv", "tools/peers/requirements.txt"),
     }
-    Ok(python)
 }
 
 fn peer(python: &Path, what: &str, threads: &str, rows: &[String], keys: &[String]) -> Result<Measured> {

@@ -89,6 +89,29 @@ pub fn nvcc() -> Result<PathBuf> {
     found.context("no CUDA compiler; run `cargo xtask setup`, or set NVCC to one")
 }
 
+/// Whether Python can make environments.
+pub fn has_venv() -> bool {
+    runs("python3", &["-c", "import venv, ensurepip"])
+}
+
+/// A Python environment in target/ with these requirements, made unless it is there.
+pub fn python(name: &str, requirements: &str) -> Result<PathBuf> {
+    let folder = root().join("target").join(name);
+    let python = folder.join("bin/python");
+    let wanted = std::fs::read(root().join(requirements))?;
+    if std::fs::read(folder.join("ready")).ok().as_ref() != Some(&wanted) {
+        let text = folder.to_string_lossy();
+        step(
+            "make a Python environment in target/",
+            &mut command("python3", &["-m", "venv", "--clear", &text]),
+        )?;
+        let pip = ["-m", "pip", "install", "--quiet", "-r", requirements];
+        step(&format!("install {requirements} (several GB)"), &mut command(&python.to_string_lossy(), &pip))?;
+        std::fs::write(folder.join("ready"), wanted)?;
+    }
+    Ok(python)
+}
+
 fn runs(program: &str, arguments: &[&str]) -> bool {
     command(program, arguments).output().is_ok_and(|output| output.status.success())
 }

@@ -15,8 +15,8 @@ const T5_CARDS: [&str; 2] = ["a100", "h200"];
 /// And for candle's tensors.
 const CANDLE_CARDS: [&str; 2] = ["a100", "h200"];
 
-/// Checks the prerequisites, then runs every test of the workspace.
-pub fn run() -> Result<()> {
+/// Checks the prerequisites, then runs every test of the workspace; `transformers`: also those that need it.
+pub fn run(transformers: bool) -> Result<()> {
     // Some crates link with the C compiler; Rust alone is not enough to link on every system.
     if command("cc", &["--version"]).output().is_err() {
         bail!("no linker: `cc` was not found. Install one, e.g. `apt-get install gcc`, and try again");
@@ -24,6 +24,10 @@ pub fn run() -> Result<()> {
     if setup::nvcc().is_err() {
         setup::run()?;
     }
+    // It takes minutes, most of them waiting: meanwhile the rest is built and tested.
+    let python = (transformers && setup::has_venv()).then(|| {
+        std::thread::spawn(|| setup::python("transformers-venv", "tools/goldens/requirements-5.txt"))
+    });
     step(
         "build the T5 example, which its tests run as a program",
         &mut cargo(&["build", "--example", "t5"]),
@@ -61,11 +65,28 @@ pub fn run() -> Result<()> {
     with_candle(&mut tests, &driver)?;
     step("test the documentation's examples with candle", &mut tests)?;
     kit::check()?;
+    match python.map(std::thread::JoinHandle::join) {
+        None if transformers => {
+            eprintln!("not tested, as Python has no venv or pip: folders that are converted")
+        }
+        None => eprintln!("not tested, as asked: folders that are converted"),
+        Some(Ok(python)) => convert(&python?)?,
+        Some(Err(_)) => bail!("the thread that installs transformers panicked"),
+    }
     if Path::new("/dev/nvidiactl").exists() {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests())?;
         step("test T5 on this machine's card", &mut t5_tests())?;
     }
     Ok(())
+}
+
+/// Folders that must be converted first are, by the command that the example prints.
+fn convert(python: &Path) -> Result<()> {
+    let folders = python.parent().map(Path::to_path_buf).into_iter();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(folders.chain(std::env::split_paths(&path)))?;
+    let mut tests = cargo(&["test", "--test", "t5_goldens", "--", "--ignored", "conversions"]);
+    step("test T5 on folders that transformers 5 converts", tests.env("PATH", path))
 }
 
 fn cuda_tests() -> std::process::Command {
@@ -76,7 +97,7 @@ fn cuda_tests() -> std::process::Command {
 
 fn t5_tests() -> std::process::Command {
     let mut tests = cargo(&["test", "--package", "onekv", "--features", "t5-cuda"]);
-    tests.args(["--test", "t5_cuda", "--example", "t5"]).env("ONEKV_REQUIRE_CUDA", "1");
+    tests.args(["--test", "t5_cuda"]).env("ONEKV_REQUIRE_CUDA", "1");
     tests
 }
 

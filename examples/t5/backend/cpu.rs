@@ -1,6 +1,6 @@
 //! The CPU backend: `gemm` for matrix products, onekv for cross-attention, rayon for the rest.
 
-mod elementwise;
+pub mod elementwise;
 mod matmul;
 
 use std::ops::Range;
@@ -8,13 +8,12 @@ use std::ops::Range;
 use anyhow::Result;
 use gemm::Parallelism;
 use matmul::{View, matmul};
-use onekv::cost::Roofline;
 use onekv::{Output, Problem, Queries, SharedKv, Strides};
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::{Backend, BatchRow, LinearSource, RowsSpec};
-use crate::config::{Activation, Config};
+use super::{Backend, BatchRow, RowsSpec, Rules, overflow};
+use crate::config::{Activated, Config};
 
 /// Query rows of the encoder's self-attention per task: their scores stay in the L2 cache.
 const ENCODER_ROWS: usize = 64;
@@ -79,6 +78,8 @@ struct Row {
     /// Nothing, where the next tokens are the first.
     output: Vec<u32>,
     finished: bool,
+    /// Whether it began with the start token alone.
+    bare: bool,
 }
 
 /// Rows by slot.
@@ -87,7 +88,7 @@ pub struct Rows {
     /// Slots of the rows in the batch.
     batch: Vec<usize>,
     max_new_tokens: usize,
-    eos: Option<u32>,
+    rules: Rules,
 }
 
 impl Rows {
@@ -140,7 +141,6 @@ fn parallel() -> Parallelism {
 impl Backend for Cpu {
     type Matrix = Matrix;
     type Linear = Linear;
-    type Table = Matrix;
     type Norm = Vec<f32>;
     type Bias = Bias;
     type Rows = Rows;
@@ -165,34 +165,8 @@ impl Backend for Cpu {
         size_of::<f32>()
     }
 
-    fn free_bytes(&self) -> Result<Option<usize>> {
-        Ok(None)
-    }
-
-    fn peak_bytes(&self) -> Option<usize> {
-        None
-    }
-
-    fn release(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn trim(&self) {}
-
-    fn roofline(&self) -> Option<Roofline> {
-        None
-    }
-
-    fn synchronize(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn linear_weights(&self, parts: Vec<LinearSource>) -> Result<Linear> {
-        let inputs = parts.first().map_or(0, |p| p.inputs);
-        let outputs = parts.iter().map(|p| p.outputs).sum();
-        let mut parts = parts.into_iter().map(|p| p.data);
-        let mut data = parts.next().unwrap_or_default();
-        parts.for_each(|part| data.extend(part));
+    fn linear_weights(&self, data: Vec<f32>, inputs: usize) -> Result<Linear> {
+        let outputs = data.len() / inputs;
         let mut weights = Linear { data, inputs, outputs };
         if weights.narrows() {
             let mut transposed = vec![0.0; inputs * outputs];
@@ -251,23 +225,17 @@ impl Backend for Cpu {
         self.linear(x, weights)
     }
 
-    fn linear_activated(
-        &self,
-        x: &Matrix,
-        weights: &Linear,
-        activation: Activation,
-        gated: bool,
-    ) -> Result<Matrix> {
-        let mut h = self.linear(x, weights)?;
-        if !gated {
-            self.each_row(&mut h, |_, row| elementwise::activate(self.arch, row, activation));
+    fn linear_activated(&self, x: &Matrix, w: &Linear, by: Activated) -> Result<Matrix> {
+        let mut h = self.linear(x, w)?;
+        if !by.gated {
+            self.each_row(&mut h, |_, row| elementwise::activate(self.arch, row, by.activation));
             return Ok(h);
         }
         let mut out = Matrix::zeros(h.rows, h.cols / 2);
         self.each_row(&mut out, |i, row| {
             let (gate, linear) = h.data[i * h.cols..][..h.cols].split_at(row.len());
             row.copy_from_slice(gate);
-            elementwise::activate(self.arch, row, activation);
+            elementwise::activate(self.arch, row, by.activation);
             row.iter_mut().zip(linear).for_each(|(g, x)| *g *= x);
         });
         Ok(out)
@@ -277,14 +245,8 @@ impl Backend for Cpu {
         Ok(x.data.clone())
     }
 
-    fn encoder_attention(
-        &self,
-        qkv: &Matrix,
-        offsets: &[usize],
-        heads: usize,
-        bias: &Bias,
-    ) -> Result<Matrix> {
-        let inner = qkv.cols / 3;
+    fn encoder_attention(&self, qkv: &Matrix, offsets: &[usize], bias: &Bias) -> Result<Matrix> {
+        let (inner, heads) = (qkv.cols / 3, bias.values.len());
         let dim = inner / heads;
         let tasks: Vec<(usize, usize, usize, usize)> = offsets
             .windows(2)
@@ -369,7 +331,7 @@ impl Backend for Cpu {
             rows: vec![Row::default(); spec.slots],
             batch: Vec::new(),
             max_new_tokens: spec.max_new_tokens,
-            eos: spec.eos,
+            rules: spec.rules,
         })
     }
 
@@ -377,7 +339,8 @@ impl Backend for Cpu {
         rows.batch = batch.iter().map(|row| row.slot).collect();
         for row in batch {
             if let Some(tokens) = row.begins {
-                rows.rows[row.slot] = Row { next: tokens.to_vec(), ..Row::default() };
+                rows.rows[row.slot] =
+                    Row { next: tokens.to_vec(), bare: tokens.len() == 1, ..Row::default() };
             }
         }
         Ok(())
@@ -397,11 +360,10 @@ impl Backend for Cpu {
         qkv: &Matrix,
         cache: &mut SelfCache,
         rows: &Rows,
-        heads: usize,
         bias: &Bias,
     ) -> Result<Matrix> {
         let inner = cache.inner;
-        let dim = inner / heads;
+        let dim = inner / bias.values.len();
         let mut rest = &qkv.data[..];
         let mut of_row = |row: &Row| rest.split_off(..row.next.len() * qkv.cols).unwrap_or_default();
         let tokens: Vec<&[f32]> = rows.batch().map(&mut of_row).collect();
@@ -453,14 +415,29 @@ impl Backend for Cpu {
         Ok(x.take_rows(&last))
     }
 
-    fn choose(&self, logits: &Matrix, rows: &mut Rows) -> Result<()> {
-        let best = logits.data.par_chunks(logits.cols).map(|row| elementwise::argmax(self.arch, row) as u32);
-        for (slot, id) in rows.batch.iter().zip(best.collect::<Vec<u32>>()) {
+    fn choose(&self, mut logits: Matrix, rows: &mut Rows) -> Result<()> {
+        let (rules, last) = (&rows.rules, rows.max_new_tokens - 1);
+        let next = |(logits, row): (&mut [f32], &Row)| {
+            let produced = row.output.len();
+            let forced_first = rules.forced_first.filter(|_| row.bare);
+            let free_from = usize::from(forced_first.is_some());
+            let not_first = if produced == free_from { &rules.suppressed_first[..] } else { &[] };
+            let numbers = logits.iter().any(|x| x.is_finite());
+            rules.suppressed.iter().chain(not_first).for_each(|id| logits[*id as usize] = f32::NEG_INFINITY);
+            let forced_last = rules.forced_last.filter(|_| produced == last);
+            let forced = forced_last.or(forced_first.filter(|_| produced == 0));
+            let likeliest = || elementwise::argmax(self.arch, logits) as u32;
+            numbers.then(|| forced.unwrap_or_else(likeliest))
+        };
+        let of_batch: Vec<&Row> = rows.batch().collect();
+        let ids: Vec<Option<u32>> = logits.data.par_chunks_mut(logits.cols).zip(of_batch).map(next).collect();
+        for (slot, id) in rows.batch.iter().zip(ids) {
             let row = &mut rows.rows[*slot];
             if !row.finished {
+                let id = id.ok_or_else(overflow)?;
+                row.finished = rows.rules.ends.contains(&id) || row.output.len() == last;
                 row.output.push(id);
                 row.next = vec![id];
-                row.finished = rows.eos == Some(id) || row.output.len() == rows.max_new_tokens;
             }
         }
         Ok(())
@@ -473,14 +450,5 @@ impl Backend for Cpu {
 
     fn outputs(&self, rows: &Rows) -> Result<Vec<Vec<u32>>> {
         Ok(rows.batch().map(|row| row.output.clone()).collect())
-    }
-
-    fn repeat(
-        &self,
-        _recording: &mut Option<()>,
-        times: usize,
-        step: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        (0..times).try_for_each(|_| step())
     }
 }

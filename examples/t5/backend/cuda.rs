@@ -18,18 +18,18 @@ use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use driver::Driver;
 use half::{bf16, f16};
-use kernels::{Activated, Bias, Linear, Matrix, SelfCache, Target, Tile};
+use kernels::{Bias, Ids, Matrix, SelfCache, Target, Tile};
 use memory::{Buffer, Pinned, Pool};
 use onekv::cost::Roofline;
 use onekv::cuda::{Launch, RawOperands};
 use onekv::plan::{Plan, PlanOptions};
 use onekv::{DType, Problem, Strides};
 use rayon::prelude::*;
-use rows::{RowState, Rows};
+use rows::{OVERFLOWED, RowState, Rows};
 
-use super::{Backend, BatchRow, LinearSource, RowsSpec};
+use super::{Backend, BatchRow, RowsSpec, overflow};
 use crate::arguments::{Dtype, Products};
-use crate::config::{Activation, Config};
+use crate::config::{Activated, Config};
 
 /// Elements per head that the kernels of `cuda/t5/` and of onekv are there for; smaller heads are filled up.
 const HEAD_DIMS: [usize; 2] = [64, 128];
@@ -98,10 +98,10 @@ impl Cuda {
 
     /// Hopper's own kernel multiplies 16-bit types.
     fn streams_weights(&self) -> bool {
-        self.products.is_none() && self.driver.is_hopper() && self.dtype != DType::F32
+        self.products.is_none() && self.driver.hopper && self.dtype != DType::F32
     }
 
-    fn multiply(&self, x: &Matrix, weights: &Linear, target: Target<'_>) -> Result<()> {
+    fn multiply(&self, x: &Matrix, weights: &Matrix, target: Target<'_>) -> Result<()> {
         match &self.products {
             Some(library) => library.multiply(x, weights, target),
             None if self.streams_weights() => kernels::gemm_sm90(&self.driver, x, weights, target, None),
@@ -109,8 +109,8 @@ impl Cuda {
         }
     }
 
-    fn product(&self, x: &Matrix, weights: &Linear, dtype: DType) -> Result<Matrix> {
-        let mut out = self.matrix(x.rows, weights.outputs, dtype)?;
+    fn product(&self, x: &Matrix, weights: &Matrix, dtype: DType) -> Result<Matrix> {
+        let mut out = self.matrix(x.rows, weights.rows, dtype)?;
         self.multiply(x, weights, Target { data: &mut out.data, at: 0, dtype, add: false })?;
         Ok(out)
     }
@@ -133,8 +133,7 @@ fn flops_per_clock(capability: (i32, i32)) -> (f64, f64) {
 
 impl Backend for Cuda {
     type Matrix = Matrix;
-    type Linear = Linear;
-    type Table = Linear;
+    type Linear = Matrix;
     type Norm = Buffer;
     type Bias = Bias;
     type Rows = Rows;
@@ -187,7 +186,8 @@ impl Backend for Cuda {
     }
 
     fn roofline(&self) -> Option<Roofline> {
-        let of = |attribute| self.driver.attribute(attribute);
+        let known = |attribute| self.driver.context.attribute(attribute).ok().filter(|value| *value > 0);
+        let of = |attribute| known(attribute).map(f64::from);
         // kHz, and a double data rate.
         let clock = of(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? * 1e3;
         let memory_clock = of(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? * 1e3;
@@ -204,17 +204,13 @@ impl Backend for Cuda {
         Ok(self.driver.stream.synchronize()?)
     }
 
-    fn linear_weights(&self, parts: Vec<LinearSource>) -> Result<Linear> {
-        let inputs = parts.first().map_or(0, |p| p.inputs);
-        let outputs = parts.iter().map(|p| p.outputs).sum();
-        let mut parts = parts.into_iter().map(|p| p.data);
-        let mut data = parts.next().unwrap_or_default();
-        parts.for_each(|part| data.extend(part));
-        Ok(Linear { data: self.upload(&data)?, outputs, inputs, dtype: self.dtype })
+    fn linear_weights(&self, data: Vec<f32>, inputs: usize) -> Result<Matrix> {
+        let rows = data.len() / inputs;
+        Ok(Matrix { data: self.upload(&data)?, rows, cols: inputs, dtype: self.dtype })
     }
 
-    fn table(&self, data: Vec<f32>, width: usize) -> Result<Linear> {
-        self.linear_weights(vec![LinearSource { outputs: data.len() / width, inputs: width, data }])
+    fn table(&self, data: Vec<f32>, width: usize) -> Result<Matrix> {
+        self.linear_weights(data, width)
     }
 
     fn norm(&self, weights: Vec<f32>) -> Result<Buffer> {
@@ -226,9 +222,9 @@ impl Backend for Cuda {
         Ok(Bias { data: self.pool.upload(&values.concat())?, heads, span, zero })
     }
 
-    fn embed(&self, table: &Linear, ids: &[u32]) -> Result<Matrix> {
-        let mut out = self.matrix(ids.len(), table.inputs, DType::F32)?;
-        kernels::embed(&self.driver, table, &self.pool.upload(ids)?, &mut out)?;
+    fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Matrix> {
+        let mut out = self.matrix(ids.len(), table.cols, DType::F32)?;
+        kernels::embed(&self.driver, table, Ids::List(&self.pool.upload(ids)?), &mut out)?;
         Ok(out)
     }
 
@@ -238,33 +234,26 @@ impl Backend for Cuda {
         Ok(out)
     }
 
-    fn linear(&self, x: &Matrix, weights: &Linear) -> Result<Matrix> {
+    fn linear(&self, x: &Matrix, weights: &Matrix) -> Result<Matrix> {
         self.product(x, weights, self.dtype)
     }
 
-    fn add_linear(&self, sum: &mut Matrix, x: &Matrix, weights: &Linear) -> Result<()> {
+    fn add_linear(&self, sum: &mut Matrix, x: &Matrix, weights: &Matrix) -> Result<()> {
         self.multiply(x, weights, Target { data: &mut sum.data, at: 0, dtype: sum.dtype, add: true })
     }
 
-    fn logits(&self, x: &Matrix, weights: &Linear) -> Result<Matrix> {
+    fn logits(&self, x: &Matrix, weights: &Matrix) -> Result<Matrix> {
         self.product(x, weights, DType::F32)
     }
 
-    fn linear_activated(
-        &self,
-        x: &Matrix,
-        weights: &Linear,
-        activation: Activation,
-        gated: bool,
-    ) -> Result<Matrix> {
-        let width = if gated { weights.outputs / 2 } else { weights.outputs };
+    fn linear_activated(&self, x: &Matrix, w: &Matrix, by: Activated) -> Result<Matrix> {
+        let width = if by.gated { w.rows / 2 } else { w.rows };
         let mut out = self.matrix(x.rows, width, self.dtype)?;
-        let activated = Activated { activation, gated };
         if self.streams_weights() {
             let target = Target { data: &mut out.data, at: 0, dtype: self.dtype, add: false };
-            kernels::gemm_sm90(&self.driver, x, weights, target, Some(activated))?;
+            kernels::gemm_sm90(&self.driver, x, w, target, Some(by))?;
         } else {
-            kernels::activate(&self.driver, &self.linear(x, weights)?, activated, &mut out)?;
+            kernels::activate(&self.driver, &self.linear(x, w)?, by, &mut out)?;
         }
         Ok(out)
     }
@@ -273,16 +262,10 @@ impl Backend for Cuda {
         self.pool.download_as(&x.data, x.rows * x.cols, x.dtype)
     }
 
-    fn encoder_attention(
-        &self,
-        qkv: &Matrix,
-        offsets: &[usize],
-        heads: usize,
-        bias: &Bias,
-    ) -> Result<Matrix> {
+    fn encoder_attention(&self, qkv: &Matrix, offsets: &[usize], bias: &Bias) -> Result<Matrix> {
         let longest = offsets.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
         let reaches = longest <= bias.zero + 1 && bias.zero + longest <= bias.span;
-        if bias.heads != heads || !reaches || offsets.last() != Some(&qkv.rows) {
+        if !reaches || offsets.last() != Some(&qkv.rows) {
             bail!("the encoder's offsets or bias do not fit its activations");
         }
         let mut out = self.matrix(qkv.rows, qkv.cols / 3, self.dtype)?;
@@ -305,7 +288,7 @@ impl Backend for Cuda {
         Ok(CrossKv { data: self.pool.zeros(keys * 2 * inner * self.element_bytes())?, keys, inner })
     }
 
-    fn project_cross_kv(&self, kv: &mut CrossKv, at: usize, hidden: &Matrix, weights: &Linear) -> Result<()> {
+    fn project_cross_kv(&self, kv: &mut CrossKv, at: usize, hidden: &Matrix, weights: &Matrix) -> Result<()> {
         let at = at * 2 * kv.inner * self.element_bytes();
         self.multiply(hidden, weights, Target { data: &mut kv.data, at, dtype: self.dtype, add: false })
     }
@@ -374,13 +357,10 @@ impl Backend for Cuda {
         Ok(SelfCache { data, slots, capacity: longest, inner })
     }
 
-    fn embed_next(&self, table: &Linear, rows: &Rows) -> Result<Matrix> {
-        let pass = rows.pass();
-        let mut out = self.matrix(pass.tokens, table.inputs, DType::F32)?;
-        match &pass.ids {
-            Some(ids) => kernels::embed(&self.driver, table, ids, &mut out)?,
-            None => kernels::embed_rows(&self.driver, table, rows, &mut out)?,
-        }
+    fn embed_next(&self, table: &Matrix, rows: &Rows) -> Result<Matrix> {
+        let mut out = self.matrix(rows.pass().tokens, table.cols, DType::F32)?;
+        let ids = rows.pass().ids.as_ref().map_or(Ids::Next(rows), Ids::List);
+        kernels::embed(&self.driver, table, ids, &mut out)?;
         Ok(out)
     }
 
@@ -389,12 +369,8 @@ impl Backend for Cuda {
         qkv: &Matrix,
         cache: &mut SelfCache,
         rows: &Rows,
-        heads: usize,
         bias: &Bias,
     ) -> Result<Matrix> {
-        if bias.heads != heads {
-            bail!("the bias has {} heads, allowed: {heads}", bias.heads);
-        }
         let mut out = self.matrix(qkv.rows, cache.inner, self.dtype)?;
         kernels::attend_self(&self.driver, qkv, cache, rows, bias, &mut out)?;
         Ok(out)
@@ -409,8 +385,8 @@ impl Backend for Cuda {
         Ok(out)
     }
 
-    fn choose(&self, logits: &Matrix, rows: &mut Rows) -> Result<()> {
-        kernels::choose(&self.driver, logits, rows)?;
+    fn choose(&self, mut logits: Matrix, rows: &mut Rows) -> Result<()> {
+        kernels::choose(&self.driver, &mut logits, rows)?;
         rows.first_pass = None;
         Ok(())
     }
@@ -418,10 +394,11 @@ impl Backend for Cuda {
     fn left(&self, rows: &Rows) -> Result<Vec<usize>> {
         let states = rows.states(&self.pool)?;
         let left = |state: RowState| match state.finished {
-            0 => rows.max_new_tokens - state.produced as usize,
-            _ => 0,
+            0 => Ok(rows.max_new_tokens - state.produced as usize),
+            OVERFLOWED => Err(overflow()),
+            _ => Ok(0),
         };
-        Ok(rows.live.iter().map(|slot| left(states[*slot])).collect())
+        rows.live.iter().map(|slot| left(states[*slot])).collect()
     }
 
     fn outputs(&self, rows: &Rows) -> Result<Vec<Vec<u32>>> {

@@ -4,6 +4,8 @@
 //! registers of the machine. The bodies are `inline(always)`: compiled on their own they would be
 //! for the oldest machine, with a library call per fused multiply-add.
 
+use std::f32::consts::FRAC_1_SQRT_2;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::config::Activation;
@@ -42,7 +44,7 @@ vectorised!(
     softmax<'a>(scores: &'a mut [f32], bias: &'a [f32]) -> () = softmax_row
 );
 vectorised!(
-    /// Position of the largest element, the first of equals.
+    /// Position of the largest element, the first of equals; NaN is smaller than all.
     argmax<'a>(x: &'a [f32]) -> usize = argmax_row
 );
 vectorised!(
@@ -56,7 +58,7 @@ vectorised!(
 
 /// `e^x` for -87 <= x <= 88, relative error below 3e-7; beyond, as at the nearer end. NaN for NaN.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     // e^x = 2^n e^r with |r| <= ln(2) / 2, ln 2 in two parts; Taylor's series for e^r.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -84,8 +86,10 @@ fn gelu_tanh(x: f32) -> f32 {
 #[inline(always)]
 fn activate_row(h: &mut [f32], activation: Activation) {
     match activation {
-        Activation::Relu => h.iter_mut().for_each(|x| *x = x.max(0.0)),
+        Activation::Relu => h.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
+        Activation::Gelu => h.iter_mut().for_each(|x| *x *= 0.5 * (1.0 + libm::erff(*x * FRAC_1_SQRT_2))),
         Activation::GeluTanh => h.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
+        Activation::Silu => h.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),
     }
 }
 
@@ -140,7 +144,7 @@ fn rms_norm_row(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
 fn argmax_row(x: &[f32]) -> usize {
     let mut best = 0;
     for (i, value) in x.iter().enumerate() {
-        if *value > x[best] {
+        if *value > x[best] || x[best].is_nan() {
             best = i;
         }
     }
@@ -167,23 +171,5 @@ fn attend_row(
     out.fill(0.0);
     for (p, v) in scores.iter().zip(v.chunks_exact(stride)) {
         out.iter_mut().zip(&v[at..]).for_each(|(o, v)| *o += p * v);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exp_and_gelu_agree_with_f64() {
-        for i in -8000..=8000 {
-            let x = i as f32 / 100.0;
-            let want = f64::from(x).exp();
-            assert!((f64::from(exp(x)) / want - 1.0).abs() < 4e-7, "exp({x})");
-            let y = f64::from(x);
-            let u = (2.0 / std::f64::consts::PI).sqrt() * (y + 0.044715 * y * y * y);
-            let want = 0.5 * y * (1.0 + u.tanh());
-            assert!((f64::from(gelu_tanh(x)) - want).abs() < 1e-6 * y.abs().max(1.0), "gelu({x})");
-        }
     }
 }

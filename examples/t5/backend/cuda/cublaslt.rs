@@ -14,7 +14,7 @@ use cudarc::cublaslt::{result, sys};
 use cudarc::driver::CudaStream;
 use onekv::DType;
 
-use super::kernels::{Linear, Matrix, Target, check_product};
+use super::kernels::{Matrix, Target, check_product};
 use super::memory::{Buffer, Pool};
 
 /// What NVIDIA recommends for Hopper, and enough before it.
@@ -95,8 +95,8 @@ impl CublasLt {
     }
 
     /// `target = x W^T`, or added to it.
-    pub fn multiply(&self, x: &Matrix, w: &Linear, target: Target<'_>) -> Result<()> {
-        check_product(x, w, w.outputs, &target)?;
+    pub fn multiply(&self, x: &Matrix, w: &Matrix, target: Target<'_>) -> Result<()> {
+        check_product(x, w, w.rows, &target)?;
         if x.rows == 0 {
             return Ok(());
         }
@@ -105,7 +105,7 @@ impl CublasLt {
         if [x.data.at(), w.data.at(), out].iter().any(|at| !at.is_multiple_of(ALIGNMENT)) {
             bail!("an operand of a product is not at a multiple of {ALIGNMENT} bytes");
         }
-        let shape = Shape { m: x.rows, n: w.outputs, k: w.inputs, of: w.dtype, to: target.dtype };
+        let shape = Shape { m: x.rows, n: w.rows, k: w.cols, of: w.dtype, to: target.dtype };
         self.stream.context().bind_to_thread()?;
         if !self.prepared.borrow().contains_key(&shape) {
             let ready =

@@ -3,26 +3,19 @@
 use anyhow::{Context as _, Result, bail};
 use bytemuck::{Pod, Zeroable};
 use onekv::DType;
+use onekv::cuda::Grid;
 
-use super::driver::{Argument, Driver, Grid, Module, TensorMap};
+use super::driver::{Argument, Driver, boxes};
 use super::memory::Buffer;
 use super::rows::Rows;
-use crate::config::Activation;
+use crate::config::Activated;
 use Argument::{At, Bytes, Float, Int, Long, Map};
 
-/// Matrix `[tokens, width]` on the device.
+/// Matrix on the device: activations `[tokens, width]`, a projection `[outputs, inputs]`, embeddings `[words, width]`.
 pub struct Matrix {
     pub data: Buffer,
     pub rows: usize,
     pub cols: usize,
-    pub dtype: DType,
-}
-
-/// A projection `[outputs, inputs]`, or embeddings `[words, width]`.
-pub struct Linear {
-    pub data: Buffer,
-    pub outputs: usize,
-    pub inputs: usize,
     pub dtype: DType,
 }
 
@@ -48,13 +41,6 @@ pub struct Target<'a> {
     pub at: usize,
     pub dtype: DType,
     pub add: bool,
-}
-
-/// `act(h)`, or with `gated` the product of `act` of the left half of `h` and the right half.
-#[derive(Debug, Clone, Copy)]
-pub struct Activated {
-    pub activation: Activation,
-    pub gated: bool,
 }
 
 /// Query rows `first..` of the tokens `start..end`; `T5Tile` of cuda/t5/encode.cu.
@@ -97,13 +83,18 @@ fn by_eight(what: &str, value: usize) -> Result<()> {
     Ok(())
 }
 
+/// Addresses, then numbers.
+fn arguments(buffers: &[&Buffer], numbers: &[usize]) -> Vec<Argument<'static>> {
+    buffers.iter().map(|buffer| At(buffer.at())).chain(numbers.iter().map(|x| int(*x))).collect()
+}
+
 fn int(x: usize) -> Argument<'static> {
     // Counts past 2^31 would need more memory than a card has; they fail the kernels' bounds, not the host.
     Int(i32::try_from(x).unwrap_or(i32::MAX))
 }
 
 fn per_token(tokens: usize) -> Grid {
-    Grid { x: tokens, y: 1, cluster: 1, threads: 256, shared_bytes: 0 }
+    Grid { x: tokens, threads: 256, ..Grid::default() }
 }
 
 // SAFETY of every launch below: the arguments are those of the kernel in cuda/t5/ by order and type; `check`, `room`
@@ -111,38 +102,30 @@ fn per_token(tokens: usize) -> Grid {
 // to the pool of the one stream. Ids are below the vocabulary by `generate::check` and by the kernel that chooses
 // them; rows, slots and positions are those of `Rows`.
 
-/// `out[t] = table[ids[t]]`.
-pub fn embed(driver: &Driver, table: &Linear, ids: &Buffer, out: &mut Matrix) -> Result<()> {
-    room("ids", ids, out.rows * 4)?;
-    let list = [At(ids.at()), Int(1), At(0)];
-    embed_from(driver, table, list, out)
+/// Where the ids of embeddings come from.
+pub enum Ids<'a> {
+    List(&'a Buffer),
+    /// Every row's next token.
+    Next(&'a Rows),
 }
 
-/// The embeddings of every row's next token.
-pub fn embed_rows(driver: &Driver, table: &Linear, rows: &Rows, out: &mut Matrix) -> Result<()> {
-    same("rows", out.rows, rows.live.len())?;
-    let list = [At(rows.state.at()), Int(4), At(rows.slots.at())];
-    embed_from(driver, table, list, out)
-}
-
-fn embed_from(
-    driver: &Driver,
-    table: &Linear,
-    [ids, stride, index]: [Argument<'_>; 3],
-    out: &mut Matrix,
-) -> Result<()> {
+/// The embeddings of `ids`.
+pub fn embed(driver: &Driver, table: &Matrix, ids: Ids<'_>, out: &mut Matrix) -> Result<()> {
+    let [ids, stride, index] = match ids {
+        Ids::List(ids) => {
+            room("ids", ids, out.rows * 4)?;
+            [At(ids.at()), Int(1), At(0)]
+        }
+        Ids::Next(rows) => {
+            same("rows", out.rows, rows.live.len())?;
+            [At(rows.state.at()), Int(4), At(rows.slots.at())]
+        }
+    };
     out.check("out", DType::F32)?;
-    same("width", out.cols, table.inputs)?;
-    let arguments = [At(table.data.at()), ids, stride, index, At(out.data.at()), int(out.cols)];
+    same("width", out.cols, table.cols)?;
+    let list = [At(table.data.at()), ids, stride, index, At(out.data.at()), int(out.cols)];
     // SAFETY: see above.
-    unsafe {
-        driver.launch(
-            Module::Elementwise,
-            &format!("t5_embed_{}", table.dtype),
-            per_token(out.rows),
-            &arguments,
-        )
-    }
+    unsafe { driver.launch("elementwise", &format!("t5_embed_{}", table.dtype), per_token(out.rows), &list) }
 }
 
 pub fn rms_norm(driver: &Driver, x: &Matrix, weight: &Buffer, epsilon: f32, out: &mut Matrix) -> Result<()> {
@@ -153,9 +136,7 @@ pub fn rms_norm(driver: &Driver, x: &Matrix, weight: &Buffer, epsilon: f32, out:
     by_eight("width", x.cols)?;
     let list = [At(x.data.at()), At(weight.at()), At(out.data.at()), int(x.cols), Float(epsilon)];
     // SAFETY: see above.
-    unsafe {
-        driver.launch(Module::Elementwise, &format!("t5_rms_norm_{}", out.dtype), per_token(x.rows), &list)
-    }
+    unsafe { driver.launch("elementwise", &format!("t5_rms_norm_{}", out.dtype), per_token(x.rows), &list) }
 }
 
 pub fn activate(driver: &Driver, h: &Matrix, activated: Activated, out: &mut Matrix) -> Result<()> {
@@ -165,23 +146,11 @@ pub fn activate(driver: &Driver, h: &Matrix, activated: Activated, out: &mut Mat
     by_eight("width", out.cols)?;
     let count = out.rows * out.cols;
     same("elements", h.rows * h.cols, if gated { 2 * count } else { count })?;
-    let list = [
-        At(h.data.at()),
-        At(out.data.at()),
-        int(out.cols),
-        Long(count as i64),
-        Int(i32::from(activation == Activation::GeluTanh)),
-        Int(i32::from(gated)),
-    ];
+    let mut list = arguments(&[&h.data, &out.data], &[out.cols]);
+    list.extend([Long(count as i64), Int(activation as i32), Int(i32::from(gated))]);
+    let (name, grid) = (format!("t5_activate_{}", out.dtype), per_token((count / 8).div_ceil(256)));
     // SAFETY: see above.
-    unsafe {
-        driver.launch(
-            Module::Elementwise,
-            &format!("t5_activate_{}", out.dtype),
-            per_token((count / 8).div_ceil(256)),
-            &list,
-        )
-    }
+    unsafe { driver.launch("elementwise", &name, grid, &list) }
 }
 
 /// The last token of every row.
@@ -193,7 +162,7 @@ pub fn last_tokens(driver: &Driver, x: &Matrix, rows: &Rows, out: &mut Matrix) -
     same("rows", out.rows, rows.live.len())?;
     let list = [At(x.data.at()), At(rows.pass().first.at()), At(out.data.at()), int(x.cols)];
     // SAFETY: see above.
-    unsafe { driver.launch(Module::Elementwise, "t5_last_tokens", per_token(out.rows), &list) }
+    unsafe { driver.launch("elementwise", "t5_last_tokens", per_token(out.rows), &list) }
 }
 
 /// Self-attention of the rows' next tokens, which the cache then holds.
@@ -220,24 +189,13 @@ pub fn attend_self(
         bail!("cache and bias have {positions} positions, allowed: at least {}", rows.longest);
     }
     room("bias", &bias.data, bias.heads * bias.span * 4)?;
-    let list = [
-        At(qkv.data.at()),
-        At(cache.data.at()),
-        At(out.data.at()),
-        At(rows.slots.at()),
-        At(rows.state.at()),
-        At(pass.token_row.at()),
-        At(pass.first.at()),
-        At(bias.data.at()),
-        int(bias.heads),
-        int(cache.capacity),
-        int(bias.span),
-        int(bias.zero),
-    ];
-    let grid = Grid { x: pass.tokens, y: bias.heads.div_ceil(4), cluster: 1, threads: 128, shared_bytes: 0 };
+    let (tokens, of_tokens) = (&pass.token_row, &pass.first);
+    let list = [&qkv.data, &cache.data, &out.data, &rows.slots, &rows.state, tokens, of_tokens, &bias.data];
+    let list = arguments(&list, &[bias.heads, cache.capacity, bias.span, bias.zero]);
+    let grid = Grid { x: pass.tokens, y: bias.heads.div_ceil(4), threads: 128, ..Grid::default() };
     let name = format!("t5_attend_self_{}_{}", out.dtype, cache.inner / bias.heads);
     // SAFETY: see above. A row's positions stay below its first and its new tokens together.
-    unsafe { driver.launch(Module::Decode, &name, grid, &list) }
+    unsafe { driver.launch("decode", &name, grid, &list) }
 }
 
 /// Self-attention of the encoder over tiles of [`tile_rows`] query rows.
@@ -254,41 +212,33 @@ pub fn attend_encoder(
     room("tiles", tiles.0, tiles.1 * size_of::<Tile>())?;
     room("bias", &bias.data, bias.heads * bias.span * 4)?;
     let dim = out.cols / bias.heads;
-    let list = [
-        At(qkv.data.at()),
-        At(out.data.at()),
-        At(tiles.0.at()),
-        At(bias.data.at()),
-        int(bias.heads),
-        int(bias.span),
-        int(bias.zero),
-    ];
+    let list = [&qkv.data, &out.data, tiles.0, &bias.data];
+    let list = arguments(&list, &[bias.heads, bias.span, bias.zero]);
     // As `attend_tensor` in cuda/t5/encode.cu: queries, two stages of K and V, two of biases.
     let keys = if dim == 64 { 64 } else { 32 };
     let tensor = 64 * dim * 2 + 4 * keys * dim * 2 + 2 * (keys + 64) * 4;
     let shared_bytes = if out.dtype == DType::F32 { 0 } else { tensor };
-    let grid = Grid { x: tiles.1, y: bias.heads, cluster: 1, threads: 128, shared_bytes };
+    let grid = Grid { x: tiles.1, y: bias.heads, threads: 128, shared_bytes, ..Grid::default() };
     // SAFETY: see above. The caller's tiles lie within the tokens of `qkv`, and their offsets within the bias.
-    unsafe { driver.launch(Module::Encode, &format!("t5_attend_encoder_{}_{dim}", out.dtype), grid, &list) }
+    unsafe { driver.launch("encode", &format!("t5_attend_encoder_{}_{dim}", out.dtype), grid, &list) }
 }
 
 /// `target = x W^T`, or added to it.
-pub fn gemm(driver: &Driver, x: &Matrix, w: &Linear, target: Target<'_>) -> Result<()> {
-    check_product(x, w, w.outputs, &target)?;
+pub fn gemm(driver: &Driver, x: &Matrix, w: &Matrix, target: Target<'_>) -> Result<()> {
+    check_product(x, w, w.rows, &target)?;
     let list = [
         At(x.data.at()),
         At(w.data.at()),
         At(target.data.at() + target.at as u64),
         int(x.rows),
-        int(w.outputs),
-        int(w.inputs),
+        int(w.rows),
+        int(w.cols),
         Int(i32::from(target.add)),
     ];
     let threads = if w.dtype == DType::F32 { 256 } else { 128 };
-    let grid =
-        Grid { x: w.outputs.div_ceil(64), y: x.rows.div_ceil(64), cluster: 1, threads, shared_bytes: 0 };
+    let grid = Grid { x: w.rows.div_ceil(64), y: x.rows.div_ceil(64), threads, ..Grid::default() };
     // SAFETY: see above.
-    unsafe { driver.launch(Module::Gemm, &format!("t5_gemm_{}_{}", w.dtype, target.dtype), grid, &list) }
+    unsafe { driver.launch("gemm", &format!("t5_gemm_{}_{}", w.dtype, target.dtype), grid, &list) }
 }
 
 /// What becomes of a product; `T5Epilogue` of cuda/t5/gemm_sm90.cu.
@@ -301,9 +251,9 @@ struct Epilogue {
     k: i32,
     wide: i32,
     add: i32,
-    gelu: i32,
-    relu: i32,
+    activation: i32,
     gated: i32,
+    unused: i32,
 }
 
 /// Blocks that divide a product's width among them: few tiles of the result take more of them, so that the card is full.
@@ -316,64 +266,67 @@ fn dividing_blocks(tiles: usize, steps: usize, multiprocessors: usize) -> usize 
 pub fn gemm_sm90(
     driver: &Driver,
     x: &Matrix,
-    w: &Linear,
+    w: &Matrix,
     target: Target<'_>,
     activated: Option<Activated>,
 ) -> Result<()> {
     let gated = activated.is_some_and(|a| a.gated);
-    let activation = activated.map(|a| a.activation);
     let planes = if gated { 2 } else { 1 };
-    let n = w.outputs / planes;
-    same("outputs", w.outputs, n * planes)?;
+    let n = w.rows / planes;
+    same("outputs", w.rows, n * planes)?;
     check_product(x, w, n, &target)?;
     if x.rows == 0 {
         return Ok(());
     }
-    let x_map = TensorMap::new(x.data.at(), x.dtype, [1, x.rows, x.cols], 64)?;
-    let w_map = TensorMap::new(w.data.at(), w.dtype, [planes, n, w.inputs], 128 / planes)?;
+    let x_map = boxes(x.data.at(), x.dtype, [1, x.rows, x.cols], 64)?;
+    let w_map = boxes(w.data.at(), w.dtype, [planes, n, w.cols], 128 / planes)?;
     let count = |value: usize| i32::try_from(value).context("a product has more than 2^31 rows or columns");
     let epilogue = Epilogue {
         out: target.data.at() + target.at as u64,
         m: count(x.rows)?,
         n: count(n)?,
-        k: count(w.inputs)?,
+        k: count(w.cols)?,
         wide: i32::from(target.dtype == DType::F32),
         add: i32::from(target.add),
-        gelu: i32::from(activation == Some(Activation::GeluTanh)),
-        relu: i32::from(activation == Some(Activation::Relu)),
+        activation: activated.map_or(-1, |a| a.activation as i32),
         gated: i32::from(gated),
+        unused: 0,
     };
     // As `GemmShape` in cuda/t5/gemm_sm90.cu.
     let groups = x.rows.div_ceil(64).next_power_of_two().min(4);
     let stages = if groups == 2 { 3 } else { 4 };
     let shared_bytes = stages * ((64 * groups + 128) * 128 + 2 * 8);
     let (tiles, y) = (n.div_ceil(128 / planes), x.rows.div_ceil(64 * groups));
-    let cluster = dividing_blocks(tiles * y, w.inputs.div_ceil(64), driver.multiprocessors);
-    let grid = Grid { x: tiles * cluster, y, cluster, threads: 128 * groups + 32, shared_bytes };
+    let cluster = dividing_blocks(tiles * y, w.cols.div_ceil(64), driver.multiprocessors);
+    let grid =
+        Grid { x: tiles * cluster, y, cluster, threads: 128 * groups + 32, shared_bytes, overlaps: false };
     let name = format!("t5_gemm_sm90_{}_{}", w.dtype, 64 * groups);
     let list = [Map(&x_map), Map(&w_map), Bytes(bytemuck::bytes_of(&epilogue))];
     // SAFETY: see above.
-    unsafe { driver.launch(Module::GemmSm90, &name, grid, &list) }
+    unsafe { driver.launch("gemm_sm90", &name, grid, &list) }
 }
 
 /// The operands of a product of `n` columns fit each other.
-pub fn check_product(x: &Matrix, w: &Linear, n: usize, target: &Target<'_>) -> Result<()> {
+pub fn check_product(x: &Matrix, w: &Matrix, n: usize, target: &Target<'_>) -> Result<()> {
     x.check("x", w.dtype)?;
-    same("width", x.cols, w.inputs)?;
-    room("weights", &w.data, w.outputs * w.inputs * w.dtype.size_bytes())?;
+    same("width", x.cols, w.cols)?;
+    room("weights", &w.data, w.rows * w.cols * w.dtype.size_bytes())?;
     room("product", target.data, target.at + x.rows * n * target.dtype.size_bytes())?;
     if target.dtype != w.dtype && target.dtype != DType::F32 {
         bail!("the product is {:?}, allowed: {:?} or F32", target.dtype, w.dtype);
     }
     // f32 takes any.
-    by_eight("width", if w.dtype == DType::F32 { 0 } else { w.inputs })?;
+    by_eight("width", if w.dtype == DType::F32 { 0 } else { w.cols })?;
     Ok(())
 }
 
-/// The next token of every row.
-pub fn choose(driver: &Driver, logits: &Matrix, rows: &Rows) -> Result<()> {
+/// The next token of every row; overwrites logits of ids that the rules suppress.
+pub fn choose(driver: &Driver, logits: &mut Matrix, rows: &Rows) -> Result<()> {
     logits.check("logits", DType::F32)?;
     same("rows", logits.rows, rows.live.len())?;
+    if logits.cols < rows.words {
+        bail!("logits are of {} words, allowed: at least {}, which the rules name", logits.cols, rows.words);
+    }
     let list = [
         At(logits.data.at()),
         int(logits.cols),
@@ -381,11 +334,9 @@ pub fn choose(driver: &Driver, logits: &Matrix, rows: &Rows) -> Result<()> {
         At(rows.pass().first.at()),
         At(rows.state.at()),
         At(rows.outputs.at()),
-        int(rows.max_new_tokens),
-        Int(rows.eos),
+        At(rows.listed.at()),
+        Bytes(bytemuck::bytes_of(&rows.rules)),
     ];
     // SAFETY: see above. Outputs are written below `max_new_tokens` only.
-    unsafe {
-        driver.launch(Module::Decode, "t5_choose", Grid { threads: 1024, ..per_token(logits.rows) }, &list)
-    }
+    unsafe { driver.launch("decode", "t5_choose", Grid { threads: 1024, ..per_token(logits.rows) }, &list) }
 }

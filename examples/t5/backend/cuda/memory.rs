@@ -138,15 +138,10 @@ impl Pool {
     /// Memory of zeros.
     pub fn zeros(&self, bytes: usize) -> Result<Buffer> {
         let mut buffer = self.keep(bytes)?;
-        self.clear(&mut buffer)?;
-        Ok(buffer)
-    }
-
-    pub fn clear(&self, buffer: &mut Buffer) -> Result<()> {
         if let Some(memory) = buffer.memory.as_mut() {
             self.stream.memset_zeros(memory)?;
         }
-        Ok(())
+        Ok(buffer)
     }
 
     /// The first `len` elements; waits for the stream.

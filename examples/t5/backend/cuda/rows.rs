@@ -16,6 +16,22 @@ pub struct RowState {
     pub produced: i32,
 }
 
+/// `OVERFLOWED` of cuda/t5/row.cuh.
+pub const OVERFLOWED: i32 = 2;
+
+/// `T5Rules` of cuda/t5/row.cuh.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct RowRules {
+    end: i32,
+    more_ends: i32,
+    suppressed: i32,
+    suppressed_first: i32,
+    forced_first: i32,
+    forced_last: i32,
+    max_new: i32,
+}
+
 /// Which tokens a pass has.
 pub struct Pass {
     pub tokens: usize,
@@ -42,7 +58,11 @@ pub struct Rows {
     pub max_new_tokens: usize,
     /// Tokens of the longest row at its end.
     pub longest: usize,
-    pub eos: i32,
+    pub rules: RowRules,
+    /// The ids that the rules count: further ends, suppressed ones, those suppressed first.
+    pub listed: Buffer,
+    /// Words that the rules need there to be.
+    pub words: usize,
     /// Over whole prompts of rows that begin and a token of each that goes on, if it comes next.
     pub first_pass: Option<Pass>,
     /// Over one token a row.
@@ -53,6 +73,11 @@ impl Rows {
     pub fn new(pool: &Pool, spec: RowsSpec) -> Result<Self> {
         let total = spec.slots;
         let numbers: Vec<i32> = (0..=total as i32).collect();
+        let rules = &spec.rules;
+        let more_ends = rules.ends.get(1..).unwrap_or_default();
+        let listed = [more_ends, &rules.suppressed, &rules.suppressed_first].concat();
+        let id = |id: Option<&u32>| id.map_or(-1, |id| *id as i32);
+        let named = listed.iter().chain(&rules.forced_first).chain(&rules.forced_last);
         Ok(Self {
             live: Vec::new(),
             slots: pool.zeros(total * 4)?,
@@ -61,7 +86,17 @@ impl Rows {
             total,
             max_new_tokens: spec.max_new_tokens,
             longest: spec.longest(),
-            eos: spec.eos.map_or(-1, |id| id as i32),
+            rules: RowRules {
+                end: id(rules.ends.first()),
+                more_ends: more_ends.len() as i32,
+                suppressed: rules.suppressed.len() as i32,
+                suppressed_first: rules.suppressed_first.len() as i32,
+                forced_first: id(rules.forced_first.as_ref()),
+                forced_last: id(rules.forced_last.as_ref()),
+                max_new: spec.max_new_tokens as i32,
+            },
+            listed: pool.upload(&listed)?,
+            words: named.max().map_or(0, |id| *id as usize + 1),
             first_pass: None,
             // Row r of the batch has token r, however many there are.
             step: Pass {
