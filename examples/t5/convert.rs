@@ -26,7 +26,7 @@ pub fn weights(folder: &Path) -> String {
     command(folder, name, &python, "torch safetensors numpy")
 }
 
-/// What makes `tokenizer.json`; `class` is the one that tokenizer_config.json names.
+/// What makes `tokenizer.json`; `class` is the one that the folder names.
 pub fn tokenizer(folder: &Path, class: Option<&str>) -> String {
     let names = names(folder);
     let has = |wanted: &str| names.iter().any(|name| name == wanted);

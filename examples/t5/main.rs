@@ -202,7 +202,9 @@ impl<B: Backend> Run<'_, B> {
             let free = backend.free_bytes()?.map(|free| free as u64 + taken);
             if answers.prediction.is_none() {
                 let device = arguments.roofline()?.or(backend.roofline());
-                let work = workload(&asked.tasks(text.as_ref(), Method::Pid)?, limits.max_new_tokens);
+                // With the prompts in the encoder the tasks are others than were asked.
+                let plain = (method == Method::Pie).then(|| asked.tasks(text.as_ref(), Method::Pid));
+                let work = workload(plain.transpose()?.as_ref().unwrap_or(&tasks), limits.max_new_tokens);
                 let (methods, free_bytes, model) = (arguments.methods(), free, shape);
                 let prediction = Prediction { model, work, batch_rows, methods, free_bytes, device };
                 answers.prediction = Some(prediction);

@@ -56,9 +56,11 @@ impl Text {
         // A file may hold settings of its last use. Here texts are whole, and nothing is padded.
         tokenizer.with_padding(None).with_truncation(None).map_err(|e| anyhow!("{e}"))?;
         let own = class.is_none_or(|class| class.starts_with("T5Tokenizer"));
-        let t5s = if own && !bytes { of_t5(&settings) } else { Vec::new() };
-        let added = added(&settings).into_iter().map(|(_, token)| token);
-        add(&mut tokenizer, added.chain(t5s).chain(named))?;
+        if !bytes {
+            let t5s = if own { of_t5(&settings) } else { Vec::new() };
+            let added = added(&settings).into_iter().map(|(_, token)| token);
+            add(&mut tokenizer, added.chain(t5s).chain(named))?;
+        }
         let clean = settings["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
         let name = token_of(&settings["eos_token"], true).map_or("</s>".to_string(), |token| token.content);
         let eos = tokenizer.token_to_id(&name).unwrap_or(config.eos);
