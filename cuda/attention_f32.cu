@@ -73,10 +73,12 @@ __device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork 
     }
 }
 
-#define ONEKV_KERNEL(DIM)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(128) onekv_f32_##DIM##_16(const __grid_constant__ OnekvAttention p) {      \
-        attend<DIM>(p, p.work[blockIdx.x]);                                                                                 \
+// Blocks of a multiprocessor as in src/plan/variants.rs. Without a number ptxas aims at more of them, with fewer loads in
+// flight, and some versions spill.
+#define ONEKV_KERNEL(DIM, BLOCKS)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(128, BLOCKS) onekv_f32_##DIM##_16(const __grid_constant__ OnekvAttention p) {      \
+        attend<DIM>(p, p.work[blockIdx.x]);                                                                                         \
     }
-ONEKV_KERNEL(64)
-ONEKV_KERNEL(128)
-ONEKV_KERNEL(256)
+ONEKV_KERNEL(64, 5)
+ONEKV_KERNEL(128, 5)
+ONEKV_KERNEL(256, 4)

@@ -200,15 +200,16 @@ __device__ __forceinline__ void attend_plain(const EncoderAttention<float>& p, c
     }
 }
 
-#define T5_ATTEND_ENCODER(T, TYPE, DIM, ATTEND)                                                                              \
-    extern "C" __global__ void __launch_bounds__(128) t5_attend_encoder_##TYPE##_##DIM(                                      \
+// Without a number of blocks ptxas aims at more of them, or at fewer than there were, and some versions spill.
+#define T5_ATTEND_ENCODER(T, TYPE, DIM, BLOCKS, ATTEND)                                                                      \
+    extern "C" __global__ void __launch_bounds__(128, BLOCKS) t5_attend_encoder_##TYPE##_##DIM(                              \
         const T* qkv, T* out, const T5Tile* tiles, const float* bias, int heads, int span, int zero) {                       \
         in_order();                                                                                                          \
         ATTEND({qkv, out, bias, heads, span, zero}, tiles[blockIdx.x], blockIdx.y);                                          \
     }
-T5_ATTEND_ENCODER(__nv_bfloat16, bf16, 64, (attend_tensor<__nv_bfloat16, 64, 64>))
-T5_ATTEND_ENCODER(__nv_bfloat16, bf16, 128, (attend_tensor<__nv_bfloat16, 128, 32>))
-T5_ATTEND_ENCODER(__half, f16, 64, (attend_tensor<__half, 64, 64>))
-T5_ATTEND_ENCODER(__half, f16, 128, (attend_tensor<__half, 128, 32>))
-T5_ATTEND_ENCODER(float, f32, 64, attend_plain<64>)
-T5_ATTEND_ENCODER(float, f32, 128, attend_plain<128>)
+T5_ATTEND_ENCODER(__nv_bfloat16, bf16, 64, 3, (attend_tensor<__nv_bfloat16, 64, 64>))
+T5_ATTEND_ENCODER(__nv_bfloat16, bf16, 128, 3, (attend_tensor<__nv_bfloat16, 128, 32>))
+T5_ATTEND_ENCODER(__half, f16, 64, 3, (attend_tensor<__half, 64, 64>))
+T5_ATTEND_ENCODER(__half, f16, 128, 3, (attend_tensor<__half, 128, 32>))
+T5_ATTEND_ENCODER(float, f32, 64, 5, attend_plain<64>)
+T5_ATTEND_ENCODER(float, f32, 128, 5, attend_plain<128>)

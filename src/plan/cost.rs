@@ -140,7 +140,7 @@ pub(super) fn estimate_split(
     // Blocks that share a multiprocessor share all it has: it takes their tiles as if one after the other, and only
     // starts overlap.
     let in_turn = busiest(&lengths, facts.multiprocessors) as f64;
-    let waves = (blocks / (resident(variant, facts) * facts.multiprocessors) as f64).ceil().max(1.0);
+    let waves = (blocks / (variant.resident(facts) * facts.multiprocessors) as f64).ceil().max(1.0);
     let merge = match slots > 0.0 {
         true => constants.merge_us + constants.merge_slot_us * slots / facts.multiprocessors as f64,
         false => 0.0,
@@ -172,11 +172,4 @@ fn busiest(lengths: &BTreeMap<usize, usize>, multiprocessors: usize) -> usize {
 /// Keys of the longest input.
 pub(super) fn longest(problem: &Problem) -> usize {
     problem.inputs().iter().map(|input: &Input| input.keys.len()).max().unwrap_or(0)
-}
-
-/// Blocks that a multiprocessor holds at once.
-pub(super) fn resident(variant: &Variant, facts: &DeviceFacts) -> usize {
-    // The hardware keeps 1 KiB of shared memory per block for itself.
-    let by_shared = facts.shared_bytes_per_multiprocessor / (variant.shared_bytes + 1024);
-    by_shared.min(facts.threads_per_multiprocessor / variant.threads).max(1)
 }

@@ -7,7 +7,7 @@
 pub mod cost;
 pub mod variants;
 
-use cost::{Constants, estimate_split, longest, resident};
+use cost::{Constants, estimate_split, longest};
 
 pub use crate::architecture::Architecture;
 use crate::dtype::DType;
@@ -220,7 +220,7 @@ impl Plan {
             variant.tile_keys,
             work.len(),
             merges.len(),
-            resident(variant, facts) * facts.multiprocessors,
+            variant.resident(facts) * facts.multiprocessors,
             facts.multiprocessors,
         );
         Ok(Self { problem: problem.clone(), variant, split_keys, work, merges, slots, why })

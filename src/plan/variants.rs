@@ -1,5 +1,6 @@
 //! The kernels there are, as one table. `cuda/attention/kernels.cuh` instantiates the same.
 
+use super::DeviceFacts;
 use crate::architecture::Architecture;
 use crate::dtype::DType;
 
@@ -26,6 +27,8 @@ pub struct Variant {
     pub stages: usize,
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: usize,
+    /// Blocks of a multiprocessor that registers suffice for: the kernel's launch bounds. cuda/codegen.md is checked for it.
+    pub blocks: usize,
     /// Whether whole warpgroups multiply (`wgmma`); else warps do (`mma.sync`), or there are no tensor cores (f32).
     pub warpgroups: bool,
 }
@@ -48,6 +51,7 @@ const fn tensor(
     key_warps: usize,
     tile_keys: usize,
     stages: usize,
+    blocks: usize,
 ) -> Variant {
     let tile_rows = 16 * row_warps;
     let in_loop = tile_rows * head_dim * 2 + 2 * stages * tile_keys * head_dim * 2;
@@ -62,8 +66,14 @@ const fn tensor(
         threads: 32 * row_warps * key_warps,
         stages,
         shared_bytes: largest(in_loop, join_bytes(head_dim, tile_rows, key_warps, 2)),
+        blocks,
         warpgroups: false,
     }
+}
+
+/// Registers suffice for what shared memory holds.
+const fn hopper_blocks(shared_bytes: usize) -> usize {
+    (228 << 10) / (shared_bytes + 1024)
 }
 
 /// Few rows on Hopper: four warps, `row_warps` of them to a K/V tile, each with `row_tiles` times 16 rows, and a ring
@@ -80,6 +90,10 @@ const fn stream(
     let (tile_rows, key_warps) = (16 * row_warps * row_tiles, 4 / row_warps);
     let in_loop = 2 * key_warps * ring * tile_keys * head_dim * kv_bytes + tile_rows * head_dim * 2;
     let joined = join_bytes(head_dim, tile_rows, key_warps, kv_bytes);
+    let shared_bytes = largest(in_loop, joined).next_multiple_of(128)
+        + 128
+        + key_warps * ring * 8
+        + if kv_bytes == 1 { 4 * tile_rows } else { 0 };
     Variant {
         architecture: Architecture::Sm90a,
         dtype,
@@ -90,10 +104,8 @@ const fn stream(
         tile_keys,
         threads: 128,
         stages: key_warps * ring,
-        shared_bytes: largest(in_loop, joined).next_multiple_of(128)
-            + 128
-            + key_warps * ring * 8
-            + if kv_bytes == 1 { 4 * tile_rows } else { 0 },
+        shared_bytes,
+        blocks: hopper_blocks(shared_bytes),
         warpgroups: false,
     }
 }
@@ -107,6 +119,7 @@ const fn warpgroups(
     tile_keys: usize,
     stages: usize,
 ) -> Variant {
+    let shared_bytes = 2 * stages * tile_keys * head_dim * 2 + groups * 64 * head_dim * 2 + 4 * stages * 8;
     Variant {
         architecture: Architecture::Sm90a,
         dtype,
@@ -117,7 +130,8 @@ const fn warpgroups(
         tile_keys,
         threads: 128 + 128 * groups,
         stages,
-        shared_bytes: 2 * stages * tile_keys * head_dim * 2 + groups * 64 * head_dim * 2 + 4 * stages * 8,
+        shared_bytes,
+        blocks: hopper_blocks(shared_bytes),
         warpgroups: true,
     }
 }
@@ -129,7 +143,7 @@ const fn pairs(dtype: DType, head_dim: usize, groups: usize, tile_keys: usize, s
 }
 
 /// An f32 kernel on plain FMA.
-const fn plain(head_dim: usize) -> Variant {
+const fn plain(head_dim: usize, blocks: usize) -> Variant {
     Variant {
         architecture: Architecture::Sm80,
         dtype: DType::F32,
@@ -141,23 +155,24 @@ const fn plain(head_dim: usize) -> Variant {
         threads: 128,
         stages: 1,
         shared_bytes: (32 * (head_dim + 4) + 16 * head_dim) * 4,
+        blocks,
         warpgroups: false,
     }
 }
 
 const fn of_type(dtype: DType) -> [Variant; 27] {
     [
-        tensor(dtype, 64, 1, 4, 64, 3),
-        tensor(dtype, 64, 2, 2, 64, 3),
-        tensor(dtype, 64, 4, 1, 64, 3),
-        tensor(dtype, 64, 8, 1, 32, 4),
-        tensor(dtype, 128, 1, 4, 64, 2),
-        tensor(dtype, 128, 2, 2, 64, 2),
-        tensor(dtype, 128, 4, 1, 64, 2),
-        tensor(dtype, 128, 8, 1, 32, 2),
-        tensor(dtype, 256, 1, 2, 32, 2),
-        tensor(dtype, 256, 2, 2, 32, 2),
-        tensor(dtype, 256, 4, 1, 16, 4),
+        tensor(dtype, 64, 1, 4, 64, 3, 4),
+        tensor(dtype, 64, 2, 2, 64, 3, 3),
+        tensor(dtype, 64, 4, 1, 64, 3, 3),
+        tensor(dtype, 64, 8, 1, 32, 4, 2),
+        tensor(dtype, 128, 1, 4, 64, 2, 3),
+        tensor(dtype, 128, 2, 2, 64, 2, 2),
+        tensor(dtype, 128, 4, 1, 64, 2, 2),
+        tensor(dtype, 128, 8, 1, 32, 2, 1),
+        tensor(dtype, 256, 1, 2, 32, 2, 3),
+        tensor(dtype, 256, 2, 2, 32, 2, 2),
+        tensor(dtype, 256, 4, 1, 16, 4, 2),
         stream(dtype, 2, 64, 1, 1, 32, 2),
         stream(dtype, 2, 64, 1, 2, 32, 3),
         warpgroups(dtype, 64, 1, 128, 3),
@@ -193,7 +208,7 @@ const BF16: [Variant; 27] = of_type(DType::Bf16);
 const F16: [Variant; 27] = of_type(DType::F16);
 const BF16_E4M3: [Variant; 6] = of_e4m3(DType::Bf16);
 const F16_E4M3: [Variant; 6] = of_e4m3(DType::F16);
-const F32: [Variant; 3] = [plain(64), plain(128), plain(256)];
+const F32: [Variant; 3] = [plain(64, 5), plain(128, 5), plain(256, 4)];
 
 /// Head dimensions that kernels exist for.
 pub const HEAD_DIMS: [usize; 3] = [64, 128, 256];
@@ -207,6 +222,13 @@ impl Variant {
     /// Whether K and V are e4m3 with a scale per head, whatever Q is.
     pub fn e4m3_kv(&self) -> bool {
         self.kv_bytes == 1
+    }
+
+    /// Blocks that a multiprocessor of a card holds at once.
+    pub fn resident(&self, facts: &DeviceFacts) -> usize {
+        // The hardware keeps 1 KiB of shared memory per block for itself.
+        let by_shared = facts.shared_bytes_per_multiprocessor / (self.shared_bytes + 1024);
+        by_shared.min(facts.threads_per_multiprocessor / self.threads).min(self.blocks).max(1)
     }
 
     /// Name of the kernel: `onekv_<dtype>_<head_dim>_<tile rows>`, with `sm90_` after `onekv_` for Hopper's, `e4m3_` after
