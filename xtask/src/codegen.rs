@@ -1,11 +1,11 @@
-//! `cargo xtask codegen`: what ptxas made of every kernel on every card, into `cuda/codegen.md`.
+//! `cargo xtask codegen`: what two versions of ptxas made of every kernel on every card, into `cuda/codegen.md`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use onekv::plan::{Architecture, DeviceFacts, variants};
+use anyhow::{Context as _, Result, bail};
+use onekv::plan::{Architecture, DeviceFacts, Variant, variants};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
@@ -35,8 +35,10 @@ const ARCHS: [Multiprocessor; 6] = [
     holds("120", 1536, 24, 100),
 ];
 
-/// One kernel on one architecture.
-#[derive(Default)]
+/// Compilers that the kernels are held to: that of `cargo xtask setup`, and the newest.
+const COMPILERS: [&str; 2] = ["13.0", setup::NEWEST];
+
+/// One kernel on one architecture, by one compiler.
 struct Made {
     registers: usize,
     stack: usize,
@@ -54,6 +56,8 @@ const MULTICAST: &str = "UTMALDG.4D.MULTICAST";
 const HIDDEN: &str = "EX2 beside products";
 /// Loads of the copy engine that are asked for before the work before has ended.
 const EARLY: &str = "UTMALDG before the wait";
+/// What Hopper's own kernels are compiled for.
+const HOPPER_ARCH: &str = "90a";
 /// Folder of Hopper's kernels, compiled for 9.0a alone. Elsewhere the names of such files end with it.
 const HOPPER: &str = "sm90";
 /// Folders under `cuda/` whose kernels are in the table.
@@ -63,75 +67,160 @@ const HEADERS: [&str; 2] = ["attention", "ptx"];
 
 /// Compiles everything and writes the table.
 pub fn run() -> Result<()> {
-    let nvcc = setup::nvcc()?;
-    let version = output("ask nvcc for its version", std::process::Command::new(&nvcc).arg("--version"))?;
-    let version = version.lines().find(|line| line.contains("release")).unwrap_or_default().trim().to_owned();
+    let first = setup::own_nvcc().map_or_else(setup::nvcc, Ok)?;
+    let compilers = [first, setup::newest()?];
+    let mut versions = Vec::new();
+    for (nvcc, wanted) in compilers.iter().zip(COMPILERS) {
+        let version = output("ask nvcc for its version", std::process::Command::new(nvcc).arg("--version"))?;
+        let line = version.lines().find(|line| line.contains("release")).unwrap_or_default();
+        let version = line.rsplit(' ').next().unwrap_or_default();
+        if !version.starts_with(&format!("V{wanted}.")) {
+            bail!("{} is {version}, wanted: {wanted}; `cargo xtask setup` fetches that", nvcc.display());
+        }
+        versions.push(version.to_owned());
+    }
     let disassembler = setup::disassembler()?;
-    let jobs: Vec<(PathBuf, &str, &str)> = FOLDERS
-        .iter()
-        .flat_map(|folder| files_of(folder, "cu").into_iter().map(move |source| (source, *folder)))
-        .flat_map(|(source, folder)| {
+    let mut jobs: Vec<(usize, PathBuf, &str, &str)> = Vec::new();
+    for folder in FOLDERS {
+        for source in files_of(folder, "cu") {
             let stem = source.file_stem().unwrap_or_default().to_string_lossy();
             let archs = match folder == HOPPER || stem.ends_with(HOPPER) {
-                true => vec!["90a"],
+                true => vec![HOPPER_ARCH],
                 false => ARCHS.iter().map(|m| m.arch).collect(),
             };
-            archs.into_iter().map(|arch| (source.clone(), folder, arch)).collect::<Vec<_>>()
-        })
-        .collect();
+            for arch in archs {
+                jobs.extend((0..COMPILERS.len()).map(|compiler| (compiler, source.clone(), folder, arch)));
+            }
+        }
+    }
     let bar = indicatif::ProgressBar::new(jobs.len() as u64).with_message("compiling");
-    let made: Vec<Table> = jobs
+    let made: Vec<(usize, Table)> = jobs
         .par_iter()
-        .map(|(source, folder, arch)| {
-            let made = compile(&nvcc, &disassembler, source, folder, arch);
+        .map(|(compiler, source, folder, arch)| {
+            let made =
+                compile((COMPILERS[*compiler], &compilers[*compiler]), &disassembler, source, folder, arch);
             bar.inc(1);
-            made
+            Ok((*compiler, made?))
         })
         .collect::<Result<_>>()?;
     bar.finish_and_clear();
-    let text = text(&version, &made.into_iter().flatten().collect())?;
-    std::fs::write(file(), text).context("cannot write cuda/codegen.md")?;
+    let mut tables = [Table::new(), Table::new()];
+    made.into_iter().for_each(|(compiler, made)| tables[compiler].extend(made));
+    std::fs::write(file(), text(&versions, &tables)?).context("cannot write cuda/codegen.md")?;
     println!("wrote cuda/codegen.md");
     check()
 }
 
-/// The table is of today's sources, and no kernel spills.
+/// The table is of today's sources and compilers, no kernel spills, and each is what it is meant to be.
 pub fn check() -> Result<()> {
     let text = std::fs::read_to_string(file()).context("cannot read cuda/codegen.md")?;
     if !text.contains(&format!("Sources: `{}`", digest()?)) {
         bail!("cuda/codegen.md is of other sources than cuda/ has now; run `cargo xtask codegen`");
     }
+    if let Some(version) = COMPILERS.iter().find(|version| !text.contains(&format!(" V{version}."))) {
+        bail!("cuda/codegen.md has nothing of nvcc {version}; run `cargo xtask codegen`");
+    }
     if let Some(line) = text.lines().find(|line| line.contains("spills") && line.starts_with('|')) {
         bail!("cuda/codegen.md has a kernel that spills registers or has a stack frame: {line}");
     }
-    for variant in variants::all().filter(|v| v.architecture == Architecture::Sm90a) {
-        let line = text.lines().find(|line| line.starts_with(&format!("| {} |", variant.kernel())));
-        let line = line.with_context(|| format!("cuda/codegen.md has no {}", variant.kernel()))?;
-        let products = if variant.warpgroups { "HGMMA" } else { "HMMA" };
-        let copies = if variant.cluster > 1 { MULTICAST } else { "UTMALDG" };
-        // The exponentials of a thread's scores: those that a softcap adds stand behind a branch.
-        let hidden = format!(" {} {HIDDEN}", variant.tile_keys + 2);
-        if variant.warpgroups && !line.contains(&hidden) {
-            bail!("the exponentials of {} do not run beside its products: {line}", variant.kernel());
-        }
-        for meant in [products, copies] {
-            if !line.contains(&format!(" {meant}")) {
-                bail!("the machine code of {} has no {meant}: {line}", variant.kernel());
+    for variant in variants::all() {
+        let row = row(&text, &variant.kernel())?;
+        match variant.architecture {
+            Architecture::Sm80 => {
+                for (m, cell) in ARCHS.iter().zip(&row[OF_ARCHS..]) {
+                    check_resident(variant, m, cell)?;
+                }
+            }
+            Architecture::Sm90a => {
+                check_resident(variant, hopper()?, row[OF_ARCHS])?;
+                for code in row[MACHINE_CODE].split(OR) {
+                    check_machine_code(variant, code)?;
+                }
             }
         }
     }
-    // What the wait for the work before is there to hide.
-    for line in text.lines().filter(|line| line.starts_with("| t5_gemm_sm90_")) {
-        let count = |opcode: &str| {
-            let before = line.split(&format!(" {opcode}")).next()?;
-            before.rsplit([' ', '|']).next()?.parse::<usize>().ok()
-        };
-        // Copies that all come before some wait may all come behind another.
-        if !line.contains(EARLY) || count(EARLY) >= count("UTMALDG") {
-            bail!("a product of T5 waits before it fetches weights: {line}");
+    for name in text.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()) {
+        if name.starts_with("t5_gemm_sm90_") {
+            let row = row(&text, name)?;
+            row[MACHINE_CODE].split(OR).try_for_each(|code| check_product(name, code))?;
+            // As `GemmShape` in cuda/t5/gemm_sm90.cu has it: a block begins beside those of the product before.
+            let beside = if name.ends_with("_256") { 1 } else { 2 };
+            if blocks(row[OF_ARCHS])? < beside {
+                bail!("{name} is meant to have {beside} blocks on a multiprocessor: {}", row[OF_ARCHS]);
+            }
         }
     }
     Ok(())
+}
+
+/// Columns of a row: the first of registers and blocks, and what machine code is counted in.
+const OF_ARCHS: usize = 3;
+const MACHINE_CODE: usize = 4;
+/// Between what the compilers made, where it differs.
+const OR: &str = " / ";
+
+/// A kernel's row.
+fn row<'t>(text: &'t str, kernel: &str) -> Result<Vec<&'t str>> {
+    let line = text.lines().find(|line| line.starts_with(&format!("| {kernel} |")));
+    let line = line.with_context(|| format!("cuda/codegen.md has no {kernel}"))?;
+    let row: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+    if row.len() <= MACHINE_CODE {
+        bail!("cuda/codegen.md has a row that is too short: {line}");
+    }
+    Ok(row)
+}
+
+/// The fewest blocks of `registers, blocks` by either compiler.
+fn blocks(cell: &str) -> Result<usize> {
+    let blocks = cell.split(OR).map(|made| made.split(", ").nth(1)?.parse::<usize>().ok());
+    blocks.min().flatten().with_context(|| format!("cuda/codegen.md: cannot read `{cell}`"))
+}
+
+/// As many blocks fit on a multiprocessor as the plan counts on.
+fn check_resident(variant: &Variant, m: &Multiprocessor, cell: &str) -> Result<()> {
+    let (capability, facts) = (capability(m.arch), facts(&capability(m.arch), 1)?);
+    let (found, wanted) = (blocks(cell)?, variant.resident(&facts));
+    if variant.shared_bytes <= facts.shared_bytes_per_block && found < wanted {
+        let kernel = variant.kernel();
+        bail!(
+            "{kernel} on {capability}: the plan counts on {wanted} blocks of a multiprocessor, found: {cell}"
+        );
+    }
+    Ok(())
+}
+
+/// A kernel of Hopper's uses what it is there for.
+fn check_machine_code(variant: &Variant, code: &str) -> Result<()> {
+    let kernel = variant.kernel();
+    let products = if variant.warpgroups { "HGMMA" } else { "HMMA" };
+    let copies = if variant.cluster > 1 { MULTICAST } else { "UTMALDG" };
+    // The exponentials of a thread's scores: those that a softcap adds stand behind a branch.
+    if variant.warpgroups && count(code, HIDDEN) != Some(variant.tile_keys + 2) {
+        bail!("the exponentials of {kernel} do not run beside its products: {code}");
+    }
+    for meant in [products, copies] {
+        if count(code, meant).is_none() {
+            bail!("the machine code of {kernel} has no {meant}: {code}");
+        }
+    }
+    Ok(())
+}
+
+/// What the wait for the work before is there to hide: copies that all come before some wait may all come behind
+/// another.
+fn check_product(name: &str, code: &str) -> Result<()> {
+    if count(code, EARLY).is_none() || count(code, EARLY) >= count(code, "UTMALDG") {
+        bail!("{name} waits before it fetches weights: {code}");
+    }
+    if count(code, "HGMMA").is_none() {
+        bail!("the machine code of {name} has no HGMMA: {code}");
+    }
+    Ok(())
+}
+
+/// How often `opcode` occurs, of what [`Made::code`] wrote.
+fn count(code: &str, opcode: &str) -> Option<usize> {
+    code.split(", ").find_map(|item| item.strip_suffix(opcode)?.trim_end().parse().ok())
 }
 
 fn file() -> PathBuf {
@@ -166,17 +255,17 @@ fn digest() -> Result<String> {
 type Table = BTreeMap<(String, &'static str), Made>;
 
 fn compile(
-    nvcc: &Path,
+    (version, nvcc): (&str, &Path),
     disassembler: &Path,
     source: &Path,
     folder: &str,
     arch: &'static str,
 ) -> Result<Table> {
     // As build.rs has it.
-    let made_for = if (folder, arch) == ("t5", "90") { "90a" } else { arch };
+    let made_for = if (folder, arch) == ("t5", "90") { HOPPER_ARCH } else { arch };
     let folder = if folder.is_empty() { "all" } else { folder };
     let binary = root().join(format!(
-        "target/codegen-{folder}-{}-{arch}.cubin",
+        "target/codegen-{version}-{folder}-{}-{arch}.cubin",
         source.file_stem().unwrap_or_default().to_string_lossy()
     ));
     let result = std::process::Command::new(nvcc)
@@ -198,27 +287,24 @@ fn compile(
     let mut name = None;
     let (mut stack, mut spills) = (0, 0);
     for line in text.lines() {
-        let number = |after: &str, before: &str| -> Option<usize> {
-            let head = &line[..line.find(before)?];
-            let tail = head.rfind(after).map_or(head, |at| &head[at + after.len()..]);
-            tail.trim().parse().ok()
-        };
+        let number = |what: &str| line[..line.find(what)?].split_whitespace().last()?.parse::<usize>().ok();
         if let Some(start) = line.find("Compiling entry function '") {
             name = line[start..].split('\'').nth(1).map(str::to_owned);
+            (stack, spills) = (0, 0);
         } else if line.contains("bytes stack frame") {
-            stack = number("", " bytes stack frame").unwrap_or(0);
-            let stores = number(",", " bytes spill stores");
-            let loads = number(",", " bytes spill loads");
-            spills = stores.zip(loads).map(|(s, l)| s + l).ok_or_else(|| anyhow!("cannot read: {line}"))?;
-        } else if let Some(registers) = number("Used ", " registers")
+            let bytes = |what: &str| number(what).with_context(|| format!("cannot read: {line}"));
+            // Of the kernel, and of what it calls.
+            stack += bytes(" bytes stack frame")?;
+            spills += bytes(" bytes spill stores")? + bytes(" bytes spill loads")?;
+        } else if let Some(registers) = number(" registers")
             && let Some(name) = name.take()
         {
-            let static_shared = number(",", " bytes smem").unwrap_or(0);
+            let static_shared = number(" bytes smem").unwrap_or(0);
             let opcodes = BTreeMap::new();
             made.insert((name, arch), Made { registers, stack, spills, static_shared, opcodes });
         }
     }
-    if arch == "90a" {
+    if arch == HOPPER_ARCH {
         count_opcodes(disassembler, &binary, &mut made)?;
     }
     std::fs::remove_file(&binary).with_context(|| format!("cannot remove {}", binary.display()))?;
@@ -247,12 +333,12 @@ fn count_opcodes(disassembler: &Path, binary: &Path, made: &mut Table) -> Result
         }
         if in_flight
             && line.contains("MUFU.EX2")
-            && let Some(made) = made.get_mut(&(kernel.clone(), "90a"))
+            && let Some(made) = made.get_mut(&(kernel.clone(), HOPPER_ARCH))
         {
             *made.opcodes.entry(HIDDEN).or_default() += 1;
         }
         if line.contains("ACQBULK")
-            && let Some(made) = made.get_mut(&(kernel.clone(), "90a"))
+            && let Some(made) = made.get_mut(&(kernel.clone(), HOPPER_ARCH))
             && let Some(early) = made.opcodes.get("UTMALDG").copied()
         {
             made.opcodes.entry(EARLY).or_insert(early);
@@ -261,7 +347,7 @@ fn count_opcodes(disassembler: &Path, binary: &Path, made: &mut Table) -> Result
             line.split_whitespace().any(|word| word == **opcode || word.starts_with(&format!("{opcode}.")))
         });
         if let Some(opcode) = opcode
-            && let Some(made) = made.get_mut(&(kernel.clone(), "90a"))
+            && let Some(made) = made.get_mut(&(kernel.clone(), HOPPER_ARCH))
         {
             *made.opcodes.entry(opcode).or_default() += 1;
         }
@@ -269,46 +355,49 @@ fn count_opcodes(disassembler: &Path, binary: &Path, made: &mut Table) -> Result
     Ok(())
 }
 
-fn text(version: &str, made: &Table) -> Result<String> {
+fn text(versions: &[String], tables: &[Table; 2]) -> Result<String> {
     let mut text = String::from(
         "# What ptxas made of the kernels\n\n\
          Generated by `cargo xtask codegen`. Per architecture: registers of a thread, and blocks that a multiprocessor\n\
-         holds at once. A stack frame or spilled registers would stand beside them, and fail a test.\n\n",
+         holds at once; two pairs where the compilers differ, the older one's first. A stack frame, spilled registers or\n\
+         fewer blocks than the plan counts on fail a test.\n\n",
     );
-    writeln!(text, "Sources: `{}`. Compiler: {version}.", digest()?)?;
+    writeln!(text, "Sources: `{}`. Compilers: nvcc {}.", digest()?, versions.join(" and "))?;
     let archs: Vec<String> = ARCHS.iter().map(|m| capability(m.arch)).collect();
     writeln!(text, "\n| kernel | threads | shared memory, KiB | {} |", archs.join(" | "))?;
     writeln!(text, "| --- | --- | --- |{}", " --- |".repeat(ARCHS.len()))?;
-    let mut names: Vec<&String> =
-        made.keys().filter(|(_, arch)| *arch != "90a").map(|(name, _)| name).collect();
-    names.dedup();
-    for name in names {
+    // Of both compilers, what `of` says of a kernel.
+    let both = |name: &str, arch: &'static str, of: &dyn Fn(&Made) -> String| {
+        let made =
+            tables.each_ref().map(|table| table.get(&(name.to_owned(), arch)).map_or("none".to_owned(), of));
+        if made[0] == made[1] { made[0].clone() } else { made.join(OR) }
+    };
+    let names = |hoppers: bool| -> BTreeSet<&String> {
+        let all = tables.iter().flat_map(Table::keys);
+        all.filter(|(_, arch)| (*arch == HOPPER_ARCH) == hoppers).map(|(name, _)| name).collect()
+    };
+    for name in names(false) {
         let (threads, dynamic) = block(name);
         write!(text, "| {name} | {threads} | {} |", dynamic.div_ceil(1024))?;
         for m in &ARCHS {
-            match made.get(&(name.clone(), m.arch)) {
-                None => write!(text, " none |")?,
-                Some(made) => write!(text, " {} |", made.summary(m, threads, dynamic))?,
-            }
+            write!(text, " {} |", both(name, m.arch, &|made| made.summary(m, threads, dynamic)))?;
         }
         text.push('\n');
     }
     text.push_str(
         "\n## Hopper's own (9.0a)\n\n\
          Products of warpgroups are HGMMA, those of warps HMMA; UTMALDG is the copy engine, with MULTICAST into\n\
-         both blocks of a cluster, `before the wait` for the launches before. `setmaxnreg` moves registers from the producer to the consumers later; these are the\n\
-         kernel's own.\n\n\
+         both blocks of a cluster, `before the wait` for the launches before. `setmaxnreg` moves registers from the\n\
+         producer to the consumers later; these are the kernel's own.\n\n\
          | kernel | threads | shared memory, KiB | registers, blocks | machine code |\n\
          | --- | --- | --- | --- | --- |\n",
     );
-    for ((name, _), made) in made.iter().filter(|((_, arch), _)| *arch == "90a") {
+    let hopper = hopper()?;
+    for name in names(true) {
         let (threads, dynamic) = block(name);
-        let hopper = ARCHS.iter().find(|m| m.arch == "90").context("no table of what Hopper holds")?;
-        let summary = made.summary(hopper, threads, dynamic);
-        let opcodes: Vec<String> =
-            made.opcodes.iter().map(|(code, count)| format!("{count} {code}")).collect();
-        let (shared, opcodes) = (dynamic.div_ceil(1024), opcodes.join(", "));
-        writeln!(text, "| {name} | {threads} | {shared} | {summary} | {opcodes} |")?;
+        let summary = both(name, HOPPER_ARCH, &|made| made.summary(hopper, threads, dynamic));
+        let (shared, code) = (dynamic.div_ceil(1024), both(name, HOPPER_ARCH, &Made::code));
+        writeln!(text, "| {name} | {threads} | {shared} | {summary} | {code} |")?;
     }
     Ok(text)
 }
@@ -328,14 +417,27 @@ fn block(kernel: &str) -> (usize, usize) {
         "128" => Some((288, 3 * (32 << 10) + 48)),
         _ => Some((544, 4 * (48 << 10) + 64)),
     };
+    // `attend_tensor` of cuda/t5/encode.cu.
+    let of_encoder = || match kernel.strip_prefix("t5_attend_encoder_")?.split_once('_')? {
+        ("f32", _) => None,
+        (_, "64") => Some((128, 5 * (8 << 10) + 1024)),
+        _ => Some((128, 16 * 1024 + 4 * (8 << 10) + 768)),
+    };
     variants::all()
         .find(|v| v.kernel() == kernel)
         .map(|v| (v.threads, v.shared_bytes))
         .or_else(of_gemm)
+        .or_else(of_encoder)
         .unwrap_or_else(|| (plain(), 0))
 }
 
 impl Made {
+    fn code(&self) -> String {
+        let counted: Vec<String> =
+            self.opcodes.iter().map(|(code, count)| format!("{count} {code}")).collect();
+        counted.join(", ")
+    }
+
     fn summary(&self, m: &Multiprocessor, threads: usize, dynamic: usize) -> String {
         let mut text = format!("{}, {}", self.registers, m.resident(threads, dynamic, self));
         if self.stack + self.spills > 0 {
@@ -366,6 +468,11 @@ pub fn facts(compute_capability: &str, multiprocessors: usize) -> Result<DeviceF
 fn capability(arch: &str) -> String {
     let (major, minor) = arch.split_at(arch.len() - 1);
     format!("{major}.{minor}")
+}
+
+/// What Hopper's multiprocessor holds.
+fn hopper() -> Result<&'static Multiprocessor> {
+    ARCHS.iter().find(|m| m.arch == "90").context("no table of what Hopper holds")
 }
 
 impl Multiprocessor {

@@ -16,6 +16,14 @@ const WHEELS: &[&str] = &[
     "nvidia-cuda-cccl==13.0.*",
 ];
 
+/// The newest compiler that the kernels are held to, in `cargo xtask codegen`.
+pub const NEWEST: &str = "13.5";
+/// Its wheels, of that version.
+const NEWEST_WHEELS: [&str; 4] =
+    ["nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-runtime"];
+/// CCCL counts for itself: this is its 3.5.
+const NEWEST_CCCL: &str = "nvidia-cuda-cccl==13.3.5.*";
+
 /// Shows machine code; any version reads older ones.
 const DISASSEMBLER: &str = "nvidia-cuda-nvdisasm==13.*";
 
@@ -60,6 +68,23 @@ pub fn pip(folder: &Path, wheels: &[&str]) -> Result<Command> {
 /// The compiler of `setup`, if it was run.
 pub fn own_nvcc() -> Option<PathBuf> {
     Some(toolkit().join("bin/nvcc")).filter(|nvcc| nvcc.exists())
+}
+
+/// nvcc of [`NEWEST`], fetched unless it is there.
+pub fn newest() -> Result<PathBuf> {
+    let folder = root().join("target/cuda-newest").join(NEWEST);
+    let nvcc = folder.join("nvidia/cu13/bin/nvcc");
+    if !nvcc.exists() {
+        let mut wheels = NEWEST_WHEELS.map(|wheel| format!("{wheel}=={NEWEST}.*")).to_vec();
+        wheels.push(NEWEST_CCCL.to_owned());
+        let wheels: Vec<&str> = wheels.iter().map(String::as_str).collect();
+        let what = format!("fetch the CUDA {NEWEST} compiler from PyPI into target/ (about 150 MB)");
+        step(&what, &mut pip(&folder, &wheels)?)?;
+    }
+    if !nvcc.exists() {
+        bail!("the wheels hold no nvcc under {}", folder.display());
+    }
+    Ok(nvcc)
 }
 
 /// nvdisasm, fetched unless it is there.
