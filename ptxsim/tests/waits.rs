@@ -464,3 +464,46 @@ fn accumulators_and_operands_of_wgmma_are_left_alone() {
     let unfenced = copy(true, 1024) + "bar.sync 0;\n" + zeros + product;
     assert_eq!(fault("wgmma fence", 128, &unfenced).kind, FaultKind::ProxyFence);
 }
+
+/// `wgmma.fence` lies between what uses the registers of a product and the product, whatever moves lie between, too.
+#[test]
+fn products_of_registers_wait_for_a_fence() {
+    const FENCE: &str = "wgmma.fence.sync.aligned;\n";
+    // A of 64 x 16 bf16 from registers, B of 16 x 8, zeros without a swizzle.
+    const PRODUCT: &str = "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f0, %f1, %f2, %f3}, \
+        {%r10, %r11, %r12, %r13}, %a4, 1, 1, 1, 0;\n\
+        wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n";
+    let first = format!(
+        "shl.b32 %r0, %t, 3;\nadd.s32 %r0, %r0, %r39;\nmov.b64 %a3, 0;\nst.shared.b64 [%r0], %a3;\n{PUBLISH}\
+         shr.u32 %r0, %r39, 4;\ncvt.u64.u32 %a4, %r0;\nadd.s64 %a4, %a4, 0x80000;\n\
+         and.b32 %r10, %t, 0;\nmov.b32 %r11, 0;\nmov.b32 %r12, 0;\nmov.b32 %r13, 0;\n\
+         mov.f32 %f0, 0f00000000;\nmov.f32 %f1, %f0;\nmov.f32 %f2, %f0;\nmov.f32 %f3, %f0;\n"
+    );
+    let another = format!("{FENCE}{PRODUCT}");
+    let launch = |what: &str, body: String| {
+        let gpu = gpu(what, &(first.clone() + &body));
+        let space = gpu.space(1024);
+        match gpu.launch("run", &config(1, 128), &[&NO_MAP, &space, &space]) {
+            Ok(_) => None,
+            Err(ptxsim::LaunchError::Fault(fault)) => Some(fault.kind),
+            Err(other) => panic!("{what}: {other}"),
+        }
+    };
+    let used = "and.b32 %r20, %t, 0;\n";
+    for (what, body, fenced) in [
+        ("fenced", another.clone(), true),
+        ("never fenced", PRODUCT.to_owned(), false),
+        ("twice in the same registers", format!("{another}{PRODUCT}"), true),
+        ("another A", format!("{another}and.b32 %r10, %t, 0;\n{PRODUCT}"), false),
+        ("another A, fenced", format!("{another}and.b32 %r10, %t, 0;\n{another}"), true),
+        ("the sums are scaled", format!("{another}mul.f32 %f3, %f3, %f3;\n{PRODUCT}"), false),
+        ("the sums are read", format!("{another}add.f32 %f4, %f3, %f3;\n{PRODUCT}"), false),
+        ("moved from what was used", format!("{another}{used}mov.b32 %r10, %r20;\n{PRODUCT}"), false),
+        ("moved twice", format!("{another}{used}mov.b32 %r21, %r20;\nmov.b32 %r10, %r21;\n{PRODUCT}"), false),
+        ("used, fenced, moved", format!("{another}{used}{FENCE}mov.b32 %r10, %r20;\n{PRODUCT}"), true),
+        ("renamed", format!("{another}mov.f32 %f5, %f3;\nmov.f32 %f3, %f5;\n{PRODUCT}"), true),
+    ] {
+        let wanted = (!fenced).then_some(FaultKind::ProxyFence);
+        assert_eq!(launch(what, body), wanted, "{what}");
+    }
+}

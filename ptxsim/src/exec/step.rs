@@ -14,7 +14,7 @@ impl Machine<'_, '_> {
                 self.accumulators_untouched(warp, &instruction.op)?;
             }
             if instruction.fragments {
-                warp.wgmma.touch(&instruction.op);
+                warp.wgmma.touch(instruction);
             }
         }
         match &instruction.op {

@@ -7,7 +7,7 @@ use super::shared::{Range, swizzle};
 use super::tensor::{accumulators, elements, pack, rows_of_a, whole};
 use super::warp::{State, Warp};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::ir::{Lanes, MmaType, Op, ScaleD, Src, Wgmma, uses};
+use crate::ir::{Class, Instr, Lanes, MmaType, Op, ScaleD, Src, Wgmma, uses};
 
 /// A warp's matrix products that are not waited for.
 #[derive(Default)]
@@ -31,13 +31,26 @@ impl WgmmaState {
         self.mark();
     }
 
-    /// An ordinary instruction uses fragments.
-    pub fn touch(&mut self, op: &Op) {
-        let touched = &mut self.touched;
-        uses::registers(op, &mut |r| {
-            touched.resize(touched.len().max(r as usize + 1), false);
-            touched[r as usize] = true;
-        });
+    /// An ordinary instruction uses fragments. A move is none, but hands on that its source was used.
+    pub fn touch(&mut self, instruction: &Instr) {
+        let mut used = Vec::new();
+        if instruction.class == Class::Move {
+            let (from, to) = uses::moved(&instruction.op);
+            if from.into_iter().any(|r| self.is_touched(r)) {
+                used = to;
+            }
+        } else {
+            uses::registers(&instruction.op, &mut |r| used.push(r));
+        }
+        for register in used {
+            let at = register as usize;
+            self.touched.resize(self.touched.len().max(at + 1), false);
+            self.touched[at] = true;
+        }
+    }
+
+    fn is_touched(&self, register: u32) -> bool {
+        self.touched.get(register as usize).is_some_and(|touched| *touched)
     }
 
     fn fence(&mut self) {
@@ -48,7 +61,7 @@ impl WgmmaState {
     /// Whether `wgmma.fence` lies between the ordinary uses of a product's fragments and the product.
     fn is_fenced(&self, op: &Wgmma) -> bool {
         let mut sound = self.fenced;
-        uses::fragments(op, &mut |r| sound &= !self.touched.get(r as usize).is_some_and(|t| *t));
+        uses::fragments(op, &mut |r| sound &= !self.is_touched(r));
         sound
     }
 

@@ -73,7 +73,7 @@ pub struct Instr {
     pub guard: Option<(u32, bool)>,
     pub line: u32,
     pub class: Class,
-    /// An ordinary use, other than a move, of registers that a `wgmma` of the kernel has as fragments.
+    /// An ordinary use of registers that a `wgmma` of the kernel has as fragments, or that moves make ones.
     pub fragments: bool,
 }
 

@@ -14,7 +14,22 @@ pub fn fragments(op: &Wgmma, f: &mut dyn FnMut(u32)) {
     }
 }
 
-/// Sets [`Instr::fragments`]. Moves do not count: a compiler renames registers by them where it likes.
+/// Where a move takes values from, and to.
+pub fn moved(op: &Op) -> (Vec<u32>, Vec<u32>) {
+    let registers = |sources: &[Src]| {
+        sources.iter().filter_map(|s| if let Src::Register(r) = s { Some(*r) } else { None }).collect()
+    };
+    match op {
+        Op::Alu { dst, src, count, .. } => (registers(&src[..usize::from(*count)]), vec![*dst]),
+        Op::Select { dst, a, b, .. } => (registers(&[*a, *b]), vec![*dst]),
+        Op::Pack { dst, parts, .. } => (registers(parts), vec![*dst]),
+        Op::Unpack { dst, src, .. } => (registers(&[*src]), dst.iter().flatten().copied().collect()),
+        _ => (Vec::new(), Vec::new()),
+    }
+}
+
+/// Sets [`Instr::fragments`]. A compiler renames registers by moves where it likes: what becomes a fragment by moves alone
+/// is one already.
 pub fn mark_fragments(instructions: &mut [Instr]) {
     let mut all = HashSet::new();
     for instruction in instructions.iter() {
@@ -26,6 +41,17 @@ pub fn mark_fragments(instructions: &mut [Instr]) {
     }
     if all.is_empty() {
         return;
+    }
+    let mut known = 0;
+    while known < all.len() {
+        known = all.len();
+        for instruction in instructions.iter_mut().rev().filter(|i| i.class == Class::Move) {
+            let (from, to) = moved(&instruction.op);
+            instruction.fragments = to.iter().any(|r| all.contains(r));
+            if instruction.fragments {
+                all.extend(from);
+            }
+        }
     }
     for instruction in instructions {
         if instruction.class != Class::Move && !matches!(instruction.op, Op::Wgmma(_)) {
