@@ -52,6 +52,8 @@ struct Made {
 /// engine, into one block and into all of a cluster. The longer name comes first.
 const COUNTED: [&str; 4] = ["HGMMA", "HMMA", MULTICAST, "UTMALDG"];
 const MULTICAST: &str = "UTMALDG.4D.MULTICAST";
+/// Products of warpgroups that end a group, which a wait is for: all of them where ptxas puts one after the other.
+const ENDS: &str = "HGMMA at a group's end";
 /// Exponentials while products are in flight.
 const HIDDEN: &str = "EX2 beside products";
 /// Loads of the copy engine that are asked for before the work before has ended.
@@ -203,6 +205,14 @@ fn check_machine_code(variant: &Variant, code: &str) -> Result<()> {
             bail!("the machine code of {kernel} has no {meant}: {code}");
         }
     }
+    check_groups(&kernel, code)
+}
+
+/// Products of a group are in flight together.
+fn check_groups(kernel: &str, code: &str) -> Result<()> {
+    if count(code, "HGMMA").is_some() && count(code, ENDS) >= count(code, "HGMMA") {
+        bail!("the products of {kernel} wait for each other: {code}");
+    }
     Ok(())
 }
 
@@ -215,7 +225,7 @@ fn check_product(name: &str, code: &str) -> Result<()> {
     if count(code, "HGMMA").is_none() {
         bail!("the machine code of {name} has no HGMMA: {code}");
     }
-    Ok(())
+    check_groups(name, code)
 }
 
 /// How often `opcode` occurs, of what [`Made::code`] wrote.
@@ -343,6 +353,12 @@ fn count_opcodes(disassembler: &Path, binary: &Path, made: &mut Table) -> Result
         {
             made.opcodes.entry(EARLY).or_insert(early);
         }
+        if line.contains("HGMMA")
+            && line.contains("gsb0")
+            && let Some(made) = made.get_mut(&(kernel.clone(), HOPPER_ARCH))
+        {
+            *made.opcodes.entry(ENDS).or_default() += 1;
+        }
         let opcode = COUNTED.iter().find(|opcode| {
             line.split_whitespace().any(|word| word == **opcode || word.starts_with(&format!("{opcode}.")))
         });
@@ -386,9 +402,9 @@ fn text(versions: &[String], tables: &[Table; 2]) -> Result<String> {
     }
     text.push_str(
         "\n## Hopper's own (9.0a)\n\n\
-         Products of warpgroups are HGMMA, those of warps HMMA; UTMALDG is the copy engine, with MULTICAST into\n\
-         both blocks of a cluster, `before the wait` for the launches before. `setmaxnreg` moves registers from the\n\
-         producer to the consumers later; these are the kernel's own.\n\n\
+         Products of warpgroups are HGMMA, those at a group's end as many as there are waits, and those of warps HMMA;\n\
+         UTMALDG is the copy engine, with MULTICAST into both blocks of a cluster, `before the wait` for the launches\n\
+         before. `setmaxnreg` moves registers from the producer to the consumers later; these are the kernel's own.\n\n\
          | kernel | threads | shared memory, KiB | registers, blocks | machine code |\n\
          | --- | --- | --- | --- | --- |\n",
     );
