@@ -35,7 +35,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Compile every kernel for every card and write cuda/codegen.md: registers, shared memory, occupancy
+    /// Compile every kernel for every card by two versions of nvcc and write cuda/codegen.md: registers, occupancy
     Codegen,
     /// Set up what the tests need and run all of them
     Test {
