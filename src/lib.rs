@@ -39,6 +39,21 @@
 //! - [`plan`]: from a problem and a card to a launch.
 //! - [`interop`]: candle's tensors, and handles of other crates.
 //! - [`cost`]: FLOPs, bytes and intensity of prompt-in-encoder and prompt-in-decoder.
+//!
+//! # Features
+//!
+//! | feature | what it adds | to build | to run | Rust |
+//! | --- | --- | --- | --- | --- |
+//! | none | the CPU backend | a C linker | | 1.89 |
+//! | `cuda` | module `cuda`: kernels for compute capability 8.0 and newer | nvcc 12.4 or newer, a C++ compiler | NVIDIA's driver | 1.89 |
+//! | `candle` | module `interop::candle`, on the CPU | a C linker | | 1.94 |
+//! | `candle-cuda` | both, on candle's CUDA devices too | as `cuda`, nvcc in PATH, the CUDA libraries that candle links | as `cuda`, and those libraries | 1.94 |
+//! | `t5-cuda` | nothing for the library: the repository's T5 example on a card | as `cuda` | as `cuda`, cublasLt | 1.89 |
+//!
+//! nvcc is that of NVCC, of CUDA_HOME or CUDA_PATH, of PATH, or of the usual places. `ONEKV_CUDA_ARCHS=90` compiles for one card
+//! only, which is quicker; `ptx` for none, and the driver compiles when kernels are loaded.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod architecture;
 pub mod cost;

@@ -1,7 +1,7 @@
 //! What a plan is expected to cost, to compare variants and splits with each other.
 //!
 //! What one multiprocessor does in turn, plus starts and the merge. The constants are data, one set per architecture;
-//! `cargo xtask fit` refits them to a measured sweep.
+//! xtask's `fit` refits them to a measured sweep.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

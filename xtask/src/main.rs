@@ -4,6 +4,7 @@ mod bindings;
 mod codegen;
 mod fit;
 mod kit;
+mod package;
 mod peers;
 mod planted;
 mod plot;
@@ -45,6 +46,8 @@ enum Task {
     },
     /// Gather tests, benchmarks and scripts in one folder that runs on a machine with a card and without Rust
     GpuKit(kit::Options),
+    /// Check the licences of all dependencies, several versions of one, and every feature on the Rust that is stated for it
+    Package,
     /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
     Planted {
         /// Only those whose name or file contains this
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Task::Codegen => codegen::run(),
         Task::Test { without_transformers } => test::run(!without_transformers),
         Task::GpuKit(options) => kit::run(&options),
+        Task::Package => package::run(),
         Task::Planted { only } => planted::run(only.as_deref()),
         Task::Peers { device } => peers::run(&device),
         Task::Fit(arguments) => fit::run(&arguments),
