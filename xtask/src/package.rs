@@ -66,6 +66,7 @@ fn toolchain<'a>(list: &'a str, version: &str) -> Option<&'a str> {
 #[derive(Deserialize)]
 struct Package {
     name: String,
+    #[cfg(test)]
     version: String,
     rust_version: Option<String>,
     features: BTreeMap<String, Vec<String>>,
@@ -158,6 +159,18 @@ mod tests {
                 assert!(text.lines().any(row), "{file} lists no feature {name} with Rust {version}");
             }
         }
+    }
+
+    /// All of them: with `nvidia-cuda-nvcc` alone pip fetches parts of newer releases.
+    #[test]
+    fn the_readme_names_the_wheels_of_setup() {
+        let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+        let of_setup = include_str!("setup.rs").split('"').filter(|word| word.starts_with("nvidia-"));
+        let mut compiler: Vec<_> = of_setup.filter(|wheel| !wheel.contains("nvdisasm")).collect();
+        let mut named: Vec<_> = readme.split('\'').filter(|word| word.starts_with("nvidia-")).collect();
+        compiler.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(named, compiler);
     }
 
     /// Who has the crate from a registry has no `cargo xtask`, and wants no test data.
