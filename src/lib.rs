@@ -46,6 +46,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | none | the CPU backend | a C linker | | 1.89 |
 //! | `cuda` | module `cuda`: kernels for compute capability 8.0 and newer | nvcc 12.4 or newer, a C++ compiler | NVIDIA's driver | 1.89 |
+//! | `cuda-13000` | on by default, with `cuda`: cudarc binds CUDA 13.0. Leave it out (`default-features = false`) where the program names another version for cudarc: it takes one | | | 1.89 |
 //! | `candle` | module `interop::candle`, on the CPU | a C linker | | 1.94 |
 //! | `candle-cuda` | both, on candle's CUDA devices too | as `cuda`, nvcc in PATH, the CUDA libraries that candle links | as `cuda`, and those libraries | 1.94 |
 //! | `t5-cuda` | nothing for the library: the repository's T5 example on a card | as `cuda` | as `cuda`, cublasLt | 1.89 |

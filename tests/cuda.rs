@@ -599,6 +599,33 @@ fn without_a_driver_there_is_an_error() {
     assert!(said.iter().any(|said| text.contains(said)), "{text}");
 }
 
+/// The driver is asked for its release before anything is loaded. In a process of its own: the virtual driver's is of the
+/// environment, a real one's is not.
+#[test]
+fn a_driver_that_is_too_old_is_named() {
+    const RELEASE: &str = "PTXSIM_CUDA";
+    if std::env::var_os(RELEASE).is_some() {
+        let context = onekv::cuda::context(0).unwrap();
+        match onekv::cuda::Kernels::new(&context) {
+            Ok(_) => println!("loaded"),
+            Err(error) => println!("refused: {error}"),
+        }
+        return;
+    }
+    let Some(card) = card() else { return };
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["a_driver_that_is_too_old_is_named", "--exact", "--nocapture"])
+        .env(RELEASE, "11.8")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success(), "{text}");
+    let simulated = card.context.name().unwrap().starts_with("ptxsim");
+    let said =
+        if simulated { "refused: CUDA: loading the kernels: the driver is of CUDA 11.8" } else { "loaded" };
+    assert!(text.contains(said), "{text}");
+}
+
 /// What the virtual card counted of one launch.
 #[derive(serde::Deserialize)]
 struct Counted {

@@ -3,14 +3,30 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::CudaContext;
-use cudarc::driver::sys::CUdevice_attribute as Attribute;
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+use cudarc::driver::{CudaContext, DriverError};
 
 use super::modules::{Modules, cuda};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::DeviceFacts;
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
+// Compiled again where another checkout builds into the same folder, as what the build script made is: cargo looks at times.
+const _: Option<&str> = option_env!("ONEKV_CHECKOUT");
+
+/// A release of CUDA, major and minor.
+type Release = (u32, u32);
+
+/// What the build script made.
+struct Made {
+    /// The nvcc's release.
+    toolkit: Release,
+    /// Whether machine code is compressed.
+    compressed: bool,
+    /// Compute capabilities that there is machine code of, times ten.
+    machine_code: &'static [u32],
+}
 
 /// The library's kernels in one CUDA context, each module loaded when a plan first needs it. Cheap to share: clone
 /// the `Arc`.
@@ -23,7 +39,7 @@ impl Kernels {
     /// The kernels for `context` and its card.
     ///
     /// # Errors
-    /// [`Error::Cuda`](crate::Error::Cuda) with the driver's answer.
+    /// [`Error::Cuda`] with the driver's answer, or where it is too old for what nvcc made.
     pub fn new(context: &Arc<CudaContext>) -> Result<Arc<Self>> {
         context.bind_to_thread().map_err(cuda("making the context current"))?;
         let get = |attribute| -> Result<usize> {
@@ -42,6 +58,8 @@ impl Kernels {
             )?,
             threads_per_multiprocessor: get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?,
         };
+        let (major, minor) = facts.compute_capability;
+        MADE.loads(driver()?, 10 * major + minor)?;
         // SAFETY: what the build script had nvcc write.
         let modules = unsafe { Modules::new(context, FATBINS.to_vec()) };
         Ok(Arc::new(Self { facts, modules }))
@@ -58,7 +76,71 @@ impl Kernels {
     }
 }
 
+/// The release of CUDA that the driver goes with.
+fn driver() -> Result<Release> {
+    let mut version = 0;
+    // SAFETY: writes one integer, at an address that it may write to.
+    let answer = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    answer.result().map_err(|error: DriverError| cuda("asking for the driver's version")(error))?;
+    let version = u32::try_from(version).unwrap_or(0);
+    Ok((version / 1000, version % 1000 / 10))
+}
+
+impl Made {
+    /// Whether a driver loads this on a card. Drivers load machine code of all releases with their own major number or a
+    /// lower one ("CUDA Compatibility", minor version compatibility), and compile PTX of their own release or a lower one.
+    fn loads(&self, driver: Release, card: u32) -> Result<()> {
+        // Machine code runs on cards of the same major number that came later.
+        let is_compiled = self.machine_code.iter().any(|arch| arch / 10 == card / 10 && *arch <= card);
+        let needed = match self.toolkit {
+            // Drivers unpack it from R550 on.
+            (12, _) if is_compiled && self.compressed => (12, 4),
+            (major, _) if is_compiled => (major, 0),
+            release => release,
+        };
+        if driver >= needed {
+            return Ok(());
+        }
+        let dotted = |(major, minor): Release| format!("{major}.{minor}");
+        let (driver, toolkit, needed) = (dotted(driver), dotted(self.toolkit), dotted(needed));
+        let mut why = format!(
+            "the driver is of CUDA {driver}, and what nvcc {toolkit} made for this card needs {needed} or newer: update the \
+             driver, or build with an older nvcc"
+        );
+        if !is_compiled {
+            why += &format!(", or with {card} in ONEKV_CUDA_ARCHS");
+        }
+        Err(Error::Cuda { what: "loading the kernels", why })
+    }
+}
+
 /// A parameter as [`Modules::launch`] takes it: read, never written.
 pub(super) fn address_of<P>(parameter: &P) -> *mut c_void {
     std::ptr::from_ref(parameter).cast_mut().cast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Made, Release};
+
+    #[test]
+    fn drivers_load_machine_code_of_their_major_release_and_ptx_of_their_own() {
+        let made = |toolkit, compressed| Made { toolkit, compressed, machine_code: &[80, 90] };
+        let loads = |driver: Release, toolkit: Release, card| {
+            made(toolkit, toolkit >= (12, 8)).loads(driver, card).is_ok()
+        };
+        // Machine code, for the card or an older one of its kind.
+        assert!(loads((12, 0), (12, 6), 90) && loads((12, 0), (12, 6), 86));
+        assert!(loads((12, 4), (12, 8), 90) && !loads((12, 3), (12, 8), 90));
+        assert!(made((12, 8), false).loads((12, 3), 90).is_ok());
+        assert!(loads((13, 0), (13, 5), 90) && !loads((12, 9), (13, 0), 90));
+        // PTX alone.
+        assert!(loads((13, 5), (13, 5), 120) && !loads((13, 4), (13, 5), 120));
+        assert!(!loads((12, 0), (12, 6), 75) && loads((13, 0), (12, 9), 100));
+        let text = made((13, 0), true).loads((12, 2), 90).unwrap_err().to_string();
+        let what = "the driver is of CUDA 12.2, and what nvcc 13.0 made for this card needs 13.0 or newer";
+        assert!(text.contains(what) && !text.contains("ONEKV_CUDA_ARCHS"), "{text}");
+        let text = made((13, 5), true).loads((13, 0), 120).unwrap_err().to_string();
+        assert!(text.contains("with 120 in ONEKV_CUDA_ARCHS"), "{text}");
+    }
 }

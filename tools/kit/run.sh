@@ -226,8 +226,12 @@ save() {
 }
 
 : >"$work/steps.tsv"
-# The card says what it is, and that the programs start at all.
-step start 60 "$kit/bin/card" --machine --out "$work/machine.json" || echo "nothing else is likely to work" >&2
+# The card says what it is, and the driver whether it is new enough for the kernels: without that nothing else works.
+if ! step start 60 "$kit/bin/card" --machine --out "$work/machine.json"; then
+    save
+    why=$(sed -n 's/^error: //p' "$work/logs/start.log" | head -n 1)
+    fail "${why:-bin/card does not start: $(tail -n 1 "$work/logs/start.log")}"
+fi
 collect machine --kit "$kit/kit.json" --out "$work/machine.json"
 for stage in "${stages[@]}"; do
     echo "==> $stage, $SECONDS s after the start"

@@ -69,7 +69,7 @@ const HEADERS: [&str; 2] = ["attention", "ptx"];
 
 /// Compiles everything and writes the table.
 pub fn run() -> Result<()> {
-    let first = setup::own_nvcc().map_or_else(setup::nvcc, Ok)?;
+    let first = setup::own_nvcc().context("no CUDA compiler; run `cargo xtask setup`")?;
     let compilers = [first, setup::newest()?];
     let mut versions = Vec::new();
     for (nvcc, wanted) in compilers.iter().zip(COMPILERS) {

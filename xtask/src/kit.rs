@@ -9,8 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::run::{cargo, command, output, root, step};
-use crate::setup;
-use crate::virtual_gpu::{on_virtual_card, virtual_driver};
+use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, workspace};
 
 #[derive(Args)]
 pub struct Options {
@@ -82,26 +81,16 @@ impl Build<'_> {
     }
 
     fn command(&self, package: &str) -> Command {
-        let mut cargo =
-            cargo(&["build", "--message-format", "json-render-diagnostics", "--package", package]);
-        cargo.env("ONEKV_CUDA_ARCHS", self.archs());
-        // One set of features, so that the kernels are compiled once.
-        let features = match self {
+        let features = if package == "onekv" { "t5-cuda" } else { "" };
+        let mut cargo = match self {
             Self::Release { .. } => {
-                cargo.arg("--release").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
-                // A fraction of the size, where it is known that the compiler can, and nobody wants another; the second
-                // variable is nvcc's own.
-                let asked = ["NVCC", "NVCC_APPEND_FLAGS"].iter().any(|name| std::env::var_os(name).is_some());
-                if let Some(nvcc) = setup::own_nvcc().filter(|_| !asked) {
-                    cargo.env("NVCC", nvcc).env("NVCC_APPEND_FLAGS", "--compress-mode=size");
-                }
-                "t5-cuda"
+                let mut cargo = cargo(&["build", "--release", "--package", package, "--features", features]);
+                cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+                cargo
             }
-            Self::Tested => "cuda",
+            Self::Tested => workspace("build", features, &[]),
         };
-        if package == "onekv" {
-            cargo.args(["--features", features]);
-        }
+        cargo.args(["--message-format", "json-render-diagnostics"]).env("ONEKV_CUDA_ARCHS", self.archs());
         cargo
     }
 }
@@ -282,8 +271,7 @@ fn glibc(program: &[u8]) -> Option<u32> {
 /// Runs a kit where nothing of this repository is in reach but the virtual card.
 pub fn check() -> Result<()> {
     step("is run.sh a script?", &mut command("bash", &["-n", "tools/kit/run.sh"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let kit = target.join("gpu-kit-check");
+    let kit = target().join("gpu-kit-check");
     gather(&kit, &Build::Tested)?;
     let elsewhere = std::env::temp_dir().join(format!("onekv-kit-{}", std::process::id()));
     let done = check_in(&kit, &elsewhere);
@@ -303,8 +291,15 @@ fn check_in(kit: &Path, elsewhere: &Path) -> Result<()> {
     let python =
         output("find Python", &mut command("python3", &["-c", "import sys; print(sys.executable)"]))?;
     script.env("PYTHON", python.trim());
+    eprintln!("==> run it with a driver that is too old");
+    let old = script.env("PTXSIM_CUDA", "11.8").output().context("cannot run the kit")?;
+    let said = String::from_utf8_lossy(&old.stderr).into_owned();
+    if old.status.success() || !said.contains("error: CUDA: loading the kernels: the driver is of CUDA 11.8")
+    {
+        bail!("the kit does not say that the driver is too old: {said}");
+    }
     eprintln!("==> run its smoke stage on a virtual card");
-    script.status().context("cannot run the kit")?;
+    script.env_remove("PTXSIM_CUDA").status().context("cannot run the kit")?;
     Verdict::read(&results)?.judge()
 }
 

@@ -31,6 +31,7 @@ const SIM: &[&str] = &["-p", "ptxsim"];
 const CUDA: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "cuda"];
 const E4M3: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "e4m3"];
 const T5_CUDA: &[&str] = &["-p", "onekv", "--features", "t5-cuda", "--test", "t5_cuda"];
+const CUDA_LIBRARY: &[&str] = &["-p", "onekv", "--features", "cuda", "--lib"];
 const CANDLE: &[&str] = &["-p", "onekv", "--features", "candle-cuda", "--test", "candle"];
 const DRIVER: &[&str] = &["-p", "ptxsim-driver", "--test", "plain_api"];
 const CUDA_ATTENTION: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "attention"];
@@ -252,6 +253,10 @@ const BUGS: &[Planted] = &[
         from: "fetch(tile + RING * KEY_WARPS, stage)", to: "fetch(tile + RING * KEY_WARPS - 1, stage)", caught_by: CUDA },
     Planted { name: "Hopper, many rows: V behind the last key stays", file: "cuda/sm90/warpgroups.cuh",
         from: "tiles > 0 && left < KEYS", to: "tiles > 0 && left < 0", caught_by: CUDA },
+    Planted { name: "the driver is not asked for its release", file: "src/cuda/kernels.rs",
+        from: "MADE.loads(driver()?, 10 * major + minor)?;", to: "let _ = (major, minor, driver, MADE);", caught_by: CUDA },
+    Planted { name: "PTX of a newer nvcc is thought to load", file: "src/cuda/kernels.rs",
+        from: "release => release,", to: "(major, _) => (major, 0),", caught_by: CUDA_LIBRARY },
     Planted { name: "Hopper, many rows: zeros in V are not fenced", file: "cuda/sm90/warpgroups.cuh",
         from: "make_uint4(0, 0, 0, 0));\n            fence_async();", to: "make_uint4(0, 0, 0, 0));", caught_by: CUDA },
     Planted { name: "Hopper, many rows: the first scores have no fence", file: "cuda/sm90/warpgroups.cuh",
@@ -434,9 +439,6 @@ impl Planted {
             .current_dir(copy)
             .env("CARGO_TARGET_DIR", root().join("target/planted/build"));
         crate::virtual_gpu::on_virtual_card(&mut cargo, driver, self.card());
-        if let Some(nvcc) = crate::setup::own_nvcc() {
-            cargo.env("NVCC", nvcc);
-        }
         if self.caught_by == CANDLE {
             crate::virtual_gpu::with_candle(&mut cargo, driver)?;
         }

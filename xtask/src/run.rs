@@ -5,10 +5,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// The repository's root.
+use crate::setup;
+
+/// The repository's root: of the checkout that cargo runs this in, which need not be the one it was built in.
 pub fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest).to_path_buf()
+    let built_in = || env!("CARGO_MANIFEST_DIR").to_owned();
+    let manifest = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| built_in()));
+    manifest.parent().map_or_else(|| manifest.clone(), Path::to_path_buf)
 }
 
 /// A command that runs in the root.
@@ -43,7 +46,12 @@ pub fn output(what: &str, command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{what}: the output is not UTF-8"))
 }
 
-/// The cargo that runs this task.
+/// The cargo that runs this task. What it builds, the compiler of `setup` compiles, unless NVCC names another: what the tests
+/// expect is of that one.
 pub fn cargo(arguments: &[&str]) -> Command {
-    command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string()), arguments)
+    let mut cargo = command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string()), arguments);
+    if let Ok(Some(nvcc)) = setup::nvcc() {
+        cargo.env("NVCC", nvcc);
+    }
+    cargo
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::run::{command, root, step};
 
 /// What nvcc needs to compile device code: compiler, headers, PTX optimiser.
-const WHEELS: &[&str] = &[
+pub const WHEELS: &[&str] = &[
     "nvidia-cuda-nvcc==13.0.*",
     "nvidia-cuda-crt==13.0.*",
     "nvidia-nvvm==13.0.*",
@@ -55,8 +55,8 @@ pub fn pip(folder: &Path, wheels: &[&str]) -> Result<Command> {
     let python = ["python3", "python"].into_iter().find(|python| runs(python, &["-m", "pip", "--version"]));
     let Some(python) = python else {
         bail!(
-            "{} comes from PyPI by pip, which was not found. Install it, e.g. `apt-get install python3-pip`; for the \
-             CUDA compiler you can also set NVCC to one of CUDA 12.4 or newer",
+            "no pip: `python3 -m pip` does not run, and {} comes from PyPI. Install it, e.g. `apt-get install \
+             python3-pip`; for the CUDA compiler you can also set NVCC to one of CUDA 12.4 or newer",
             wheels.join(", ")
         );
     };
@@ -100,18 +100,18 @@ pub fn disassembler() -> Result<PathBuf> {
     Ok(found)
 }
 
-/// The compiler that the build script will find: of the environment, one of the usual places, or that of `setup`.
-pub fn nvcc() -> Result<PathBuf> {
-    if let Some(nvcc) = std::env::var_os("NVCC") {
-        return Ok(PathBuf::from(nvcc));
-    }
-    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
-    let path =
-        std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect::<Vec<_>>()).unwrap_or_default();
-    let usual = ["/usr/local/cuda/bin", "/opt/cuda/bin", "/usr/lib/cuda/bin"].into_iter().map(PathBuf::from);
-    let places = homes.map(|home| home.join("bin")).chain(path).chain(usual);
-    let found = places.map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.exists()).or_else(own_nvcc);
-    found.context("no CUDA compiler; run `cargo xtask setup`, or set NVCC to one")
+/// The compiler that this tool's builds use: what `NVCC` names, else that of `setup`, if it was run.
+pub fn nvcc() -> Result<Option<PathBuf>> {
+    let Some(named) = std::env::var_os("NVCC").filter(|named| !named.is_empty()) else {
+        return Ok(own_nvcc());
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).map(|folder| folder.join(&named));
+    let found = std::iter::once(root().join(&named)).chain(places).find(|file| file.is_file());
+    // The build script takes `ccache nvcc` too; here others are given it by its path.
+    let found =
+        found.with_context(|| format!("NVCC is {}, allowed: the compiler's path", named.display()))?;
+    Ok(Some(found))
 }
 
 /// Whether Python can make environments.

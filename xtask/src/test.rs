@@ -1,11 +1,12 @@
 //! `cargo xtask test`: everything that can be tested on this machine.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::run::{cargo, command, step};
-use crate::virtual_gpu::{on_virtual_card, virtual_driver, with_candle};
+use crate::run::{command, step};
+use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, with_candle, workspace};
 use crate::{bindings, kit, setup};
 
 /// Cards that the virtual GPU plays for the CUDA tests.
@@ -21,47 +22,46 @@ pub fn run(transformers: bool) -> Result<()> {
     if command("cc", &["--version"]).output().is_err() {
         bail!("no linker: `cc` was not found. Install one, e.g. `apt-get install gcc`, and try again");
     }
-    if setup::nvcc().is_err() {
+    // nvcc preprocesses with it.
+    if std::env::var_os("CXX").is_none() && command("c++", &["--version"]).output().is_err() {
+        bail!("no C++ compiler: `c++` was not found. Install one, e.g. `apt-get install g++`, or set CXX");
+    }
+    if setup::nvcc()?.is_none() {
         setup::run()?;
     }
     // It takes minutes, most of them waiting: meanwhile the rest is built and tested.
     let python = (transformers && setup::has_venv()).then(|| {
         std::thread::spawn(|| setup::python("transformers-venv", "tools/goldens/requirements-5.txt"))
     });
+    let driver = virtual_driver()?;
     step(
-        "build the T5 example, which its tests run as a program",
-        &mut cargo(&["build", "--example", "t5"]),
+        "test the library, the example, the virtual GPU, the tools and the documentation's examples",
+        with_t5(&mut workspace("test", "", &[])),
     )?;
-    step(
-        "test the library, the example, the virtual GPU and the tools",
-        &mut cargo(&["test", "--workspace", "--all-targets"]),
-    )?;
-    step("test the documentation's examples", &mut cargo(&["test", "--workspace", "--doc"]))?;
-    for (example, features) in [("cross_attention", ""), ("shared_prefix", ""), ("candle", "candle")] {
-        let what = format!("run the example {example}");
-        step(&what, &mut cargo(&["run", "--quiet", "--features", features, "--example", example]))?;
+    let benches = ["--bench", "attention", "--bench", "speed"];
+    step("run the benchmarks that need no card, each once", &mut workspace("test", "", &benches))?;
+    for example in ["cross_attention", "shared_prefix", "candle"] {
+        let program = target().join("debug/examples").join(example);
+        step(&format!("run the example {example}"), &mut command(&program.to_string_lossy(), &[]))?;
     }
     eprintln!("==> are the bindings of cuda/abi.h fresh?");
     bindings::run(true)?;
-    let driver = virtual_driver()?;
     for card in CARDS {
         let mut tests = cuda_tests();
         on_virtual_card(&mut tests, &driver, card);
         step(&format!("test the CUDA kernels on a virtual {card}"), &mut tests)?;
     }
     for card in T5_CARDS {
-        let mut tests = t5_tests();
-        on_virtual_card(&mut tests, &driver, card);
-        step(&format!("test T5 on a virtual {card}"), &mut tests)?;
+        t5_tests(&format!("a virtual {card}"), |command| on_virtual_card(command, &driver, card))?;
     }
     for card in CANDLE_CARDS {
-        let mut tests = candle_tests();
-        on_virtual_card(tests.args(["--test", "candle"]), &driver, card);
+        let mut tests = workspace("test", "candle-cuda", &["--test", "candle"]);
+        on_virtual_card(&mut tests, &driver, card);
         with_candle(&mut tests, &driver)?;
         step(&format!("test candle's tensors on the CPU and a virtual {card}"), &mut tests)?;
     }
-    let mut tests = candle_tests();
-    on_virtual_card(tests.arg("--doc"), &driver, CANDLE_CARDS[0]);
+    let mut tests = workspace("test", "candle-cuda", &["--doc"]);
+    on_virtual_card(&mut tests, &driver, CANDLE_CARDS[0]);
     with_candle(&mut tests, &driver)?;
     step("test the documentation's examples with candle", &mut tests)?;
     kit::check()?;
@@ -75,7 +75,7 @@ pub fn run(transformers: bool) -> Result<()> {
     }
     if Path::new("/dev/nvidiactl").exists() {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests())?;
-        step("test T5 on this machine's card", &mut t5_tests())?;
+        t5_tests("this machine's card", |_| ())?;
     }
     Ok(())
 }
@@ -85,22 +85,29 @@ fn convert(python: &Path) -> Result<()> {
     let folders = python.parent().map(Path::to_path_buf).into_iter();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(folders.chain(std::env::split_paths(&path)))?;
-    let mut tests = cargo(&["test", "--test", "t5_goldens", "--", "--ignored", "conversions"]);
-    step("test T5 on folders that transformers 5 converts", tests.env("PATH", path))
+    let mut tests = workspace("test", "", &["--test", "t5_goldens", "--", "--ignored", "conversions"]);
+    step("build the T5 example", &mut workspace("build", "", &["--example", "t5"]))?;
+    step("test T5 on folders that transformers 5 converts", with_t5(tests.env("PATH", path)))
 }
 
-fn cuda_tests() -> std::process::Command {
-    let mut tests = cargo(&["test", "--package", "onekv", "--features", "cuda"]);
-    tests.args(["--test", "attention", "--test", "cuda", "--test", "e4m3"]).env("ONEKV_REQUIRE_CUDA", "1");
+fn cuda_tests() -> Command {
+    let mut tests =
+        workspace("test", "t5-cuda", &["--test", "attention", "--test", "cuda", "--test", "e4m3"]);
+    tests.env("ONEKV_REQUIRE_CUDA", "1");
     tests
 }
 
-fn t5_tests() -> std::process::Command {
-    let mut tests = cargo(&["test", "--package", "onekv", "--features", "t5-cuda"]);
-    tests.args(["--test", "t5_cuda"]).env("ONEKV_REQUIRE_CUDA", "1");
-    tests
+/// `on` lets a command build for a card, and find it.
+fn t5_tests(place: &str, on: impl Fn(&mut Command)) -> Result<()> {
+    let mut build = workspace("build", "t5-cuda", &["--example", "t5"]);
+    let mut tests = workspace("test", "t5-cuda", &["--test", "t5_cuda"]);
+    on(&mut build);
+    on(&mut tests);
+    step("build the T5 example for cards", &mut build)?;
+    step(&format!("test T5 on {place}"), with_t5(tests.env("ONEKV_REQUIRE_CUDA", "1")))
 }
 
-fn candle_tests() -> std::process::Command {
-    cargo(&["test", "--package", "onekv", "--features", "candle-cuda"])
+/// Lets `tests` run the T5 example that was built last.
+fn with_t5(tests: &mut Command) -> &mut Command {
+    tests.env("ONEKV_T5", target().join("debug/examples/t5"))
 }

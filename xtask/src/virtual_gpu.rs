@@ -24,7 +24,7 @@ pub fn with_candle(build: &mut std::process::Command, driver: &Path) -> Result<(
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(stand_in.clone()).chain(std::env::split_paths(&path)))?;
     build
-        .env("REAL_NVCC", setup::nvcc()?)
+        .env("REAL_NVCC", setup::nvcc()?.context("no CUDA compiler; run `cargo xtask setup`, or set NVCC")?)
         .env("NVCC", stand_in.join("nvcc"))
         .env("PATH", path)
         // Else it asks the card.
@@ -33,13 +33,28 @@ pub fn with_candle(build: &mut std::process::Command, driver: &Path) -> Result<(
     Ok(())
 }
 
+/// A command of cargo's for the whole workspace: the features of dependencies are those that all its packages ask for
+/// together, so that every command that goes through here finds them compiled by the first. `features` of onekv's come
+/// with `candle`, for the same reason: candle asks for most.
+pub fn workspace(what: &str, features: &str, arguments: &[&str]) -> std::process::Command {
+    let mut cargo = cargo(&[what, "--workspace", "--features", "candle", "--features", features]);
+    cargo.args(arguments);
+    cargo
+}
+
+/// Where cargo builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// A folder with the virtual GPU's driver and the stand-ins for NVIDIA's libraries, under the names that CUDA programs look
 /// for.
 pub fn virtual_driver() -> Result<PathBuf> {
-    let packages = ["ptxsim-driver", "cublaslt-stand-in", "candle-stand-ins"];
-    let packages = packages.iter().flat_map(|name| ["--package", name]);
-    step("build the virtual GPU's driver", cargo(&["build"]).args(packages))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    step(
+        "build the virtual GPU's driver and the examples",
+        &mut workspace("build", "", &["--lib", "--examples"]),
+    )?;
+    let target = target();
     let folder = target.join("virtual-gpu");
     std::fs::create_dir_all(&folder)?;
     for (library, name) in [

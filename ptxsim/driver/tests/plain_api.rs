@@ -54,6 +54,23 @@ fn an_unknown_card_is_an_error_with_a_line() {
 }
 
 #[test]
+fn the_release_of_cuda_is_that_of_the_environment() {
+    let name = "the_release_of_cuda_is_that_of_the_environment";
+    let ask = || {
+        let mut version = 0;
+        // SAFETY: writes one integer.
+        let answer = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+        eprintln!("{answer:?} {version}");
+    };
+    for (release, said) in
+        [("13.0", "CUDA_SUCCESS 13000"), ("12.4", "CUDA_SUCCESS 12040"), ("new", "allowed: a release like")]
+    {
+        let told = in_child(name, &[("PTXSIM_CUDA", release)], ask);
+        assert!(told.is_none_or(|told| told.contains(said)), "{release}");
+    }
+}
+
+#[test]
 fn copies_and_fills() {
     in_child("copies_and_fills", &[], || {
         let stream = context().default_stream();

@@ -7,10 +7,10 @@ use crate::backend::Device;
 use crate::guard::driver_api;
 use crate::host;
 use crate::state::lock;
-use crate::status::Code;
+use crate::status::{Code, Failure};
 
-/// The driver API version played: CUDA 13.0.
-const VERSION: i32 = 13_000;
+/// The release of CUDA that is played where `PTXSIM_CUDA` does not say.
+const RELEASE: &str = "13.0";
 /// No symbol name is longer.
 const NAME_LIMIT: usize = 256;
 
@@ -27,7 +27,7 @@ driver_api! {
     }
 
     fn cuDriverGetVersion(version: usize) {
-        host::write(version, VERSION)
+        host::write(version, release()?)
     }
 
     fn cuGetErrorName(error: i32, name: usize) {
@@ -93,4 +93,17 @@ fn look_up(symbol: usize, _version: i32) -> Result<Option<usize>, crate::status:
         }
     }
     Ok(None)
+}
+
+/// The release of CUDA that this driver says it is of, 13000 for 13.0: it does the same whatever it says.
+fn release() -> Result<i32, Failure> {
+    let text = std::env::var("PTXSIM_CUDA").unwrap_or_else(|_| RELEASE.to_owned());
+    let parts =
+        text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    match parts {
+        Some((major @ 1..100, minor @ 0..100)) => Ok(1000 * major + 10 * minor),
+        _ => {
+            Err(Code::INVALID_VALUE.because(format!("PTXSIM_CUDA={text}, allowed: a release like {RELEASE}")))
+        }
+    }
 }
