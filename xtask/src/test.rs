@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::run::{command, step};
+use crate::run::{command, nvcc, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, with_candle, workspace};
 use crate::{bindings, kit, setup};
 
@@ -26,7 +26,7 @@ pub fn run(transformers: bool) -> Result<()> {
     if std::env::var_os("CXX").is_none() && command("c++", &["--version"]).output().is_err() {
         bail!("no C++ compiler: `c++` was not found. Install one, e.g. `apt-get install g++`, or set CXX");
     }
-    if setup::nvcc()?.is_none() {
+    if nvcc()?.is_none() {
         setup::run()?;
     }
     // It takes minutes, most of them waiting: meanwhile the rest is built and tested.

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::run::{cargo, root, step};
-use crate::setup;
+use crate::run::{cargo, nvcc, root, step};
 
 /// Lets `tests` find the virtual GPU as its driver.
 pub fn on_virtual_card(tests: &mut std::process::Command, driver: &Path, card: &str) {
@@ -24,7 +23,7 @@ pub fn with_candle(build: &mut std::process::Command, driver: &Path) -> Result<(
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(stand_in.clone()).chain(std::env::split_paths(&path)))?;
     build
-        .env("REAL_NVCC", setup::nvcc()?.context("no CUDA compiler; run `cargo xtask setup`, or set NVCC")?)
+        .env("REAL_NVCC", nvcc()?.context("no CUDA compiler; run `cargo xtask setup`, or set NVCC")?)
         .env("NVCC", stand_in.join("nvcc"))
         .env("PATH", path)
         // Else it asks the card.
