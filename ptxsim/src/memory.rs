@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Above what a process maps, so that a device address is never a host address.
-const FIRST_ADDRESS: u64 = 0x0010_0000_0000_0000;
+/// Addresses of a card: its own, so that those of another card, and host addresses below the first card's, are outside.
+/// They are never given out twice: what was freed stays a fault, and needs no bookkeeping.
+const WINDOW: u64 = 1 << 52;
 const ALIGNMENT: u64 = 256;
 /// Freed allocations that messages can name.
 const REMEMBERED: usize = 256;
@@ -33,6 +34,12 @@ pub enum MemoryError {
         used: u64,
         /// Bytes of the card.
         limit: u64,
+    },
+    /// All addresses have been given out once.
+    #[error("{asked} bytes asked for, but all {WINDOW} addresses of the card have been given out")]
+    OutOfAddresses {
+        /// Bytes asked for.
+        asked: u64,
     },
     /// The address is in no live allocation, or the range leaves it.
     #[error("{bytes} bytes at {address:#x} are not in a live allocation; {nearest}")]
@@ -244,12 +251,23 @@ struct Table {
 pub struct GlobalMemory {
     table: RwLock<Table>,
     limit: u64,
+    card: u8,
 }
 
 impl GlobalMemory {
     /// Empty memory of `limit` bytes.
     pub fn new(limit: u64) -> Self {
-        Self { table: RwLock::default(), limit }
+        Self::of_card(limit, 0)
+    }
+
+    /// The same for one of several cards; no two have an address in common.
+    pub fn of_card(limit: u64, card: u8) -> Self {
+        Self { table: RwLock::default(), limit, card }
+    }
+
+    /// The card whose memory has an address, allocated or not; `None` for host addresses.
+    pub fn card_of(address: u64) -> Option<u8> {
+        u8::try_from(address / WINDOW).ok()?.checked_sub(1)
     }
 
     /// Bytes in live allocations.
@@ -265,12 +283,31 @@ impl GlobalMemory {
         if bytes > self.limit.saturating_sub(used) {
             return Err(none());
         }
-        let base = FIRST_ADDRESS + table.next;
+        let taken = bytes
+            .checked_next_multiple_of(ALIGNMENT)
+            .and_then(|room| table.next.checked_add(room + ALIGNMENT))
+            .filter(|taken| *taken <= WINDOW)
+            .ok_or(MemoryError::OutOfAddresses { asked: bytes })?;
+        let base = WINDOW * (u64::from(self.card) + 1) + table.next;
         let allocation = Allocation::new(base, bytes).ok_or_else(none)?;
-        table.next += bytes.next_multiple_of(ALIGNMENT) + ALIGNMENT;
+        table.next = taken;
         table.used += bytes;
         table.live.insert(base, Arc::new(allocation));
         Ok(base)
+    }
+
+    /// Makes an allocation anew where it was, live or freed, as a graph does at each launch with its own.
+    pub fn renew(&self, address: u64, bytes: u64) -> Result<(), MemoryError> {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let used = table.used - table.live.get(&address).map_or(0, |live| live.bytes);
+        let none = || MemoryError::OutOfMemory { asked: bytes, used, limit: self.limit };
+        if bytes > self.limit.saturating_sub(used) {
+            return Err(none());
+        }
+        let allocation = Allocation::new(address, bytes).ok_or_else(none)?;
+        table.used = used + bytes;
+        table.live.insert(address, Arc::new(allocation));
+        Ok(())
     }
 
     /// Frees an allocation.
@@ -287,7 +324,9 @@ impl GlobalMemory {
 
     /// The live allocation an address lies in: start and bytes.
     pub fn allocation(&self, address: u64) -> Option<(u64, u64)> {
-        self.snapshot().find(address).map(|a| (a.base, a.bytes))
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, found) = table.live.range(..=address).next_back()?;
+        (address - found.base < found.bytes).then_some((found.base, found.bytes))
     }
 
     /// The live allocations: start and bytes.
@@ -337,6 +376,9 @@ impl GlobalMemory {
 
     /// The nearest allocation to an address, in words.
     pub fn nearest(&self, address: u64) -> String {
+        if let Some(other) = Self::card_of(address).filter(|card| *card != self.card) {
+            return format!("it is an address of card {other}, and this is card {}", self.card);
+        }
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let inside = |(base, bytes): &&(u64, u64)| address >= *base && address < base + bytes;
         if let Some((base, bytes)) = table.freed.iter().rev().find(inside) {
@@ -422,6 +464,50 @@ mod tests {
         assert!(memory.nearest(first + 4).contains("freed"));
         assert_eq!(memory.free(first), Err(MemoryError::NotAnAllocation(first)));
         assert_eq!(memory.used_bytes(), 1);
+    }
+
+    #[test]
+    fn cards_have_no_address_in_common() {
+        let cards = [0, 1, 7].map(|card| GlobalMemory::of_card(1 << 20, card));
+        let [first, second, last] = cards.each_ref().map(|memory| memory.allocate(8).unwrap());
+        assert_eq!([first, second, last].map(GlobalMemory::card_of), [Some(0), Some(1), Some(7)]);
+        assert_eq!(GlobalMemory::card_of(0x7fff_ffff_f000), None, "a host address");
+        assert!(cards[0].write(second, &[1]).is_err() && cards[1].write(second, &[1]).is_ok());
+        assert!(cards[0].nearest(last).contains("card 7"), "{}", cards[0].nearest(last));
+    }
+
+    #[test]
+    fn addresses_are_given_out_once() {
+        let memory = GlobalMemory::new(u64::MAX);
+        let first = memory.allocate(64).unwrap();
+        memory.free(first).unwrap();
+        let second = memory.allocate(64).unwrap();
+        assert_ne!(first, second);
+        for _ in 0..2 * REMEMBERED {
+            memory.free(memory.allocate(64).unwrap()).unwrap();
+        }
+        assert!(memory.read(first, &mut [0]).is_err(), "still freed, though no longer remembered by size");
+        assert!(memory.table.read().unwrap().freed.len() <= REMEMBERED);
+        let asked = WINDOW - ALIGNMENT;
+        assert_eq!(memory.allocate(asked), Err(MemoryError::OutOfAddresses { asked }));
+    }
+
+    #[test]
+    fn a_renewed_allocation_is_live_and_unwritten() {
+        let memory = GlobalMemory::new(100);
+        let at = memory.allocate(64).unwrap();
+        for _ in 0..2 {
+            memory.write(at, &[1; 64]).unwrap();
+            memory.renew(at, 64).unwrap();
+            assert!(!memory.snapshot().find(at).unwrap().written(0, 1));
+            assert_eq!(memory.used_bytes(), 64);
+        }
+        memory.free(at).unwrap();
+        let other = memory.allocate(64).unwrap();
+        assert!(matches!(memory.renew(at, 64), Err(MemoryError::OutOfMemory { used: 64, .. })));
+        memory.free(other).unwrap();
+        memory.renew(at, 64).unwrap();
+        assert_eq!((memory.allocation(at), memory.used_bytes()), (Some((at, 64)), 64));
     }
 
     #[test]

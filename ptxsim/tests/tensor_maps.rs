@@ -309,6 +309,38 @@ fn narrow_boxes_may_be_swizzled() {
     }
 }
 
+/// Runs a kernel where block 2 of 4 sends the box to blocks 0, 2 and 3, and checks what each has.
+fn multicast(what: &str, case: &Case) {
+    let (rank, bytes) = (case.at.len(), case.box_bytes());
+    let words = bytes / 4;
+    let body = init(1)
+        + &first(&format!("mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], {bytes};\n"))
+        + CLUSTER_SYNC
+        + &format!(
+            "mov.u32 %r0, %cluster_ctarank;\nmul.wide.u32 %a4, %r0, {bytes};\nadd.s64 %a1, %a1, %a4;\n\
+             setp.eq.and.u32 %p1, %r0, 2, %p9;\nmov.b16 %h0, 13;\nmov.u32 %r1, bar;\n@%p1 \
+             cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes\
+             .multicast::cluster [%r39], {}, [%r1], %h0;\n",
+            case.coordinates()
+        )
+        + "setp.ne.u32 %p2, %r0, 1;\n@!%p2 bra SKIP;\n"
+        + &wait(0)
+        + &copy(false, words)
+        + "SKIP:\n"
+        + CLUSTER_SYNC;
+    let gpu = gpu(what, &body);
+    let data = numbers(case.elements() as u32);
+    let (input, out) = (gpu.ints(&data), gpu.ints(&vec![0; 4 * words]));
+    gpu.run("run", &cluster(4, 64), &[&case.map(input), &input, &out]);
+    let got = gpu.read_ints(out, 4 * words);
+    for (byte, place) in case.places(0) {
+        for block in 0..4 {
+            let want = if block == 1 { 0 } else { place.map_or(0, |place| data[place]) };
+            assert_eq!(got[words * block + byte / 4], want, "{what}: block {block}, byte {byte}");
+        }
+    }
+}
+
 #[test]
 fn boxes_are_multicast() {
     let case = Case {
@@ -320,28 +352,26 @@ fn boxes_are_multicast() {
         fill: 0,
         at: vec![16, 0],
     };
-    // Block 2 of 4 sends to blocks 0, 2 and 3.
-    let body = init(1)
-        + &first("mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 1024;\n")
-        + CLUSTER_SYNC
-        + "mov.u32 %r0, %cluster_ctarank;\nmul.wide.u32 %a4, %r0, 1024;\nadd.s64 %a1, %a1, %a4;\n\
-           setp.eq.and.u32 %p1, %r0, 2, %p9;\nmov.b16 %h0, 13;\nmov.u32 %r1, bar;\n@%p1 "
-        + "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
-        + &format!("[%r39], {}, [%r1], %h0;\n", case.coordinates())
-        + "setp.ne.u32 %p2, %r0, 1;\n@!%p2 bra SKIP;\n"
-        + &wait(0)
-        + &copy(false, 256)
-        + "SKIP:\n"
-        + CLUSTER_SYNC;
-    let gpu = gpu("multicast", &body);
-    let data = numbers(512);
-    let (input, out) = (gpu.ints(&data), gpu.ints(&[0; 1024]));
-    gpu.run("run", &cluster(4, 64), &[&case.map(input), &input, &out]);
-    let got = gpu.read_ints(out, 1024);
-    for (byte, place) in case.places(0) {
-        for block in 0..4 {
-            let want = if block == 1 { 0 } else { data[place.unwrap()] };
-            assert_eq!(got[256 * block + byte / 4], want, "block {block}, byte {byte}");
+    multicast("multicast", &case);
+}
+
+#[test]
+fn boxes_of_five_dimensions_are_multicast() {
+    // Inside, then over the edge of every dimension, below and above.
+    for (i, at) in [[16, 1, 0, 1, 1], [-3, -1, -1, -2, -1], [48, 7, 3, 4, 2]].into_iter().enumerate() {
+        for swizzle in 0..4 {
+            let case = Case {
+                data_type: U32,
+                dimensions: vec![64, 8, 4, 5, 3],
+                box_size: vec![[16, 8, 16, 32][usize::from(swizzle)], 4, 2, 2, 2],
+                steps: vec![1; 5],
+                swizzle,
+                fill: 0,
+                at: at.to_vec(),
+            };
+            let outside = case.places(0).iter().filter(|(_, place)| place.is_none()).count();
+            assert_eq!(outside > 0, i > 0, "what the case is for");
+            multicast(&format!("multicast 5d {i} {swizzle}"), &case);
         }
     }
 }

@@ -354,7 +354,7 @@ const BUGS: &[Planted] = &[
     Planted { name: "candle: a state's LSE is read from its storage's beginning", file: "src/interop/candle/operand.rs",
         from: "lse.layout().start_offset()", to: "0 * lse.layout().start_offset()", caught_by: CANDLE },
     Planted { name: "the virtual GPU ends a context that another thread has retained", file: "ptxsim/driver/src/api/context.rs",
-        from: "if all || driver.primary_references == 0 {", to: "{", caught_by: DRIVER },
+        from: "if all || card.primary_references == 0 {", to: "{", caught_by: DRIVER },
 ];
 
 /// Plants every bug whose name or file contains `only`; fails if one goes unnoticed.

@@ -16,6 +16,8 @@ use crate::status::{Code, Failure, Outcome};
 
 /// The card that `PTXSIM_DEVICE` names when it is not set.
 const DEFAULT_CARD: &str = "h200";
+/// Cards that `PTXSIM_DEVICES` may ask for: 1 to this.
+const MOST_CARDS: u8 = 8;
 
 /// Bytes of shared memory the hardware keeps for itself per block, from compute capability 8.0 on.
 pub(crate) const RESERVED_SHARED_BYTES: u32 = 1024;
@@ -27,13 +29,14 @@ pub(crate) const SHARED_UNIT: u32 = 128;
 /// Bytes of parameters a kernel may take from compute capability 7.0 on.
 pub(crate) const MAX_PARAMETER_BYTES: usize = 32_764;
 
-/// The virtual card and what lies in its memory.
+/// A virtual card and what lies in its memory.
 pub(crate) struct Device {
+    pub(crate) ordinal: usize,
     pub(crate) card: &'static Card,
     memory: GlobalMemory,
     options: Options,
     /// The file of `PTXSIM_REPORT`: one JSON object per launch and line.
-    report: Option<Mutex<std::fs::File>>,
+    report: Option<Arc<Mutex<std::fs::File>>>,
 }
 
 /// A module, checked against the card.
@@ -50,6 +53,8 @@ pub(crate) struct Program {
 
 /// A launch, complete and checked.
 pub(crate) struct Launch {
+    /// The card that the program is loaded on.
+    pub(crate) card: usize,
     pub(crate) program: Arc<Program>,
     pub(crate) kernel: String,
     pub(crate) grid: [u32; 3],
@@ -63,7 +68,7 @@ pub(crate) struct Launch {
 
 fn failure(error: MemoryError) -> Failure {
     let code = match error {
-        MemoryError::OutOfMemory { .. } => Code::OUT_OF_MEMORY,
+        MemoryError::OutOfMemory { .. } | MemoryError::OutOfAddresses { .. } => Code::OUT_OF_MEMORY,
         MemoryError::Outside { .. } => Code::ILLEGAL_ADDRESS,
         MemoryError::NotAnAllocation(_) => Code::INVALID_VALUE,
     };
@@ -79,6 +84,54 @@ fn code_of(kind: FaultKind) -> Code {
         FaultKind::IllegalInstruction => Code::ILLEGAL_INSTRUCTION,
         FaultKind::Deadlock | FaultKind::InstructionLimit => Code::LAUNCH_TIMEOUT,
         _ => Code::LAUNCH_FAILED,
+    }
+}
+
+/// The cards, by ordinal.
+#[derive(Clone, Default)]
+pub(crate) struct Devices(pub(crate) Arc<[Arc<Device>]>);
+
+impl Devices {
+    /// `PTXSIM_DEVICES` cards of the kind `PTXSIM_DEVICE`.
+    pub(crate) fn from_environment() -> Outcome<Devices> {
+        let name = std::env::var("PTXSIM_DEVICE").unwrap_or_else(|_| DEFAULT_CARD.to_owned());
+        let card = Card::by_name(&name).ok_or_else(|| {
+            let known = Card::names().join(", ");
+            Code::INVALID_DEVICE.because(format!("PTXSIM_DEVICE={name} is not a known card: {known}"))
+        })?;
+        let report = match std::env::var("PTXSIM_REPORT") {
+            Ok(path) if !path.is_empty() => {
+                let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+                let why =
+                    |e| Code::INVALID_DEVICE.because(format!("PTXSIM_REPORT={path} cannot be written: {e}"));
+                Some(Arc::new(Mutex::new(file.map_err(why)?)))
+            }
+            _ => None,
+        };
+        let count = match std::env::var("PTXSIM_DEVICES") {
+            Err(_) => 1,
+            Ok(text) => text.parse().ok().filter(|n| (1..=MOST_CARDS).contains(n)).ok_or_else(|| {
+                Code::INVALID_DEVICE.because(format!("PTXSIM_DEVICES={text}, allowed: 1 to {MOST_CARDS}"))
+            })?,
+        };
+        let device = |ordinal: u8| {
+            Arc::new(Device {
+                ordinal: ordinal.into(),
+                card,
+                memory: GlobalMemory::of_card(card.memory_bytes, ordinal),
+                options: Options::from_environment(),
+                report: report.clone(),
+            })
+        };
+        Ok(Devices((0..count).map(device).collect()))
+    }
+
+    /// The card whose memory an address belongs to, allocated or not; `default` for what is no card's.
+    /// Unified addressing: the address alone says the card.
+    pub(crate) fn of_address(&self, address: u64, default: usize) -> Outcome<&Arc<Device>> {
+        let ordinal = GlobalMemory::card_of(address).map(usize::from);
+        let found = ordinal.and_then(|ordinal| self.0.get(ordinal)).or_else(|| self.0.get(default));
+        found.ok_or_else(|| Code::NOT_INITIALIZED.into())
     }
 }
 
@@ -104,26 +157,6 @@ impl Device {
         card.blocks_per_multiprocessor.min(by_threads).min(by_shared)
     }
 
-    /// The card of `PTXSIM_DEVICE`.
-    pub(crate) fn from_environment() -> Outcome<Device> {
-        let name = std::env::var("PTXSIM_DEVICE").unwrap_or_else(|_| DEFAULT_CARD.to_owned());
-        let card = Card::by_name(&name).ok_or_else(|| {
-            let known = Card::names().join(", ");
-            Code::INVALID_DEVICE.because(format!("PTXSIM_DEVICE={name} is not a known card: {known}"))
-        })?;
-        let report = match std::env::var("PTXSIM_REPORT") {
-            Ok(path) if !path.is_empty() => {
-                let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-                let why =
-                    |e| Code::INVALID_DEVICE.because(format!("PTXSIM_REPORT={path} cannot be written: {e}"));
-                Some(Mutex::new(file.map_err(why)?))
-            }
-            _ => None,
-        };
-        let memory = GlobalMemory::new(card.memory_bytes);
-        Ok(Device { card, memory, options: Options::from_environment(), report })
-    }
-
     /// Compute capability as ten times its value.
     pub(crate) fn architecture(&self) -> u32 {
         self.card.architecture()
@@ -140,6 +173,11 @@ impl Device {
             return Err(Code::INVALID_VALUE.because("an allocation of 0 bytes"));
         }
         self.memory.allocate(bytes).map_err(failure)
+    }
+
+    /// Makes an allocation anew where it was.
+    pub(crate) fn renew(&self, address: u64, bytes: u64) -> Outcome {
+        self.memory.renew(address, bytes).map_err(failure)
     }
 
     /// Frees an allocation.
@@ -176,13 +214,6 @@ impl Device {
     /// Writes device memory.
     pub(crate) fn write(&self, to: u64, bytes: &[u8]) -> Outcome {
         if bytes.is_empty() { Ok(()) } else { self.memory.write(to, bytes).map_err(failure) }
-    }
-
-    /// Copies within device memory.
-    pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) -> Outcome {
-        let mut buffer = vec![0; bytes];
-        self.read(from, &mut buffer)?;
-        self.write(to, &buffer)
     }
 
     /// Frees everything. With `tell`, what the program left is named on stderr.

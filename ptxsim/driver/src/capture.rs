@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::backend::Device;
+use crate::backend::Devices;
 use crate::schedule::{Work, execute};
 use crate::state::{Driver, Handle};
 use crate::status::{Code, Outcome};
@@ -15,14 +15,16 @@ pub(crate) struct Node {
 }
 
 /// A graph; a node only follows earlier ones.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Graph {
+    /// The card of the stream that the capture began on.
+    pub(crate) card: usize,
     pub(crate) nodes: Vec<Node>,
 }
 
 impl Graph {
     /// Runs every node once: in order, or with a seed in a random order that the edges allow.
-    pub(crate) fn run(&self, device: &Device, seed: u64) -> Outcome {
+    pub(crate) fn run(&self, devices: &Devices, seed: u64) -> Outcome {
         let mut done = vec![false; self.nodes.len()];
         let mut random = seed;
         let mut latest_launch = None;
@@ -37,7 +39,7 @@ impl Graph {
             };
             let node = &self.nodes[*at];
             let follows = latest_launch.is_some_and(|launch| node.after.contains(&launch));
-            execute(&node.work, Some(device), random | u64::from(seed != 0), follows)?;
+            execute(&node.work, devices, self.card, random | u64::from(seed != 0), follows)?;
             if matches!(node.work, Work::Launch(_)) {
                 latest_launch = Some(*at);
             }
@@ -72,8 +74,8 @@ impl Driver {
         }
         found.capture = Some(id);
         let members = BTreeMap::from([(stream, Vec::new())]);
-        self.captures
-            .insert(id, Capture { origin: stream, graph: Graph::default(), members, invalid: false });
+        let graph = Graph { card: found.card, nodes: Vec::new() };
+        self.captures.insert(id, Capture { origin: stream, graph, members, invalid: false });
         Ok(())
     }
 

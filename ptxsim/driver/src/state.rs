@@ -1,24 +1,28 @@
-//! What the driver holds: the card, contexts, handle tables, the sticky error.
+//! What the driver holds: the cards, their contexts and sticky errors, handle tables.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use crate::backend::{Device, KernelFacts, Program};
+use crate::backend::{Device, Devices, KernelFacts, Program};
 use crate::capture::{Capture, Graph};
-use crate::schedule::{Event, LEGACY, PER_THREAD, Point, Stream};
+use crate::schedule::{Event, Point, Stream};
 use crate::status::{Code, Failure, Outcome};
 
 /// A handle: a number in one of the tables, never an address.
 pub(crate) type Handle = u64;
 
-/// The primary context's handle.
-pub(crate) const PRIMARY: Handle = 0x10;
+/// The legacy default stream as programs name it, beside 0; it orders itself against all blocking streams.
+const LEGACY: usize = 1;
+/// The per-thread default stream; here one for all threads.
+const PER_THREAD: usize = 2;
 /// Handles are multiples of this, which keeps them apart from small constants and counts.
 const HANDLE_STEP: Handle = 0x10;
 
 /// A loaded module.
 pub(crate) struct LoadedModule {
+    pub(crate) context: Handle,
+    pub(crate) card: usize,
     pub(crate) program: Arc<Program>,
     /// Functions handed out, by name.
     pub(crate) functions: HashMap<String, Handle>,
@@ -29,6 +33,7 @@ pub(crate) struct LoadedModule {
 pub(crate) struct Function {
     pub(crate) program: Arc<Program>,
     pub(crate) module: Handle,
+    pub(crate) context: Handle,
     pub(crate) name: String,
     /// Dynamic shared bytes that launches may ask for, once raised.
     pub(crate) raised_shared_bytes: Option<u32>,
@@ -50,11 +55,43 @@ impl Function {
     }
 }
 
-/// The driver's whole state.
-pub(crate) struct Driver {
-    pub(crate) device: Option<Arc<Device>>,
+/// What a card has beside its memory. Its contexts share it.
+pub(crate) struct Card {
+    /// The primary context, whether it is live or not.
+    pub(crate) primary: Handle,
     pub(crate) primary_references: u32,
     pub(crate) contexts: Vec<Handle>,
+    /// The default streams.
+    pub(crate) legacy: Handle,
+    per_thread: Handle,
+    pub(crate) default_pool: Handle,
+    pub(crate) limits: HashMap<i32, usize>,
+    /// The error that lost the card's contexts.
+    pub(crate) sticky: Option<Failure>,
+    /// The place directly behind the kernel that ran last.
+    pub(crate) latest_launch: Option<Point>,
+}
+
+/// A range of pinned host memory.
+pub(crate) struct Pinned {
+    pub(crate) bytes: usize,
+    /// The card that was current then.
+    pub(crate) card: usize,
+    /// Tells it from a later range at the same address.
+    pub(crate) id: Handle,
+}
+
+/// A memory pool.
+pub(crate) struct Pool {
+    pub(crate) card: usize,
+    pub(crate) attributes: HashMap<i32, u64>,
+}
+
+/// The driver's whole state.
+pub(crate) struct Driver {
+    /// The cards' memories, and by the same ordinals what else they have. Empty before cuInit.
+    pub(crate) devices: Devices,
+    pub(crate) cards: Vec<Card>,
     pub(crate) modules: HashMap<Handle, LoadedModule>,
     pub(crate) functions: HashMap<Handle, Function>,
     pub(crate) streams: BTreeMap<Handle, Stream>,
@@ -62,18 +99,12 @@ pub(crate) struct Driver {
     pub(crate) captures: HashMap<Handle, Capture>,
     pub(crate) graphs: HashMap<Handle, Arc<Graph>>,
     pub(crate) executables: HashMap<Handle, Arc<Graph>>,
-    /// Pinned host allocations: address to bytes.
-    pub(crate) pinned: BTreeMap<usize, usize>,
+    /// Pinned host allocations, by address.
+    pub(crate) pinned: BTreeMap<usize, Pinned>,
     /// Host ranges the caller registered as pinned.
-    pub(crate) registered: BTreeMap<usize, usize>,
-    /// Memory pools and their attributes.
-    pub(crate) pools: HashMap<Handle, HashMap<i32, u64>>,
-    pub(crate) limits: HashMap<i32, usize>,
-    /// The error that lost the context.
-    pub(crate) sticky: Option<Failure>,
+    pub(crate) registered: BTreeMap<usize, Pinned>,
+    pub(crate) pools: HashMap<Handle, Pool>,
     pub(crate) tickets: u64,
-    /// The place directly behind the kernel that ran last.
-    pub(crate) latest_launch: Option<Point>,
     /// The state of the random choice, where `PTXSIM_SEED` is set.
     pub(crate) random: Option<u64>,
     handles: Handle,
@@ -105,12 +136,11 @@ impl Driver {
             }
         });
         Driver {
-            device: None,
-            primary_references: 0,
-            contexts: Vec::new(),
+            devices: Devices::default(),
+            cards: Vec::new(),
             modules: HashMap::new(),
             functions: HashMap::new(),
-            streams: default_streams(),
+            streams: BTreeMap::new(),
             events: HashMap::new(),
             captures: HashMap::new(),
             graphs: HashMap::new(),
@@ -118,10 +148,7 @@ impl Driver {
             pinned: BTreeMap::new(),
             registered: BTreeMap::new(),
             pools: HashMap::new(),
-            limits: HashMap::new(),
-            sticky: None,
             tickets: 0,
-            latest_launch: None,
             random: seed,
             handles: 0x1000,
         }
@@ -133,31 +160,114 @@ impl Driver {
         self.handles
     }
 
-    /// The card, once cuInit has run.
-    pub(crate) fn device(&self) -> Outcome<Arc<Device>> {
-        self.device.clone().ok_or_else(|| Code::NOT_INITIALIZED.because("cuInit has not been called"))
-    }
-
-    /// The card, where a context is current to this thread and not lost.
-    pub(crate) fn ready(&self) -> Outcome<Arc<Device>> {
-        let device = self.device()?;
-        let context = current(|stack| stack.last().copied());
-        match context {
-            None => {
-                return Err(Code::INVALID_CONTEXT.because("no context is current to this thread"));
-            }
-            Some(context) if !self.contexts.contains(&context) => {
-                return Err(Code::CONTEXT_IS_DESTROYED.because("the current context was destroyed"));
-            }
-            Some(_) => {}
+    /// Takes the cards of the environment, the first time.
+    pub(crate) fn initialise(&mut self) -> Outcome {
+        if !self.cards.is_empty() {
+            return Ok(());
         }
-        self.healthy()?;
-        Ok(device)
+        self.devices = Devices::from_environment()?;
+        for ordinal in 0..self.devices.0.len() {
+            let card = Card {
+                primary: self.handle(),
+                primary_references: 0,
+                contexts: Vec::new(),
+                legacy: 0,
+                per_thread: 0,
+                default_pool: self.handle(),
+                limits: HashMap::new(),
+                sticky: None,
+                latest_launch: None,
+            };
+            self.pools.insert(card.default_pool, Pool { card: ordinal, attributes: HashMap::new() });
+            self.cards.push(card);
+            self.make_default_streams(ordinal);
+        }
+        Ok(())
     }
 
-    /// The sticky error, if there is one.
-    pub(crate) fn healthy(&self) -> Outcome {
-        self.sticky.clone().map_or(Ok(()), Err)
+    /// Gives a card default streams, with new handles: what waits for points of older ones is not held up.
+    fn make_default_streams(&mut self, card: usize) {
+        let handles = [self.handle(), self.handle()];
+        [self.cards[card].legacy, self.cards[card].per_thread] = handles;
+        self.streams.extend(handles.map(|handle| (handle, Stream::new(card, None, 0, 0))));
+    }
+
+    /// Any card, once cuInit has run: all are of one kind.
+    pub(crate) fn any_device(&self) -> Outcome<Arc<Device>> {
+        self.devices
+            .0
+            .first()
+            .cloned()
+            .ok_or_else(|| Code::NOT_INITIALIZED.because("cuInit has not been called"))
+    }
+
+    /// The card of a context.
+    pub(crate) fn card_of(&self, context: Handle) -> Option<usize> {
+        self.cards.iter().position(|card| card.contexts.contains(&context))
+    }
+
+    /// The context current to this thread.
+    pub(crate) fn context(&self) -> Outcome<Handle> {
+        current(|stack| stack.last().copied())
+            .ok_or_else(|| Code::INVALID_CONTEXT.because("no context is current to this thread"))
+    }
+
+    /// The card of the context current to this thread, where it is live and not lost.
+    pub(crate) fn ready(&self) -> Outcome<Arc<Device>> {
+        self.any_device()?;
+        let card = self.card_of(self.context()?);
+        let card =
+            card.ok_or_else(|| Code::CONTEXT_IS_DESTROYED.because("the current context was destroyed"))?;
+        self.healthy(card)?;
+        Ok(self.devices.0[card].clone())
+    }
+
+    /// The sticky error of a card, if there is one.
+    pub(crate) fn healthy(&self, card: usize) -> Outcome {
+        self.cards.get(card).and_then(|card| card.sticky.clone()).map_or(Ok(()), Err)
+    }
+
+    /// The stream behind a handle as the caller passed it: 0, 1 and 2 are default streams of the current context.
+    pub(crate) fn stream_handle(&self, raw: usize) -> Outcome<Handle> {
+        let handle = match raw {
+            0 | LEGACY | PER_THREAD => {
+                let card = self.ready()?.ordinal;
+                if raw == PER_THREAD { self.cards[card].per_thread } else { self.cards[card].legacy }
+            }
+            other => other as Handle,
+        };
+        match self.streams.get(&handle) {
+            Some(stream) if !stream.destroyed => Ok(handle),
+            _ => Err(Code::INVALID_HANDLE.because(format!("{raw:#x} is not a live stream"))),
+        }
+    }
+
+    /// The same for work that only a stream of the current context takes. CUDA programming guide, "Stream and event
+    /// behavior": a kernel launch fails if it is issued to a stream that is not associated to the current device.
+    pub(crate) fn own_stream(&self, raw: usize) -> Outcome<Handle> {
+        let handle = self.stream_handle(raw)?;
+        if self.context_of(handle)? != self.context()? {
+            return Err(Code::INVALID_HANDLE.because(format!("{raw:#x} is a stream of another context")));
+        }
+        Ok(handle)
+    }
+
+    /// The context of a stream; default streams are the current context's.
+    pub(crate) fn context_of(&self, stream: Handle) -> Outcome<Handle> {
+        self.streams.get(&stream).and_then(|s| s.context).map_or_else(|| self.context(), Ok)
+    }
+
+    /// The live event behind a handle.
+    pub(crate) fn event(&self, raw: usize) -> Outcome<&Event> {
+        self.events
+            .get(&(raw as Handle))
+            .ok_or_else(|| Code::INVALID_HANDLE.because(format!("{raw:#x} is not a live event")))
+    }
+
+    /// The card that an address belongs to; the current one for those of no card.
+    pub(crate) fn device_of(&self, address: u64) -> Outcome<Arc<Device>> {
+        let own = self.ready()?;
+        self.devices.of_address(address, own.ordinal).cloned()
     }
 
     /// The function behind a handle.
@@ -167,39 +277,37 @@ impl Driver {
             .ok_or_else(|| Code::INVALID_HANDLE.because(format!("{raw:#x} is not a live function")))
     }
 
-    /// Whether a host range lies within pinned memory.
-    pub(crate) fn is_pinned(&self, address: usize, bytes: usize) -> bool {
-        [&self.pinned, &self.registered].into_iter().any(|table| {
-            table
-                .range(..=address)
-                .next_back()
-                .is_some_and(|(start, length)| address.saturating_add(bytes) <= start.saturating_add(*length))
+    /// The pinned memory that a host range lies in.
+    pub(crate) fn pinned(&self, address: usize, bytes: usize) -> Option<&Pinned> {
+        [&self.pinned, &self.registered].into_iter().find_map(|table| {
+            let (start, found) = table.range(..=address).next_back()?;
+            (address.saturating_add(bytes) <= start.saturating_add(found.bytes)).then_some(found)
         })
     }
 
-    /// Ends a context: when it was the last, everything on the card goes and leaks are told.
+    /// Ends a context: when it was its card's last, everything on the card goes and leaks are told.
     pub(crate) fn drop_context(&mut self, context: Handle) {
-        self.contexts.retain(|held| *held != context);
-        if !self.contexts.is_empty() {
+        let Some(card) = self.card_of(context) else { return };
+        self.cards[card].contexts.retain(|held| *held != context);
+        if !self.cards[card].contexts.is_empty() {
             return;
         }
-        if let Some(device) = &self.device {
-            // Modules go with the context: their variables are no leaks.
-            self.modules.values().for_each(|module| device.unload(&module.program));
-            device.reset(self.sticky.is_none());
+        let device = &self.devices.0[card];
+        // Modules go with the context: their variables are no leaks.
+        self.modules.values().filter(|m| m.card == card).for_each(|m| device.unload(&m.program));
+        device.reset(self.cards[card].sticky.is_none());
+        self.modules.retain(|_, module| module.card != card);
+        self.functions.retain(|_, function| self.modules.contains_key(&function.module));
+        self.streams.retain(|_, stream| stream.card != card);
+        self.events.retain(|_, event| event.card != card);
+        self.captures.retain(|_, capture| capture.graph.card != card);
+        for stream in self.streams.values_mut() {
+            stream.capture = stream.capture.filter(|capture| self.captures.contains_key(capture));
         }
-        self.modules.clear();
-        self.functions.clear();
-        self.streams = default_streams();
-        self.events.clear();
-        self.captures.clear();
-        self.graphs.clear();
-        self.executables.clear();
-        self.latest_launch = None;
-        self.sticky = None;
+        self.graphs.retain(|_, graph| graph.card != card);
+        self.executables.retain(|_, graph| graph.card != card);
+        self.cards[card].latest_launch = None;
+        self.cards[card].sticky = None;
+        self.make_default_streams(card);
     }
-}
-
-fn default_streams() -> BTreeMap<Handle, Stream> {
-    BTreeMap::from([(LEGACY, Stream::new(0, 0)), (PER_THREAD, Stream::new(0, 0))])
 }

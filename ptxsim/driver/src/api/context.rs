@@ -1,9 +1,9 @@
-//! Contexts. All contexts share the one card and its memory.
+//! Contexts. Those of one card share its memory, its default streams and its errors.
 
 use crate::guard::driver_api;
 use crate::host;
 use crate::schedule::{Goal, wait};
-use crate::state::{Handle, PRIMARY, current, lock};
+use crate::state::{Handle, current, lock};
 use crate::status::{Code, Outcome};
 
 /// Limits that a context has by default: number, value.
@@ -11,31 +11,31 @@ const LIMITS: [(i32, usize); 7] =
     [(0, 1024), (1, 1 << 20), (2, 8 << 20), (3, 2), (4, 2048), (5, 128), (6, 0)];
 
 fn create(out: usize, device: i32) -> Outcome {
-    super::device::get(device)?;
+    let card = super::device::get(device)?.ordinal;
     let mut driver = lock();
     let handle = driver.handle();
     host::write(out, handle)?;
-    driver.contexts.push(handle);
+    driver.cards[card].contexts.push(handle);
     current(|stack| stack.push(handle));
     Ok(())
 }
 
-fn known(context: usize) -> Outcome<Handle> {
-    let driver = lock();
+/// A live context and its card.
+pub(super) fn known(context: usize) -> Outcome<(Handle, usize)> {
     let handle = context as Handle;
-    if driver.contexts.contains(&handle) {
-        return Ok(handle);
-    }
-    Err(Code::INVALID_CONTEXT.because(format!("{context:#x} is not a live context")))
+    let card = lock().card_of(handle);
+    let card =
+        card.ok_or_else(|| Code::INVALID_CONTEXT.because(format!("{context:#x} is not a live context")))?;
+    Ok((handle, card))
 }
 
 fn set_current(context: usize) -> Outcome {
-    lock().device()?;
+    lock().any_device()?;
     if context == 0 {
         current(Vec::pop);
         return Ok(());
     }
-    let handle = known(context)?;
+    let (handle, _) = known(context)?;
     current(|stack| {
         stack.pop();
         stack.push(handle);
@@ -44,38 +44,42 @@ fn set_current(context: usize) -> Outcome {
 }
 
 fn release(device: i32, all: bool) -> Outcome {
-    super::device::get(device)?;
+    let ordinal = super::device::get(device)?.ordinal;
     let mut driver = lock();
-    if driver.primary_references == 0 {
+    let card = &mut driver.cards[ordinal];
+    if card.primary_references == 0 {
         return if all {
             Ok(())
         } else {
             Err(Code::INVALID_CONTEXT.because("the primary context is not retained"))
         };
     }
-    driver.primary_references = if all { 0 } else { driver.primary_references - 1 };
-    if driver.primary_references > 0 {
+    card.primary_references = if all { 0 } else { card.primary_references - 1 };
+    if card.primary_references > 0 {
         return Ok(());
     }
     drop(driver);
     // What is queued still runs: its faults are part of the program's result.
-    let outcome = wait(Goal::Everything);
+    let outcome = wait(Goal::Card(ordinal));
     let mut driver = lock();
+    let card = &driver.cards[ordinal];
     // Another thread may have retained it meanwhile; then it lives on, as if that had come first.
-    if all || driver.primary_references == 0 {
-        driver.drop_context(PRIMARY);
+    if all || card.primary_references == 0 {
+        let primary = card.primary;
+        driver.drop_context(primary);
     }
     outcome.or(Ok(()))
 }
 
 driver_api! {
     fn cuDevicePrimaryCtxRetain(context: usize, device: i32) {
-        super::device::get(device)?;
-        host::write(context, PRIMARY)?;
+        let ordinal = super::device::get(device)?.ordinal;
         let mut driver = lock();
-        driver.primary_references += 1;
-        if !driver.contexts.contains(&PRIMARY) {
-            driver.contexts.push(PRIMARY);
+        let card = &mut driver.cards[ordinal];
+        host::write(context, card.primary)?;
+        card.primary_references += 1;
+        if !card.contexts.contains(&card.primary) {
+            card.contexts.push(card.primary);
         }
         Ok(())
     }
@@ -89,9 +93,9 @@ driver_api! {
     }
 
     fn cuDevicePrimaryCtxGetState(device: i32, flags: usize, active: usize) {
-        super::device::get(device)?;
+        let ordinal = super::device::get(device)?.ordinal;
         host::write(flags, 0u32)?;
-        host::write(active, i32::from(lock().primary_references > 0))
+        host::write(active, i32::from(lock().cards[ordinal].primary_references > 0))
     }
 
     fn cuDevicePrimaryCtxSetFlags_v2(device: i32, _flags: u32) {
@@ -111,11 +115,11 @@ driver_api! {
     }
 
     fn cuCtxDestroy_v2(context: usize) {
-        let handle = known(context)?;
-        if handle == PRIMARY {
+        let (handle, card) = known(context)?;
+        if handle == lock().cards[card].primary {
             return Err(Code::INVALID_CONTEXT.because("the primary context is released, not destroyed"));
         }
-        let outcome = wait(Goal::Everything);
+        let outcome = wait(Goal::Card(card));
         lock().drop_context(handle);
         current(|stack| if stack.last() == Some(&handle) { stack.pop(); });
         outcome.or(Ok(()))
@@ -126,7 +130,7 @@ driver_api! {
     }
 
     fn cuCtxPushCurrent_v2(context: usize) {
-        let handle = known(context)?;
+        let (handle, _) = known(context)?;
         current(|stack| stack.push(handle));
         Ok(())
     }
@@ -137,20 +141,18 @@ driver_api! {
     }
 
     fn cuCtxGetCurrent(context: usize) {
-        lock().device()?;
+        lock().any_device()?;
         host::write(context, current(|stack| stack.last().copied()).unwrap_or(0))
     }
 
     fn cuCtxGetDevice(device: usize) {
-        lock().ready()?;
-        host::write(device, 0i32)
+        let ordinal = lock().ready()?.ordinal;
+        host::write(device, ordinal as i32)
     }
 
     fn cuCtxGetDevice_v2(device: usize, context: usize) {
-        if context != 0 {
-            known(context)?;
-        }
-        host::write(device, 0i32)
+        let ordinal = if context == 0 { lock().ready()?.ordinal } else { known(context)?.1 };
+        host::write(device, ordinal as i32)
     }
 
     fn cuCtxGetApiVersion(_context: usize, version: usize) {
@@ -168,29 +170,29 @@ driver_api! {
 
     fn cuCtxSynchronize() {
         let driver = lock();
-        driver.ready()?;
-        if !driver.captures.is_empty() {
+        let card = driver.ready()?.ordinal;
+        if driver.streams.values().any(|stream| stream.card == card && stream.capture.is_some()) {
             return Err(Code::STREAM_CAPTURE_UNSUPPORTED.because("a stream is being captured"));
         }
         drop(driver);
-        wait(Goal::Everything)
+        wait(Goal::Card(card))
     }
 
     fn cuCtxGetLimit(value: usize, limit: i32) {
         let driver = lock();
-        driver.ready()?;
+        let card = driver.ready()?.ordinal;
         let default = LIMITS.iter().find(|row| row.0 == limit).map(|row| row.1);
         let default = default.ok_or_else(|| Code::UNSUPPORTED_LIMIT.because(format!("no limit {limit}")))?;
-        host::write(value, driver.limits.get(&limit).copied().unwrap_or(default))
+        host::write(value, driver.cards[card].limits.get(&limit).copied().unwrap_or(default))
     }
 
     fn cuCtxSetLimit(limit: i32, value: usize) {
         let mut driver = lock();
-        driver.ready()?;
+        let card = driver.ready()?.ordinal;
         if !LIMITS.iter().any(|row| row.0 == limit) {
             return Err(Code::UNSUPPORTED_LIMIT.because(format!("no limit {limit}")));
         }
-        driver.limits.insert(limit, value);
+        driver.cards[card].limits.insert(limit, value);
         Ok(())
     }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::guard::driver_api;
 use crate::host;
-use crate::schedule::{Goal, Source, Work, relieve, wait};
-use crate::state::lock;
-use crate::status::{Code, Outcome};
+use crate::schedule::{HostRange, Source, Work, relieve, wait};
+use crate::state::{Driver, Handle, lock};
+use crate::status::{Code, Failure, Outcome};
 
 /// Whether the call returns before the copy has run.
 #[derive(Clone, Copy, PartialEq)]
@@ -23,24 +23,28 @@ fn issue(stream: usize, mode: Mode, work: Work) -> Outcome {
         driver.refuse_capturing(stream)?;
     }
     driver.issue(stream, work)?;
-    let goal = Goal::Point(driver.tail(stream));
+    let goal = driver.goal(stream);
     drop(driver);
     if mode == Mode::Blocking { wait(goal) } else { relieve(stream) }
 }
 
+/// The host's side of a copy, and whether the copy is on its own there: from and to pinned memory, or captured.
+fn host_range(driver: &Driver, address: usize, bytes: usize, stream: Handle) -> (HostRange, bool) {
+    let pinned = driver.pinned(address, bytes).map(|found| found.id);
+    let capturing = driver.streams.get(&stream).is_some_and(|s| s.capture.is_some());
+    (HostRange { address, bytes, pinned }, pinned.is_some() || capturing)
+}
+
 fn to_device(to: u64, from: usize, bytes: usize, stream: usize, mode: Mode) -> Outcome {
     let driver = lock();
-    let device = driver.ready()?;
-    device.check(to, bytes as u64)?;
-    let handle = driver.stream_handle(stream)?;
-    let later =
-        driver.is_pinned(from, bytes) || driver.streams.get(&handle).is_some_and(|s| s.capture.is_some());
+    driver.device_of(to)?.check(to, bytes as u64)?;
+    let (range, later) = host_range(&driver, from, bytes, driver.stream_handle(stream)?);
     drop(driver);
     if bytes == 0 {
         return Ok(());
     }
     let source = if later {
-        Source::Later(from, bytes)
+        Source::Later(range)
     } else {
         // Pageable memory is staged before the call returns.
         let mut taken = vec![0; bytes];
@@ -52,11 +56,8 @@ fn to_device(to: u64, from: usize, bytes: usize, stream: usize, mode: Mode) -> O
 
 fn to_host(to: usize, from: u64, bytes: usize, stream: usize, mode: Mode) -> Outcome {
     let driver = lock();
-    let device = driver.ready()?;
-    device.check(from, bytes as u64)?;
-    let handle = driver.stream_handle(stream)?;
-    let capturing = driver.streams.get(&handle).is_some_and(|s| s.capture.is_some());
-    let pinned = driver.is_pinned(to, bytes);
+    driver.device_of(from)?.check(from, bytes as u64)?;
+    let (range, later) = host_range(&driver, to, bytes, driver.stream_handle(stream)?);
     drop(driver);
     if bytes == 0 {
         return Ok(());
@@ -66,24 +67,43 @@ fn to_host(to: usize, from: u64, bytes: usize, stream: usize, mode: Mode) -> Out
     host::read_bytes(to, &mut probe)?;
     host::read_bytes(to.saturating_add(bytes - 1), &mut probe)?;
     // Into pageable memory the driver returns only once the copy is done.
-    let mode = if pinned || capturing { mode } else { Mode::Blocking };
-    issue(stream, mode, Work::CopyOut { from, to, bytes })
+    let mode = if later { mode } else { Mode::Blocking };
+    issue(stream, mode, Work::CopyOut { from, to: range })
 }
 
+/// A copy from device memory to device memory, of one card or of two.
 fn within(to: u64, from: u64, bytes: usize, stream: usize, mode: Mode) -> Outcome {
-    let device = lock().ready()?;
-    device.check(to, bytes as u64)?;
-    device.check(from, bytes as u64)?;
+    let driver = lock();
+    driver.device_of(to)?.check(to, bytes as u64)?;
+    driver.device_of(from)?.check(from, bytes as u64)?;
+    drop(driver);
     if bytes == 0 {
         return Ok(());
     }
     issue(stream, mode, Work::CopyDevice { from, to, bytes })
 }
 
+/// A copy whose ends must be memory of the cards of these contexts.
+fn peer(to: (u64, usize), from: (u64, usize), bytes: usize, stream: usize, mode: Mode) -> Outcome {
+    for (address, context) in [to, from] {
+        let (_, card) = super::context::known(context)?;
+        let own = lock().device_of(address)?.ordinal;
+        if own != card {
+            return Err(Code::INVALID_VALUE.because(format!(
+                "{address:#x} is an address of card {own}, its context is of card {card}"
+            )));
+        }
+    }
+    within(to.0, from.0, bytes, stream, mode)
+}
+
 /// The kind of copy told by the addresses.
 fn any(to: u64, from: u64, bytes: usize, stream: usize, mode: Mode) -> Outcome {
-    let device = lock().ready()?;
-    match (device.allocation(to).is_some(), device.allocation(from).is_some()) {
+    let driver = lock();
+    let is_device = |address| Ok::<_, Failure>(driver.device_of(address)?.allocation(address).is_some());
+    let ends = (is_device(to)?, is_device(from)?);
+    drop(driver);
+    match ends {
         (true, true) => within(to, from, bytes, stream, mode),
         (true, false) => to_device(to, from as usize, bytes, stream, mode),
         (false, true) => to_host(to as usize, from, bytes, stream, mode),
@@ -124,11 +144,11 @@ driver_api! {
         any(to, from, bytes, stream, Mode::Queued)
     }
 
-    fn cuMemcpyPeer(to: u64, _to_context: usize, from: u64, _from_context: usize, bytes: usize) {
-        within(to, from, bytes, 0, Mode::Blocking)
+    fn cuMemcpyPeer(to: u64, to_context: usize, from: u64, from_context: usize, bytes: usize) {
+        peer((to, to_context), (from, from_context), bytes, 0, Mode::Blocking)
     }
 
-    fn cuMemcpyPeerAsync(to: u64, _to_context: usize, from: u64, _from_context: usize, bytes: usize, stream: usize) {
-        within(to, from, bytes, stream, Mode::Queued)
+    fn cuMemcpyPeerAsync(to: u64, to_context: usize, from: u64, from_context: usize, bytes: usize, stream: usize) {
+        peer((to, to_context), (from, from_context), bytes, stream, Mode::Queued)
     }
 }

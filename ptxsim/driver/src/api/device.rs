@@ -1,4 +1,4 @@
-//! Devices and their attributes. There is one device: the card of `PTXSIM_DEVICE`.
+//! Devices and their attributes: `PTXSIM_DEVICES` cards of the kind `PTXSIM_DEVICE`.
 
 use std::sync::Arc;
 
@@ -8,26 +8,30 @@ use crate::host;
 use crate::state::lock;
 use crate::status::{Code, Outcome};
 
-/// Fixed identity of the virtual device: "ptxsim" and the compute capability.
+/// Fixed identity of a virtual device: "ptxsim", the compute capability and the ordinal.
 fn uuid(device: &Device) -> [u8; 16] {
     let mut id = *b"ptxsim-gpu-00-00";
     id[11] = b'0' + device.card.compute_capability.0 as u8 % 10;
     id[14] = b'0' + device.card.compute_capability.1 as u8 % 10;
+    id[15] = b'0' + device.ordinal as u8;
     id
 }
 
 pub(crate) fn get(ordinal: i32) -> Outcome<Arc<Device>> {
-    let device = lock().device()?;
-    if ordinal != 0 {
-        return Err(Code::INVALID_DEVICE.because(format!("device {ordinal}: there is one, number 0")));
-    }
-    Ok(device)
+    let driver = lock();
+    driver.any_device()?;
+    let devices = &driver.devices.0;
+    let found = usize::try_from(ordinal).ok().and_then(|ordinal| devices.get(ordinal));
+    found.cloned().ok_or_else(|| {
+        Code::INVALID_DEVICE.because(format!("device {ordinal}, allowed: 0 to {}", devices.len() - 1))
+    })
 }
 
 driver_api! {
     fn cuDeviceGetCount(count: usize) {
-        lock().device()?;
-        host::write(count, 1i32)
+        let driver = lock();
+        driver.any_device()?;
+        host::write(count, driver.devices.0.len() as i32)
     }
 
     fn cuDeviceGet(device: usize, ordinal: i32) {
@@ -67,12 +71,11 @@ driver_api! {
     }
 
     fn cuDeviceGetPCIBusId(text: usize, length: i32, device: i32) {
-        get(device)?;
-        let id = b"0000:00:00.0\0";
+        let id = format!("0000:{:02x}:00.0\0", get(device)?.ordinal);
         if usize::try_from(length).unwrap_or(0) < id.len() {
             return Err(Code::INVALID_VALUE.because(format!("room for {length} bytes, {} needed", id.len())));
         }
-        host::write_bytes(text, id)
+        host::write_bytes(text, id.as_bytes())
     }
 
     fn cuDeviceGetAttribute(value: usize, attribute: i32, device: i32) {
@@ -111,6 +114,7 @@ fn attribute_value(device: &Device, attribute: i32) -> Option<u64> {
         39 => u64::from(card.threads_per_multiprocessor),
         // Textures do not exist here; their limits are 0 below.
         30 | 51 => 32,
+        33 => device.ordinal as u64,
         // Overlap, concurrent kernels, unified addresses, priorities, caching, cooperative launches,
         // registered host memory, stream-ordered pools, preemption.
         15 | 31 | 41 | 78 | 79 | 80 | 90 | 95 | 99 | 115 => 1,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::guard::driver_api;
 use crate::host;
-use crate::schedule::Work;
+use crate::schedule::{Work, relieve};
 use crate::state::{Handle, lock};
 use crate::status::{Code, Outcome};
 
@@ -37,6 +37,9 @@ fn capture_status(stream: usize) -> Outcome<(i32, u64)> {
     let driver = lock();
     driver.ready()?;
     let handle = driver.stream_handle(stream)?;
+    // cuStreamIsCapturing: on the legacy stream CUDA_ERROR_STREAM_CAPTURE_IMPLICIT while a blocking stream of the
+    // same context captures; that capture is not invalidated.
+    driver.refuse_legacy_capture(handle)?;
     let id = driver.streams.get(&handle).and_then(|s| s.capture);
     Ok(match id {
         None => (0, 0),
@@ -52,7 +55,7 @@ driver_api! {
             return Err(Code::INVALID_VALUE.because(format!("capture mode {mode}, allowed are 0 to 2")));
         }
         let handle = driver.stream_handle(stream)?;
-        if handle == crate::schedule::LEGACY {
+        if driver.is_legacy(handle) {
             return Err(Code::STREAM_CAPTURE_UNSUPPORTED.because("the legacy stream cannot be captured"));
         }
         let id = driver.handle();
@@ -107,8 +110,10 @@ driver_api! {
     fn cuGraphLaunch(graph: usize, stream: usize) {
         let graph = executable(graph)?;
         let mut driver = lock();
-        let stream = driver.stream_handle(stream)?;
-        driver.issue(stream, Work::Graph(graph))
+        let stream = driver.own_stream(stream)?;
+        driver.issue(stream, Work::Graph(graph))?;
+        drop(driver);
+        relieve(stream)
     }
 
     fn cuGraphExecDestroy(graph: usize) {

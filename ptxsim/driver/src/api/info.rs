@@ -1,9 +1,7 @@
 //! Initialisation, versions, error names and look-up by name.
 
 use std::ffi::{CStr, CString};
-use std::sync::Arc;
 
-use crate::backend::Device;
 use crate::guard::driver_api;
 use crate::host;
 use crate::state::lock;
@@ -19,11 +17,7 @@ driver_api! {
         if flags != 0 {
             return Err(Code::INVALID_VALUE.because(format!("flags are {flags}, allowed is 0")));
         }
-        let mut driver = lock();
-        if driver.device.is_none() {
-            driver.device = Some(Arc::new(Device::from_environment()?));
-        }
-        Ok(())
+        lock().initialise()
     }
 
     fn cuDriverGetVersion(version: usize) {

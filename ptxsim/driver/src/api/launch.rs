@@ -218,10 +218,16 @@ fn parameters(function: &Function, values: usize, extra: usize) -> Outcome<Vec<u
 fn launch(function: usize, request: &Request, stream: usize, values: usize, extra: usize) -> Outcome {
     let mut driver = lock();
     let device = driver.ready()?;
-    let stream = driver.stream_handle(stream)?;
+    let stream = driver.own_stream(stream)?;
     let found = driver.function(function)?;
+    if found.context != driver.context()? {
+        return Err(
+            Code::INVALID_HANDLE.because(format!("`{}` is of a module of another context", found.name))
+        );
+    }
     let cluster = request.check(found, &device)?;
     let launch = Launch {
+        card: device.ordinal,
         program: found.program.clone(),
         kernel: found.name.clone(),
         grid: request.grid,

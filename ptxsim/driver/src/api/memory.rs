@@ -1,11 +1,13 @@
 //! Device and pinned host memory.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::sync::Arc;
 
+use crate::backend::Device;
 use crate::guard::driver_api;
 use crate::host;
 use crate::schedule::{Fill, Goal, Work, relieve, wait};
-use crate::state::{Driver, Handle, lock};
+use crate::state::{Driver, Pinned, lock};
 use crate::status::{Code, Outcome};
 
 const PAGE: usize = 4096;
@@ -27,18 +29,36 @@ fn allocate(out: usize, bytes: usize) -> Outcome {
     host::write(out, address).inspect_err(|_| drop(device.free(address)))
 }
 
-fn allocate_ordered(out: usize, bytes: usize, stream: usize) -> Outcome {
+/// Memory of a card, or of the stream's.
+fn allocate_ordered(out: usize, bytes: usize, card: Option<usize>, stream: usize) -> Outcome {
     let mut driver = lock();
-    let device = driver.ready()?;
+    driver.ready()?;
     let stream = driver.stream_handle(stream)?;
+    let found = &driver.streams[&stream];
+    let device = driver.devices.0[card.unwrap_or(found.card)].clone();
+    let captured = found.capture.is_some();
     let address = device.allocate(bytes as u64)?;
     host::write(out, address).inspect_err(|_| drop(device.free(address)))?;
-    driver.issue(stream, Work::Nothing)
+    let work = if captured { Work::Allocate { at: address, bytes: bytes as u64 } } else { Work::Nothing };
+    driver.issue(stream, work)?;
+    drop(driver);
+    relieve(stream)
+}
+
+/// The card of an allocation that starts at an address.
+fn owner(driver: &Driver, address: u64) -> Outcome<Arc<Device>> {
+    let device = driver.device_of(address)?;
+    if device.allocation(address).is_none_or(|(start, _)| start != address) {
+        return Err(
+            Code::INVALID_VALUE.because(format!("{address:#x} is not the start of a live allocation"))
+        );
+    }
+    Ok(device)
 }
 
 fn pin(out: usize, bytes: usize) -> Outcome {
     let mut driver = lock();
-    driver.ready()?;
+    let card = driver.ready()?.ordinal;
     if bytes == 0 || bytes > PINNED_LIMIT {
         return Err(Code::INVALID_VALUE.because(format!("{bytes} bytes of pinned memory")));
     }
@@ -48,7 +68,8 @@ fn pin(out: usize, bytes: usize) -> Outcome {
     if address == 0 {
         return Err(Code::OUT_OF_MEMORY.because(format!("{bytes} bytes of pinned memory")));
     }
-    driver.pinned.insert(address, bytes);
+    let id = driver.handle();
+    driver.pinned.insert(address, Pinned { bytes, card, id });
     host::write(out, address)
 }
 
@@ -64,7 +85,7 @@ fn fill(
 ) -> Outcome {
     let mut driver = lock();
     let device = driver.ready()?;
-    let stream = driver.stream_handle(stream)?;
+    let stream = driver.own_stream(stream)?;
     let row_bytes = columns.saturating_mul(element.len());
     if !to.is_multiple_of(element.len() as u64) {
         return Err(Code::INVALID_VALUE.because(format!("{to:#x} is not aligned to {} bytes", element.len())));
@@ -82,7 +103,7 @@ fn fill(
         stream,
         Work::Fill(Fill { to, element: element.to_vec(), columns, rows, pitch_bytes: pitch }),
     )?;
-    let goal = Goal::Point(driver.tail(stream));
+    let goal = driver.goal(stream);
     drop(driver);
     if block { wait(goal) } else { relieve(stream) }
 }
@@ -104,37 +125,35 @@ driver_api! {
 
     fn cuMemFree_v2(address: u64) {
         let driver = lock();
-        let device = driver.ready()?;
+        driver.ready()?;
         refuse_during_capture(&driver)?;
-        drop(driver);
         if address == 0 {
             return Ok(());
         }
-        if device.allocation(address).is_none_or(|(start, _)| start != address) {
-            return Err(Code::INVALID_VALUE.because(format!("{address:#x} is not the start of a live allocation")));
-        }
+        let device = owner(&driver, address)?;
+        drop(driver);
         // The driver frees only when the card is idle.
-        wait(Goal::Everything)?;
+        wait(Goal::Card(device.ordinal))?;
         device.free(address)
     }
 
     fn cuMemAllocAsync(out: usize, bytes: usize, stream: usize) {
-        allocate_ordered(out, bytes, stream)
+        allocate_ordered(out, bytes, None, stream)
     }
 
     fn cuMemAllocFromPoolAsync(out: usize, bytes: usize, pool: usize, stream: usize) {
-        super::pool::check(pool as Handle)?;
-        allocate_ordered(out, bytes, stream)
+        let card = super::pool::find(&lock(), pool)?.card;
+        allocate_ordered(out, bytes, Some(card), stream)
     }
 
     fn cuMemFreeAsync(address: u64, stream: usize) {
         let mut driver = lock();
-        let device = driver.ready()?;
+        driver.ready()?;
         let stream = driver.stream_handle(stream)?;
-        if device.allocation(address).is_none_or(|(start, _)| start != address) {
-            return Err(Code::INVALID_VALUE.because(format!("{address:#x} is not the start of a live allocation")));
-        }
-        driver.issue(stream, Work::Free(address))
+        owner(&driver, address)?;
+        driver.issue(stream, Work::Free(address))?;
+        drop(driver);
+        relieve(stream)
     }
 
     fn cuMemGetInfo_v2(free: usize, total: usize) {
@@ -144,7 +163,7 @@ driver_api! {
     }
 
     fn cuMemGetAddressRange_v2(base: usize, bytes: usize, address: u64) {
-        let device = lock().ready()?;
+        let device = lock().device_of(address)?;
         let (start, length) = device.allocation(address)
             .ok_or_else(|| Code::NOT_FOUND.because(format!("{address:#x} is not in a live allocation")))?;
         host::write_optional(base, start)?;
@@ -153,21 +172,22 @@ driver_api! {
 
     fn cuPointerGetAttribute(out: usize, attribute: i32, address: u64) {
         let driver = lock();
-        let device = driver.ready()?;
+        let device = driver.device_of(address)?;
         let found = device.allocation(address);
-        let pinned = driver.is_pinned(address as usize, 1);
-        if found.is_none() && !pinned {
+        let pinned = driver.pinned(address as usize, 1);
+        if found.is_none() && pinned.is_none() {
             return Err(Code::INVALID_VALUE.because(format!("{address:#x} is neither device nor pinned memory")));
         }
         let (start, length) = found.unwrap_or((address, 0));
+        let card = pinned.map_or(device.ordinal, |pinned| pinned.card);
         match attribute {
-            1 => host::write(out, crate::state::PRIMARY),
+            1 => host::write(out, driver.cards[card].primary),
             // Memory type: 1 host, 2 device.
             2 => host::write(out, if found.is_some() { 2u32 } else { 1 }),
             3 if found.is_some() => host::write(out, address),
-            4 if pinned => host::write(out, address),
+            4 if pinned.is_some() => host::write(out, address),
             8 => host::write(out, 0u32),
-            9 => host::write(out, 0i32),
+            9 => host::write(out, card as i32),
             11 => host::write(out, start),
             12 => host::write(out, length),
             13 => host::write(out, 1u32),
@@ -184,31 +204,29 @@ driver_api! {
     }
 
     fn cuMemFreeHost(address: usize) {
-        let driver = lock();
+        let mut driver = lock();
         driver.ready()?;
-        if !driver.pinned.contains_key(&address) {
-            return Err(Code::INVALID_VALUE.because(format!("{address:#x} is not a pinned allocation")));
-        }
-        drop(driver);
-        let outcome = wait(Goal::Everything);
-        let bytes = lock().pinned.remove(&address);
-        if let Some(layout) = bytes.and_then(|bytes| Layout::from_size_align(bytes, PAGE).ok()) {
+        let gone = driver.pinned.remove(&address)
+            .ok_or_else(|| Code::INVALID_VALUE.because(format!("{address:#x} is not a pinned allocation")))?;
+        if let Ok(layout) = Layout::from_size_align(gone.bytes, PAGE) {
             // SAFETY: the table held this address, so `pin` allocated it with this layout, and removing
-            // the entry under the lock made this the only free.
+            // the entry made this the only free. Copies that are queued find the entry gone; those that run
+            // hold the lock while they use the memory.
             unsafe { dealloc(address as *mut u8, layout) };
         }
-        outcome
+        Ok(())
     }
 
     fn cuMemHostRegister_v2(address: usize, bytes: usize, _flags: u32) {
         let mut driver = lock();
-        driver.ready()?;
+        let card = driver.ready()?.ordinal;
         let mut probe = [0];
         host::read_bytes(address, &mut probe)?;
         if bytes == 0 {
             return Err(Code::INVALID_VALUE.because("0 bytes to register"));
         }
-        driver.registered.insert(address, bytes);
+        let id = driver.handle();
+        driver.registered.insert(address, Pinned { bytes, card, id });
         Ok(())
     }
 

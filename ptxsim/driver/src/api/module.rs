@@ -86,7 +86,10 @@ fn load(out: usize, text: &str) -> Outcome {
     let mut driver = lock();
     let handle = driver.handle();
     host::write(out, handle)?;
-    driver.modules.insert(handle, LoadedModule { program, functions: HashMap::new() });
+    let context = driver.context()?;
+    driver
+        .modules
+        .insert(handle, LoadedModule { context, card: device.ordinal, program, functions: HashMap::new() });
     Ok(())
 }
 
@@ -148,17 +151,15 @@ driver_api! {
 
     fn cuModuleUnload(module: usize) {
         let mut driver = lock();
-        driver.device()?;
         let handle = module as Handle;
         let gone = driver.modules.remove(&handle)
             .ok_or_else(|| Code::INVALID_HANDLE.because(format!("{module:#x} is not a live module")))?;
         driver.functions.retain(|_, function| function.module != handle);
-        if let Some(device) = driver.device.clone() {
-            // Launches still queued use the variables. A fault of theirs stays in the context.
-            drop(driver);
-            let _ = crate::schedule::wait(crate::schedule::Goal::Everything);
-            device.unload(&gone.program);
-        }
+        let device = driver.devices.0[gone.card].clone();
+        // Launches still queued use the variables. A fault of theirs stays in the context.
+        drop(driver);
+        let _ = crate::schedule::wait(crate::schedule::Goal::Card(gone.card));
+        device.unload(&gone.program);
         Ok(())
     }
 
@@ -180,11 +181,11 @@ driver_api! {
             let has: Vec<&str> = loaded.program.kernels.keys().map(String::as_str).collect();
             return Err(Code::NOT_FOUND.because(format!("no kernel `{name}`; the module has {}", has.join(", "))));
         }
-        let program = loaded.program.clone();
+        let (program, context) = (loaded.program.clone(), loaded.context);
         host::write(out, fresh)?;
         loaded.functions.insert(name.clone(), fresh);
         driver.functions.insert(fresh, Function {
-            program, module: handle, name, raised_shared_bytes: None, carveout: -1,
+            program, module: handle, context, name, raised_shared_bytes: None, carveout: -1,
             required_cluster: [0; 3], large_clusters: false,
         });
         Ok(())
@@ -248,7 +249,7 @@ driver_api! {
         let found = driver.function(function)?;
         let facts = found.facts()?;
         let cluster = facts.cluster.unwrap_or(found.required_cluster);
-        let device = driver.device()?;
+        let device = driver.any_device()?;
         let answer = match attribute {
             attribute::MAX_THREADS => facts.max_threads.unwrap_or(crate::backend::MAX_THREADS),
             attribute::STATIC_SHARED => facts.static_shared_bytes,

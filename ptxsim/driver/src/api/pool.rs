@@ -4,18 +4,24 @@ use std::collections::HashMap;
 
 use crate::guard::driver_api;
 use crate::host;
-use crate::state::{Handle, lock};
-use crate::status::{Code, Outcome};
+use crate::state::{Driver, Handle, Pool, lock};
+use crate::status::{Code, Failure, Outcome};
 
-/// The device's default pool.
-const DEFAULT_POOL: Handle = 0x20;
+/// Offset of the card's ordinal in CUmemPoolProps.
+const LOCATION: usize = 12;
 
-/// Checks a pool's handle.
-pub(crate) fn check(pool: Handle) -> Outcome {
-    if pool == DEFAULT_POOL || lock().pools.contains_key(&pool) {
-        return Ok(());
-    }
-    Err(Code::INVALID_VALUE.because(format!("{pool:#x} is not a live memory pool")))
+fn stale(pool: usize) -> Failure {
+    Code::INVALID_VALUE.because(format!("{pool:#x} is not a live memory pool"))
+}
+
+/// The pool behind a handle.
+pub(crate) fn find(driver: &Driver, pool: usize) -> Outcome<&Pool> {
+    driver.pools.get(&(pool as Handle)).ok_or_else(|| stale(pool))
+}
+
+fn default_pool(out: usize, device: i32) -> Outcome {
+    let ordinal = super::device::get(device)?.ordinal;
+    host::write(out, lock().cards[ordinal].default_pool)
 }
 
 /// Bytes of an attribute's value; 4-byte flags come first in the header's list.
@@ -29,44 +35,46 @@ fn attribute_bytes(attribute: i32) -> Outcome<usize> {
 
 driver_api! {
     fn cuDeviceGetDefaultMemPool(pool: usize, device: i32) {
-        super::device::get(device)?;
-        host::write(pool, DEFAULT_POOL)
+        default_pool(pool, device)
     }
 
     fn cuDeviceGetMemPool(pool: usize, device: i32) {
-        super::device::get(device)?;
-        host::write(pool, DEFAULT_POOL)
+        default_pool(pool, device)
     }
 
     fn cuDeviceSetMemPool(device: i32, pool: usize) {
         super::device::get(device)?;
-        check(pool as Handle)
+        find(&lock(), pool).map(|_| ())
     }
 
-    fn cuMemPoolCreate(pool: usize, _properties: usize) {
+    fn cuMemPoolCreate(pool: usize, properties: usize) {
+        let card = super::device::get(host::read(properties.wrapping_add(LOCATION))?)?.ordinal;
         let mut driver = lock();
-        driver.device()?;
         let handle = driver.handle();
         host::write(pool, handle)?;
-        driver.pools.insert(handle, HashMap::new());
+        driver.pools.insert(handle, Pool { card, attributes: HashMap::new() });
         Ok(())
     }
 
     fn cuMemPoolDestroy(pool: usize) {
-        lock().pools.remove(&(pool as Handle)).map(|_| ())
-            .ok_or_else(|| Code::INVALID_VALUE.because(format!("{pool:#x} is not a live memory pool")))
+        let mut driver = lock();
+        if driver.cards.iter().any(|card| card.default_pool == pool as Handle) {
+            // cuMemPoolDestroy: the default pool of a device cannot be destroyed.
+            return Err(Code::INVALID_VALUE.because("a default pool cannot be destroyed"));
+        }
+        driver.pools.remove(&(pool as Handle)).map(|_| ()).ok_or_else(|| stale(pool))
     }
 
     fn cuMemPoolTrimTo(pool: usize, _keep: usize) {
-        check(pool as Handle)
+        find(&lock(), pool).map(|_| ())
     }
 
     fn cuMemPoolGetAttribute(pool: usize, attribute: i32, value: usize) {
-        check(pool as Handle)?;
         let bytes = attribute_bytes(attribute)?;
         let driver = lock();
-        let device = driver.device()?;
-        let set = driver.pools.get(&(pool as Handle)).and_then(|held| held.get(&attribute)).copied();
+        let found = find(&driver, pool)?;
+        let device = &driver.devices.0[found.card];
+        let set = found.attributes.get(&attribute).copied();
         // Reuse policies are on by default; the byte counts are what is in use.
         let found = set.unwrap_or(match attribute {
             1..=3 => 1,
@@ -77,12 +85,13 @@ driver_api! {
     }
 
     fn cuMemPoolSetAttribute(pool: usize, attribute: i32, value: usize) {
-        check(pool as Handle)?;
         let new = match attribute_bytes(attribute)? {
             4 => u64::from(host::read::<u32>(value)?),
             _ => host::read::<u64>(value)?,
         };
-        lock().pools.entry(pool as Handle).or_default().insert(attribute, new);
+        let mut driver = lock();
+        let found = driver.pools.get_mut(&(pool as Handle)).ok_or_else(|| stale(pool))?;
+        found.attributes.insert(attribute, new);
         Ok(())
     }
 }

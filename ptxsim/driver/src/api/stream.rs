@@ -2,8 +2,8 @@
 
 use crate::guard::driver_api;
 use crate::host;
-use crate::schedule::{Event, Goal, LEGACY, PER_THREAD, Stream, Work, poll, relieve, wait};
-use crate::state::{Handle, PRIMARY, lock};
+use crate::schedule::{Event, Goal, Stream, Work, poll, relieve, wait};
+use crate::state::{Handle, lock};
 use crate::status::{Code, Outcome};
 
 /// The event flag that forbids timing.
@@ -11,13 +11,14 @@ const NO_TIMING: u32 = 2;
 
 fn create(out: usize, flags: u32, priority: i32) -> Outcome {
     let mut driver = lock();
-    driver.ready()?;
+    let card = driver.ready()?.ordinal;
     if flags > 1 {
         return Err(Code::INVALID_VALUE.because(format!("stream flags {flags:#x}, allowed are 0 and 1")));
     }
     let handle = driver.handle();
     host::write(out, handle)?;
-    driver.streams.insert(handle, Stream::new(flags, priority.clamp(-5, 0)));
+    let context = driver.context()?;
+    driver.streams.insert(handle, Stream::new(card, Some(context), flags, priority.clamp(-5, 0)));
     Ok(())
 }
 
@@ -34,24 +35,22 @@ fn record(event: usize, stream: usize) -> Outcome {
 fn event_goal(event: usize) -> Outcome<Option<Goal>> {
     let driver = lock();
     driver.ready()?;
-    let found = driver
-        .events
-        .get(&(event as Handle))
-        .ok_or_else(|| Code::INVALID_HANDLE.because(format!("{event:#x} is not a live event")))?;
+    let found = driver.event(event)?;
     if found.captured.is_some() {
         return Err(Code::CAPTURED_EVENT.because("the event was recorded in a capture"));
     }
-    Ok(found.point.map(Goal::Point))
+    Ok(found.point.map(|point| Goal::Point { card: found.card, point }))
 }
 
 fn elapsed(milliseconds: usize, start: usize, end: usize) -> Outcome {
     let driver = lock();
     driver.ready()?;
+    if driver.event(start)?.context != driver.event(end)?.context {
+        // CUDA programming guide, "Stream and event behavior": cudaEventElapsedTime fails for events of two devices.
+        return Err(Code::INVALID_HANDLE.because("the events are of different contexts"));
+    }
     let time = |event: usize| -> Outcome<_> {
-        let found = driver
-            .events
-            .get(&(event as Handle))
-            .ok_or_else(|| Code::INVALID_HANDLE.because(format!("{event:#x} is not a live event")))?;
+        let found = driver.event(event)?;
         if found.flags & NO_TIMING != 0 || found.point.is_none() {
             return Err(Code::INVALID_HANDLE.because("the event was made without timing or never recorded"));
         }
@@ -73,13 +72,13 @@ driver_api! {
 
     fn cuStreamDestroy_v2(stream: usize) {
         let mut driver = lock();
-        driver.device()?;
         let handle = driver.stream_handle(stream)?;
-        if handle == LEGACY || handle == PER_THREAD {
+        if driver.streams[&handle].context.is_none() {
             return Err(Code::INVALID_HANDLE.because("a default stream cannot be destroyed"));
         }
-        driver.destroy_stream(handle);
-        Ok(())
+        let surplus = driver.destroy_stream(handle);
+        drop(driver);
+        surplus.map_or(Ok(()), wait)
     }
 
     fn cuStreamGetFlags(stream: usize, flags: usize) {
@@ -105,8 +104,8 @@ driver_api! {
     fn cuStreamGetCtx(stream: usize, context: usize) {
         let driver = lock();
         driver.ready()?;
-        driver.stream_handle(stream)?;
-        host::write(context, PRIMARY)
+        let handle = driver.stream_handle(stream)?;
+        host::write(context, driver.context_of(handle)?)
     }
 
     fn cuStreamSynchronize(stream: usize) {
@@ -114,10 +113,11 @@ driver_api! {
         driver.ready()?;
         let handle = driver.stream_handle(stream)?;
         driver.refuse_capturing(handle)?;
-        let mut goals = vec![Goal::Point(driver.tail(handle))];
-        if handle == LEGACY {
-            let blocking = driver.streams.iter().filter(|(_, s)| s.blocking).map(|(other, _)| *other);
-            goals.extend(blocking.map(|other| Goal::Point(driver.tail(other))));
+        let mut goals = vec![driver.goal(handle)];
+        if driver.is_legacy(handle) {
+            let card = driver.streams[&handle].card;
+            let blocking = driver.streams.iter().filter(|(_, s)| s.blocking && s.card == card);
+            goals.extend(blocking.map(|(other, _)| driver.goal(*other)));
         }
         drop(driver);
         goals.into_iter().try_for_each(wait)
@@ -128,7 +128,7 @@ driver_api! {
         driver.ready()?;
         let handle = driver.stream_handle(stream)?;
         driver.refuse_capturing(handle)?;
-        let goal = Goal::Point(driver.tail(handle));
+        let goal = driver.goal(handle);
         drop(driver);
         poll(goal)
     }
@@ -137,24 +137,26 @@ driver_api! {
         let mut driver = lock();
         driver.ready()?;
         let stream = driver.stream_handle(stream)?;
-        let found = driver.events.get(&(event as Handle))
-            .ok_or_else(|| Code::INVALID_HANDLE.because(format!("{event:#x} is not a live event")))?;
+        // cuStreamWaitEvent: the event may be from a different context than the stream.
+        let found = driver.event(event)?;
         let (captured, point) = (found.captured.clone(), found.point);
         let capturing = driver.streams.get(&stream).is_some_and(|s| s.capture.is_some());
         if captured.is_some() || capturing {
             return driver.capture_wait(stream, captured);
         }
         match point {
-            Some(point) => driver.issue_after(stream, vec![point], Work::Nothing),
-            None => Ok(()),
+            Some(point) => driver.issue_after(stream, vec![point], Work::Nothing)?,
+            None => return Ok(()),
         }
+        drop(driver);
+        relieve(stream)
     }
 
     fn cuStreamAttachMemAsync(stream: usize, address: u64, _bytes: usize, _flags: u32) {
         let driver = lock();
-        let device = driver.ready()?;
+        driver.ready()?;
         driver.stream_handle(stream)?;
-        device.check(address, 1)
+        driver.device_of(address)?.check(address, 1)
     }
 
     fn cuLaunchHostFunc(stream: usize, function: usize, data: usize) {
@@ -164,18 +166,21 @@ driver_api! {
         if function == 0 {
             return Err(Code::INVALID_VALUE.because("the host function is null"));
         }
-        driver.issue(stream, Work::Host { function, data })
+        driver.issue(stream, Work::Host { function, data })?;
+        drop(driver);
+        relieve(stream)
     }
 
     fn cuEventCreate(out: usize, flags: u32) {
         let mut driver = lock();
-        driver.ready()?;
+        let card = driver.ready()?.ordinal;
         if flags & !7 != 0 {
             return Err(Code::INVALID_VALUE.because(format!("event flags {flags:#x}, allowed are 0 to 7")));
         }
         let handle = driver.handle();
         host::write(out, handle)?;
-        driver.events.insert(handle, Event { flags, ..Event::default() });
+        let context = driver.context()?;
+        driver.events.insert(handle, Event::new(card, context, flags));
         Ok(())
     }
 

@@ -125,7 +125,7 @@ driver_api! {
         map: usize, data_type: i32, rank: u32, address: u64, dimensions: usize, strides: usize, box_size: usize,
         element_strides: usize, interleave: i32, swizzle: i32, promotion: i32, fill: i32,
     ) {
-        let device = lock().device()?;
+        let device = lock().any_device()?;
         if device.card.compute_capability.0 < 9 {
             return Err(Code::NOT_SUPPORTED.because("tensor maps need compute capability 9.0"));
         }

@@ -1,5 +1,8 @@
 //! Runs a test's body in a child process that finds the virtual driver as its libcuda.
 
+#[allow(dead_code, reason = "not every test binary uses it")]
+pub mod raw;
+
 use std::process::Command;
 
 const CHILD: &str = "PTXSIM_TEST_CHILD";
@@ -26,6 +29,7 @@ pub fn in_child(name: &str, environment: &[(&str, &str)], body: impl FnOnce()) -
         .env("LD_LIBRARY_PATH", &libraries)
         .env(CHILD, "1")
         .env_remove("PTXSIM_DEVICE")
+        .env_remove("PTXSIM_DEVICES")
         .env_remove("PTXSIM_SEED")
         .envs(environment.iter().copied())
         .output()
