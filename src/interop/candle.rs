@@ -179,9 +179,9 @@ impl Planned {
     }
 
     /// What runs, and why.
-    pub fn explain(&self) -> &str {
+    pub fn explain(&self) -> String {
         match &self.on {
-            PlannedOn::Cpu => "on the CPU, which plans as it runs",
+            PlannedOn::Cpu => "on the CPU, which plans as it runs".to_owned(),
             #[cfg(feature = "candle-cuda")]
             PlannedOn::Cuda(planned) => planned.explain(),
         }

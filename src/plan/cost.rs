@@ -3,11 +3,10 @@
 //! What one multiprocessor does in turn, plus starts and the merge. The constants are data, one set per architecture;
 //! xtask's `fit` refits them to a measured sweep.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::VecDeque;
 
+use super::facts::DeviceFacts;
 use super::variants::Variant;
-use super::{DeviceFacts, Plan};
 use crate::architecture::Architecture;
 use crate::dtype::DType;
 use crate::problem::{Input, Problem};
@@ -87,89 +86,234 @@ const SM90A: Constants = Constants {
 };
 
 /// The cost of a plan, in microseconds as far as the constants are.
-pub fn estimate(plan: &Plan, facts: &DeviceFacts, constants: &Constants) -> f64 {
-    estimate_split(plan.problem(), plan.variant(), facts, plan.split_keys(), constants)
-}
-
-/// The same before there is a plan.
-pub(super) fn estimate_split(
+pub fn estimate(
     problem: &Problem,
     variant: &Variant,
-    facts: &DeviceFacts,
     split_keys: usize,
+    facts: &DeviceFacts,
     constants: &Constants,
 ) -> f64 {
-    let scores = (variant.tile_rows * variant.tile_keys) as f64;
-    let tile_bytes = (2 * variant.tile_keys * variant.head_dim * variant.kv_bytes) as f64;
-    let flops_per_us = match (variant.dtype, variant.warpgroups) {
-        (DType::F32, _) => constants.fma_flops_per_us,
-        (_, true) => constants.wgmma_flops_per_us,
-        (_, false) => constants.mma_flops_per_us,
-    };
-    let (mut blocks, mut slots) = (0.0, 0.0);
-    // Blocks by the number of K/V tiles that they take.
-    let mut lengths = BTreeMap::<usize, usize>::new();
-    // Keys times row tiles that read them, and keys that any tile reads.
-    let (mut read, mut distinct) = (0.0, 0.0);
-    for input in problem.inputs() {
-        let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows);
-        let parts = input.keys.len().div_ceil(split_keys).max(1);
-        let same_keys = tiles.next_multiple_of(variant.cluster) * problem.kv_heads();
-        blocks += (same_keys * parts) as f64;
-        let (whole, rest) = (input.keys.len() / split_keys, input.keys.len() % split_keys);
-        *lengths.entry(split_keys.div_ceil(variant.tile_keys)).or_default() += whole * same_keys;
-        *lengths.entry(rest.div_ceil(variant.tile_keys)).or_default() += same_keys;
-        if parts > 1 {
-            slots += (tiles * problem.kv_heads() * parts) as f64;
-        }
-        read += (tiles * input.keys.len()) as f64;
-        distinct += (tiles.min(1) * input.keys.len()) as f64;
-    }
-    // Row tiles that share K and V: together they read memory once; each draws from L2, a cluster as one.
-    let sharing = if distinct > 0.0 { read / distinct } else { 1.0 };
-    let from_memory = tile_bytes / sharing / constants.bytes_per_us;
-    let from_l2 = tile_bytes / variant.cluster as f64 / constants.l2_bytes_per_us;
-    let parts = [
-        from_memory.max(from_l2),
-        4.0 * scores * variant.head_dim as f64 / flops_per_us,
-        scores / constants.exponentials_per_us,
-    ];
-    let longest_part = parts.into_iter().fold(0.0, f64::max);
-    let hidden: f64 = parts.iter().sum::<f64>() - longest_part;
-    let tile_us = longest_part + constants.not_hidden * hidden;
-    // Blocks that share a multiprocessor share all it has: it takes their tiles as if one after the other, and only
-    // starts overlap.
-    let in_turn = busiest(&lengths, facts.multiprocessors) as f64;
-    let waves = (blocks / (variant.resident(facts) * facts.multiprocessors) as f64).ceil().max(1.0);
-    let merge = match slots > 0.0 {
-        true => constants.merge_us + constants.merge_slot_us * slots / facts.multiprocessors as f64,
-        false => 0.0,
-    };
-    let end_us = match variant.warpgroups {
-        true => constants.warpgroups_us,
-        false => {
-            (variant.threads / 32 * 16 * (variant.head_dim + 8) * 4) as f64 / constants.meeting_bytes_per_us
-        }
-    };
-    in_turn * tile_us + waves * (constants.block_us + end_us) + merge
+    let mut model = Model::new(&Sizes::of(problem), variant, facts, constants);
+    model.cost(&model.split(split_keys))
 }
 
-/// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.
-fn busiest(lengths: &BTreeMap<usize, usize>, multiprocessors: usize) -> usize {
-    let multiprocessors = multiprocessors.max(1);
-    let mut loads: BinaryHeap<Reverse<usize>> = vec![Reverse(0); multiprocessors].into();
-    let mut everyone = 0;
-    for (tiles, blocks) in lengths.iter().rev().filter(|(tiles, _)| **tiles > 0) {
-        everyone += tiles * (blocks / multiprocessors);
-        for _ in 0..blocks % multiprocessors {
-            let least = loads.pop().map_or(0, |load| load.0);
-            loads.push(Reverse(least + tiles));
-        }
-    }
-    everyone + loads.iter().map(|load| load.0).max().unwrap_or(0)
+#[cfg(test)]
+thread_local! {
+    /// How often a cost was estimated in full.
+    pub(super) static ESTIMATES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// Keys of the longest input.
-pub(super) fn longest(problem: &Problem) -> usize {
-    problem.inputs().iter().map(|input: &Input| input.keys.len()).max().unwrap_or(0)
+/// What the cost depends on of a problem's inputs: those with the same keys and rows are counted together.
+pub(super) struct Sizes {
+    kv_heads: usize,
+    /// In order of their keys.
+    inputs: Vec<Size>,
+}
+
+struct Size {
+    keys: usize,
+    /// Folded, per K/V head.
+    rows: usize,
+    inputs: usize,
+}
+
+impl Sizes {
+    pub(super) fn of(problem: &Problem) -> Self {
+        let group = problem.group();
+        let size = |input: &Input| (input.keys.len(), input.rows.len() * group);
+        let mut sizes: Vec<(usize, usize)> = problem.inputs().iter().map(size).collect();
+        sizes.sort_unstable();
+        let same = |same: &[(usize, usize)]| Size { keys: same[0].0, rows: same[0].1, inputs: same.len() };
+        Self { kv_heads: problem.kv_heads(), inputs: sizes.chunk_by(|a, b| a == b).map(same).collect() }
+    }
+
+    /// Keys of the longest input.
+    pub(super) fn most_keys(&self) -> usize {
+        self.inputs.last().map_or(0, |size| size.keys)
+    }
+
+    /// The most folded rows of an input.
+    pub(super) fn most_rows(&self) -> usize {
+        self.inputs.iter().map(|size| size.rows).max().unwrap_or(0)
+    }
+}
+
+/// The cost of a variant's plans for a problem, from split to split.
+pub(super) struct Model<'a> {
+    constants: &'a Constants,
+    multiprocessors: usize,
+    /// Blocks that the card holds at once.
+    resident: usize,
+    tile_keys: usize,
+    /// Microseconds of a K/V tile, and of a wave's starts and ends.
+    tile_us: f64,
+    wave_us: f64,
+    readers: Vec<Readers>,
+    /// K/V tiles that a multiprocessor takes on average, rounded up: the busiest takes no fewer, however keys are split.
+    least_in_turn: usize,
+    /// Memory of [`Model::busiest`]: blocks by their K/V tiles, multiprocessors by the tiles they have got.
+    lengths: Vec<(usize, usize)>,
+    loads: VecDeque<(usize, usize)>,
+}
+
+/// What reads inputs of the same number of keys, in order of that. Inputs without rows have no readers.
+struct Readers {
+    keys: usize,
+    /// Row tiles of all K/V heads, and blocks that have them: whole clusters.
+    tiles: usize,
+    blocks: usize,
+}
+
+/// What depends on the split and takes little to find.
+pub(super) struct Split {
+    keys: usize,
+    blocks: f64,
+    /// Partial states.
+    slots: f64,
+}
+
+impl<'a> Model<'a> {
+    pub(super) fn new(
+        sizes: &Sizes,
+        variant: &Variant,
+        facts: &DeviceFacts,
+        constants: &'a Constants,
+    ) -> Self {
+        let scores = (variant.tile_rows * variant.tile_keys) as f64;
+        let tile_bytes = (2 * variant.tile_keys * variant.head_dim * variant.kv_bytes) as f64;
+        let flops_per_us = match (variant.dtype, variant.warpgroups) {
+            (DType::F32, _) => constants.fma_flops_per_us,
+            (_, true) => constants.wgmma_flops_per_us,
+            (_, false) => constants.mma_flops_per_us,
+        };
+        // Keys times row tiles that read them, and keys that any tile reads.
+        let (mut read, mut distinct) = (0, 0);
+        let mut readers: Vec<Readers> = Vec::with_capacity(sizes.inputs.len());
+        for size in sizes.inputs.iter().filter(|size| size.rows > 0) {
+            let tiles = size.rows.div_ceil(variant.tile_rows);
+            read += tiles * size.keys * size.inputs;
+            distinct += size.keys * size.inputs;
+            let heads = sizes.kv_heads * size.inputs;
+            let (tiles, blocks) = (tiles * heads, tiles.next_multiple_of(variant.cluster) * heads);
+            match readers.last_mut().filter(|last| last.keys == size.keys) {
+                Some(last) => (last.tiles, last.blocks) = (last.tiles + tiles, last.blocks + blocks),
+                None => readers.push(Readers { keys: size.keys, tiles, blocks }),
+            }
+        }
+        // Row tiles that share K and V: together they read memory once; each draws from L2, a cluster as one.
+        let sharing = if distinct > 0 { read as f64 / distinct as f64 } else { 1.0 };
+        let from_memory = tile_bytes / sharing / constants.bytes_per_us;
+        let from_l2 = tile_bytes / variant.cluster as f64 / constants.l2_bytes_per_us;
+        let parts = [
+            from_memory.max(from_l2),
+            4.0 * scores * variant.head_dim as f64 / flops_per_us,
+            scores / constants.exponentials_per_us,
+        ];
+        let longest_part = parts.into_iter().fold(0.0, f64::max);
+        let hidden: f64 = parts.iter().sum::<f64>() - longest_part;
+        let end_us = match variant.warpgroups {
+            true => constants.warpgroups_us,
+            false => {
+                (variant.threads / 32 * 16 * (variant.head_dim + 8) * 4) as f64
+                    / constants.meeting_bytes_per_us
+            }
+        };
+        let tiles = |r: &Readers| r.blocks.saturating_mul(r.keys.div_ceil(variant.tile_keys));
+        let in_all = readers.iter().map(tiles).fold(0, usize::saturating_add);
+        Self {
+            constants,
+            multiprocessors: facts.multiprocessors,
+            resident: variant.resident(facts) * facts.multiprocessors,
+            tile_keys: variant.tile_keys,
+            tile_us: longest_part + constants.not_hidden * hidden,
+            wave_us: constants.block_us + end_us,
+            readers,
+            least_in_turn: in_all.div_ceil(facts.multiprocessors.max(1)),
+            lengths: Vec::new(),
+            loads: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn split(&self, keys: usize) -> Split {
+        let (mut blocks, mut slots) = (0.0, 0.0);
+        for readers in &self.readers {
+            let parts = readers.keys.div_ceil(keys).max(1);
+            blocks += readers.blocks as f64 * parts as f64;
+            if parts > 1 {
+                slots += readers.tiles as f64 * parts as f64;
+            }
+        }
+        Split { keys, blocks, slots }
+    }
+
+    /// The cost of a split.
+    pub(super) fn cost(&mut self, split: &Split) -> f64 {
+        #[cfg(test)]
+        ESTIMATES.set(ESTIMATES.get() + 1);
+        let in_turn = self.busiest(split.keys);
+        self.with_in_turn(split, in_turn)
+    }
+
+    /// What neither a split nor finer ones cost less than: each step below rounds the greater to no less.
+    pub(super) fn least_of_finer(&self, split: &Split) -> f64 {
+        self.with_in_turn(split, self.least_in_turn)
+    }
+
+    /// What a split does not cost less than: some multiprocessor has its longest block.
+    pub(super) fn least(&self, split: &Split) -> f64 {
+        let longest = self.readers.last().map_or(0, |readers| readers.keys).min(split.keys);
+        self.with_in_turn(split, self.least_in_turn.max(longest.div_ceil(self.tile_keys)))
+    }
+
+    /// The cost where the busiest multiprocessor has this many K/V tiles. Blocks that share a multiprocessor share all it
+    /// has: it takes their tiles as if one after the other, and only starts overlap.
+    fn with_in_turn(&self, split: &Split, in_turn: usize) -> f64 {
+        let waves = (split.blocks / self.resident as f64).ceil().max(1.0);
+        let Constants { merge_us, merge_slot_us, .. } = self.constants;
+        let merge = match split.slots > 0.0 {
+            true => merge_us + merge_slot_us * split.slots / self.multiprocessors as f64,
+            false => 0.0,
+        };
+        in_turn as f64 * self.tile_us + waves * self.wave_us + merge
+    }
+
+    /// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.
+    fn busiest(&mut self, split_keys: usize) -> usize {
+        let Self { readers, tile_keys, lengths, loads, .. } = self;
+        let multiprocessors = self.multiprocessors.max(1);
+        lengths.clear();
+        let mut whole = 0usize;
+        for readers in readers.iter() {
+            whole = whole.saturating_add((readers.keys / split_keys).saturating_mul(readers.blocks));
+            lengths.push(((readers.keys % split_keys).div_ceil(*tile_keys), readers.blocks));
+        }
+        lengths.push((split_keys.div_ceil(*tile_keys), whole));
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        loads.clear();
+        loads.push_back((0, multiprocessors));
+        let mut everyone = 0usize;
+        for same in lengths.chunk_by(|a, b| a.0 == b.0).filter(|same| same[0].0 > 0) {
+            let tiles = same[0].0;
+            let blocks = same.iter().map(|length| length.1).fold(0, usize::saturating_add);
+            everyone = everyone.saturating_add(tiles.saturating_mul(blocks / multiprocessors));
+            let mut left = blocks % multiprocessors;
+            // All that have the least get one before any gets a second.
+            while left > 0
+                && let Some((least, having)) = loads.pop_front()
+            {
+                let given = left.min(having);
+                left -= given;
+                if given < having {
+                    loads.push_front((least, having - given));
+                }
+                let load = least + tiles;
+                let at = loads.partition_point(|other| other.0 < load);
+                match loads.get_mut(at).filter(|other| other.0 == load) {
+                    Some(other) => other.1 += given,
+                    None => loads.insert(at, (load, given)),
+                }
+            }
+        }
+        everyone.saturating_add(loads.back().map_or(0, |load| load.0))
+    }
 }

@@ -4,31 +4,23 @@
 //! All query rows that read one K/V head of one input, of every prompt, beam, token and grouped query head,
 //! are folded into the rows of tiles: that is the method, in one sentence.
 
+// Not for users: its constants change with every fit. xtask's `fit` refits them, and takes the estimate from here.
+#[doc(hidden)]
 pub mod cost;
+mod facts;
+mod lists;
+mod search;
 pub mod variants;
 
-use cost::{Constants, estimate_split, longest};
+use cost::Constants;
+use lists::Lists;
 
 pub use crate::architecture::Architecture;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::problem::Problem;
+pub use facts::DeviceFacts;
 pub use variants::Variant;
-
-/// What a plan needs to know of a card.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceFacts {
-    /// Compute capability: major, minor.
-    pub compute_capability: (u32, u32),
-    /// Number of multiprocessors.
-    pub multiprocessors: usize,
-    /// Shared memory that a block can be given, in bytes.
-    pub shared_bytes_per_block: usize,
-    /// Shared memory of a multiprocessor, in bytes.
-    pub shared_bytes_per_multiprocessor: usize,
-    /// Threads that a multiprocessor holds at once.
-    pub threads_per_multiprocessor: usize,
-}
 
 /// Wishes about a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,6 +35,20 @@ pub struct PlanOptions {
     pub cluster: Option<usize>,
     /// Kernels to choose from; `None` takes those that the card runs best.
     pub architecture: Option<Architecture>,
+}
+
+impl PlanOptions {
+    /// The kernel and the split of `plan`, for [`Plan::new`] on other lengths that the same prepared launch is to run:
+    /// nothing is left to choose, and the search is skipped.
+    pub fn like(plan: &Plan) -> Self {
+        let Variant { architecture, tile_rows, cluster, .. } = *plan.variant;
+        Self {
+            split_keys: Some(plan.split_keys),
+            tile_rows: Some(tile_rows),
+            cluster: Some(cluster),
+            architecture: Some(architecture),
+        }
+    }
 }
 
 /// One block's share: a tile of folded rows of one input and K/V head, and a range of its keys.
@@ -77,6 +83,9 @@ pub struct Merge {
     pub slots: std::ops::Range<usize>,
 }
 
+/// Of rows, keys and blocks: the kernels count in 32 bits.
+const LIMIT: usize = i32::MAX as usize;
+
 /// A problem made ready for a card.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -86,7 +95,7 @@ pub struct Plan {
     work: Vec<Work>,
     merges: Vec<Merge>,
     slots: usize,
-    why: String,
+    facts: DeviceFacts,
 }
 
 impl Plan {
@@ -127,13 +136,12 @@ impl Plan {
         if options.split_keys == Some(0) {
             return Err(Error::Zero { field: "split_keys" });
         }
-        let limit = i32::MAX as usize;
         let folded = problem.total_rows().saturating_mul(problem.group());
         for (field, value) in
             [("rows x heads / kv_heads", folded), ("key positions", problem.key_positions())]
         {
-            if value > limit {
-                return Err(Error::TooLarge { field, value, max: limit });
+            if value > LIMIT {
+                return Err(Error::TooLarge { field, value, max: LIMIT });
             }
         }
         if !variants::HEAD_DIMS.contains(&problem.head_dim()) {
@@ -142,29 +150,7 @@ impl Plan {
                 allowed: &variants::HEAD_DIMS,
             });
         }
-        let fits = |v: &&Variant| {
-            (v.dtype, v.kv_bytes) == (dtype, kv_bytes)
-                && v.head_dim == problem.head_dim()
-                && v.architecture.runs_on(facts.compute_capability)
-                && v.shared_bytes <= facts.shared_bytes_per_block
-                && options.tile_rows.is_none_or(|rows| rows == v.tile_rows)
-                && options.cluster.map_or(v.cluster == 1 || fills_clusters(problem, v), |c| c == v.cluster)
-                && options.architecture.is_none_or(|architecture| architecture == v.architecture)
-        };
-        // Where the card has kernels of its own, the others only cost time to consider.
-        let newest = variants::all().filter(fits).map(|v| v.architecture).max();
-        let fits = |v: &&Variant| fits(v) && Some(v.architecture) == newest;
-        let mut best: Option<(f64, &'static Variant, usize)> = None;
-        for variant in variants::all().filter(fits) {
-            for split_keys in splits(problem, variant, facts, options) {
-                let constants = Constants::of(variant.architecture);
-                let cost = estimate_split(problem, variant, facts, split_keys, constants);
-                if best.is_none_or(|(least, ..)| cost < least) {
-                    best = Some((cost, variant, split_keys));
-                }
-            }
-        }
-        let Some((cost, variant, split_keys)) = best else {
+        let Some((variant, split_keys)) = search::choice(problem, dtype, kv_bytes, facts, options) else {
             return Err(Error::NoKernel {
                 dtype,
                 e4m3_kv: kv_bytes == 1,
@@ -176,54 +162,8 @@ impl Plan {
                 architecture: options.architecture,
             });
         };
-        let (mut work, mut merges, mut slots) = (Vec::new(), Vec::new(), 0);
-        for input in problem.inputs() {
-            for kv_head in 0..problem.kv_heads() {
-                let rows = input.rows.len() * problem.group();
-                let parts = input.keys.len().div_ceil(split_keys).max(1);
-                // Blocks of a cluster stand side by side: neighbouring tiles, the same keys.
-                for cluster in (0..rows).step_by(variant.cluster * variant.tile_rows) {
-                    let tiles = (0..variant.cluster).map(|block| cluster + block * variant.tile_rows);
-                    for part in 0..parts {
-                        let begin = input.keys.start + part * split_keys;
-                        let keys = begin..(begin + split_keys).min(input.keys.end);
-                        for (block, tile) in tiles.clone().enumerate() {
-                            let slot = (parts > 1 && tile < rows).then_some(slots + block * parts + part);
-                            let keys = keys.clone();
-                            work.push(Work { row_base: input.rows.start, rows, tile, kv_head, keys, slot });
-                        }
-                    }
-                    if parts > 1 {
-                        for tile in tiles.filter(|tile| *tile < rows) {
-                            let of_tile = slots..slots + parts;
-                            slots += parts;
-                            let row_base = input.rows.start;
-                            merges.push(Merge { row_base, rows, tile, kv_head, slots: of_tile });
-                        }
-                    }
-                }
-            }
-        }
-        // The longest first, so that the last wave is not made of one long block. The order of equals stays, and with
-        // it clusters.
-        work.sort_by_key(|w| std::cmp::Reverse(w.keys.len().div_ceil(variant.tile_keys)));
-        for (field, value) in [("blocks", work.len()), ("partial states", slots)] {
-            if value > limit {
-                return Err(Error::TooLarge { field, value, max: limit });
-            }
-        }
-        let why = format!(
-            "{}: tiles of {} rows x {} keys, splits of {split_keys} keys; {} blocks, {} merges, about {} at once on \
-             {} multiprocessors; relative cost {cost:.1}",
-            variant.kernel(),
-            variant.tile_rows,
-            variant.tile_keys,
-            work.len(),
-            merges.len(),
-            variant.resident(facts) * facts.multiprocessors,
-            facts.multiprocessors,
-        );
-        Ok(Self { problem: problem.clone(), variant, split_keys, work, merges, slots, why })
+        let Lists { work, merges, slots } = Lists::new(problem, variant, split_keys)?;
+        Ok(Self { problem: problem.clone(), variant, split_keys, work, merges, slots, facts: *facts })
     }
 
     /// The problem.
@@ -267,28 +207,25 @@ impl Plan {
     }
 
     /// What was chosen and why, in one line.
-    pub fn explain(&self) -> &str {
-        &self.why
+    pub fn explain(&self) -> String {
+        let Self { problem, variant, split_keys, facts, .. } = self;
+        let constants = Constants::of(variant.architecture);
+        format!(
+            "{}: tiles of {} rows x {} keys, splits of {split_keys} keys; {} blocks, {} merges, about {} at once on \
+             {} multiprocessors; relative cost {:.1}",
+            variant.kernel(),
+            variant.tile_rows,
+            variant.tile_keys,
+            self.work.len(),
+            self.merges.len(),
+            variant.resident(facts) * facts.multiprocessors,
+            facts.multiprocessors,
+            cost::estimate(problem, variant, *split_keys, facts, constants),
+        )
     }
 }
 
-/// Whether some input has two row tiles or more, so that a cluster has something to share.
-fn fills_clusters(problem: &Problem, variant: &Variant) -> bool {
-    problem.inputs().iter().any(|input| input.rows.len() * problem.group() > variant.tile_rows)
-}
-
-/// Sizes of a split to compare: the fixed one, or those that divide the longest input evenly.
-fn splits(problem: &Problem, variant: &Variant, facts: &DeviceFacts, options: &PlanOptions) -> Vec<usize> {
-    if let Some(keys) = options.split_keys {
-        return vec![keys.next_multiple_of(variant.tile_keys)];
-    }
-    let tiles = longest(problem).div_ceil(variant.tile_keys).max(1);
-    // More parts than fit at once only add merges.
-    let most = tiles.min(4 * facts.multiprocessors).min(128);
-    let mut sizes: Vec<usize> = (1..=most).map(|parts| tiles.div_ceil(parts) * variant.tile_keys).collect();
-    sizes.dedup();
-    sizes
-}
-
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod tests;

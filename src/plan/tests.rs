@@ -105,6 +105,80 @@ proptest! {
     }
 }
 
+/// Sizes of inputs, rows and keys: ragged, of few sizes, all the same, some without rows or keys.
+fn inputs() -> impl Strategy<Value = Vec<(usize, usize)>> {
+    let rows = || prop_oneof![Just(0), 1..70usize, 1..600usize];
+    let keys = || prop_oneof![Just(0), 1..700usize, 1..20_000usize, (1..150usize).prop_map(|n| n * 64)];
+    let input = || (rows(), keys());
+    prop_oneof![
+        prop::collection::vec(input(), 0..24),
+        (input(), 1..70usize).prop_map(|(input, count)| vec![input; count]),
+        (prop::collection::vec(input(), 1..4), 1..20usize).prop_map(|(some, count)| some.repeat(count)),
+    ]
+}
+
+/// Real cards, and one of few multiprocessors, where the rounding of waves and loads weighs more.
+fn cards() -> impl Strategy<Value = DeviceFacts> {
+    let real = prop::sample::select(vec![A100, RTX4090, H200]);
+    prop_oneof![
+        4 => real.clone(),
+        1 => (real, 1..9usize).prop_map(|(card, multiprocessors)| DeviceFacts { multiprocessors, ..card }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    /// The search leaves out only what it would not choose, and the lists come in the order of the sorted ones.
+    #[test]
+    fn plans_are_those_of_the_full_search(
+        inputs in inputs(),
+        (heads, kv_heads) in prop::sample::select(vec![(1, 1), (6, 2), (8, 8), (12, 12), (32, 4)]),
+        head_dim in prop::sample::select(variants::HEAD_DIMS.to_vec()),
+        dtype in prop::sample::select(vec![DType::Bf16, DType::F16, DType::F32]),
+        e4m3 in prop::bool::weighted(0.2),
+        facts in cards(),
+        split_keys in prop::option::weighted(0.1, 1..3000usize),
+        tile_rows in prop::option::weighted(0.1, prop::sample::select(vec![16usize, 32, 64, 128])),
+        cluster in prop::option::weighted(0.1, 1..3usize),
+        architecture in prop::option::weighted(0.1, Just(Architecture::Sm80)),
+    ) {
+        let problem = problem(heads, kv_heads, head_dim, &inputs);
+        let options = PlanOptions { split_keys, tile_rows, cluster, architecture };
+        let kv_bytes = if e4m3 { 1 } else { dtype.size_bytes() };
+        let plan = match e4m3 {
+            true => Plan::with_e4m3_kv(&problem, dtype, &facts, &options),
+            false => Plan::new(&problem, dtype, &facts, &options),
+        };
+        let made = plan.ok().map(|p| (p.variant, p.split_keys, p.work, p.merges, p.slots));
+        prop_assert_eq!(made, oracle::plan(&problem, dtype, kv_bytes, &facts, &options));
+    }
+}
+
+/// What a prepared launch is for: other lengths on the same kernel, without a search.
+#[test]
+fn a_plan_like_another_has_nothing_to_choose() {
+    let plan = |inputs: &[(usize, usize)], options: &PlanOptions| {
+        let before = cost::ESTIMATES.get();
+        let plan = Plan::with_e4m3_kv(&problem(12, 12, 64, inputs), DType::F16, &H200, options).unwrap();
+        (plan, cost::ESTIMATES.get() - before)
+    };
+    let (first, estimates) = plan(&[(30, 4096); 2], &PlanOptions::default());
+    assert!(estimates > 1 && !first.merges().is_empty(), "{estimates}: {}", first.explain());
+    let like = PlanOptions::like(&first);
+    assert_eq!(plan(&[(30, 4096); 2], &like), (first.clone(), 0));
+    // Lengths that would be planned otherwise.
+    let others = [(1, 300), (500, 9), (0, 40)];
+    assert_ne!(plan(&others, &PlanOptions::default()).0.split_keys(), first.split_keys());
+    let (other, estimates) = plan(&others, &like);
+    assert_eq!((other.variant(), other.split_keys(), estimates), (first.variant(), first.split_keys(), 0));
+    let clusters = PlanOptions { cluster: Some(2), tile_rows: Some(128), ..PlanOptions::default() };
+    let pairs = Plan::new(&problem(2, 2, 128, &[(256, 64)]), DType::Bf16, &H200, &clusters).unwrap();
+    let few =
+        Plan::new(&problem(2, 2, 128, &[(1, 64)]), DType::Bf16, &H200, &PlanOptions::like(&pairs)).unwrap();
+    assert_eq!(few.variant(), pairs.variant());
+}
+
 #[test]
 fn few_rows_take_small_tiles_and_split_many_rows_do_not() {
     // One prompt of T5-base over 4096 keys: 12 blocks would leave most of the card idle.
@@ -176,7 +250,7 @@ fn a_cluster_halves_what_comes_from_l2() {
         };
         let plan = Plan::new(&problem(16, 16, 128, &[(2048, 4096)]), DType::Bf16, &H200, &options).unwrap();
         let constants = Constants { l2_bytes_per_us, ..*Constants::of(Architecture::Sm90a) };
-        cost::estimate(&plan, &H200, &constants)
+        cost::estimate(&plan.problem, plan.variant, plan.split_keys, &H200, &constants)
     };
     assert_eq!(cost(2, 10_000.0), cost(1, 20_000.0));
     assert!(cost(2, 10_000.0) < 0.6 * cost(1, 10_000.0));
@@ -191,7 +265,10 @@ fn e4m3_plans_are_hoppers() {
     let narrow = Plan::with_e4m3_kv(&problem, DType::F16, &H200, &options).unwrap();
     assert_eq!((wide.variant().kernel(), wide.variant().kv_bytes), ("onekv_sm90_f16_128_16".to_owned(), 2));
     assert_eq!(narrow.variant().kernel(), "onekv_sm90_f16_e4m3_128_16");
-    let cost = |plan: &Plan| cost::estimate(plan, &H200, Constants::of(Architecture::Sm90a));
+    let cost = |plan: &Plan| {
+        let constants = Constants::of(Architecture::Sm90a);
+        cost::estimate(&plan.problem, plan.variant, plan.split_keys, &H200, constants)
+    };
     // Few rows wait for the bytes; starting and merging stay.
     assert!(cost(&narrow) < 0.75 * cost(&wide), "{}\n{}", narrow.explain(), wide.explain());
     for (dtype, facts) in [(DType::Bf16, A100), (DType::Bf16, RTX4090), (DType::F32, H200)] {
@@ -249,6 +326,20 @@ fn what_does_not_fit_is_refused() {
     assert!(plan(64, &A100, &options).contains("cluster 2 on a card"));
     let options = PlanOptions { split_keys: Some(0), ..default };
     assert_eq!(plan(64, &A100, &options), "split_keys is 0, allowed: 1 or more");
+    // 2^32 blocks: memory for them is not asked for.
+    let many = problem(64, 64, 64, &[(1 << 30, 1)]);
+    let options = PlanOptions { tile_rows: Some(16), ..default };
+    let refused = Plan::new(&many, DType::Bf16, &A100, &options).unwrap_err().to_string();
+    assert!(refused.starts_with("blocks is 4294967296"), "{refused}");
+}
+
+#[test]
+fn a_split_of_more_keys_than_there_can_be_is_one_part() {
+    for split_keys in [1 << 31, usize::MAX] {
+        let options = PlanOptions { split_keys: Some(split_keys), ..PlanOptions::default() };
+        let plan = Plan::new(&problem(2, 2, 64, &[(5, 300)]), DType::Bf16, &A100, &options).unwrap();
+        assert!(plan.merges().is_empty() && plan.work().iter().all(|w| w.keys == (0..300)));
+    }
 }
 
 #[test]

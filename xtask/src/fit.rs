@@ -232,7 +232,7 @@ impl Measured {
 
     /// The plan that these constants prefer, with its time.
     fn choice(&self, facts: &DeviceFacts, constants: &Constants) -> &(Plan, f64) {
-        let cost = |plan: &Plan| estimate(plan, facts, constants);
+        let cost = |plan: &Plan| cost(plan, facts, constants);
         let first = &self.plans[0];
         let start = (cost(&first.0), first);
         let least = self.plans[1..].iter().fold(start, |least, next| {
@@ -253,9 +253,14 @@ impl Measured {
 
     /// Mean squared error of the logarithm of the predicted time.
     fn error(&self, facts: &DeviceFacts, constants: &Constants) -> f64 {
-        let square = |(plan, us): &(Plan, f64)| (estimate(plan, facts, constants) / us).ln().powi(2);
+        let square = |(plan, us): &(Plan, f64)| (cost(plan, facts, constants) / us).ln().powi(2);
         self.plans.iter().map(square).sum::<f64>() / self.plans.len() as f64
     }
+}
+
+/// What these constants say that a plan costs.
+fn cost(plan: &Plan, facts: &DeviceFacts, constants: &Constants) -> f64 {
+    estimate(plan.problem(), plan.variant(), plan.split_keys(), facts, constants)
 }
 
 /// Regret and the error of the prediction.

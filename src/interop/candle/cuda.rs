@@ -77,7 +77,7 @@ impl Attention {
 }
 
 impl Planned {
-    pub(super) fn explain(&self) -> &str {
+    pub(super) fn explain(&self) -> String {
         self.launch.plan().explain()
     }
 

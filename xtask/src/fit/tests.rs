@@ -66,7 +66,7 @@ fn shape_lines(
         }
     }
     let line = |(chosen, plan): (bool, Plan)| {
-        let us = estimate(&plan, &facts, truth) * random.random_range(0.995..1.005);
+        let us = cost(&plan, &facts, truth) * random.random_range(0.995..1.005);
         json!({
             "system": "onekv", "layout": "shared", "model": "made-up", "heads": heads, "kv_heads": heads,
             "head_dim": head_dim, "inputs": inputs, "rows": rows, "keys": keys, "kernel": plan.variant().kernel(),

@@ -1,0 +1,97 @@
+//! What each block does, in the order in which blocks start, and what is merged afterwards.
+
+use std::cmp::Reverse;
+use std::ops::Range;
+
+use super::{LIMIT, Merge, Variant, Work};
+use crate::error::{Error, Result};
+use crate::problem::{Input, Problem};
+
+pub(super) struct Lists {
+    pub work: Vec<Work>,
+    pub merges: Vec<Merge>,
+    /// Partial states.
+    pub slots: usize,
+}
+
+/// Parts of an input's keys that take their blocks equally long.
+struct Parts<'a> {
+    input: &'a Input,
+    /// Folded rows, and tiles of them.
+    rows: usize,
+    tiles: usize,
+    /// K/V tiles of a part.
+    length: usize,
+    /// Which parts, of how many.
+    parts: Range<usize>,
+    of: usize,
+    /// The input's first partial state, where there is more than one part.
+    first_slot: usize,
+}
+
+impl Lists {
+    /// # Errors
+    /// [`Error::TooLarge`], before memory is taken.
+    pub(super) fn new(problem: &Problem, variant: &Variant, split_keys: usize) -> Result<Self> {
+        let kv_heads = problem.kv_heads();
+        let mut all = Vec::with_capacity(2 * problem.inputs().len());
+        let (mut blocks, mut merged, mut slots) = (0usize, 0, 0usize);
+        for input in problem.inputs() {
+            let rows = input.rows.len() * problem.group();
+            let tiles = rows.div_ceil(variant.tile_rows);
+            let of = input.keys.len().div_ceil(split_keys).max(1);
+            let longest = split_keys / variant.tile_keys;
+            let last = (input.keys.len() - (of - 1) * split_keys).div_ceil(variant.tile_keys);
+            let long = if last == longest { of } else { of - 1 };
+            for (length, parts) in [(longest, 0..long), (last, long..of)] {
+                if !parts.is_empty() {
+                    all.push(Parts { input, rows, tiles, length, parts, of, first_slot: slots });
+                }
+            }
+            let in_clusters = tiles.next_multiple_of(variant.cluster) * kv_heads;
+            blocks = blocks.saturating_add(in_clusters.saturating_mul(of));
+            if of > 1 {
+                merged += tiles * kv_heads;
+                slots = slots.saturating_add((tiles * kv_heads).saturating_mul(of));
+            }
+        }
+        // No fewer than partial states.
+        if blocks > LIMIT {
+            return Err(Error::TooLarge { field: "blocks", value: blocks, max: LIMIT });
+        }
+        let (mut work, mut merges) = (Vec::with_capacity(blocks), Vec::with_capacity(merged));
+        for Parts { input, rows, tiles, of, first_slot, .. } in
+            all.iter().filter(|parts| parts.of > 1 && parts.parts.start == 0)
+        {
+            let (row_base, rows) = (input.rows.start, *rows);
+            for kv_head in 0..kv_heads {
+                for index in 0..*tiles {
+                    let first = first_slot + (kv_head * tiles + index) * of;
+                    let tile = index * variant.tile_rows;
+                    merges.push(Merge { row_base, rows, tile, kv_head, slots: first..first + of });
+                }
+            }
+        }
+        // The longest first, so that the last wave is not made of one long block. The order of equals stays.
+        all.sort_by_key(|parts| Reverse(parts.length));
+        for Parts { input, rows, tiles, parts, of, first_slot, .. } in all {
+            for kv_head in 0..kv_heads {
+                // Blocks of a cluster stand side by side: neighbouring tiles, the same keys.
+                for cluster in (0..tiles).step_by(variant.cluster) {
+                    for part in parts.clone() {
+                        let begin = input.keys.start + part * split_keys;
+                        let keys = begin..(begin + split_keys).min(input.keys.end);
+                        for index in cluster..cluster + variant.cluster {
+                            let slot = (of > 1 && index < tiles)
+                                .then(|| first_slot + (kv_head * tiles + index) * of + part);
+                            let tile = index * variant.tile_rows;
+                            let keys = keys.clone();
+                            work.push(Work { row_base: input.rows.start, rows, tile, kv_head, keys, slot });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(Self { work, merges, slots })
+    }
+}

@@ -1,0 +1,176 @@
+//! The same plans the long way: the cost of every candidate in full, a list of blocks that is sorted. What [`Plan::new`]
+//! leaves out must not change what it gives.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use super::cost::Constants;
+use super::*;
+use crate::problem::Input;
+
+/// Variant, keys of a split, work, merges, slots.
+pub(super) type Made = (&'static Variant, usize, Vec<Work>, Vec<Merge>, usize);
+
+pub(super) fn plan(
+    problem: &Problem,
+    dtype: DType,
+    kv_bytes: usize,
+    facts: &DeviceFacts,
+    options: &PlanOptions,
+) -> Option<Made> {
+    let fits = |v: &&Variant| {
+        (v.dtype, v.kv_bytes) == (dtype, kv_bytes)
+            && v.head_dim == problem.head_dim()
+            && v.architecture.runs_on(facts.compute_capability)
+            && v.shared_bytes <= facts.shared_bytes_per_block
+            && options.tile_rows.is_none_or(|rows| rows == v.tile_rows)
+            && options.cluster.map_or(v.cluster == 1 || fills_clusters(problem, v), |c| c == v.cluster)
+            && options.architecture.is_none_or(|architecture| architecture == v.architecture)
+    };
+    // Where the card has kernels of its own, the others only cost time to consider.
+    let newest = variants::all().filter(fits).map(|v| v.architecture).max();
+    let fits = |v: &&Variant| fits(v) && Some(v.architecture) == newest;
+    let mut best: Option<(f64, &'static Variant, usize)> = None;
+    for variant in variants::all().filter(fits) {
+        for split_keys in splits(problem, variant, facts, options) {
+            let constants = Constants::of(variant.architecture);
+            let cost = estimate_split(problem, variant, facts, split_keys, constants);
+            if best.is_none_or(|(least, ..)| cost < least) {
+                best = Some((cost, variant, split_keys));
+            }
+        }
+    }
+    let (_, variant, split_keys) = best?;
+    let (mut work, mut merges, mut slots) = (Vec::new(), Vec::new(), 0);
+    for input in problem.inputs() {
+        for kv_head in 0..problem.kv_heads() {
+            let rows = input.rows.len() * problem.group();
+            let parts = input.keys.len().div_ceil(split_keys).max(1);
+            // Blocks of a cluster stand side by side: neighbouring tiles, the same keys.
+            for cluster in (0..rows).step_by(variant.cluster * variant.tile_rows) {
+                let tiles = (0..variant.cluster).map(|block| cluster + block * variant.tile_rows);
+                for part in 0..parts {
+                    let begin = input.keys.start + part * split_keys;
+                    let keys = begin..(begin + split_keys).min(input.keys.end);
+                    for (block, tile) in tiles.clone().enumerate() {
+                        let slot = (parts > 1 && tile < rows).then_some(slots + block * parts + part);
+                        let keys = keys.clone();
+                        work.push(Work { row_base: input.rows.start, rows, tile, kv_head, keys, slot });
+                    }
+                }
+                if parts > 1 {
+                    for tile in tiles.filter(|tile| *tile < rows) {
+                        let of_tile = slots..slots + parts;
+                        slots += parts;
+                        let row_base = input.rows.start;
+                        merges.push(Merge { row_base, rows, tile, kv_head, slots: of_tile });
+                    }
+                }
+            }
+        }
+    }
+    // The longest first, so that the last wave is not made of one long block. The order of equals stays, and with
+    // it clusters.
+    work.sort_by_key(|w| std::cmp::Reverse(w.keys.len().div_ceil(variant.tile_keys)));
+    Some((variant, split_keys, work, merges, slots))
+}
+
+/// Whether some input has two row tiles or more, so that a cluster has something to share.
+fn fills_clusters(problem: &Problem, variant: &Variant) -> bool {
+    problem.inputs().iter().any(|input| input.rows.len() * problem.group() > variant.tile_rows)
+}
+
+/// Sizes of a split to compare: the fixed one, or those that divide the longest input evenly.
+fn splits(problem: &Problem, variant: &Variant, facts: &DeviceFacts, options: &PlanOptions) -> Vec<usize> {
+    if let Some(keys) = options.split_keys {
+        return vec![keys.next_multiple_of(variant.tile_keys)];
+    }
+    let tiles = longest(problem).div_ceil(variant.tile_keys).max(1);
+    // More parts than fit at once only add merges.
+    let most = tiles.min(4 * facts.multiprocessors).min(128);
+    let mut sizes: Vec<usize> = (1..=most).map(|parts| tiles.div_ceil(parts) * variant.tile_keys).collect();
+    sizes.dedup();
+    sizes
+}
+
+fn estimate_split(
+    problem: &Problem,
+    variant: &Variant,
+    facts: &DeviceFacts,
+    split_keys: usize,
+    constants: &Constants,
+) -> f64 {
+    let scores = (variant.tile_rows * variant.tile_keys) as f64;
+    let tile_bytes = (2 * variant.tile_keys * variant.head_dim * variant.kv_bytes) as f64;
+    let flops_per_us = match (variant.dtype, variant.warpgroups) {
+        (DType::F32, _) => constants.fma_flops_per_us,
+        (_, true) => constants.wgmma_flops_per_us,
+        (_, false) => constants.mma_flops_per_us,
+    };
+    let (mut blocks, mut slots) = (0.0, 0.0);
+    // Blocks by the number of K/V tiles that they take.
+    let mut lengths = BTreeMap::<usize, usize>::new();
+    // Keys times row tiles that read them, and keys that any tile reads.
+    let (mut read, mut distinct) = (0.0, 0.0);
+    for input in problem.inputs() {
+        let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows);
+        let parts = input.keys.len().div_ceil(split_keys).max(1);
+        let same_keys = tiles.next_multiple_of(variant.cluster) * problem.kv_heads();
+        blocks += (same_keys * parts) as f64;
+        let (whole, rest) = (input.keys.len() / split_keys, input.keys.len() % split_keys);
+        *lengths.entry(split_keys.div_ceil(variant.tile_keys)).or_default() += whole * same_keys;
+        *lengths.entry(rest.div_ceil(variant.tile_keys)).or_default() += same_keys;
+        if parts > 1 {
+            slots += (tiles * problem.kv_heads() * parts) as f64;
+        }
+        read += (tiles * input.keys.len()) as f64;
+        distinct += (tiles.min(1) * input.keys.len()) as f64;
+    }
+    // Row tiles that share K and V: together they read memory once; each draws from L2, a cluster as one.
+    let sharing = if distinct > 0.0 { read / distinct } else { 1.0 };
+    let from_memory = tile_bytes / sharing / constants.bytes_per_us;
+    let from_l2 = tile_bytes / variant.cluster as f64 / constants.l2_bytes_per_us;
+    let parts = [
+        from_memory.max(from_l2),
+        4.0 * scores * variant.head_dim as f64 / flops_per_us,
+        scores / constants.exponentials_per_us,
+    ];
+    let longest_part = parts.into_iter().fold(0.0, f64::max);
+    let hidden: f64 = parts.iter().sum::<f64>() - longest_part;
+    let tile_us = longest_part + constants.not_hidden * hidden;
+    // Blocks that share a multiprocessor share all it has: it takes their tiles as if one after the other, and only
+    // starts overlap.
+    let in_turn = busiest(&lengths, facts.multiprocessors) as f64;
+    let waves = (blocks / (variant.resident(facts) * facts.multiprocessors) as f64).ceil().max(1.0);
+    let merge = match slots > 0.0 {
+        true => constants.merge_us + constants.merge_slot_us * slots / facts.multiprocessors as f64,
+        false => 0.0,
+    };
+    let end_us = match variant.warpgroups {
+        true => constants.warpgroups_us,
+        false => {
+            (variant.threads / 32 * 16 * (variant.head_dim + 8) * 4) as f64 / constants.meeting_bytes_per_us
+        }
+    };
+    in_turn * tile_us + waves * (constants.block_us + end_us) + merge
+}
+
+/// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.
+fn busiest(lengths: &BTreeMap<usize, usize>, multiprocessors: usize) -> usize {
+    let multiprocessors = multiprocessors.max(1);
+    let mut loads: BinaryHeap<Reverse<usize>> = vec![Reverse(0); multiprocessors].into();
+    let mut everyone = 0;
+    for (tiles, blocks) in lengths.iter().rev().filter(|(tiles, _)| **tiles > 0) {
+        everyone += tiles * (blocks / multiprocessors);
+        for _ in 0..blocks % multiprocessors {
+            let least = loads.pop().map_or(0, |load| load.0);
+            loads.push(Reverse(least + tiles));
+        }
+    }
+    everyone + loads.iter().map(|load| load.0).max().unwrap_or(0)
+}
+
+/// Keys of the longest input.
+fn longest(problem: &Problem) -> usize {
+    problem.inputs().iter().map(|input: &Input| input.keys.len()).max().unwrap_or(0)
+}

@@ -1,0 +1,79 @@
+//! Which kernel, and how the keys are split: the least cost, found without most of the candidates' costs.
+
+use super::cost::{Constants, Model, Sizes};
+use super::{DeviceFacts, LIMIT, PlanOptions, Variant, variants};
+use crate::dtype::DType;
+use crate::problem::Problem;
+
+/// The variant and the keys of a split that cost the least, the first of equals; `None` where no variant fits.
+pub(super) fn choice(
+    problem: &Problem,
+    dtype: DType,
+    kv_bytes: usize,
+    facts: &DeviceFacts,
+    options: &PlanOptions,
+) -> Option<(&'static Variant, usize)> {
+    let sizes = Sizes::of(problem);
+    // A cluster has something to share where some input has two row tiles or more.
+    let cluster_fits = |v: &Variant| v.cluster == 1 || sizes.most_rows() > v.tile_rows;
+    let fits = |v: &&Variant| {
+        (v.dtype, v.kv_bytes, v.head_dim) == (dtype, kv_bytes, problem.head_dim())
+            && v.architecture.runs_on(facts.compute_capability)
+            && v.shared_bytes <= facts.shared_bytes_per_block
+            && options.tile_rows.is_none_or(|rows| rows == v.tile_rows)
+            && options.cluster.map_or_else(|| cluster_fits(v), |cluster| cluster == v.cluster)
+            && options.architecture.is_none_or(|architecture| architecture == v.architecture)
+    };
+    let mut fitting: Vec<&'static Variant> = variants::all().filter(fits).collect();
+    // Where the card has kernels of its own, the others only cost time to consider.
+    let newest = fitting.iter().map(|v| v.architecture).max();
+    fitting.retain(|v| Some(v.architecture) == newest);
+    if let (&[variant], Some(_)) = (&fitting[..], options.split_keys) {
+        return Some((variant, splits(0, variant, facts, options).next()?));
+    }
+    let mut best: Option<(f64, &'static Variant, usize)> = None;
+    for variant in fitting {
+        let mut model = Model::new(&sizes, variant, facts, Constants::of(variant.architecture));
+        for keys in splits(sizes.most_keys(), variant, facts, options) {
+            let split = model.split(keys);
+            let is_no_better = |cost| best.is_some_and(|(least, ..)| cost >= least);
+            if is_no_better(model.least_of_finer(&split)) {
+                break;
+            }
+            if is_no_better(model.least(&split)) {
+                continue;
+            }
+            let cost = model.cost(&split);
+            if best.is_none_or(|(least, ..)| cost < least) {
+                best = Some((cost, variant, keys));
+            }
+        }
+    }
+    best.map(|(_, variant, keys)| (variant, keys))
+}
+
+/// Keys of a split to compare, from coarse to fine: the fixed number, or those that divide the longest input evenly.
+fn splits(
+    most_keys: usize,
+    variant: &Variant,
+    facts: &DeviceFacts,
+    options: &PlanOptions,
+) -> impl Iterator<Item = usize> {
+    let tile_keys = variant.tile_keys;
+    let tiles = most_keys.div_ceil(tile_keys).max(1);
+    let (first, most) = match options.split_keys {
+        // More keys than there can be are one part too.
+        Some(keys) => (Some(keys.min(LIMIT).div_ceil(tile_keys)), 0),
+        // More parts than fit at once only add merges.
+        None => (
+            Some(tiles).filter(|_| facts.multiprocessors > 0),
+            tiles.min(facts.multiprocessors.saturating_mul(4)).min(128),
+        ),
+    };
+    // The fewest parts that are shorter than these.
+    let finer = move |&of_part: &usize| {
+        let parts = tiles.div_ceil(of_part.checked_sub(1).filter(|shorter| *shorter > 0)?);
+        (parts <= most).then(|| tiles.div_ceil(parts))
+    };
+    std::iter::successors(first, finer).map(move |of_part| of_part * tile_keys)
+}
