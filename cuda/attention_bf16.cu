@@ -1,2 +1,2 @@
 #include "attention/kernels.cuh"
-ONEKV_KERNELS(__nv_bfloat16, bf16)
+ONEKV_ATTENTION_BF16

@@ -1,2 +1,2 @@
 #include "attention/kernels.cuh"
-ONEKV_KERNELS(__half, f16)
+ONEKV_ATTENTION_F16

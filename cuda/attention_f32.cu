@@ -1,19 +1,27 @@
 // f32 on plain FMA: exact enough for tests, not meant to be fast. Four warps of four rows each; a lane
 // takes one key of 32 for the scores, and head_dim / 32 columns for the values.
+#include "attention/planned.cuh"
 #include "attention/softmax.cuh"
 
-template <int DIM>
+template <int DIM_>
+struct PlainShape {
+    static constexpr int DIM = DIM_, ROWS = 16, TILE_KEYS = 32, THREADS = 128, STAGES = 1;
+    // K with rows padded by 4: a lane's key then starts in a bank of its own. Q.
+    static constexpr int PITCH = DIM + 4;
+    static constexpr int SHARED_BYTES = (TILE_KEYS * PITCH + ROWS * DIM) * 4;
+};
+
+template <typename Shape>
 __device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork work) {
-    constexpr int ROWS = 16, KEYS = 32, COLUMNS = DIM / 32;
-    // Rows of K padded by 4: a lane's key then starts in a bank of its own.
+    constexpr int DIM = Shape::DIM, ROWS = Shape::ROWS, KEYS = Shape::TILE_KEYS, PITCH = Shape::PITCH, COLUMNS = DIM / 32;
     extern __shared__ __align__(16) float shared[];
-    float(*k_tile)[DIM + 4] = reinterpret_cast<float(*)[DIM + 4]>(shared);
-    float(*q_tile)[DIM] = reinterpret_cast<float(*)[DIM]>(shared + KEYS * (DIM + 4));
+    float(*k_tile)[PITCH] = reinterpret_cast<float(*)[PITCH]>(shared);
+    float(*q_tile)[DIM] = reinterpret_cast<float(*)[DIM]>(shared + KEYS * PITCH);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const float* q = static_cast<const float*>(p.q);
     const float* k = static_cast<const float*>(p.k) + work.kv_head * p.k_strides.head;
     const float* v = static_cast<const float*>(p.v) + work.kv_head * p.v_strides.head;
-    for (int i = threadIdx.x; i < ROWS * DIM; i += 128) {
+    for (int i = threadIdx.x; i < ROWS * DIM; i += Shape::THREADS) {
         const int folded = work.tile + i / DIM;
         const int64_t query = work.row_base + folded / p.group, head = work.kv_head * p.group + folded % p.group;
         q_tile[i / DIM][i % DIM] = folded < work.rows ? q[query * p.q_strides.row + head * p.q_strides.head + i % DIM] : 0.0f;
@@ -24,7 +32,7 @@ __device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork 
     for (int first = work.key_begin; first < work.key_end; first += KEYS) {
         const int count = min(KEYS, work.key_end - first);
         __syncthreads();
-        for (int i = threadIdx.x; i < KEYS * DIM; i += 128)
+        for (int i = threadIdx.x; i < KEYS * DIM; i += Shape::THREADS)
             k_tile[i / DIM][i % DIM] = i / DIM < count ? k[(first + i / DIM) * p.k_strides.row + i % DIM] : 0.0f;
         __syncthreads();
 #pragma unroll
@@ -73,12 +81,10 @@ __device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork 
     }
 }
 
-// Blocks of a multiprocessor as in src/plan/variants.rs. Without a number ptxas aims at more of them, with fewer loads in
-// flight, and some versions spill.
-#define ONEKV_KERNEL(DIM, BLOCKS)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(128, BLOCKS) onekv_f32_##DIM##_16(const __grid_constant__ OnekvAttention p) {      \
-        attend<DIM>(p, p.work[blockIdx.x]);                                                                                         \
+// Without a number of blocks ptxas aims at more of them, with fewer loads in flight, and some versions spill.
+#define ONEKV_PLAIN(T, name, dim, rows, cluster, tile_keys, key_warps, threads, stages, shared_bytes, blocks)      \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ OnekvAttention p) { \
+        ONEKV_PLANNED(PlainShape<dim>, name, rows, tile_keys, threads, stages, shared_bytes);                      \
+        attend<PlainShape<dim>>(p, p.work[blockIdx.x]);                                                            \
     }
-ONEKV_KERNEL(64, 5)
-ONEKV_KERNEL(128, 5)
-ONEKV_KERNEL(256, 4)
+ONEKV_ATTENTION_F32

@@ -5,6 +5,9 @@
 #include "rows.cuh"
 #include "softmax.cuh"
 
+// What the end of a tile takes of shared memory: outputs of WIDTH columns, maxima and sums.
+constexpr int join_bytes(int key_warps, int rows, int width) { return key_warps * rows * (width + 2) * 4; }
+
 // Every warp has the unnormalised output, maximum and sum of 16 * ROW_TILES rows from `first_row` on, over the
 // keys of its group `key_warp`: element i of out[t][j] is row lane / 4 + i / 2 * 8, column 8 j + lane % 4 * 2 + i % 2,
 // or with LANE_COLUMNS 4, which shares sixteen columns out to four lanes: 16 (j / 2) + lane % 4 * 4 + i % 2 * 2 + j % 2.

@@ -27,6 +27,10 @@ struct TileShape {
     static constexpr int LANE_COLUMNS = 2;
     static constexpr int TILE_BYTES = TILE_KEYS * DIM * 2;
     static constexpr int Q_BYTES = ROWS * DIM * 2;
+    // Q, K/V stages; the meeting outputs take their place.
+    static constexpr int LOOP_BYTES = Q_BYTES + 2 * STAGES * TILE_BYTES;
+    static constexpr int JOIN_BYTES = join_bytes(KEY_WARPS, ROWS, DIM + 4 * LANE_COLUMNS);
+    static constexpr int SHARED_BYTES = LOOP_BYTES > JOIN_BYTES ? LOOP_BYTES : JOIN_BYTES;
     static_assert(WARP_KEYS % 16 == 0, "a warp multiplies 16 keys at a time");
 };
 

@@ -1,2 +1,2 @@
 #include "kernels.cuh"
-ONEKV_KERNELS(__nv_bfloat16, bf16)
+ONEKV_SM90_ATTENTION_BF16

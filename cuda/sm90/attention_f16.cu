@@ -1,2 +1,2 @@
 #include "kernels.cuh"
-ONEKV_KERNELS(__half, f16)
+ONEKV_SM90_ATTENTION_F16

@@ -22,6 +22,7 @@ struct StreamShape {
     static constexpr int DIM = DIM_, ROW_WARPS = ROW_WARPS_, ROW_TILES = ROW_TILES_, TILE_KEYS = TILE_KEYS_, RING = RING_;
     static constexpr int THREADS = 128;
     static constexpr int KEY_WARPS = 4 / ROW_WARPS;
+    static constexpr int STAGES = KEY_WARPS * RING;
     static constexpr int ROWS = 16 * ROW_WARPS * ROW_TILES;
     static constexpr int TILE_BYTES = TILE_KEYS * DIM * KV_BYTES;
     static constexpr int Q_BYTES = ROWS * DIM * 2;
@@ -33,7 +34,7 @@ struct StreamShape {
     // per row.
     static constexpr int Q_AT = 2 * KEY_WARPS * RING * TILE_BYTES;
     static constexpr int LOOP_BYTES = Q_AT + Q_BYTES;
-    static constexpr int JOIN_BYTES = KEY_WARPS * ROWS * (DIM + 4 * LANE_COLUMNS) * 4 + 2 * KEY_WARPS * ROWS * 4;
+    static constexpr int JOIN_BYTES = join_bytes(KEY_WARPS, ROWS, DIM + 4 * LANE_COLUMNS);
     static constexpr int ZERO_AT = ((LOOP_BYTES > JOIN_BYTES ? LOOP_BYTES : JOIN_BYTES) + 127) / 128 * 128;
     static constexpr int BARRIERS_AT = ZERO_AT + 128;
     static constexpr int FACTORS_AT = BARRIERS_AT + KEY_WARPS * RING * 8;

@@ -1,6 +1,7 @@
-//! The kernels there are, as one table. `cuda/attention/kernels.cuh` instantiates the same.
+//! The kernels there are, as one table. `cargo xtask bindings` writes it into cuda/attention/variants.h, which kernels are
+//! compiled from and checked against.
 
-use super::DeviceFacts;
+use super::facts::DeviceFacts;
 use crate::architecture::Architecture;
 use crate::dtype::DType;
 
@@ -21,6 +22,8 @@ pub struct Variant {
     pub cluster: usize,
     /// Keys of one K/V tile.
     pub tile_keys: usize,
+    /// Groups of warps that share out the keys; the outputs of more than one meet at the end.
+    pub key_warps: usize,
     /// Threads of a block.
     pub threads: usize,
     /// K/V tiles in flight.
@@ -63,6 +66,7 @@ const fn tensor(
         tile_rows,
         cluster: 1,
         tile_keys,
+        key_warps,
         threads: 32 * row_warps * key_warps,
         stages,
         shared_bytes: largest(in_loop, join_bytes(head_dim, tile_rows, key_warps, 2)),
@@ -102,6 +106,7 @@ const fn stream(
         tile_rows,
         cluster: 1,
         tile_keys,
+        key_warps,
         threads: 128,
         stages: key_warps * ring,
         shared_bytes,
@@ -128,6 +133,7 @@ const fn warpgroups(
         tile_rows: 64 * groups,
         cluster: 1,
         tile_keys,
+        key_warps: 1,
         threads: 128 + 128 * groups,
         stages,
         shared_bytes,
@@ -152,6 +158,7 @@ const fn plain(head_dim: usize, blocks: usize) -> Variant {
         tile_rows: 16,
         cluster: 1,
         tile_keys: 32,
+        key_warps: 1,
         threads: 128,
         stages: 1,
         shared_bytes: (32 * (head_dim + 4) + 16 * head_dim) * 4,
@@ -192,7 +199,7 @@ const fn of_type(dtype: DType) -> [Variant; 27] {
     ]
 }
 
-/// K and V in e4m3, Q and the output of `dtype`: cuda/sm90/attention_e4m3.cu.
+/// K and V in e4m3, Q and the output of `dtype`.
 const fn of_e4m3(dtype: DType) -> [Variant; 6] {
     [
         stream(dtype, 1, 64, 1, 1, 64, 2),

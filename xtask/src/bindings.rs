@@ -1,28 +1,82 @@
-//! `cargo xtask bindings`: `src/cuda/abi.rs` from `cuda/abi.h`, so that users need no libclang.
+//! `cargo xtask bindings`: what Rust and CUDA have in common, written once. `src/cuda/abi.rs` comes from `cuda/abi.h`, so
+//! that users need no libclang, and `cuda/attention/variants.h` from `src/plan/variants.rs`.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
+use onekv::DType;
+use onekv::plan::{Architecture, Variant, variants};
 
 use crate::run::root;
 use crate::setup;
 
+/// The table of kernels for CUDA.
+const VARIANTS: &str = "cuda/attention/variants.h";
+
 /// The libclang that bindgen loads, from PyPI. A fixed one: its version shows in nothing, and stays out of doubt.
 const LIBCLANG: &str = "libclang==18.1.1";
 
-/// Writes the bindings, or with `check` says whether those checked in are what would be written.
+/// Writes both, or with `check` says whether those checked in are what would be written.
 pub fn run(check: bool) -> Result<()> {
-    let file = root().join("src/cuda/abi.rs");
-    let fresh = generate()?;
-    if !check {
-        return std::fs::write(&file, fresh).with_context(|| format!("cannot write {}", file.display()));
+    for (name, fresh) in [(VARIANTS, header()), ("src/cuda/abi.rs", generate()?)] {
+        let file = root().join(name);
+        if !check {
+            std::fs::write(&file, fresh).with_context(|| format!("cannot write {}", file.display()))?;
+        } else if std::fs::read_to_string(&file).unwrap_or_default() != fresh {
+            bail!("{name} is not what it is generated from says; run `cargo xtask bindings`");
+        }
     }
-    let there = std::fs::read_to_string(&file).unwrap_or_default();
-    if there != fresh {
-        bail!("src/cuda/abi.rs is not what cuda/abi.h says; run `cargo xtask bindings`");
+    if check {
+        println!("{VARIANTS} and src/cuda/abi.rs are fresh");
     }
-    println!("src/cuda/abi.rs is fresh");
     Ok(())
+}
+
+/// The kernels of every source, each as arguments of the macro that instantiates its kind.
+fn header() -> String {
+    let mut text = String::from(
+        "// The kernels there are, by source. Generated from src/plan/variants.rs by xtask's `bindings`; do not edit.\n\
+         //\n\
+         // KIND(element, name, head_dim, tile_rows, cluster, tile_keys, key_warps, threads, stages, shared_bytes, blocks)\n\
+         #pragma once\n",
+    );
+    let all: Vec<&Variant> = variants::all().collect();
+    for of_source in all.chunk_by(|a, b| a.module() == b.module()) {
+        write_source(&mut text, of_source);
+    }
+    text
+}
+
+fn write_source(text: &mut String, variants: &[&Variant]) {
+    text.push_str(&format!("\n#define ONEKV_{}", variants[0].module().to_uppercase()));
+    for v in variants {
+        let element = match v.dtype {
+            DType::Bf16 => "__nv_bfloat16",
+            DType::F16 => "__half",
+            _ => "float",
+        };
+        let kind = match (v.dtype, v.architecture, v.warpgroups, v.e4m3_kv()) {
+            (DType::F32, ..) => "PLAIN",
+            (_, Architecture::Sm80, ..) => "TILE",
+            (_, Architecture::Sm90a, true, _) => "WARPGROUPS",
+            (_, Architecture::Sm90a, false, false) => "STREAM",
+            (_, Architecture::Sm90a, false, true) => "STREAM_E4M3",
+        };
+        let numbers = [
+            v.head_dim,
+            v.tile_rows,
+            v.cluster,
+            v.tile_keys,
+            v.key_warps,
+            v.threads,
+            v.stages,
+            v.shared_bytes,
+            v.blocks,
+        ];
+        let numbers = numbers.map(|number| number.to_string()).join(", ");
+        text.push_str(&format!(" \\\n    ONEKV_{kind}({element}, {}, {numbers})", v.kernel()));
+    }
+    text.push('\n');
 }
 
 fn generate() -> Result<String> {
@@ -57,4 +111,22 @@ fn libclang() -> Result<PathBuf> {
     let target = root().join("target/libclang");
     setup::fetched("libclang (about 25 MB)", &[LIBCLANG], &target, "clang/native/libclang.so")?;
     Ok(target.join("clang/native"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_is_the_table() {
+        let there = std::fs::read_to_string(root().join(VARIANTS)).unwrap();
+        assert!(
+            there == header(),
+            "{VARIANTS} is not what src/plan/variants.rs says; run `cargo xtask bindings`"
+        );
+        // Every kernel stands once.
+        for variant in variants::all() {
+            assert_eq!(there.matches(&format!(" {},", variant.kernel())).count(), 1, "{}", variant.kernel());
+        }
+    }
 }

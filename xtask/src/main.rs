@@ -30,9 +30,9 @@ struct Arguments {
 enum Task {
     /// Fetch the CUDA compiler from PyPI into target/, where the build script finds it
     Setup,
-    /// Generate src/cuda/abi.rs from cuda/abi.h
+    /// Generate src/cuda/abi.rs from cuda/abi.h, and cuda/attention/variants.h from src/plan/variants.rs
     Bindings {
-        /// Write nothing; fail where the file is not what would be written
+        /// Write nothing; fail where a file is not what would be written
         #[arg(long)]
         check: bool,
     },

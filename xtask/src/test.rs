@@ -38,13 +38,13 @@ pub fn run(transformers: bool) -> Result<()> {
         "test the library, the example, the virtual GPU, the tools and the documentation's examples",
         with_t5(&mut workspace("test", "", &[])),
     )?;
-    let benches = ["--bench", "attention", "--bench", "speed"];
+    let benches = ["--bench", "attention", "--bench", "plan", "--bench", "speed"];
     step("run the benchmarks that need no card, each once", &mut workspace("test", "", &benches))?;
     for example in ["cross_attention", "shared_prefix", "candle"] {
         let program = target().join("debug/examples").join(example);
         step(&format!("run the example {example}"), &mut command(&program.to_string_lossy(), &[]))?;
     }
-    eprintln!("==> are the bindings of cuda/abi.h fresh?");
+    eprintln!("==> are src/cuda/abi.rs and cuda/attention/variants.h fresh?");
     bindings::run(true)?;
     for card in CARDS {
         let mut tests = cuda_tests();
