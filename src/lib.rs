@@ -38,7 +38,6 @@
 //! - [`reference`](mod@reference): the definition in f64, for tests.
 //! - [`plan`]: from a problem and a card to a launch.
 //! - [`interop`]: candle's tensors, and handles of other crates.
-//! - [`cost`]: FLOPs, bytes and intensity of prompt-in-encoder and prompt-in-decoder.
 //!
 //! # Features
 //!
@@ -49,7 +48,6 @@
 //! | `cuda-13000` | on by default, with `cuda`: cudarc binds CUDA 13.0. Leave it out (`default-features = false`) where the program names another version for cudarc: it takes one | | | 1.89 |
 //! | `candle` | module `interop::candle`, on the CPU | a C linker | | 1.94 |
 //! | `candle-cuda` | both, on candle's CUDA devices too | as `cuda`, nvcc in PATH, the CUDA libraries that candle links | as `cuda`, and those libraries | 1.94 |
-//! | `t5-cuda` | nothing for the library: the repository's T5 example on a card | as `cuda` | as `cuda`, cublasLt | 1.89 |
 //!
 //! nvcc is that of NVCC, of CUDA_HOME or CUDA_PATH, of PATH, or of the usual places. `ONEKV_CUDA_ARCHS=90` compiles for one card
 //! only, which is quicker; `ptx` for none, and the driver compiles when kernels are loaded.
@@ -57,7 +55,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod architecture;
-pub mod cost;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;

@@ -14,6 +14,7 @@ nvcc is a stand-in that reads the sources and writes empty files.
   cards      nvcc knows some of the cards only
   blank      folders of the sources, the target and the toolkit have blanks in their names
   checkouts  two checkouts build into one target folder
+  example    the T5 example's kernels, which include the library's headers
   wrapped    NVCC and CXX start with ccache; NVCC is a name in PATH
   flags      NVCC_PREPEND_FLAGS names a host compiler; others would spoil the kernels
   versions   another crate names another version of CUDA's interface for cudarc
@@ -25,7 +26,7 @@ Environment: NVCC, the real compiler [default: that of `cargo xtask setup`].
 END
 }
 
-all=(newer old cards blank checkouts wrapped flags versions compiler pip package)
+all=(newer old cards blank checkouts example wrapped flags versions compiler pip package)
 asked=()
 for word in "$@"; do
     case $word in
@@ -194,6 +195,23 @@ checkouts() {
     done
     mv "$folder/first" "$folder/moved"
     builds "a checkout that was moved" "$folder/moved" "${set[@]}" -- "${check[@]}"
+}
+
+example() {
+    local folder=$work/example before
+    local check=(cargo check --package t5 --features cuda --locked)
+    checkout "$folder"
+    mkdir -p "$folder/target/cuda-toolkit/bin"
+    cp "$fake/nvcc" "$folder/target/cuda-toolkit/bin/nvcc"
+    builds "T5, with the nvcc of \`cargo xtask setup\`" "$folder" -- "${check[@]}"
+    before=$(calls encode.cu)
+    echo "// changed" >>"$folder/cuda/attention/convert.cuh"
+    builds "T5, when a header that it includes has changed" "$folder" -- "${check[@]}"
+    [ "$(calls encode.cu)" -gt "$before" ] || wrong "T5 kept kernels of the old header"
+    before=$(calls encode.cu)
+    echo "// changed" >>"$folder/cuda/attention/tile.cuh"
+    builds "T5, when another header has" "$folder" -- "${check[@]}"
+    [ "$(calls encode.cu)" = "$before" ] || wrong "T5 compiled kernels that do not include it"
 }
 
 wrapped() {

@@ -1,4 +1,4 @@
-"""Makes the goldens under tests/t5 and tests/t5_convert, and checks them.
+"""Makes the goldens and the folders to convert of the T5 example's tests, and checks them.
 
 Each case is a folder as people have them: a tiny random T5 with its settings, what is asked of it, and what
 transformers answers. Greedy decoding is `generate`, one prompt at a time, without a cache, in f32. A case is made
@@ -18,10 +18,10 @@ import torch
 import transformers
 from transformers.models.t5.modeling_t5 import T5Attention
 
-TESTS = Path(__file__).resolve().parents[2] / "tests"
+TESTS = Path(__file__).resolve().parents[2] / "examples" / "t5" / "tests"
 CASES = {
-    **{f"t5/{name}": case for name, case in {**ids.CASES, **texts.CASES}.items()},
-    **{f"t5_convert/{name}": case for name, case in {**ids.CONVERT, **texts.CONVERT}.items()},
+    **{f"goldens/{name}": case for name, case in {**ids.CASES, **texts.CASES}.items()},
+    **{f"convert/{name}": case for name, case in {**ids.CONVERT, **texts.CONVERT}.items()},
 }
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     if args.check:
         print("\n".join(wrong) or f"as expected under transformers {transformers.__version__}")
         sys.exit(bool(wrong))
-    buckets(args.out / "t5" / "buckets.json")
+    buckets(args.out / "goldens" / "buckets.json")
 
 
 if __name__ == "__main__":

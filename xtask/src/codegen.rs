@@ -60,12 +60,14 @@ const HIDDEN: &str = "EX2 beside products";
 const EARLY: &str = "UTMALDG before the wait";
 /// What Hopper's own kernels are compiled for.
 const HOPPER_ARCH: &str = "90a";
-/// Folder of Hopper's kernels, compiled for 9.0a alone. Elsewhere the names of such files end with it.
-const HOPPER: &str = "sm90";
-/// Folders under `cuda/` whose kernels are in the table.
-const FOLDERS: [&str; 3] = ["", HOPPER, "t5"];
-/// Folders under `cuda/` with headers.
-const HEADERS: [&str; 2] = ["attention", "ptx"];
+/// Folder of Hopper's kernels, compiled for 9.0a alone. Elsewhere the names of such files end with `sm90`.
+const HOPPER: &str = "cuda/sm90";
+/// Folder of the T5 example's.
+const T5: &str = "examples/t5/cuda";
+/// Folders whose kernels are in the table.
+const FOLDERS: [&str; 3] = ["cuda", HOPPER, T5];
+/// Folders with headers.
+const HEADERS: [&str; 2] = ["cuda/attention", "cuda/ptx"];
 
 /// Compiles everything and writes the table.
 pub fn run() -> Result<()> {
@@ -86,7 +88,7 @@ pub fn run() -> Result<()> {
     for folder in FOLDERS {
         for source in files_of(folder, "cu") {
             let stem = source.file_stem().unwrap_or_default().to_string_lossy();
-            let archs = match folder == HOPPER || stem.ends_with(HOPPER) {
+            let archs = match folder == HOPPER || stem.ends_with("sm90") {
                 true => vec![HOPPER_ARCH],
                 false => ARCHS.iter().map(|m| m.arch).collect(),
             };
@@ -117,7 +119,7 @@ pub fn run() -> Result<()> {
 pub fn check() -> Result<()> {
     let text = std::fs::read_to_string(file()).context("cannot read cuda/codegen.md")?;
     if !text.contains(&format!("Sources: `{}`", digest()?)) {
-        bail!("cuda/codegen.md is of other sources than cuda/ has now; run `cargo xtask codegen`");
+        bail!("cuda/codegen.md is of other sources than there are now; run `cargo xtask codegen`");
     }
     if let Some(version) = COMPILERS.iter().find(|version| !text.contains(&format!(" V{version}."))) {
         bail!("cuda/codegen.md has nothing of nvcc {version}; run `cargo xtask codegen`");
@@ -145,7 +147,7 @@ pub fn check() -> Result<()> {
         if name.starts_with("t5_gemm_sm90_") {
             let row = row(&text, name)?;
             row[MACHINE_CODE].split(OR).try_for_each(|code| check_product(name, code))?;
-            // As `GemmShape` in cuda/t5/gemm_sm90.cu has it: a block begins beside those of the product before.
+            // As `GemmShape` in examples/t5/cuda/gemm_sm90.cu has it: a block begins beside those of the product before.
             let beside = if name.ends_with("_256") { 1 } else { 2 };
             if blocks(row[OF_ARCHS])? < beside {
                 bail!("{name} is meant to have {beside} blocks on a multiprocessor: {}", row[OF_ARCHS]);
@@ -237,9 +239,9 @@ fn file() -> PathBuf {
     root().join("cuda/codegen.md")
 }
 
-/// Files of a folder under `cuda/`, sorted; none where there is no such folder.
+/// Files of a folder, sorted; none where there is no such folder.
 fn files_of(folder: &str, extension: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(root().join("cuda").join(folder)).into_iter().flatten();
+    let entries = std::fs::read_dir(root().join(folder)).into_iter().flatten();
     let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|path| path.extension().is_some_and(|e| e == extension));
     files.sort();
@@ -271,15 +273,16 @@ fn compile(
     folder: &str,
     arch: &'static str,
 ) -> Result<Table> {
-    // As build.rs has it.
-    let made_for = if (folder, arch) == ("t5", "90") { HOPPER_ARCH } else { arch };
-    let folder = if folder.is_empty() { "all" } else { folder };
+    // As the build scripts have it.
+    let made_for = if (folder, arch) == (T5, "90") { HOPPER_ARCH } else { arch };
     let binary = root().join(format!(
-        "target/codegen-{version}-{folder}-{}-{arch}.cubin",
+        "target/codegen-{version}-{}-{}-{arch}.cubin",
+        folder.replace('/', "-"),
         source.file_stem().unwrap_or_default().to_string_lossy()
     ));
     let result = std::process::Command::new(nvcc)
-        .args(["-cubin", "-O3", "-std=c++17", "-Xptxas", "-v"])
+        .args(["-cubin", "-O3", "-std=c++17", "-Xptxas", "-v", "-I"])
+        .arg(root().join("cuda"))
         .args(["-gencode", &format!("arch=compute_{made_for},code=sm_{made_for}"), "-o"])
         .arg(&binary)
         .arg(source)
@@ -420,7 +423,7 @@ fn text(versions: &[String], tables: &[Table; 2]) -> Result<String> {
 
 /// Threads and dynamic shared memory of a kernel's block.
 fn block(kernel: &str) -> (usize, usize) {
-    // Of T5, by name; `GemmShape` of cuda/t5/gemm_sm90.cu.
+    // Of T5, by name; `GemmShape` of examples/t5/cuda/gemm_sm90.cu.
     let plain = || match kernel {
         "t5_choose" => 1024,
         _ if ["t5_attend_", "t5_gemm_bf16", "t5_gemm_f16", "onekv"].iter().any(|n| kernel.starts_with(n)) => {
@@ -433,7 +436,7 @@ fn block(kernel: &str) -> (usize, usize) {
         "128" => Some((288, 3 * (32 << 10) + 48)),
         _ => Some((544, 4 * (48 << 10) + 64)),
     };
-    // `attend_tensor` of cuda/t5/encode.cu.
+    // `attend_tensor` of examples/t5/cuda/encode.cu.
     let of_encoder = || match kernel.strip_prefix("t5_attend_encoder_")?.split_once('_')? {
         ("f32", _) => None,
         (_, "64") => Some((128, 5 * (8 << 10) + 1024)),

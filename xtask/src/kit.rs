@@ -55,8 +55,8 @@ const PROGRAMS: &[Program] = &[
     program("onekv", "test", "attention", "test-attention"),
     program("onekv", "test", "cuda", "test-cuda"),
     program("onekv", "test", "e4m3", "test-e4m3"),
-    program("onekv", "test", "t5_cuda", "test-t5_cuda"),
-    program("onekv", "example", "t5", "t5"),
+    program("t5", "test", "t5_cuda", "test-t5_cuda"),
+    program("t5", "bin", "t5", "t5"),
     program("ptxsim-driver", "test", "conformance", "conformance"),
 ];
 
@@ -77,11 +77,11 @@ impl Build<'_> {
     }
 
     fn takes(&self, program: &Program) -> bool {
-        matches!(self, Self::Release { .. }) || !program.name.starts_with("t5")
+        matches!(self, Self::Release { .. }) || program.package != "t5"
     }
 
     fn command(&self, package: &str) -> Command {
-        let features = if package == "onekv" { "t5-cuda" } else { "" };
+        let features = if package == "ptxsim-driver" { "" } else { "cuda" };
         let mut cargo = match self {
             Self::Release { .. } => {
                 let mut cargo = cargo(&["build", "--release", "--package", package, "--features", features]);
@@ -111,8 +111,8 @@ const FILES: &[(&str, &str)] = &[
     ("examples/t5/assets/pid/tokenizer.json", "assets/pid"),
 ];
 
-/// Folders of the repository that the tests of T5 read; the kit has them under root/.
-const FOLDERS: &[&str] = &["tests/t5", "examples/t5/assets"];
+/// Folders of the T5 example that its tests read; the kit has them under root/.
+const FOLDERS: &[&str] = &["tests/goldens", "assets"];
 
 pub fn run(options: &Options) -> Result<()> {
     if options.check {
@@ -146,11 +146,11 @@ fn gather(out: &Path, how: &Build<'_>) -> Result<()> {
     let about = json!({ "commit": commit.trim(), "kit_date": date.trim(), "archs": how.archs() });
     std::fs::write(out.join("kit.json"), format!("{about:#}\n"))?;
     std::fs::create_dir(out.join("bin"))?;
-    let mut packages: Vec<&str> = PROGRAMS.iter().map(|program| program.package).collect();
+    let taken = || PROGRAMS.iter().filter(|program| how.takes(program));
+    let mut packages: Vec<&str> = taken().map(|program| program.package).collect();
     packages.dedup();
     for package in packages {
-        let programs: Vec<&Program> =
-            PROGRAMS.iter().filter(|program| program.package == package && how.takes(program)).collect();
+        let programs: Vec<&Program> = taken().filter(|program| program.package == package).collect();
         for (program, from) in programs.iter().zip(build(package, &programs, how)?) {
             copy(&from, &out.join("bin").join(program.file))?;
         }
@@ -161,11 +161,12 @@ fn gather(out: &Path, how: &Build<'_>) -> Result<()> {
         std::fs::create_dir_all(&folder)?;
         copy(&from, &folder.join(from.file_name().context("a file without a name")?))?;
     }
+    let example = root().join("examples/t5");
     for folder in FOLDERS {
         let mut files = Vec::new();
-        list(&root().join(folder), &mut files)?;
+        list(&example.join(folder), &mut files)?;
         for (from, _) in files {
-            let to = out.join("root").join(from.strip_prefix(root())?);
+            let to = out.join("root").join(from.strip_prefix(&example)?);
             std::fs::create_dir_all(to.parent().context("a file without a folder")?)?;
             copy(&from, &to)?;
         }

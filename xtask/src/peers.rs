@@ -126,7 +126,7 @@ pub fn run(device: &Device) -> Result<()> {
 fn cpu(work: Work, threads: usize, venv: Option<&Path>, rounds: usize) -> Result<()> {
     let python = python(venv)?;
     step("build ours", &mut cargo(&["build", "--release", "--package", "xtask"]))?;
-    step("build the T5 example", &mut cargo(&["build", "--release", "--example", "t5"]))?;
+    step("build the T5 example", &mut cargo(&["build", "--release", "--package", "t5"]))?;
 
     let count = threads.to_string();
     let list = |numbers: &[usize]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -180,8 +180,8 @@ fn keep(name: &str, results: &impl Serialize) -> Result<()> {
 /// Where PID pays, by tools/peers/crossover.py; every method runs `runs` times at each point.
 fn crossover(threads: usize, venv: Option<&Path>, runs: usize) -> Result<()> {
     let python = python(venv)?;
-    step("build the T5 example", &mut cargo(&["build", "--release", "--example", "t5"]))?;
-    let program = root().join("target/release/examples/t5");
+    step("build the T5 example", &mut cargo(&["build", "--release", "--package", "t5"]))?;
+    let program = root().join("target/release/t5");
     let out = root().join("target/crossover.json");
     let mut script = command(&python.to_string_lossy(), &["tools/peers/crossover.py", "--t5"]);
     script.arg(program).arg("--out").arg(&out).args(["--threads", &threads.to_string()]);
@@ -214,7 +214,7 @@ fn our_t5(threads: &str) -> Result<Measured> {
     struct Figures {
         total_s: f64,
     }
-    let program = root().join("target/release/examples/t5");
+    let program = root().join("target/release/t5");
     let arguments = ["--random", "t5-base", "--json", "--threads", threads];
     let text = output("our T5", &mut command(&program.to_string_lossy(), &arguments))?;
     let figures: BTreeMap<String, Figures> = serde_json::from_str(&text)?;

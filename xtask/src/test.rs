@@ -35,8 +35,8 @@ pub fn run(transformers: bool) -> Result<()> {
     });
     let driver = virtual_driver()?;
     step(
-        "test the library, the example, the virtual GPU, the tools and the documentation's examples",
-        with_t5(&mut workspace("test", "", &[])),
+        "test the library, the T5 example, the virtual GPU, the tools and the documentation's examples",
+        &mut workspace("test", "", &[]),
     )?;
     let benches = ["--bench", "attention", "--bench", "plan", "--bench", "speed"];
     step("run the benchmarks that need no card, each once", &mut workspace("test", "", &benches))?;
@@ -86,28 +86,18 @@ fn convert(python: &Path) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(folders.chain(std::env::split_paths(&path)))?;
     let mut tests = workspace("test", "", &["--test", "t5_goldens", "--", "--ignored", "conversions"]);
-    step("build the T5 example", &mut workspace("build", "", &["--example", "t5"]))?;
-    step("test T5 on folders that transformers 5 converts", with_t5(tests.env("PATH", path)))
+    step("test T5 on folders that transformers 5 converts", tests.env("PATH", path))
 }
 
 fn cuda_tests() -> Command {
-    let mut tests =
-        workspace("test", "t5-cuda", &["--test", "attention", "--test", "cuda", "--test", "e4m3"]);
+    let mut tests = workspace("test", "cuda", &["--test", "attention", "--test", "cuda", "--test", "e4m3"]);
     tests.env("ONEKV_REQUIRE_CUDA", "1");
     tests
 }
 
 /// `on` lets a command build for a card, and find it.
 fn t5_tests(place: &str, on: impl Fn(&mut Command)) -> Result<()> {
-    let mut build = workspace("build", "t5-cuda", &["--example", "t5"]);
-    let mut tests = workspace("test", "t5-cuda", &["--test", "t5_cuda"]);
-    on(&mut build);
+    let mut tests = workspace("test", "cuda", &["--test", "t5_cuda"]);
     on(&mut tests);
-    step("build the T5 example for cards", &mut build)?;
-    step(&format!("test T5 on {place}"), with_t5(tests.env("ONEKV_REQUIRE_CUDA", "1")))
-}
-
-/// Lets `tests` run the T5 example that was built last.
-fn with_t5(tests: &mut Command) -> &mut Command {
-    tests.env("ONEKV_T5", target().join("debug/examples/t5"))
+    step(&format!("test T5 on {place}"), tests.env("ONEKV_REQUIRE_CUDA", "1"))
 }

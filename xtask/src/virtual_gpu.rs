@@ -33,7 +33,7 @@ pub fn with_candle(build: &mut std::process::Command, driver: &Path) -> Result<(
 }
 
 /// A command of cargo's for the whole workspace: the features of dependencies are those that all its packages ask for
-/// together, so that every command that goes through here finds them compiled by the first. `features` of onekv's come
+/// together, so that every command that goes through here finds them compiled by the first. `features` of onekv and T5 come
 /// with `candle`, for the same reason: candle asks for most.
 pub fn workspace(what: &str, features: &str, arguments: &[&str]) -> std::process::Command {
     let mut cargo = cargo(&[what, "--workspace", "--features", "candle", "--features", features]);

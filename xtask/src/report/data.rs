@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use onekv::cost::{ModelShape, Workload};
 use serde::Deserialize;
+use t5::cost::{ModelShape, Workload};
 
 pub use crossover::{Crossover, CrossoverLine, Point};
 pub use file::attention;

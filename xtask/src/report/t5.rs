@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use onekv::cost::{Method, breakdown};
+use t5::cost::{Method, breakdown};
 
 use super::data::{Card, T5Line, T5Run, T5Work};
 use super::page::{Files, folded, picture, short, source, without_time};

@@ -38,8 +38,8 @@ pub fn run() -> Result<()> {
     let path = assets.join("heldout.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let held_out: HeldOut = serde_json::from_str(&text)?;
-    step("build the T5 example", &mut cargo(&["build", "--release", "--example", "t5"]))?;
-    let program = root().join("target/release/examples/t5").to_string_lossy().into_owned();
+    step("build the T5 example", &mut cargo(&["build", "--release", "--package", "t5"]))?;
+    let program = root().join("target/release/t5").to_string_lossy().into_owned();
     let folder = root().join("target/report-tiny");
     std::fs::create_dir_all(&folder)?;
     let input = folder.join("dialogue.txt");

@@ -20,7 +20,7 @@ pub struct Crossover {
     /// What the prediction takes for the best that the machine does.
     pub flops_per_s: f64,
     pub bytes_per_s: f64,
-    /// Predicted at the base, and where that ceases; see [`onekv::cost::Crossover`].
+    /// Predicted at the base, and where that ceases; see [`t5::cost::Crossover`].
     pub predicted_gain: f64,
     pub least_prompts: Option<usize>,
     pub least_keys: Option<usize>,

@@ -1,0 +1,440 @@
+//! The CUDA backend: cublasLt or a kernel of our own for matrix products, onekv for cross-attention, `cuda/` for
+//! the rest. Everything is on one stream. A decode step needs nothing from the host: it is recorded as a CUDA graph
+//! and replayed.
+
+mod cublaslt;
+pub mod driver;
+pub mod kernels;
+pub mod memory;
+pub mod rows;
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::cost::Roofline;
+use anyhow::{Result, bail};
+use cublaslt::CublasLt;
+use cudarc::driver::CudaGraph;
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use driver::Driver;
+use half::{bf16, f16};
+use kernels::{Bias, Ids, Matrix, SelfCache, Target, Tile};
+use memory::{Buffer, Pinned, Pool};
+use onekv::cuda::{Launch, RawOperands};
+use onekv::plan::{Plan, PlanOptions};
+use onekv::{DType, Problem, Strides};
+use rayon::prelude::*;
+use rows::{OVERFLOWED, RowState, Rows};
+
+use super::{Backend, BatchRow, RowsSpec, overflow};
+use crate::arguments::{Dtype, Products};
+use crate::config::{Activated, Config};
+
+/// Elements per head that the kernels of `cuda/` and of onekv are there for; smaller heads are filled up.
+const HEAD_DIMS: [usize; 2] = [64, 128];
+
+/// One card.
+pub struct Cuda {
+    // Fields are dropped in this order: what needs the driver goes first.
+    products: Option<CublasLt>,
+    /// The encoder's tiles for the last offsets: every layer asks for the same.
+    tiles: RefCell<Option<(Vec<usize>, Buffer, usize)>>,
+    attention: Arc<onekv::cuda::Kernels>,
+    pub pool: Pool,
+    pub driver: Driver,
+    pub dtype: DType,
+}
+
+/// Cross-attention K/V of one layer, `[keys, 2, inner]`.
+pub struct CrossKv {
+    pub data: Buffer,
+    keys: usize,
+    inner: usize,
+}
+
+/// A planned cross-attention and its workspace.
+pub struct Cross {
+    launch: Launch,
+    workspace: Buffer,
+}
+
+/// A decode step as a graph; none yet where the step has only been tried.
+pub struct Recording {
+    graph: Option<CudaGraph>,
+    _pinned: Pinned,
+}
+
+impl Cuda {
+    /// Opens the first card.
+    pub fn open(dtype: Option<Dtype>, products: Products) -> Result<Self> {
+        let driver = Driver::open()?;
+        let attention = onekv::cuda::Kernels::new(&driver.context)?;
+        let pool = Pool::new(&driver.stream);
+        let products = match products {
+            Products::Cublaslt => Some(CublasLt::new(&driver.stream, &pool)?),
+            Products::Own => None,
+        };
+        let dtype = match dtype {
+            Some(Dtype::F32) => DType::F32,
+            Some(Dtype::F16) => DType::F16,
+            Some(Dtype::Bf16) | None => DType::Bf16,
+        };
+        Ok(Self { products, tiles: RefCell::default(), attention, pool, driver, dtype })
+    }
+
+    pub fn matrix(&self, rows: usize, cols: usize, dtype: DType) -> Result<Matrix> {
+        Ok(Matrix { data: self.pool.take(rows * cols * dtype.size_bytes())?, rows, cols, dtype })
+    }
+
+    /// Values in the type of the backend.
+    pub fn upload(&self, values: &[f32]) -> Result<Buffer> {
+        match self.dtype {
+            DType::F16 => self.pool.upload(&converted(values, f16::from_f32)),
+            DType::Bf16 => self.pool.upload(&converted(values, bf16::from_f32)),
+            _ => self.pool.upload(values),
+        }
+    }
+
+    /// Hopper's own kernel multiplies 16-bit types.
+    fn streams_weights(&self) -> bool {
+        self.products.is_none() && self.driver.hopper && self.dtype != DType::F32
+    }
+
+    fn multiply(&self, x: &Matrix, weights: &Matrix, target: Target<'_>) -> Result<()> {
+        match &self.products {
+            Some(library) => library.multiply(x, weights, target),
+            None if self.streams_weights() => kernels::gemm_sm90(&self.driver, x, weights, target, None),
+            None => kernels::gemm(&self.driver, x, weights, target),
+        }
+    }
+
+    fn product(&self, x: &Matrix, weights: &Matrix, dtype: DType) -> Result<Matrix> {
+        let mut out = self.matrix(x.rows, weights.rows, dtype)?;
+        self.multiply(x, weights, Target { data: &mut out.data, at: 0, dtype, add: false })?;
+        Ok(out)
+    }
+}
+
+fn converted<T: Send>(values: &[f32], convert: impl Fn(f32) -> T + Sync + Send) -> Vec<T> {
+    values.par_iter().with_min_len(1 << 16).map(|x| convert(*x)).collect()
+}
+
+/// Multiplications and additions per clock and multiprocessor: 16-bit on tensor cores with f32 sums, and f32. From
+/// NVIDIA's data sheets.
+fn flops_per_clock(capability: (i32, i32)) -> (f64, f64) {
+    match capability {
+        (8, 0) => (2048.0, 128.0),
+        (9, _) => (4096.0, 256.0),
+        (10, _) => (8192.0, 256.0),
+        _ => (512.0, 256.0),
+    }
+}
+
+impl Backend for Cuda {
+    type Matrix = Matrix;
+    type Linear = Matrix;
+    type Norm = Buffer;
+    type Bias = Bias;
+    type Rows = Rows;
+    type SelfCache = SelfCache;
+    type CrossKv = CrossKv;
+    type Cross = Cross;
+    type Recording = Recording;
+
+    const STEPS_PER_LOOK: usize = 4;
+    // A smaller batch needs another recording.
+    const DROP_AT: f64 = 0.5;
+
+    fn describe(&self) -> String {
+        let card = self.driver.context.name().unwrap_or_else(|_| "unknown card".into());
+        let products = if self.products.is_some() { "cublasLt" } else { "own gemm" };
+        format!("cuda: {card}, {}, {products}", self.dtype)
+    }
+
+    fn head_dim(&self, config: &Config) -> Result<usize> {
+        for (field, value) in [("d_model", config.d_model), ("d_ff", config.d_ff)] {
+            if !value.is_multiple_of(8) {
+                bail!("{field} is {value}, allowed on CUDA: a multiple of 8");
+            }
+        }
+        match HEAD_DIMS.into_iter().find(|dim| config.d_kv <= *dim) {
+            Some(dim) => Ok(dim),
+            None => bail!("d_kv is {}, allowed on CUDA: at most {}", config.d_kv, HEAD_DIMS[1]),
+        }
+    }
+
+    fn element_bytes(&self) -> usize {
+        self.dtype.size_bytes()
+    }
+
+    fn free_bytes(&self) -> Result<Option<usize>> {
+        Ok(Some(self.driver.context.mem_get_info()?.0))
+    }
+
+    fn peak_bytes(&self) -> Option<usize> {
+        Some(self.pool.peak())
+    }
+
+    fn release(&self) -> Result<()> {
+        self.tiles.replace(None);
+        self.pool.release()
+    }
+
+    fn trim(&self) {
+        self.pool.trim();
+    }
+
+    fn roofline(&self) -> Option<Roofline> {
+        let known = |attribute| self.driver.context.attribute(attribute).ok().filter(|value| *value > 0);
+        let of = |attribute| known(attribute).map(f64::from);
+        // kHz, and a double data rate.
+        let clock = of(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? * 1e3;
+        let memory_clock = of(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? * 1e3;
+        let bus_bytes = of(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
+        let (tensor, plain) = flops_per_clock(self.driver.context.compute_capability().ok()?);
+        let per_clock = if self.dtype == DType::F32 { plain } else { tensor };
+        Some(Roofline {
+            flops_per_s: clock * self.driver.multiprocessors as f64 * per_clock,
+            bytes_per_s: 2.0 * memory_clock * bus_bytes,
+        })
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(self.driver.stream.synchronize()?)
+    }
+
+    fn linear_weights(&self, data: Vec<f32>, inputs: usize) -> Result<Matrix> {
+        let rows = data.len() / inputs;
+        Ok(Matrix { data: self.upload(&data)?, rows, cols: inputs, dtype: self.dtype })
+    }
+
+    fn table(&self, data: Vec<f32>, width: usize) -> Result<Matrix> {
+        self.linear_weights(data, width)
+    }
+
+    fn norm(&self, weights: Vec<f32>) -> Result<Buffer> {
+        self.pool.upload(&weights)
+    }
+
+    fn bias(&self, values: Vec<Vec<f32>>, zero: usize) -> Result<Bias> {
+        let (heads, span) = (values.len(), values.first().map_or(0, Vec::len));
+        Ok(Bias { data: self.pool.upload(&values.concat())?, heads, span, zero })
+    }
+
+    fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Matrix> {
+        let mut out = self.matrix(ids.len(), table.cols, DType::F32)?;
+        kernels::embed(&self.driver, table, Ids::List(&self.pool.upload(ids)?), &mut out)?;
+        Ok(out)
+    }
+
+    fn rms_norm(&self, x: &Matrix, weight: &Buffer, epsilon: f32) -> Result<Matrix> {
+        let mut out = self.matrix(x.rows, x.cols, self.dtype)?;
+        kernels::rms_norm(&self.driver, x, weight, epsilon, &mut out)?;
+        Ok(out)
+    }
+
+    fn linear(&self, x: &Matrix, weights: &Matrix) -> Result<Matrix> {
+        self.product(x, weights, self.dtype)
+    }
+
+    fn add_linear(&self, sum: &mut Matrix, x: &Matrix, weights: &Matrix) -> Result<()> {
+        self.multiply(x, weights, Target { data: &mut sum.data, at: 0, dtype: sum.dtype, add: true })
+    }
+
+    fn logits(&self, x: &Matrix, weights: &Matrix) -> Result<Matrix> {
+        self.product(x, weights, DType::F32)
+    }
+
+    fn linear_activated(&self, x: &Matrix, w: &Matrix, by: Activated) -> Result<Matrix> {
+        let width = if by.gated { w.rows / 2 } else { w.rows };
+        let mut out = self.matrix(x.rows, width, self.dtype)?;
+        if self.streams_weights() {
+            let target = Target { data: &mut out.data, at: 0, dtype: self.dtype, add: false };
+            kernels::gemm_sm90(&self.driver, x, w, target, Some(by))?;
+        } else {
+            kernels::activate(&self.driver, &self.linear(x, w)?, by, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    fn to_host(&self, x: &Matrix) -> Result<Vec<f32>> {
+        self.pool.download_as(&x.data, x.rows * x.cols, x.dtype)
+    }
+
+    fn encoder_attention(&self, qkv: &Matrix, offsets: &[usize], bias: &Bias) -> Result<Matrix> {
+        let longest = offsets.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+        let reaches = longest <= bias.zero + 1 && bias.zero + longest <= bias.span;
+        if !reaches || offsets.last() != Some(&qkv.rows) {
+            bail!("the encoder's offsets or bias do not fit its activations");
+        }
+        let mut out = self.matrix(qkv.rows, qkv.cols / 3, self.dtype)?;
+        let mut tiles = self.tiles.borrow_mut();
+        if tiles.as_ref().is_none_or(|(of, ..)| of != offsets) {
+            let of_input = |w: &[usize]| {
+                let (start, end) = (w[0] as i32, w[1] as i32);
+                (start..end).step_by(kernels::tile_rows(self.dtype)).map(move |first| [start, end, first, 0])
+            };
+            let list: Vec<Tile> = offsets.windows(2).flat_map(of_input).collect();
+            *tiles = Some((offsets.to_vec(), self.pool.upload(&list)?, list.len()));
+        }
+        let Some((_, list, count)) = tiles.as_ref() else { bail!("no tiles") };
+        kernels::attend_encoder(&self.driver, qkv, (list, *count), bias, &mut out)?;
+        Ok(out)
+    }
+
+    fn cross_kv(&self, keys: usize, inner: usize) -> Result<CrossKv> {
+        // Kernels load whole tiles, also past the keys of an input that does not fill its place.
+        Ok(CrossKv { data: self.pool.zeros(keys * 2 * inner * self.element_bytes())?, keys, inner })
+    }
+
+    fn project_cross_kv(&self, kv: &mut CrossKv, at: usize, hidden: &Matrix, weights: &Matrix) -> Result<()> {
+        let at = at * 2 * kv.inner * self.element_bytes();
+        self.multiply(hidden, weights, Target { data: &mut kv.data, at, dtype: self.dtype, add: false })
+    }
+
+    fn copy_cross_kv(&self, from: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
+        let key_bytes = 2 * from.inner * self.element_bytes();
+        let bytes = keys.len() * key_bytes;
+        self.pool.copy(&from.data, keys.start * key_bytes, &mut to.data, at * key_bytes, bytes)
+    }
+
+    fn cross_kv_bytes(&self, kv: &CrossKv) -> usize {
+        kv.data.bytes()
+    }
+
+    fn plan_cross(&self, problem: &Problem) -> Result<Cross> {
+        let plan = Plan::new(problem, self.dtype, self.attention.facts(), &PlanOptions::default())?;
+        let workspace = self.pool.keep(plan.workspace_bytes())?;
+        Ok(Cross { launch: Launch::new(&self.attention, plan, &self.driver.stream)?, workspace })
+    }
+
+    fn cross_attention(&self, q: &Matrix, kv: &CrossKv, cross: &Cross) -> Result<Matrix> {
+        let problem = cross.launch.plan().problem();
+        let fits = q.rows == problem.total_rows()
+            && q.cols == problem.heads() * problem.head_dim()
+            && q.dtype == self.dtype
+            && kv.inner == q.cols
+            && kv.keys == problem.key_positions();
+        if !fits {
+            bail!("the cross-attention's operands do not fit its plan");
+        }
+        let out = self.matrix(q.rows, q.cols, self.dtype)?;
+        let kv_strides = Strides { row: 2 * kv.inner, head: problem.head_dim() };
+        let operands = RawOperands {
+            q: q.data.at(),
+            k: kv.data.at(),
+            v: kv.data.at() + (kv.inner * self.element_bytes()) as u64,
+            out: out.data.at(),
+            lse: 0,
+            k_scale: 0,
+            v_scale: 0,
+            workspace: cross.workspace.at(),
+            q_strides: problem.query_strides(),
+            k_strides: kv_strides,
+            v_strides: kv_strides,
+            out_strides: problem.query_strides(),
+            lse_strides: Strides { row: 0, head: 0 },
+        };
+        // SAFETY: the stream is of the kernels' context. The check above shows that q, K and V are of the plan's dtype
+        // and as large as its problem; `out` was taken for it, the workspace in `plan_cross`. Buffers are 256-byte
+        // aligned, and strides and V's offset multiples of 64 elements. Buffers return to the pool of this one stream,
+        // and `out` and the workspace are different buffers from all others.
+        unsafe { cross.launch.run_raw(self.driver.stream.cu_stream(), &operands)? };
+        Ok(out)
+    }
+
+    fn rows(&self, spec: RowsSpec) -> Result<Rows> {
+        Rows::new(&self.pool, spec)
+    }
+
+    fn seat(&self, rows: &mut Rows, batch: &[BatchRow<'_>]) -> Result<()> {
+        rows.seat(&self.pool, batch)
+    }
+
+    fn self_cache(&self, slots: usize, longest: usize, inner: usize) -> Result<SelfCache> {
+        let data = self.pool.keep(slots * longest * 2 * inner * self.element_bytes())?;
+        Ok(SelfCache { data, slots, capacity: longest, inner })
+    }
+
+    fn embed_next(&self, table: &Matrix, rows: &Rows) -> Result<Matrix> {
+        let mut out = self.matrix(rows.pass().tokens, table.cols, DType::F32)?;
+        let ids = rows.pass().ids.as_ref().map_or(Ids::Next(rows), Ids::List);
+        kernels::embed(&self.driver, table, ids, &mut out)?;
+        Ok(out)
+    }
+
+    fn decoder_attention(
+        &self,
+        qkv: &Matrix,
+        cache: &mut SelfCache,
+        rows: &Rows,
+        bias: &Bias,
+    ) -> Result<Matrix> {
+        let mut out = self.matrix(qkv.rows, cache.inner, self.dtype)?;
+        kernels::attend_self(&self.driver, qkv, cache, rows, bias, &mut out)?;
+        Ok(out)
+    }
+
+    fn last_tokens(&self, x: Matrix, rows: &Rows) -> Result<Matrix> {
+        if x.rows == rows.live.len() {
+            return Ok(x);
+        }
+        let mut out = self.matrix(rows.live.len(), x.cols, DType::F32)?;
+        kernels::last_tokens(&self.driver, &x, rows, &mut out)?;
+        Ok(out)
+    }
+
+    fn choose(&self, mut logits: Matrix, rows: &mut Rows) -> Result<()> {
+        kernels::choose(&self.driver, &mut logits, rows)?;
+        rows.first_pass = None;
+        Ok(())
+    }
+
+    fn left(&self, rows: &Rows) -> Result<Vec<usize>> {
+        let states = rows.states(&self.pool)?;
+        let left = |state: RowState| match state.finished {
+            0 => Ok(rows.max_new_tokens - state.produced as usize),
+            OVERFLOWED => Err(overflow()),
+            _ => Ok(0),
+        };
+        rows.live.iter().map(|slot| left(states[*slot])).collect()
+    }
+
+    fn outputs(&self, rows: &Rows) -> Result<Vec<Vec<u32>>> {
+        let states = rows.states(&self.pool)?;
+        let ids = self.pool.download::<u32>(&rows.outputs, rows.total * rows.max_new_tokens)?;
+        let of_slot = |slot: &usize| {
+            let produced = states[*slot].produced as usize;
+            ids[slot * rows.max_new_tokens..][..produced].to_vec()
+        };
+        Ok(rows.live.iter().map(of_slot).collect())
+    }
+
+    fn repeat(
+        &self,
+        recording: &mut Option<Recording>,
+        times: usize,
+        step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let mut left = times;
+        if recording.is_none() && left > 0 {
+            // The first step is run as it is: it loads and allocates what a recorded one finds ready.
+            step()?;
+            left -= 1;
+            *recording = Some(Recording { graph: None, _pinned: self.pool.pin() });
+        }
+        let Some(recorded) = recording.as_mut().filter(|_| left > 0) else { return Ok(()) };
+        if recorded.graph.is_none() {
+            let stream = &self.driver.stream;
+            stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+            let result = self.pool.without_new(step);
+            // Ends also where a step failed: a stream that is being captured takes nothing else.
+            let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+            result?;
+            recorded.graph = graph?;
+        }
+        let Some(graph) = &recorded.graph else { bail!("the recorded step is empty") };
+        (0..left).try_for_each(|_| Ok(graph.launch()?))
+    }
+}

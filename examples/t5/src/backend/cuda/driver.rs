@@ -1,0 +1,127 @@
+//! The example's kernels in a CUDA context, launched as onekv launches its own.
+
+use std::ffi::c_void;
+use std::ptr::from_ref;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUdeviceptr, CUtensorMapDataType};
+use cudarc::driver::{CudaContext, CudaStream};
+use onekv::DType;
+use onekv::cuda::{Grid, Modules, TensorMap};
+
+/// The sources in `cuda/`, compiled.
+const FATBINS: [(&str, &[u8]); 5] = [
+    ("elementwise", include_bytes!(concat!(env!("OUT_DIR"), "/elementwise.fatbin"))),
+    ("decode", include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"))),
+    ("encode", include_bytes!(concat!(env!("OUT_DIR"), "/encode.fatbin"))),
+    ("gemm", include_bytes!(concat!(env!("OUT_DIR"), "/gemm.fatbin"))),
+    ("gemm_sm90", include_bytes!(concat!(env!("OUT_DIR"), "/gemm_sm90.fatbin"))),
+];
+
+/// A context, its one stream and the kernels.
+pub struct Driver {
+    pub context: Arc<CudaContext>,
+    pub stream: Arc<CudaStream>,
+    pub multiprocessors: usize,
+    /// Whether `cuda/gemm_sm90.cu` runs here.
+    pub hopper: bool,
+    modules: Modules,
+}
+
+/// One argument of a kernel.
+#[derive(Debug, Clone, Copy)]
+pub enum Argument<'a> {
+    /// Device memory, or 0.
+    At(CUdeviceptr),
+    Int(i32),
+    Long(i64),
+    Float(f32),
+    Map(&'a TensorMap),
+    /// A structure of C.
+    Bytes(&'a [u8]),
+}
+
+/// The map of `[planes, rows, cols]` of a 16-bit type, row-major, without gaps, in boxes of `box_rows` rows of every plane
+/// and 64 columns; columns a multiple of 8.
+pub fn boxes(at: CUdeviceptr, dtype: DType, shape: [usize; 3], box_rows: usize) -> Result<TensorMap> {
+    let data_type = match dtype {
+        DType::F16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        DType::Bf16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        other => bail!("the type is {other:?}, allowed: F16 or Bf16"),
+    };
+    let [planes, rows, cols] = shape;
+    let steps = [cols * 2, rows * cols * 2, planes * rows * cols * 2];
+    Ok(TensorMap::new(data_type, at, [cols, rows, planes, 1], steps, [64, box_rows, planes, 1], 128)?)
+}
+
+/// The first virtual architecture whose launches can overlap.
+const OVERLAPS_FROM: i32 = 90;
+
+/// An error for a card that is too old.
+pub fn capable(card: &str, (major, minor): (i32, i32)) -> Result<()> {
+    if major < 8 {
+        bail!(
+            "{card} has compute capability {major}.{minor}, allowed: 8.0 or newer, for bf16 and for the kernels as such"
+        );
+    }
+    Ok(())
+}
+
+impl Driver {
+    pub fn open() -> Result<Self> {
+        let context = onekv::cuda::context(0)?;
+        let capability = context.compute_capability()?;
+        capable(&context.name()?, capability)?;
+        // SAFETY: all work is on the one stream that is made below, so no stream has to wait for another's events.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream()?;
+        context.bind_to_thread()?;
+        let multiprocessors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        // SAFETY: what the build script had nvcc write.
+        let modules = unsafe { Modules::new(&context, FATBINS.to_vec()) };
+        // Of the images in a fatbin the driver takes one; whether that is Hopper's is what it has.
+        let found = || modules.function("gemm_sm90", "t5_gemm_sm90_bf16_64", 0).is_ok();
+        let hopper = capability == (9, 0) && found();
+        Ok(Self { multiprocessors: multiprocessors as usize, hopper, context, stream, modules })
+    }
+
+    /// Queues a kernel on the stream; nothing where there are no blocks.
+    ///
+    /// # Safety
+    /// `arguments` are those of the kernel `name` of `module`, by order, type and size; its pointers are memory of this context that is
+    /// as large as the kernel reaches, and that is released by way of this stream.
+    pub unsafe fn launch(
+        &self,
+        module: &str,
+        name: &str,
+        grid: Grid,
+        arguments: &[Argument<'_>],
+    ) -> Result<()> {
+        let function = self.modules.function(module, name, grid.shared_bytes)?;
+        // It begins with `in_order` of cuda/order.cuh, or waits as that does.
+        let grid = Grid { overlaps: function.compiled_for() >= OVERLAPS_FROM, ..grid };
+        let address = |argument: &Argument<'_>| -> *const c_void {
+            match argument {
+                Argument::At(x) => from_ref(x).cast(),
+                Argument::Int(x) => from_ref(x).cast(),
+                Argument::Long(x) => from_ref(x).cast(),
+                Argument::Float(x) => from_ref(x).cast(),
+                Argument::Map(map) => from_ref(*map).cast(),
+                Argument::Bytes(bytes) => bytes.as_ptr().cast(),
+            }
+        };
+        let mut list: Vec<*mut c_void> = arguments.iter().map(|a| address(a).cast_mut()).collect();
+        // SAFETY: every pointer is to a value of the type that the kernel declares for the argument, and lives until the
+        // call returns; the rest is this function's contract.
+        unsafe { self.modules.launch(function, grid, self.stream.cu_stream(), &mut list) }
+            .with_context(|| format!("cannot launch {name}"))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Recordings that hold the kernels are gone, but their last replay may not have ended.
+        let _ = self.stream.synchronize();
+    }
+}

@@ -1,0 +1,197 @@
+//! What a run prints: outputs by prompt, then the methods side by side.
+
+use crate::cost::{self, Method, ModelShape, Workload};
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, ContentArrangement, Table};
+use serde_json::{Value, json};
+
+use crate::generate::{Stats, Task};
+
+/// The method in words, and what they mean.
+const METHODS: [(Method, &str, &str); 3] = [
+    (Method::Pid, "PID", "prompt in the decoder. The input is encoded once; all prompts read its one K/V."),
+    (Method::Pie, "PIE", "prompt in the encoder. The input is encoded, and its K/V kept, once per prompt."),
+    (
+        Method::PidReplicated,
+        "PID-replicated",
+        "as PID, but every prompt reads a copy of the K/V: what sharing it saves.",
+    ),
+];
+
+pub fn name(method: Method) -> &'static str {
+    METHODS.iter().find(|(of, ..)| *of == method).map_or("", |(_, name, _)| name)
+}
+
+/// The figures of one method over a whole run.
+pub struct Figures {
+    pub method: Method,
+    pub stats: Stats,
+    pub flops: u64,
+    pub predicted_kv_bytes: u64,
+    /// Weights and K/V that a step over all rows must read; none where they took turns.
+    pub step_floor_bytes: Option<u64>,
+}
+
+impl Figures {
+    /// `tasks` as they were asked, prompts not yet moved into the encoder; `outputs` by task and prompt.
+    pub fn new(
+        method: Method,
+        stats: Stats,
+        model: &ModelShape,
+        tasks: &[Task],
+        outputs: &[Vec<Vec<u32>>],
+    ) -> Self {
+        let (mut flops, mut kv_bytes) = (0, 0);
+        for (task, outputs) in tasks.iter().zip(outputs) {
+            // Prompts and outputs of one input differ in length: the model takes each by itself and
+            // the shared encoding once.
+            let single = |(prompt, output): (&Vec<u32>, &Vec<u32>)| Workload {
+                inputs: 1,
+                prompts: 1,
+                keys: task.input.len() as u64,
+                prompt_tokens: prompt.len() as u64,
+                new_tokens: output.len() as u64,
+            };
+            let more = task.prompts.len().saturating_sub(1) as u64;
+            let encoded_again = if method == Method::Pie { 0 } else { more };
+            let stored_again = if method == Method::Pid { more } else { 0 };
+            for work in task.prompts.iter().zip(outputs).map(single) {
+                flops += cost::breakdown(method, model, &work).total().flops;
+                kv_bytes += cost::cross_kv_bytes(method, model, &work);
+            }
+            let Some(work) = task.prompts.iter().zip(outputs).next().map(single) else { continue };
+            let encode_only = Workload { new_tokens: 0, ..work };
+            flops -= encoded_again * cost::breakdown(method, model, &encode_only).total().flops;
+            kv_bytes -= stored_again * cost::cross_kv_bytes(method, model, &work);
+        }
+        let nothing = Workload { inputs: 0, prompts: 0, keys: 0, prompt_tokens: 0, new_tokens: 0 };
+        let step_floor_bytes = (stats.batch_rows == stats.rows)
+            .then(|| cost::decode_step_bytes(method, model, &nothing) + kv_bytes);
+        Self { method, stats, flops, predicted_kv_bytes: kv_bytes, step_floor_bytes }
+    }
+
+    /// New tokens per second, encoding included.
+    fn tokens_per_s(&self) -> f64 {
+        self.stats.new_tokens as f64 / self.stats.total().as_secs_f64()
+    }
+
+    pub fn json(&self) -> Value {
+        let s = &self.stats;
+        let step = s.step().map(|step| step.as_secs_f64());
+        json!({
+            "encoder_tokens": s.encoder_tokens,
+            "cross_kv_bytes": s.cross_kv_bytes,
+            "cross_kv_bytes_predicted": self.predicted_kv_bytes,
+            "flops_predicted": self.flops,
+            "rows": s.rows,
+            "batch_rows": s.batch_rows,
+            "admissions": s.admissions,
+            "new_tokens": s.new_tokens,
+            "setup_s": s.setup.as_secs_f64(),
+            "encode_s": s.encode.as_secs_f64(),
+            "copy_kv_s": s.copy.as_secs_f64(),
+            "prefill_s": s.prefill.as_secs_f64(),
+            "decode_s": s.decode.as_secs_f64(),
+            "total_s": s.total().as_secs_f64(),
+            "totals_s": s.totals.iter().map(|total| total.as_secs_f64()).collect::<Vec<_>>(),
+            "tokens_per_s": self.tokens_per_s(),
+            "decode_step_median_s": step,
+            "decode_step_tokens_per_s": step.map(|step| s.batch_rows as f64 / step),
+            "decode_step_floor_bytes": self.step_floor_bytes,
+            "peak_device_bytes": s.peak_bytes,
+        })
+    }
+
+    pub fn name(&self) -> &'static str {
+        name(self.method)
+    }
+
+    /// What the name means.
+    pub fn legend(&self) -> String {
+        let meaning = METHODS.iter().find(|(of, ..)| *of == self.method).map_or("", |(.., meaning)| meaning);
+        format!("{}: {meaning}", self.name())
+    }
+}
+
+/// As wide as the terminal at most; elsewhere as wide as it likes.
+pub fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    if let Some((_, columns)) = console::Term::stdout().size_checked() {
+        table.set_width(columns);
+    }
+    table
+}
+
+/// Prompt and output, a column per method.
+pub fn outputs_table(prompts: &[Value], columns: &[(&str, &[Value])]) -> Table {
+    let mut table = table();
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+    table.set_header(std::iter::once("prompt").chain(columns.iter().map(|(name, _)| *name)));
+    for (i, prompt) in prompts.iter().enumerate() {
+        let cells = columns.iter().map(|(_, outputs)| &outputs[i]);
+        table.add_row(std::iter::once(prompt).chain(cells).map(text));
+    }
+    table
+}
+
+/// Work, memory and time of each method; how many times as much the others take as PID.
+pub fn figures_table(figures: &[Figures]) -> Table {
+    let mut table = table();
+    let mut header = vec![String::new()];
+    header.extend(figures.iter().map(|f| f.name().to_string()));
+    let pid = figures.iter().find(|f| f.method == Method::Pid);
+    let others: Vec<&Figures> = figures.iter().filter(|f| pid.is_some() && f.method != Method::Pid).collect();
+    header.extend(others.iter().map(|f| format!("{} / PID", f.name())));
+    table.set_header(header);
+    type Measure = (&'static str, fn(&Figures) -> Option<f64>, fn(f64) -> String);
+    let lines: [Measure; 14] = [
+        ("encoder tokens", |f| Some(f.stats.encoder_tokens as f64), |x| format!("{x}")),
+        ("cross-attention K/V", |f| Some(f.stats.cross_kv_bytes as f64), megabytes),
+        (
+            "rows at once",
+            |f| (f.stats.admissions > 1).then_some(f.stats.batch_rows as f64),
+            |x| format!("{x}"),
+        ),
+        ("admissions", |f| (f.stats.admissions > 1).then_some(f.stats.admissions as f64), |x| format!("{x}")),
+        ("FLOPs, by formula", |f| Some(f.flops as f64), |x| format!("{:.2} G", x / 1e9)),
+        ("peak device memory", |f| f.stats.peak_bytes.map(|b| b as f64), megabytes),
+        ("time: set up", |f| some(f.stats.setup.as_secs_f64()), milliseconds),
+        ("time: encode", |f| Some(f.stats.encode.as_secs_f64()), milliseconds),
+        ("time: copy K/V", |f| some(f.stats.copy.as_secs_f64()), milliseconds),
+        ("time: prefill", |f| Some(f.stats.prefill.as_secs_f64()), milliseconds),
+        ("time: decode", |f| some(f.stats.decode.as_secs_f64()), milliseconds),
+        ("time: total", |f| Some(f.stats.total().as_secs_f64()), milliseconds),
+        ("one decode step", |f| f.stats.step().map(|s| s.as_secs_f64()), milliseconds),
+        ("tokens per second", |f| some(f.tokens_per_s()), |x| format!("{x:.0}")),
+    ];
+    for (name, value, format) in lines {
+        if figures.iter().all(|f| value(f).is_none()) {
+            continue;
+        }
+        let mut row = vec![name.to_string()];
+        row.extend(figures.iter().map(|f| value(f).map_or("-".into(), format)));
+        row.extend(others.iter().map(|f| match (value(f), pid.and_then(value)) {
+            (Some(other), Some(pid)) => format!("{:.1}x", other / pid),
+            _ => "-".into(),
+        }));
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Nothing where nothing was done.
+fn some(x: f64) -> Option<f64> {
+    (x.is_finite() && x > 0.0).then_some(x)
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
+}
+
+fn megabytes(bytes: f64) -> String {
+    format!("{:.2} MB", bytes / 1e6)
+}

@@ -1,0 +1,197 @@
+//! The program on a card: the main job, random weights, refusals.
+
+use serde_json::Value;
+
+use crate::arguments::Products;
+use crate::support::{PRODUCTS, card, card_with};
+use crate::t5_example::{answers, error, json, path_text, program, root, stdout};
+
+/// transformers' ids, in f32; cublasLt is what products are computed by where nothing is said.
+#[test]
+fn ids_equal_transformers() {
+    let case = root().join("tests/goldens/gated-untied");
+    let request = case.join("request.json");
+    let arguments = ["--model", path_text(&case), "--ids", path_text(&request), "--json"];
+    let want: Value = serde_json::from_slice(&std::fs::read(case.join("expected.json")).unwrap()).unwrap();
+    for (products, gemm) in PRODUCTS.into_iter().zip([&["--gemm", "own"][..], &[]]) {
+        if card_with(products).is_some() {
+            let on_cuda = ["--backend", "cuda", "--dtype", "f32"];
+            let got = json(&[&arguments[..], &on_cuda, gemm].concat());
+            assert_eq!(answers(&got), want["outputs"], "{products:?}");
+        }
+    }
+}
+
+const TINY: [&str; 11] = [
+    "--random",
+    "tiny",
+    "--backend",
+    "cuda",
+    "--gemm",
+    "own",
+    "--keys",
+    "20",
+    "--prompt-count",
+    "3",
+    "--max-new-tokens",
+];
+
+#[test]
+fn random_weights_fill_the_report() {
+    if card().is_none() {
+        return;
+    }
+    let report = json(&[&TINY[..], &["7", "--mode", "all", "--json", "--roofline", "800,4000"]].concat());
+    for method in ["pid", "pid-replicated", "pie"] {
+        let f = &report[method];
+        assert_eq!(f["new_tokens"], 21, "{method}");
+        assert_eq!(f["cross_kv_bytes"], f["cross_kv_bytes_predicted"], "{method}");
+        for field in ["decode_step_median_s", "tokens_per_s", "peak_device_bytes", "decode_step_floor_bytes"]
+        {
+            assert!(f[field].as_f64().is_some_and(|x| x > 0.0), "{method} {field} is {}", f[field]);
+        }
+        assert!(
+            f["device"].as_str().is_some_and(|d| d.starts_with("cuda: ") && d.ends_with("bf16, own gemm"))
+        );
+        assert!(f["predicted"]["most_prompts_that_fit"]["pie"].as_u64().is_some_and(|n| n > 100));
+        assert!(f["predicted"]["gain"].as_f64().is_some_and(|x| x > 0.5));
+    }
+    // 2 layers of 2 heads of 64 in two bytes; 3 tokens of each prompt go into PIE's encoder.
+    let kv = |method: &str| report[method]["cross_kv_bytes"].as_u64().unwrap();
+    assert_eq!(kv("pid"), 20 * 2 * 128 * 2 * 2);
+    assert_eq!(kv("pid-replicated"), 3 * kv("pid"));
+    assert_eq!(kv("pie"), 3 * 23 * 2 * 128 * 2 * 2);
+    // Per decoder layer 6 projections of 64 x 128 and 2 matrices of 64 x 128; a head of 64 x 384.
+    let floor = report["pid"]["decode_step_floor_bytes"].as_u64().unwrap();
+    assert_eq!(floor, 2 * (2 * 8 * 64 * 128 + 64 * 384) + kv("pid"));
+}
+
+/// `auto` takes the card and says so.
+#[test]
+fn auto_takes_the_card() {
+    if card().is_none() {
+        return;
+    }
+    let text = stdout(&[
+        "--random",
+        "tiny",
+        "--gemm",
+        "own",
+        "--keys",
+        "5",
+        "--prompt-count",
+        "1",
+        "--max-new-tokens",
+        "1",
+    ]);
+    assert!(
+        text.lines().last().is_some_and(|l| l.starts_with("cuda: ") && l.ends_with("own gemm (auto)")),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_it_is_loaded() {
+    if card().is_none() {
+        return;
+    }
+    let huge = ["--random", "flan-t5-xl", "--backend", "cuda", "--gemm", "own", "--prompt-count", "4096"];
+    let text = error(&[&huge[..], &["--mode", "pie"]].concat());
+    assert!(
+        text.contains("PIE with 4096 prompts at once needs ") && text.contains(" of weights, "),
+        "{text}"
+    );
+    assert!(text.contains(" GB of cross-attention K/V") && text.contains("free: "), "{text}");
+    // What is offered fits, and one row more does not.
+    let (_, offered) = text.split_once("--batch-rows ").unwrap();
+    let rows: u32 = offered.trim_end_matches(" fits").parse().unwrap();
+    let more = (rows + 1).to_string();
+    let text = error(&[&huge[..], &["--mode", "pie", "--batch-rows", &more]].concat());
+    assert!(text.contains(&format!("PIE with {more} prompts at once needs ")), "{text}");
+    let offer = format!("all with --batch-rows {rows}");
+    for (given, offers) in [(&more, true), (&rows.to_string(), false)] {
+        let given = ["--mode", "pie", "--batch-rows", given, "--explain"];
+        assert_eq!(stdout(&[&huge[..], &given].concat()).contains(&offer), offers, "{given:?}");
+    }
+    // The limits alone.
+    let text = stdout(&[&huge[..], &["--mode", "all", "--explain"]].concat());
+    for words in ["PID needs ", "PIE needs ", "PID-replicated needs ", " prompts per input", "GFLOP"] {
+        assert!(text.contains(words), "{words} is missing in {text}");
+    }
+}
+
+/// Random weights in bf16 with what is taken where nothing is said.
+#[test]
+fn cublaslt_is_the_default() {
+    if card_with(Products::Cublaslt).is_none() {
+        return;
+    }
+    let arguments = ["--random", "tiny", "--backend", "cuda", "--keys", "20", "--prompt-count", "3"];
+    let report = json(&[&arguments[..], &["--max-new-tokens", "7", "--mode", "all", "--json"]].concat());
+    for method in ["pid", "pid-replicated", "pie"] {
+        assert_eq!(report[method]["new_tokens"], 21, "{method}");
+        let device = report[method]["device"].as_str().unwrap();
+        assert!(device.starts_with("cuda: ") && device.ends_with("bf16, cublasLt"), "{device}");
+    }
+}
+
+/// Without NVIDIA's library: one line that says how to go on; nothing else is taken instead.
+#[test]
+fn no_cublaslt_is_one_line() {
+    if card().is_none() {
+        return;
+    }
+    // The driver alone, where it is found by LD_LIBRARY_PATH.
+    let alone = tempfile::tempdir().unwrap();
+    let folders = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        if let Some(driver) = std::env::split_paths(&folders).map(|f| f.join(name)).find(|f| f.exists()) {
+            std::os::unix::fs::symlink(driver, alone.path().join(name)).unwrap();
+        }
+    }
+    let run = |arguments: &[&str]| {
+        let mut program = std::process::Command::new(program());
+        program.args(["--random", "tiny", "--keys", "5", "--prompt-count", "1", "--max-new-tokens", "1"]);
+        program
+            .args(arguments)
+            .args(["--backend", "cuda"])
+            .env("LD_LIBRARY_PATH", alone.path())
+            .output()
+            .unwrap()
+    };
+    let output = run(&[]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    if output.status.success() {
+        println!("this machine's cublasLt is found without LD_LIBRARY_PATH");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("libcublasLt was not found") && text.trim_end().ends_with("--gemm own"), "{text}");
+    // That is all that was missing.
+    assert!(run(&["--gemm", "own"]).status.success());
+}
+
+/// Without a driver: one line; `auto` goes on on the CPU and says why.
+#[test]
+fn no_driver_is_one_line() {
+    let run = |arguments: &[&str]| {
+        std::process::Command::new(program()).args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
+    };
+    let output = run(&["--backend", "cuda"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    if output.status.success() || text.contains("libcublasLt") {
+        println!("this machine has a driver of its own");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("libcuda was not found"), "{text}");
+    let output = run(&["--random", "tiny", "--keys", "5", "--max-new-tokens", "1"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let last = text.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("cpu, f32") && last.contains("auto; no CUDA: ") && last.contains("libcuda"),
+        "{text}"
+    );
+}
