@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use onekv::{Keys, Output, Problem, ProblemSpec, Queries, SharedKv, cpu};
+use onekv::{Keys, Problem, ProblemSpec, SharedKv, View, cpu};
 
 const HEADS: usize = 12;
 const HEAD_DIM: usize = 64;
@@ -44,9 +44,9 @@ impl Bench {
     fn run(&mut self) {
         cpu::attend(
             &self.problem,
-            Queries::contiguous(&self.problem, &self.q),
-            SharedKv::contiguous(&self.problem, &self.k, &self.v),
-            Output::contiguous(&self.problem, black_box(&mut self.out)),
+            View::contiguous(self.problem.query_shape(), &self.q[..]),
+            SharedKv::contiguous(self.problem.kv_shape(), &self.k[..], &self.v[..]),
+            View::contiguous(self.problem.query_shape(), black_box(&mut self.out[..])),
             None,
         )
         .expect("a valid call");

@@ -8,9 +8,9 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use cudarc::driver::sys::CUevent_flags;
 use half::bf16;
-use onekv::cuda::{DeviceKv, DeviceOutput, DeviceQueries, Kernels, Launch};
+use onekv::cuda::{Kernels, Queue};
 use onekv::plan::{Plan, PlanOptions};
-use onekv::{DType, Keys, Problem, ProblemSpec};
+use onekv::{DType, Keys, Problem, ProblemSpec, SharedKv, View};
 
 const HEADS: usize = 12;
 const DIM: usize = 64;
@@ -20,13 +20,15 @@ fn attention(criterion: &mut Criterion) {
         Ok(context) => context,
         Err(error) => return println!("{error}; this benchmark needs a card"),
     };
-    // SAFETY: everything is on the one stream that is made below, so nothing has to wait for another's events.
-    unsafe { context.disable_event_tracking() };
     let stream = context.new_stream().expect("a stream");
     let kernels = Kernels::new(&context).expect("the kernels");
+    let queue = Queue::new(&kernels, &stream).expect("a queue");
+    let memory = |len: usize| queue.zeros::<bf16>(len).expect("room on the card");
     let noise = |len: usize| {
         let values = (0..len).map(|i| bf16::from_f32((i * 7919 % 8191) as f32 / 4095.5 - 1.0));
-        stream.clone_htod(&values.collect::<Vec<_>>()).expect("room on the card")
+        let noise = memory(len);
+        noise.write(&values.collect::<Vec<_>>()).expect("a copy");
+        noise
     };
     let mut group = criterion.benchmark_group("attention on the card");
     for keys in [512, 4096] {
@@ -42,23 +44,13 @@ fn attention(criterion: &mut Criterion) {
             })
             .expect("a sound problem");
             let plan = Plan::new(&problem, DType::Bf16, kernels.facts(), &PlanOptions::default());
-            let launch = Launch::new(&kernels, plan.expect("a plan"), &stream).expect("room on the card");
-            let (q, k, v) = (noise(rows * HEADS * DIM), noise(keys * HEADS * DIM), noise(keys * HEADS * DIM));
-            let mut out = stream.alloc_zeros::<bf16>(q.len()).expect("room on the card");
-            let mut workspace =
-                stream.alloc_zeros::<f32>(launch.plan().workspace_len().max(1)).expect("room on the card");
-            let mut run = || {
-                launch
-                    .run(
-                        &stream,
-                        DeviceQueries::contiguous(&problem, q.as_view()),
-                        DeviceKv::contiguous(&problem, k.as_view(), v.as_view()),
-                        DeviceOutput::contiguous(&problem, out.as_view_mut()),
-                        None,
-                        &mut workspace.as_view_mut(),
-                    )
-                    .expect("a launch");
-            };
+            let prepared = queue.prepare(&plan.expect("a plan")).expect("room on the card");
+            let q = View::contiguous(problem.query_shape(), noise(rows * HEADS * DIM));
+            let [k, v] = [(); 2].map(|()| noise(keys * HEADS * DIM));
+            let kv = SharedKv::contiguous(problem.kv_shape(), k, v);
+            let out = View::contiguous(problem.query_shape(), memory(rows * HEADS * DIM));
+            // Clones of `Memory` are the same memory: nothing is copied.
+            let run = || prepared.run(q.clone(), kv.clone(), out.clone(), None).expect("a launch");
             // Read once: K, V and Q; written once: the output.
             group.throughput(Throughput::Bytes((2 * (keys + rows) * HEADS * DIM * 2) as u64));
             let id = BenchmarkId::new(format!("{keys} keys"), format!("{rows} rows"));

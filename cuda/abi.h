@@ -13,41 +13,43 @@ typedef struct OnekvStrides {
 // Folded row i of an input is query row row_base + i / group of query head kv_head * group + i % group.
 typedef struct OnekvWork {
     int32_t row_base;   // first query row of the input
-    int32_t rows;       // folded rows of the input: query rows x group
+    int32_t rows;       // folded rows of the input: query rows x group; 0: nothing to do, as behind the end of a list
     int32_t tile;       // first folded row of the tile
     int32_t kv_head;
-    int32_t key_begin;  // positions in K and V
+    int32_t key_begin;  // positions in the input's slot of K and V
     int32_t key_end;
     int32_t slot;       // partial state to write, or -1: the result itself
-    int32_t reserved;
+    int32_t kv_slot;    // the input's slot of K and V
 } OnekvWork;
 
-// One merge: the partial states of a tile of folded rows, which stand one after the other.
-typedef struct OnekvMerge {
+// One combination: the partial states of a tile of folded rows, which stand one after the other.
+typedef struct OnekvCombine {
     int32_t row_base;
-    int32_t rows;
+    int32_t rows;       // as in OnekvWork, 0 too
     int32_t tile;
     int32_t kv_head;
     int32_t slot;       // first partial state
     int32_t slots;
     int32_t reserved[2];
-} OnekvMerge;
+} OnekvCombine;
 
 typedef struct OnekvAttention {
     const void* q;      // [rows, heads, head_dim]
-    const void* k;      // [key positions, kv_heads, head_dim]
+    const void* k;      // [slots, key positions, kv_heads, head_dim]
     const void* v;
     void* out;          // [rows, heads, head_dim]
     float* lse;         // [rows, heads], natural log; null: not wanted
     float* partial_out; // [slots, tile rows, head_dim], normalised
     float* partial_lse; // [slots, tile rows], natural log
     const OnekvWork* work;
-    const OnekvMerge* merges;
+    const OnekvCombine* combines;
     OnekvStrides q_strides;
     OnekvStrides k_strides;
     OnekvStrides v_strides;
     OnekvStrides out_strides;
     OnekvStrides lse_strides;
+    int64_t k_slot;     // from an input's slot of K to the next, in elements
+    int64_t v_slot;
     int32_t group;      // query heads per K/V head
     int32_t tile_rows;
     float score_scale;  // scores are q.k times this, before the softcap: scale / softcap, or scale

@@ -17,10 +17,11 @@ __device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork 
     extern __shared__ __align__(16) float shared[];
     float(*k_tile)[PITCH] = reinterpret_cast<float(*)[PITCH]>(shared);
     float(*q_tile)[DIM] = reinterpret_cast<float(*)[DIM]>(shared + KEYS * PITCH);
+    if (work.rows == 0) return;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const float* q = static_cast<const float*>(p.q);
-    const float* k = static_cast<const float*>(p.k) + work.kv_head * p.k_strides.head;
-    const float* v = static_cast<const float*>(p.v) + work.kv_head * p.v_strides.head;
+    const float* k = static_cast<const float*>(p.k) + work.kv_slot * p.k_slot + work.kv_head * p.k_strides.head;
+    const float* v = static_cast<const float*>(p.v) + work.kv_slot * p.v_slot + work.kv_head * p.v_strides.head;
     for (int i = threadIdx.x; i < ROWS * DIM; i += Shape::THREADS) {
         const int folded = work.tile + i / DIM;
         const int64_t query = work.row_base + folded / p.group, head = work.kv_head * p.group + folded % p.group;

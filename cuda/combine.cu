@@ -1,4 +1,4 @@
-// Merges of split keys, for every card.
+// Combines the states of split keys, for every card.
 #include "attention/combine.cuh"
 
 #define ONEKV_COMBINE(T, TYPE, DIM)                                                                                       \

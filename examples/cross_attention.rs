@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example cross_attention [--features cuda]`
 
-use onekv::{Keys, Output, Problem, ProblemSpec, Queries, SharedKv, cpu};
+use onekv::{Keys, Problem, ProblemSpec, SharedKv, View, cpu};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let problem = Problem::new(ProblemSpec {
@@ -29,9 +29,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut out = vec![0.0; q.len()];
     cpu::attend(
         &problem,
-        Queries::contiguous(&problem, &q),
-        SharedKv::contiguous(&problem, &k, &v),
-        Output::contiguous(&problem, &mut out),
+        View::contiguous(problem.query_shape(), &q[..]),
+        SharedKv::contiguous(problem.kv_shape(), &k[..], &v[..]),
+        View::contiguous(problem.query_shape(), &mut out[..]),
         None,
     )?;
     println!("on the CPU: out[0][..4] = {:?}", &out[..4]);
@@ -46,24 +46,21 @@ fn on_the_card(
     k: &[f32],
     v: &[f32],
 ) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
-    use onekv::cuda::{DeviceKv, DeviceOutput, DeviceQueries, Kernels, Launch};
+    use onekv::cuda::{Kernels, Queue};
     use onekv::plan::{Plan, PlanOptions};
 
     let stream = context.new_stream()?;
     let kernels = Kernels::new(context)?;
     let plan = Plan::new(problem, onekv::DType::F32, kernels.facts(), &PlanOptions::default())?;
     println!("{}", plan.explain());
-    let launch = Launch::new(&kernels, plan, &stream)?;
+    let prepared = Queue::new(&kernels, &stream)?.prepare(&plan)?;
     let (q, k, v) = (stream.clone_htod(q)?, stream.clone_htod(k)?, stream.clone_htod(v)?);
     let mut out = stream.alloc_zeros::<f32>(q.len())?;
-    let mut workspace = stream.alloc_zeros::<f32>(launch.plan().workspace_len().max(1))?;
-    launch.run(
-        &stream,
-        DeviceQueries::contiguous(problem, q.as_view()),
-        DeviceKv::contiguous(problem, k.as_view(), v.as_view()),
-        DeviceOutput::contiguous(problem, out.as_view_mut()),
+    prepared.run(
+        View::contiguous(problem.query_shape(), q.as_view()),
+        SharedKv::contiguous(problem.kv_shape(), k.as_view(), v.as_view()),
+        View::contiguous(problem.query_shape(), out.as_view_mut()),
         None,
-        &mut workspace.as_view_mut(),
     )?;
     Ok(stream.clone_dtoh(&out)?)
 }

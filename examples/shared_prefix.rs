@@ -4,8 +4,8 @@
 //!
 //! `cargo run --release --example shared_prefix`
 
-use onekv::cpu::{PartialState, attend, merge_states};
-use onekv::{Keys, Lse, Output, Problem, ProblemSpec, Queries, SharedKv, StateShape, Strides};
+use onekv::cpu::{attend, merge_states};
+use onekv::{Keys, PartialState, Problem, ProblemSpec, SharedKv, View};
 
 const SEQUENCES: usize = 16;
 const HEADS: usize = 8;
@@ -35,10 +35,10 @@ fn attend_over(
     let (mut out, mut lse) = (vec![0.0; SEQUENCES * TOKEN], vec![0.0; SEQUENCES * HEADS]);
     attend(
         &problem,
-        Queries::contiguous(&problem, q),
-        SharedKv::contiguous(&problem, kv.0, kv.1),
-        Output::contiguous(&problem, &mut out),
-        Some(Lse::contiguous(&problem, &mut lse)),
+        View::contiguous(problem.query_shape(), q),
+        SharedKv::contiguous(problem.kv_shape(), kv.0, kv.1),
+        View::contiguous(problem.query_shape(), &mut out[..]),
+        Some(View::contiguous(problem.lse_shape(), &mut lse[..])),
     )?;
     Ok((out, lse))
 }
@@ -54,14 +54,14 @@ fn main() -> onekv::Result<()> {
     // One input with all rows; then one input per sequence.
     let (prefix_out, prefix_lse) = attend_over(&q, (&prefix_k, &prefix_v), SEQUENCES, PREFIX)?;
     let (suffix_out, suffix_lse) = attend_over(&q, (&suffix_k, &suffix_v), 1, SUFFIX)?;
-    let strides = Strides::contiguous(HEADS, HEAD_DIM);
-    let lse_strides = Strides::contiguous(HEADS, 1);
-    let state = |out, lse| PartialState { out, out_strides: strides, lse, lse_strides };
+    let shape = [SEQUENCES, HEADS, HEAD_DIM];
     let mut merged = vec![0.0f32; q.len()];
     merge_states(
-        StateShape { rows: SEQUENCES, heads: HEADS, head_dim: HEAD_DIM },
-        &[state(&prefix_out, &prefix_lse), state(&suffix_out, &suffix_lse)],
-        Output { data: &mut merged, strides },
+        &[
+            PartialState::contiguous(shape, &prefix_out[..], &prefix_lse[..]),
+            PartialState::contiguous(shape, &suffix_out[..], &suffix_lse[..]),
+        ],
+        View::contiguous(shape, &mut merged[..]),
         None,
     )?;
 

@@ -1,7 +1,7 @@
 //! What kernels are compiled for.
 
 /// What kernels are compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Architecture {
     /// Compute capability 8.0 and all that came after it.
     Sm80,

@@ -5,7 +5,8 @@
 
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::problem::{Extent, Problem, Strides};
+use crate::problem::Problem;
+use crate::view::{Shape, View, check};
 
 /// The largest value.
 pub const MAX: f32 = 448.0;
@@ -44,25 +45,26 @@ pub fn encode(value: f32) -> u8 {
 /// K or V in e4m3: an element is the value of its code times the scale of its head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantized {
-    /// `[key_positions, kv_heads, head_dim]` without gaps.
+    /// In the order of `shape`, without gaps.
     pub codes: Vec<u8>,
     /// `[kv_heads]`.
     pub scales: Vec<f32>,
-    /// Elements per head.
-    pub head_dim: usize,
+    /// [`Problem::kv_shape`].
+    pub shape: Shape,
 }
 
-/// K or V of a problem, `[key_positions, kv_heads, head_dim]`, to e4m3. The scale of a head maps the largest finite
+/// K or V of a problem to e4m3. The scale of a head maps the largest finite
 /// magnitude of its keys to [`MAX`]. Infinities become it, NaN stays. Positions without a key are not read, and become 0.
 ///
 /// # Errors
 /// What [`Problem::check`] refuses.
-pub fn quantize<E: Element>(problem: &Problem, data: &[E], strides: Strides) -> Result<Quantized> {
-    let (heads, head_dim) = (problem.kv_heads(), problem.head_dim());
-    Extent { tokens: problem.key_positions(), heads, vector: head_dim }.check("data", data, strides)?;
-    let keys = || problem.inputs().iter().flat_map(|input| input.keys.clone());
-    let vector = |key: usize, head: usize| {
-        data[key * strides.row + head * strides.head..][..head_dim].iter().map(|x| x.to_f32())
+pub fn quantize<E: Element>(problem: &Problem, kv: View<&[E]>) -> Result<Quantized> {
+    let shape = problem.kv_shape();
+    check("data", kv, shape)?;
+    let (heads, head_dim) = (shape.heads, shape.vector);
+    let keys = || problem.inputs().iter().flat_map(|input| input.keys.clone().map(|key| (input.slot, key)));
+    let vector = |(slot, key): (usize, usize), head: usize| {
+        kv.data[kv.strides.at(slot, key, head)..][..head_dim].iter().map(|x| x.to_f32())
     };
     let largest = |head| {
         let all = keys().flat_map(move |key| vector(key, head));
@@ -71,21 +73,21 @@ pub fn quantize<E: Element>(problem: &Problem, data: &[E], strides: Strides) -> 
     // A head of zeros has any scale.
     let scale = |most: f32| if most == 0.0 { 1.0 } else { (most / MAX).max(f32::MIN_POSITIVE) };
     let scales: Vec<f32> = (0..heads).map(|head| scale(largest(head))).collect();
-    let mut codes = vec![0; problem.key_positions() * heads * head_dim];
+    let mut codes = vec![0; shape.elements()];
     for key in keys() {
         for (head, scale) in scales.iter().enumerate() {
-            let to = &mut codes[(key * heads + head) * head_dim..][..head_dim];
+            let to = &mut codes[shape.strides().at(key.0, key.1, head)..][..head_dim];
             to.iter_mut().zip(vector(key, head)).for_each(|(code, x)| *code = encode(x / scale));
         }
     }
-    Ok(Quantized { codes, scales, head_dim })
+    Ok(Quantized { codes, scales, shape })
 }
 
 impl Quantized {
-    /// The elements that the codes stand for, `[key_positions, kv_heads, head_dim]`.
+    /// The elements that the codes stand for, in the order of `shape`.
     pub fn dequantize(&self) -> Vec<f32> {
         let heads = self.scales.iter().cycle();
-        let vectors = self.codes.chunks(self.head_dim.max(1)).zip(heads);
+        let vectors = self.codes.chunks(self.shape.vector.max(1)).zip(heads);
         vectors.flat_map(|(codes, scale)| codes.iter().map(move |code| decode(*code) * scale)).collect()
     }
 }
@@ -94,6 +96,7 @@ impl Quantized {
 mod tests {
     use super::*;
     use crate::problem::{Keys, ProblemSpec};
+    use crate::view::Strides;
 
     /// All codes against the format written out by hand, in units of 2^-9.
     #[test]
@@ -147,28 +150,32 @@ mod tests {
             head_dim: 2,
             scale: 1.0,
             softcap: None,
-            row_offsets: vec![0, 1],
-            keys: Keys::Padded { max_keys: 3, lengths: vec![2] },
+            row_offsets: vec![0, 1, 1],
+            keys: Keys::Padded { max_keys: 2, lengths: vec![1, 2] },
         })
         .unwrap();
         let nan = f32::NAN;
-        // Two keys of three heads with a gap between keys, and a position that is none.
+        // Keys of three heads with a gap between them: a slot of one key and of a position that is none, a position of no
+        // slot, a full slot.
         let data = [
             [1.0, -2.0, 0.0, 0.0, 896.0, f32::INFINITY, nan, nan],
-            [0.5, nan, 0.0, 0.0, -448.0, 1.0, nan, nan],
             [nan; 8],
+            [nan; 8],
+            [0.5, nan, 0.0, 0.0, -448.0, 1.0, nan, nan],
+            [0.25, 0.0, 0.0, 0.0, 2.0, 0.0, nan, nan],
         ]
         .concat();
-        let strides = Strides { row: 8, head: 2 };
-        let got = quantize(&problem, &data, strides).unwrap();
-        assert_eq!(got.scales, [2.0 / 448.0, 1.0, 2.0]);
+        let of = |data| View::strided(problem.kv_shape(), Strides { input: 24, row: 8, head: 2 }, data);
+        let got = quantize(&problem, of(&data[..])).unwrap();
+        assert_eq!((got.scales.as_slice(), got.shape), (&[2.0 / 448.0, 1.0, 2.0][..], [2, 2, 3, 2].into()));
         let values = got.dequantize();
-        assert_eq!(values[..3], [1.0, -2.0, 0.0]);
-        assert_eq!(values[4..6], [896.0, 896.0]);
-        assert!(values[7].is_nan());
-        assert_eq!((values[6], values[10], values[11]), (0.5, -448.0, 1.0));
-        assert_eq!(values[12..], [0.0; 6]);
-        let short = quantize(&problem, &data[3..], strides).unwrap_err().to_string();
-        assert_eq!(short, "data has 21 elements, allowed: 22 or more for its shape and strides");
+        assert_eq!(values[..12], [1.0, -2.0, 0.0, 0.0, 896.0, 896.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert!(values[13].is_nan());
+        assert_eq!((values[12], values[16], values[17]), (0.5, -448.0, 1.0));
+        assert_eq!(values[18..], [0.25, 0.0, 0.0, 0.0, 2.0, 0.0]);
+        let short = quantize(&problem, of(&data[3..])).unwrap_err().to_string();
+        assert_eq!(short, "data has 37 elements, allowed: 38 or more for its shape and strides");
+        let flat = quantize(&problem, View::contiguous([4, 3, 2], &data[..])).unwrap_err().to_string();
+        assert_eq!(flat, "data is [4, 3, 2], allowed: [2, 2, 3, 2]");
     }
 }

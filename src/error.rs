@@ -1,6 +1,6 @@
 //! The one error type of the library.
 
-/// Why a problem, an operand or a merge was refused.
+/// Why a problem, an operand or a call was refused.
 ///
 /// Every message names the field, the value it had and what is allowed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -96,12 +96,23 @@ pub enum Error {
         field: &'static str,
     },
 
+    /// An operand has another shape than the problem, the plan or the output.
+    #[error("{tensor} is {value}, allowed: {allowed}")]
+    WrongShape {
+        /// Which operand.
+        tensor: &'static str,
+        /// Its shape.
+        value: crate::Shape,
+        /// The one it must have.
+        allowed: crate::Shape,
+    },
+
     /// A stride lets neighbouring vectors overlap.
     #[error("{tensor}.strides.{stride} is {value}, allowed: {min} or more, so that no two vectors overlap")]
     StrideTooSmall {
         /// Which operand.
         tensor: &'static str,
-        /// `row` or `head`.
+        /// `input`, `row` or `head`.
         stride: &'static str,
         /// Its value in elements.
         value: usize,
@@ -114,7 +125,7 @@ pub enum Error {
     Misaligned {
         /// Which operand.
         tensor: &'static str,
-        /// `data` (its address), `strides.row` or `strides.head`.
+        /// `data` (its address), `strides.input`, `strides.row` or `strides.head`.
         part: &'static str,
         /// Address or stride in bytes.
         value: usize,
@@ -176,15 +187,6 @@ pub enum Error {
         architecture: Option<crate::architecture::Architecture>,
     },
 
-    /// A buffer for partial states is too small.
-    #[error("workspace has {value} elements of f32, allowed: {min} or more for this plan")]
-    Workspace {
-        /// Its length.
-        value: usize,
-        /// What the plan needs.
-        min: usize,
-    },
-
     /// Output memory overlaps other operands.
     #[error("{tensor} overlaps {other}; allowed: memory of its own")]
     Overlap {
@@ -195,10 +197,117 @@ pub enum Error {
     },
 
     /// An operand or stream belongs to another CUDA context.
-    #[error("{tensor} belongs to another CUDA context; allowed: the context that the kernels were loaded in")]
+    #[error(
+        "{tensor} belongs to another CudaContext; allowed: the one that the kernels were loaded in (clones of its Arc)"
+    )]
     WrongContext {
         /// Which one.
         tensor: &'static str,
+    },
+
+    /// Something belongs to another stream where that cannot be waited for.
+    #[error("{what} belongs to another stream; allowed: the queue's")]
+    WrongStream {
+        /// What.
+        what: &'static str,
+    },
+
+    /// A stream's handle is that of each thread's own default stream.
+    #[error(
+        "{what} belongs to cudarc's per_thread_stream, which is another stream in every thread; allowed: a stream that is the \
+         same for all threads"
+    )]
+    PerThreadStream {
+        /// What.
+        what: &'static str,
+    },
+
+    /// A stream is captured in a graph, which would not keep what is used.
+    #[error(
+        "{what} is captured in a graph, which would not keep the memory that is used; allowed: before the capture begins, or \
+         after it has ended; runs also in a Recorder (Queue::record), or by run_raw, which is unsafe"
+    )]
+    Captured {
+        /// The stream, or whose it is.
+        what: &'static str,
+    },
+
+    /// A plan is for another launch than the one that was prepared.
+    #[error(
+        "{field} of the plan is {value}, allowed: {prepared}, as prepared ({})",
+        if *field == "kernel" { "PlanOptions::like gives it" } else { "Queue::prepare takes others" }
+    )]
+    Replan {
+        /// In what they differ.
+        field: &'static str,
+        /// What the plan has.
+        value: String,
+        /// What was prepared.
+        prepared: String,
+    },
+
+    /// A plan is larger than the one that was prepared.
+    #[error(
+        "the plan has {value} {field}, allowed: at most {max}, as prepared (by a plan by PlanOptions::like; Queue::prepare takes \
+         more)"
+    )]
+    OverPrepared {
+        /// Of what.
+        field: &'static str,
+        /// How many.
+        value: usize,
+        /// How many there is memory for.
+        max: usize,
+    },
+
+    /// The lists of a plan are not known to be in device memory.
+    #[error("the last replan failed, and its lists may be there or not; allowed: another replan")]
+    ReplanFailed,
+
+    /// A plan was prepared on another queue.
+    #[error("the plan was prepared on another Queue; allowed: the one that records")]
+    WrongQueue,
+
+    /// A plan is for another card.
+    #[error(
+        "the plan is for kernel {kernel}, which a card of compute capability {}.{} with {shared_bytes} bytes of shared memory per \
+         block does not run; allowed: a plan for the facts of the queue's kernels",
+        capability.0,
+        capability.1
+    )]
+    WrongCard {
+        /// The plan's kernel.
+        kernel: String,
+        /// The card's compute capability.
+        capability: (u32, u32),
+        /// Shared memory of one block on it.
+        shared_bytes: usize,
+    },
+
+    /// A run of a recording failed.
+    #[error(
+        "a run of the recording failed, and may be there in part; allowed: a recording whose runs are all in order"
+    )]
+    NotRecorded,
+
+    /// An address is 0.
+    #[error("the address of {tensor} is 0, allowed: device memory")]
+    Null {
+        /// Of which operand.
+        tensor: &'static str,
+    },
+
+    /// A range does not lie in memory.
+    #[error(
+        "the range {start}..{end} is not in memory of {len} elements; allowed: ranges that are, in ascending order"
+    )]
+    Range {
+        /// Its start.
+        start: usize,
+        /// Its end.
+        end: usize,
+        /// Elements of the memory.
+        len: usize,
     },
 
     /// The plan is for another element type.
@@ -219,18 +328,62 @@ pub enum Error {
         planned: &'static str,
     },
 
-    /// The CUDA driver refused.
-    #[error("CUDA: {what}: {why}")]
+    /// The CUDA driver refused a call.
+    #[cfg(feature = "cuda")]
+    #[error("CUDA: {call}: {result:?}")]
     Cuda {
+        /// The driver's function.
+        call: &'static str,
+        /// Its answer.
+        result: cudarc::driver::sys::CUresult,
+    },
+
+    /// CUDA cannot be used as asked.
+    #[error("CUDA: {what}: {why}")]
+    CudaUnavailable {
         /// What was tried.
         what: &'static str,
-        /// The driver's answer.
+        /// Why it cannot be.
         why: String,
     },
 
     /// A call was made without anything to merge.
     #[error("states is empty, allowed: at least one partial state")]
     NoStates,
+}
+
+#[cfg(feature = "cuda")]
+impl Error {
+    /// Whether memory ran out: the same may succeed with less of it in use.
+    pub fn is_out_of_memory(&self) -> bool {
+        use cudarc::driver::sys::CUresult;
+        matches!(self, Self::Cuda { result: CUresult::CUDA_ERROR_OUT_OF_MEMORY, .. })
+    }
+
+    /// Whether the context is lost, as after a kernel's fault: every later call fails too, and memory is gone. Only a new
+    /// process, or a new primary context after a reset, goes on.
+    pub fn is_context_lost(&self) -> bool {
+        use cudarc::driver::sys::CUresult as R;
+        // Those that "leave the process in an inconsistent state" by cuda.h.
+        matches!(
+            self,
+            Self::Cuda {
+                result: R::CUDA_ERROR_ECC_UNCORRECTABLE
+                    | R::CUDA_ERROR_NVLINK_UNCORRECTABLE
+                    | R::CUDA_ERROR_ILLEGAL_ADDRESS
+                    | R::CUDA_ERROR_LAUNCH_TIMEOUT
+                    | R::CUDA_ERROR_ASSERT
+                    | R::CUDA_ERROR_HARDWARE_STACK_ERROR
+                    | R::CUDA_ERROR_ILLEGAL_INSTRUCTION
+                    | R::CUDA_ERROR_MISALIGNED_ADDRESS
+                    | R::CUDA_ERROR_INVALID_ADDRESS_SPACE
+                    | R::CUDA_ERROR_INVALID_PC
+                    | R::CUDA_ERROR_LAUNCH_FAILED
+                    | R::CUDA_ERROR_EXTERNAL_DEVICE,
+                ..
+            }
+        )
+    }
 }
 
 fn join(values: &[usize]) -> String {

@@ -5,7 +5,7 @@
 //! arithmetic per byte of K/V then grows with the number of query rows, and so does the speed.
 //!
 //! ```
-//! use onekv::{Keys, Output, Problem, ProblemSpec, Queries, SharedKv, cpu};
+//! use onekv::{Keys, Problem, ProblemSpec, SharedKv, View, cpu};
 //!
 //! # fn main() -> onekv::Result<()> {
 //! // 30 query rows over one input of 512 keys, 12 heads of 64.
@@ -22,9 +22,9 @@
 //! let mut out = vec![0.0; 30 * 768];
 //! cpu::attend(
 //!     &problem,
-//!     Queries::contiguous(&problem, &q),
-//!     SharedKv::contiguous(&problem, &k, &v),
-//!     Output::contiguous(&problem, &mut out),
+//!     View::contiguous(problem.query_shape(), &q[..]),
+//!     SharedKv::contiguous(problem.kv_shape(), &k[..], &v[..]),
+//!     View::contiguous(problem.query_shape(), &mut out[..]),
 //!     None,
 //! )?;
 //! assert!(out.iter().all(|x: &f32| (x - 0.3).abs() < 1e-5));
@@ -32,11 +32,13 @@
 //! # }
 //! ```
 //!
-//! - [`Problem`]: what is attended to what, validated once; operands are borrowed views.
+//! - [`Problem`]: what is attended to what, validated once.
+//! - [`View`]: an operand, memory of the host or of a device with a shape and strides.
 //! - [`cpu`]: the fused CPU backend, and [`cpu::merge_states`].
 //! - [`e4m3`]: K and V in 8 bits, for Hopper.
 //! - [`reference`](mod@reference): the definition in f64, for tests.
 //! - [`plan`]: from a problem and a card to a launch.
+//! - `cuda`, with the feature of that name: queues on streams, prepared plans, recordings.
 //! - [`interop`]: candle's tensors, and handles of other crates.
 //!
 //! # Features
@@ -65,9 +67,11 @@ pub mod interop;
 pub mod plan;
 mod problem;
 pub mod reference;
+mod view;
 
+#[cfg(feature = "cuda")]
+pub use cudarc;
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
-pub use problem::{
-    Input, Keys, Lse, MAX_HEAD_DIM, Output, Problem, ProblemSpec, Queries, SharedKv, StateShape, Strides,
-};
+pub use problem::{Input, Keys, Problem, ProblemSpec};
+pub use view::{MAX_HEAD_DIM, PartialState, Shape, SharedKv, Strides, View};

@@ -2,7 +2,8 @@
 
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::problem::{Lse, Output, Problem, Queries, SharedKv};
+use crate::problem::Problem;
+use crate::view::{SharedKv, Strides, View};
 
 /// Attention of one query vector: writes `out` `[head_dim]`, returns the natural-log LSE.
 ///
@@ -43,10 +44,10 @@ fn attend_one<'k, E: Element>(
 /// What [`Problem::check`] refuses.
 pub fn attend<E: Element>(
     problem: &Problem,
-    q: Queries<'_, E>,
-    kv: SharedKv<'_, E>,
-    out: Output<'_, E>,
-    mut lse: Option<Lse<'_>>,
+    q: View<&[E]>,
+    kv: SharedKv<&[E]>,
+    out: View<&mut [E]>,
+    mut lse: Option<View<&mut [f32]>>,
 ) -> Result<()> {
     problem.check(&q, &kv, &out, lse.as_ref())?;
     let dim = problem.head_dim();
@@ -59,22 +60,20 @@ pub fn attend<E: Element>(
         for row in input.rows.clone() {
             for head in 0..problem.heads() {
                 let kv_head = head / problem.group();
-                let at = |j: usize, s: crate::Strides| (input.keys.start + j) * s.row + kv_head * s.head;
-                let q_at = row * q.strides.row + head * q.strides.head;
+                let at = |j: usize, s: Strides| s.at(input.slot, input.keys.start + j, kv_head);
                 let row_lse = attend_one(
-                    &q.data[q_at..][..dim],
+                    &q.data[q.strides.at(0, row, head)..][..dim],
                     input.keys.len(),
-                    |j| &kv.k[at(j, kv.k_strides)..][..dim],
-                    |j| &kv.v[at(j, kv.v_strides)..][..dim],
+                    |j| &kv.k.data[at(j, kv.k.strides)..][..dim],
+                    |j| &kv.v.data[at(j, kv.v.strides)..][..dim],
                     score,
                     &mut row_out,
                 );
-                let out_at = row * out.strides.row + head * out.strides.head;
-                for (o, &value) in out.data[out_at..][..dim].iter_mut().zip(&row_out) {
+                for (o, &value) in out.data[out.strides.at(0, row, head)..][..dim].iter_mut().zip(&row_out) {
                     *o = E::from_f32(value as f32);
                 }
                 if let Some(lse) = &mut lse {
-                    lse.data[row * lse.strides.row + head * lse.strides.head] = row_lse as f32;
+                    lse.data[lse.strides.at(0, row, head)] = row_lse as f32;
                 }
             }
         }

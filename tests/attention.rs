@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Answer, Attend, Case, Operands, TestElement, assert_close, cases, config};
-use onekv::cpu::{PartialState, merge_states};
-use onekv::{Keys, Lse, Output, StateShape, Strides, cpu};
+use common::{Answer, Attend, Case, Layout, Operands, TestElement, assert_close, cases, config};
+use onekv::cpu::merge_states;
+use onekv::{Keys, PartialState, View, cpu};
 use proptest::prelude::*;
 
 /// The backends of this machine that take this head_dim. A further backend joins every test by a line here.
@@ -138,19 +138,15 @@ fn merge_equals_whole<E: TestElement>(case: &Case, bounds: &[usize]) {
                 part.run(attend)
             })
             .collect();
-        let strides = p.query_strides();
-        let lse_strides = Strides::contiguous(heads, 1);
-        let states: Vec<PartialState<'_, f32>> = parts
-            .iter()
-            .map(|a| PartialState { out: &a.out, out_strides: strides, lse: &a.lse, lse_strides })
-            .collect();
+        let shape = p.query_shape();
+        let states: Vec<PartialState<&[f32], &[f32]>> =
+            parts.iter().map(|a| PartialState::contiguous(shape, &a.out[..], &a.lse[..])).collect();
         let mut merged =
             Answer { out: vec![f32::NAN; rows * heads * dim], lse: vec![f32::NAN; rows * heads] };
         merge_states(
-            StateShape { rows, heads, head_dim: dim },
             &states,
-            Output { data: &mut merged.out, strides },
-            Some(Lse { data: &mut merged.lse, strides: lse_strides }),
+            View::contiguous(shape, &mut merged.out[..]),
+            Some(View::contiguous(p.lse_shape(), &mut merged.lse[..])),
         )
         .unwrap();
         assert_close(E::DTYPE, &merged, &operands.reference(), case);
@@ -238,6 +234,23 @@ fn huge_scores() {
     }
 }
 
+/// K/V caches of engines: room for more keys behind those in use, of K and V in orders of their own.
+#[test]
+fn caches_with_room_for_more() {
+    for (k, v) in [(Layout::PLAIN, Layout::HEAD_MAJOR), (Layout::HEAD_MAJOR, Layout::PLAIN)] {
+        let mut case = Case::packed(4, 2, 64, &[(3, 90), (20, 1), (0, 130), (2, 0), (30, 129)]);
+        case.pad(0);
+        // 50 keys of two heads between slots.
+        let roomy = |layout| Layout { gaps: [50 * 2 * 64 / 8, 0, 0], ..layout };
+        (case.layouts[1], case.layouts[2]) = (roomy(k), roomy(v));
+        for_each_dtype!(matches_reference(&case));
+        // As a part of each slot.
+        (case.layouts[1], case.layouts[2]) = (k, v);
+        case.pad(50);
+        for_each_dtype!(matches_reference(&case));
+    }
+}
+
 /// Any number of threads on the CPU: other tiles, other splits of the keys.
 #[test]
 fn every_number_of_threads() {
@@ -245,7 +258,7 @@ fn every_number_of_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         for (rows, keys) in [(1, 700), (3, 300), (30, 500), (300, 130)] {
             let mut case = Case::packed(6, 3, 64, &[(rows, keys), (2, 70), (0, 9), (rows, 0)]);
-            case.head_major = [true; 4];
+            case.layouts = [Layout::HEAD_MAJOR; 4];
             let operands = Operands::<f32>::new(&case);
             let got = pool.install(|| operands.run(cpu::attend));
             assert_close(onekv::DType::F32, &got, &operands.reference(), &case);

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use candle_core::{Device, IndexOp as _, Tensor, Var, WithDType};
 use common::{Answer, Case, Operands, TestElement, assert_close, config};
 use onekv::interop::candle::{Attention, Planned};
@@ -33,55 +35,63 @@ enum Layout {
     BetweenHeads,
     /// Each vector is a part of a longer one.
     PartOfVectors,
-    /// Behind other rows.
-    BehindRows,
-    /// `[heads, tokens, head_dim]`, transposed.
+    /// Between other rows; with a dimension for inputs, each in a larger slot.
+    BetweenRows,
+    /// `[.., heads, tokens, head_dim]`, transposed.
     HeadMajor,
+    /// `[.., heads, capacity, head_dim]`, transposed, a part of the capacity.
+    HeadMajorBetweenRows,
+    /// `[heads, .., tokens, head_dim]`, permuted.
+    HeadsFirst,
 }
 
-const LAYOUTS: [Layout; 5] =
-    [Layout::Contiguous, Layout::BetweenHeads, Layout::PartOfVectors, Layout::BehindRows, Layout::HeadMajor];
+const LAYOUTS: [Layout; 7] = [
+    Layout::Contiguous,
+    Layout::BetweenHeads,
+    Layout::PartOfVectors,
+    Layout::BetweenRows,
+    Layout::HeadMajor,
+    Layout::HeadMajorBetweenRows,
+    Layout::HeadsFirst,
+];
 
 /// Types that candle has too.
 trait Both: TestElement + WithDType {}
 impl<E: TestElement + WithDType> Both for E {}
 
-/// `values` `[tokens, heads, dim]` as a tensor `[leading.., heads, dim]`; what lies between them is NaN.
-fn tensor<E: Both>(
-    values: &[E],
-    leading: &[usize],
-    [heads, dim]: [usize; 2],
-    layout: Layout,
-    on: &Device,
-) -> Tensor {
-    let tokens: usize = leading.iter().product();
-    let base = |dims: &[usize], at: &dyn Fn(usize, usize) -> usize| {
-        let mut data = vec![<E as Element>::from_f32(f32::NAN); dims.iter().product()];
-        for token in 0..tokens {
-            for head in 0..heads {
-                data[at(token, head)..][..dim]
-                    .copy_from_slice(&values[(token * heads + head) * dim..][..dim]);
-            }
-        }
-        Tensor::from_vec(data, dims, on).unwrap()
+/// `values` as a tensor `[.., tokens, heads, dim]`; what lies between them is NaN.
+fn tensor<E: Both>(values: &[E], dims: &[usize], layout: Layout, on: &Device) -> Tensor {
+    let plain = Tensor::from_slice(values, dims, &Device::Cpu).unwrap();
+    let rows = dims.len() - 3;
+    // NaN on both sides along a dimension, and what is in the middle of that.
+    let between = |tensor: &Tensor, dim: usize, before: usize, behind: usize| {
+        let nan = |count: usize| {
+            let mut dims = tensor.dims().to_vec();
+            dims[dim] = count;
+            Tensor::full(<E as Element>::from_f32(f32::NAN), dims, &Device::Cpu).unwrap()
+        };
+        let whole = Tensor::cat(&[&nan(before), tensor, &nan(behind)], dim).unwrap();
+        assert!(whole.is_contiguous());
+        whole.narrow(dim, before, tensor.dims()[dim]).unwrap()
     };
-    let of = |heads: usize, dim: usize| [leading, &[heads, dim]].concat();
-    let axis = leading.len();
-    match layout {
-        Layout::Contiguous => base(&of(heads, dim), &|t, h| (t * heads + h) * dim),
-        Layout::BetweenHeads => {
-            base(&of(heads + 3, dim), &|t, h| (t * (heads + 3) + 2 + h) * dim).narrow(axis, 2, heads).unwrap()
+    let head_major = || plain.transpose(rows, rows + 1).unwrap().contiguous().unwrap();
+    let tensor = match layout {
+        Layout::Contiguous => plain,
+        Layout::BetweenHeads => between(&plain, rows + 1, 2, 1),
+        Layout::PartOfVectors => between(&plain, rows + 2, 8, 8),
+        Layout::BetweenRows => between(&plain, rows, 2, 3),
+        Layout::HeadMajor => head_major().transpose(rows, rows + 1).unwrap(),
+        Layout::HeadMajorBetweenRows => {
+            between(&head_major(), rows + 1, 2, 3).transpose(rows, rows + 1).unwrap()
         }
-        Layout::PartOfVectors => base(&of(heads, dim + 16), &|t, h| (t * heads + h) * (dim + 16) + 8)
-            .narrow(axis + 1, 8, dim)
-            .unwrap(),
-        Layout::BehindRows => {
-            base(&[tokens + 2, heads, dim], &|t, h| ((t + 2) * heads + h) * dim).narrow(0, 2, tokens).unwrap()
+        // The heads to the front and back, past rows and inputs.
+        Layout::HeadsFirst => {
+            let there = (0..=rows).rev().fold(plain, |t, dim| t.transpose(dim, dim + 1).unwrap());
+            (0..=rows).fold(there.contiguous().unwrap(), |t, dim| t.transpose(dim, dim + 1).unwrap())
         }
-        Layout::HeadMajor => {
-            base(&[heads, tokens, dim], &|t, h| (h * tokens + t) * dim).transpose(0, 1).unwrap()
-        }
-    }
+    };
+    // With its memory and strides.
+    tensor.to_device(on).unwrap()
 }
 
 fn planned<E: Both>(problem: &Problem, device: &Device) -> Planned {
@@ -97,22 +107,23 @@ fn values<E: Both>(tensor: &Tensor) -> Vec<f32> {
 fn equals_the_reference<E: Both>(case: &Case, layouts: [Layout; 3], apart: bool, device: &Device) {
     let operands = Operands::<E>::new(case);
     let p = &operands.problem;
-    // One input after the other, or a dimension for them.
-    let keys = match case.spec.keys {
-        Keys::Padded { max_keys, .. } if apart => vec![p.inputs().len(), max_keys],
-        _ => vec![p.key_positions()],
+    // One dimension for rows or packed keys, or, as in a model, two, at one distance from row to row.
+    let folded = |data: &[E], tokens: usize, heads: usize, layout: Layout| {
+        let (dims, layout) = match apart && tokens.is_multiple_of(2) {
+            true => (vec![2, tokens / 2, heads, p.head_dim()], LAYOUTS[layout as usize % 3]),
+            false => (vec![tokens, heads, p.head_dim()], layout),
+        };
+        tensor(data, &dims, layout, device)
     };
-    let rows = vec![p.total_rows()];
-    let leading = [&rows, &keys, &keys];
-    let shapes = [[p.heads(), p.head_dim()], [p.kv_heads(), p.head_dim()], [p.kv_heads(), p.head_dim()]];
-    let [q, k, v] = [0, 1, 2].map(|i| {
-        let data = [&operands.q, &operands.k, &operands.v][i];
-        let one_list = leading[i].len() == 1;
-        let layout = if one_list { layouts[i] } else { LAYOUTS[layouts[i] as usize % 3] };
-        tensor(data, leading[i], shapes[i], layout, device)
-    });
-    // As in a model, whose batch is a dimension.
-    let q = if apart { q.unsqueeze(0).unwrap() } else { q };
+    let kv = |data: &[E], layout| match case.spec.keys {
+        Keys::Packed { .. } => folded(data, p.key_positions(), p.kv_heads(), layout),
+        Keys::Padded { max_keys, .. } => {
+            let dims = [p.inputs().len(), max_keys, p.kv_heads(), p.head_dim()];
+            tensor(data, &dims, layout, device)
+        }
+    };
+    let q = folded(&operands.q, p.total_rows(), p.heads(), layouts[0]);
+    let (k, v) = (kv(&operands.k, layouts[1]), kv(&operands.v, layouts[2]));
     let planned = planned::<E>(p, device);
     println!("{}", planned.explain());
     let (out, lse) = planned.run_with_lse(&q, &k, &v).unwrap();
@@ -146,11 +157,10 @@ fn cases() -> impl Strategy<Value = Case> {
 fn parts_join_to_the_whole<E: Both>(case: &Case, cuts: &[usize], device: &Device) {
     let operands = Operands::<E>::new(case);
     let p = &operands.problem;
-    let of =
-        |data: &[E], tokens, heads, layout| tensor(data, &[tokens], [heads, p.head_dim()], layout, device);
+    let of = |data: &[E], tokens, heads, layout| tensor(data, &[tokens, heads, p.head_dim()], layout, device);
     let q = of(&operands.q, p.total_rows(), p.heads(), Layout::BetweenHeads).unsqueeze(0).unwrap();
     let [k, v] =
-        [&operands.k, &operands.v].map(|data| of(data, p.key_positions(), p.kv_heads(), Layout::BehindRows));
+        [&operands.k, &operands.v].map(|data| of(data, p.key_positions(), p.kv_heads(), Layout::BetweenRows));
     let parts: Vec<(Tensor, Tensor)> = cuts
         .windows(2)
         .map(|part| {
@@ -243,13 +253,20 @@ fn what_does_not_fit_is_named() {
         let by_input = by_input.transpose(1, 2).unwrap();
         let why = "v is [2, 5, 4, 64] with the strides [1280, 64, 320, 1], allowed: leading dimensions at one distance";
         small.refuses([q, kv, &by_input], why);
-        let expanded = kv.i(..1).unwrap().expand((10, 4, 64)).unwrap();
-        small.refuses(
-            [q, &expanded, kv],
-            "k is [10, 4, 64] with the strides [0, 64, 1], allowed: leading dimensions",
-        );
+        // Copies for every prompt, for every head: those of K and V are not needed.
+        let expanded = kv.i(..5).unwrap().unsqueeze(0).unwrap().expand((2, 5, 4, 64)).unwrap();
+        let why = "k is [2, 5, 4, 64] with the strides [0, 256, 64, 1], allowed: memory for each vector (pass the one there \
+                   is, `narrow(0, 0, 1)`, to a problem that shares it)";
+        small.refuses([q, &expanded, kv], why);
         let expanded = kv.narrow(1, 0, 1).unwrap().expand((10, 4, 64)).unwrap();
-        small.refuses([q, &expanded, kv], "k has the stride 0 along the heads, allowed: memory for each");
+        small.refuses(
+            [q, kv, &expanded],
+            "v is [10, 4, 64] with the strides [256, 0, 1], allowed: memory for",
+        );
+        small.refuses([q, kv, &expanded], "`narrow(1, 0, 1)`");
+        let expanded = q.i(..1).unwrap().expand((6, 4, 64)).unwrap();
+        let why = "q is [6, 4, 64] with the strides [0, 64, 1], allowed: memory for each vector (`contiguous()` makes it so)";
+        small.refuses([&expanded, kv, kv], why);
         let huge = kv.i(..1).unwrap().unsqueeze(0).unwrap().expand((1 << 40, 1 << 40, 4, 64)).unwrap();
         small.refuses([q, kv, &huge], "allowed: [.., 4, 64] with 10 rows");
         let wide = Tensor::zeros((10, 4, 65), candle_core::DType::F32, &device).unwrap();
@@ -266,6 +283,66 @@ fn what_does_not_fit_is_named() {
         let error = attention.plan(&problem, candle_core::DType::U8, &PlanOptions::default()).err().unwrap();
         assert!(error.to_string().starts_with("dtype is u8, allowed: f32, f16, bf16"), "{error}");
     }
+}
+
+/// K and V of slots: the dimensions are the problem's, one by one.
+#[test]
+fn slots_that_do_not_fit_are_named() {
+    for device in devices() {
+        let mut case = Case::packed(4, 4, 64, &[(3, 5), (3, 5)]);
+        case.pad(0);
+        let small = Small { planned: planned::<f32>(&case.problem(), &device), ..Small::new(&device) };
+        let (q, flat) = (&small.q, &small.kv);
+        let kv = &flat.reshape((2, 5, 4, 64)).unwrap();
+        small.planned.run(q, kv, kv).unwrap();
+        small.refuses([q, flat, kv], "k is [10, 4, 64], allowed: [2, 5, 4, 64]");
+        // The same number of vectors, in other places.
+        let by_key = flat.reshape((5, 2, 4, 64)).unwrap();
+        small.refuses([q, kv, &by_key], "v is [5, 2, 4, 64], allowed: [2, 5, 4, 64]");
+        let by_head = kv.transpose(1, 2).unwrap();
+        small.refuses([q, kv, &by_head], "v is [2, 4, 5, 64], allowed: [2, 5, 4, 64]");
+        let larger = Tensor::zeros((2, 6, 4, 64), candle_core::DType::F32, &device).unwrap();
+        small.refuses([q, &larger, kv], "k is [2, 6, 4, 64], allowed: [2, 5, 4, 64]");
+        assert!(small.planned.run(q, &larger.narrow(1, 0, 5).unwrap(), kv).is_ok());
+        let shared = kv.i(..1).unwrap().expand((2, 5, 4, 64)).unwrap();
+        let why = "k is [2, 5, 4, 64] with the strides [0, 256, 64, 1], allowed: memory for each vector (pass the one there \
+                   is, `narrow(0, 0, 1)`";
+        small.refuses([q, &shared, kv], why);
+    }
+}
+
+/// A cache as engines have it, `[inputs, kv_heads, capacity, head_dim]` for more inputs and keys than there are: the views
+/// that it gives are attended to where they stand.
+#[test]
+fn caches_are_taken_as_they_are() {
+    for device in devices() {
+        for_each_dtype!(cache_equals_the_reference(&device));
+    }
+}
+
+fn cache_equals_the_reference<E: Both>(device: &Device) {
+    let (inputs, kv_heads, capacity, dim) = (3, 2, 100, 64);
+    let mut case = Case::packed(4, kv_heads, dim, &[(3, 90), (20, 1), (2, 70)]);
+    case.spec.keys = Keys::Padded { max_keys: capacity, lengths: vec![90, 1, 70] };
+    let operands = Operands::<E>::new(&case);
+    let q = tensor(&operands.q, &[25, 4, dim], Layout::Contiguous, device);
+    let [k, v] = [&operands.k, &operands.v].map(|data| {
+        let used = tensor(data, &[inputs, capacity, kv_heads, dim], Layout::Contiguous, &Device::Cpu);
+        let used = used.transpose(1, 2).unwrap().contiguous().unwrap();
+        let nan = Tensor::full(<E as Element>::from_f32(f32::NAN), used.dims(), &Device::Cpu).unwrap();
+        let cache = Tensor::cat(&[&nan, &used, &nan], 0).unwrap().to_device(device).unwrap();
+        cache.narrow(0, inputs, inputs).unwrap().transpose(1, 2).unwrap()
+    });
+    let reads = |max_keys: usize| {
+        let mut case = case.clone();
+        case.spec.keys = Keys::Padded { max_keys, lengths: vec![90, 1, 70] };
+        let [k, v] = [&k, &v].map(|cache| cache.narrow(1, 0, max_keys).unwrap());
+        let (out, lse) = planned::<E>(&case.problem(), device).run_with_lse(&q, &k, &v).unwrap();
+        let got = Answer { out: values::<E>(&out), lse: values::<f32>(&lse) };
+        assert_close(<E as Element>::DTYPE, &got, &operands.reference(), &case);
+    };
+    reads(capacity);
+    reads(90);
 }
 
 #[test]
@@ -347,6 +424,44 @@ fn a_writer_of_shared_memory_does_not_stop_it() {
     finished.recv_timeout(std::time::Duration::from_secs(60)).expect("it waits for ever");
 }
 
+/// One plan for several threads, on a device whose stream is each thread's own and on one with a stream for all. Tensors and
+/// plan are gone while they are used.
+#[test]
+fn threads_share_a_plan() {
+    #[allow(unused_mut, reason = "only CUDA adds to it")]
+    let mut devices = devices();
+    #[cfg(feature = "candle-cuda")]
+    if devices.len() > 1 {
+        devices.push(Device::new_cuda_with_stream(0).unwrap());
+    }
+    for device in &devices {
+        let case = Case::packed(2, 1, 64, &[(4, 300)]);
+        let split = PlanOptions::default().with_split_keys(64);
+        let attention = Attention::new(device).unwrap();
+        let dtype = candle_core::DType::F32;
+        let planned = Arc::new(attention.plan(&case.problem(), dtype, &split).unwrap());
+        std::thread::scope(|scope| {
+            for seed in 0..3 {
+                let (planned, mut case) = (planned.clone(), case.clone());
+                scope.spawn(move || {
+                    case.seed = seed;
+                    let operands = Operands::<f32>::new(&case);
+                    let of = |data: &[f32], tokens, heads| {
+                        tensor(data, &[tokens, heads, 64], Layout::Contiguous, device)
+                    };
+                    let q = of(&operands.q, 4, 2);
+                    let (k, v) = (of(&operands.k, 300, 1), of(&operands.v, 300, 1));
+                    let (out, lse) = planned.run_with_lse(&q, &k, &v).unwrap();
+                    drop((planned, q, k, v));
+                    let got = Answer { out: values::<f32>(&out), lse: values::<f32>(&lse) };
+                    assert_close(onekv::DType::F32, &got, &operands.reference(), &case);
+                });
+            }
+            drop((attention, planned));
+        });
+    }
+}
+
 /// An engine keeps them where its threads reach them.
 #[test]
 fn threads_may_share_it() {
@@ -366,9 +481,9 @@ fn tensors_of_another_stream_are_refused() {
     let (own, other) = (Small::new(&own), Small::new(&other));
     other.refuses([&own.q, &own.kv, &own.kv], "q is on Cuda { gpu_id: 0 }, allowed: the device and stream");
     own.refuses([&own.q, &own.kv, &other.kv], "v is on Cuda { gpu_id: 0 }, allowed: the device and stream");
-    // Another device, but the same stream.
-    let same = Small::new(&Device::new_cuda(0).unwrap());
-    assert!(own.planned.run(&same.q, &same.kv, &own.kv).is_ok());
+    // The same stream, but another device, with its own account of memory.
+    let again = Small::new(&Device::new_cuda(0).unwrap());
+    own.refuses([&own.q, &again.kv, &own.kv], "k is on Cuda { gpu_id: 0 }, allowed: the device and stream");
 }
 
 /// Two devices, where there are two.

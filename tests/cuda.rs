@@ -3,20 +3,14 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex};
-
 use common::device::{Card, attend_with, card};
 use common::quantized::QuantizedCase;
 use common::{Answer, Case, Operands, TestElement, assert_close, config};
-use cudarc::driver::sys::CUgraphInstantiate_flags;
-use cudarc::driver::{CudaStream, DevicePtr as _, DevicePtrMut as _, DeviceRepr};
+use cudarc::driver::{DevicePtrMut as _, DeviceRepr};
 use half::{bf16, f16};
-use onekv::cpu::PartialState;
-use onekv::cuda::{
-    DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, DeviceState, Grid, Launch, MAX_STATES, Modules,
-};
+use onekv::cuda::{Grid, MAX_STATES, Modules, QuantizedKv};
 use onekv::plan::{Plan, PlanOptions, Variant, variants};
-use onekv::{DType, Element, Error, Keys, Lse, Output, StateShape, Strides};
+use onekv::{DType, Element, Error, Keys, PartialState, Shape, SharedKv, Strides, View};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -25,16 +19,9 @@ fn run<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan) {
     let p = &operands.problem;
     let mut out = vec![E::from_f32(f32::NAN); p.total_rows() * p.heads() * p.head_dim()];
     let mut lse = vec![f32::NAN; p.total_rows() * p.heads()];
-    let result = Output::contiguous(p, &mut out);
-    let plan = attend_with(
-        options,
-        p,
-        operands.queries(),
-        operands.kv(),
-        result,
-        Some(Lse::contiguous(p, &mut lse)),
-    )
-    .unwrap();
+    let result = View::contiguous(p.query_shape(), &mut out[..]);
+    let sums = Some(View::contiguous(p.lse_shape(), &mut lse[..]));
+    let plan = attend_with(options, p, operands.queries(), operands.kv(), result, sums).unwrap();
     assert_close(
         E::DTYPE,
         &Answer { out: out.iter().map(|x| x.to_f32()).collect(), lse: lse.clone() },
@@ -45,16 +32,12 @@ fn run<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan) {
 }
 
 fn fixed(split_keys: usize, tile_rows: usize) -> PlanOptions {
-    PlanOptions { split_keys: Some(split_keys), tile_rows: Some(tile_rows), ..PlanOptions::default() }
+    PlanOptions::default().with_split_keys(split_keys).with_tile_rows(tile_rows)
 }
 
 /// This variant and no other.
 fn of_variant(variant: &Variant, split_keys: usize) -> PlanOptions {
-    PlanOptions {
-        architecture: Some(variant.architecture),
-        cluster: Some(variant.cluster),
-        ..fixed(split_keys, variant.tile_rows)
-    }
+    PlanOptions::of(variant).with_split_keys(split_keys)
 }
 
 /// In a variant's types.
@@ -78,9 +61,7 @@ fn run_e4m3<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan
 /// The variants that the card can run.
 fn runnable(card: &Card) -> impl Iterator<Item = &'static Variant> {
     let facts = *card.kernels.facts();
-    variants::all().filter(move |v| {
-        v.architecture.runs_on(facts.compute_capability) && v.shared_bytes <= facts.shared_bytes_per_block
-    })
+    variants::all().filter(move |v| v.fits(&facts))
 }
 
 fn on_tensor_cores(card: &Card) -> impl Iterator<Item = &'static Variant> {
@@ -108,7 +89,7 @@ fn every_variant_equals_the_reference() {
                 let mut case = Case::packed(4, 2, variant.head_dim, &[(rows, keys), (1, 40)]);
                 (case.magnitude, case.seed, case.spec.softcap) = (0.5, seed, softcap);
                 let (_, plan) = run_variant(variant, &case, &of_variant(variant, split_keys));
-                assert_eq!(plan.merges().is_empty(), keys.max(40) <= split_keys);
+                assert_eq!(plan.combines().is_empty(), keys.max(40) <= split_keys);
                 reached.borrow_mut().insert(plan.variant().kernel());
                 Ok(())
             })
@@ -137,7 +118,7 @@ fn clusters_change_no_bit() {
             // Three tiles of rows, one, two, one.
             let partners = plan.work().iter().filter(|w| w.tile >= w.rows).count();
             assert_eq!(partners, if split_keys == long { 3 } else { long.div_ceil(split_keys) + 2 });
-            let (alone, plan) = run_variant(variant, &case, &PlanOptions { cluster: Some(1), ..options });
+            let (alone, plan) = run_variant(variant, &case, &options.with_cluster(1));
             assert_eq!((plan.variant().tile_keys, plan.variant().cluster), (keys, 1));
             assert!(answer == alone, "{} differs from {}", variant.kernel(), plan.variant().kernel());
             assert!(
@@ -173,96 +154,6 @@ fn every_number_of_splits_equals_the_reference() {
         let (first, plan) = run::<bf16>(&case, &options);
         assert_eq!(plan.slots(), if split_keys == 640 { 0 } else { 640usize.div_ceil(split_keys) });
         assert_eq!(first, run::<bf16>(&case, &options).0);
-    }
-}
-
-/// A problem on the device: operands, workspace, launch.
-struct OnDevice {
-    launch: Launch,
-    q: cudarc::driver::CudaSlice<bf16>,
-    k: cudarc::driver::CudaSlice<bf16>,
-    v: cudarc::driver::CudaSlice<bf16>,
-    out: cudarc::driver::CudaSlice<bf16>,
-    workspace: cudarc::driver::CudaSlice<f32>,
-}
-
-impl OnDevice {
-    /// Everything belongs to `stream`: cudarc orders the use of memory on other streams by events, which a
-    /// capture cannot take in.
-    fn new(card: &Card, stream: &Arc<CudaStream>, operands: &Operands<bf16>, options: &PlanOptions) -> Self {
-        let plan = Plan::new(&operands.problem, DType::Bf16, card.kernels.facts(), options).unwrap();
-        let launch = Launch::new(&card.kernels, plan, stream).unwrap();
-        Self {
-            q: stream.clone_htod(&operands.q).unwrap(),
-            k: stream.clone_htod(&operands.k).unwrap(),
-            v: stream.clone_htod(&operands.v).unwrap(),
-            out: stream.alloc_zeros(operands.q.len()).unwrap(),
-            workspace: stream.alloc_zeros(launch.plan().workspace_len().max(1)).unwrap(),
-            launch,
-        }
-    }
-
-    fn run(&mut self, stream: &Arc<CudaStream>) -> onekv::Result<()> {
-        let problem = self.launch.plan().problem().clone();
-        self.launch.run(
-            stream,
-            DeviceQueries::contiguous(&problem, self.q.as_view()),
-            DeviceKv::contiguous(&problem, self.k.as_view(), self.v.as_view()),
-            DeviceOutput::contiguous(&problem, self.out.as_view_mut()),
-            None,
-            &mut self.workspace.as_view_mut(),
-        )
-    }
-
-    fn result(&self, stream: &Arc<CudaStream>) -> Vec<f32> {
-        stream.clone_dtoh(&self.out).unwrap().iter().map(|x| x.to_f32()).collect()
-    }
-}
-
-fn without_lse(answer: &Answer) -> Answer {
-    Answer { out: answer.out.clone(), lse: Vec::new() }
-}
-
-/// A context cannot be waited for while a stream of it is captured.
-static CAPTURE: Mutex<()> = Mutex::new(());
-
-/// Of a thread's own default stream nothing says, when the work list is freed, whether another thread's runs have ended.
-#[test]
-fn a_launch_waits_for_runs_on_threads_own_streams() {
-    let Some(card) = card() else { return };
-    let stream = card.context.per_thread_stream();
-    let operands = Operands::<bf16>::new(&Case::packed(2, 2, 64, &[(3, 200)]));
-    let mut device = OnDevice::new(card, &stream, &operands, &PlanOptions::default());
-    device.run(&stream).unwrap();
-    let event = stream.record_event(None).unwrap();
-    let _no_capture = CAPTURE.lock();
-    drop(device.launch);
-    assert!(event.is_complete(), "its work list is freed while it runs");
-}
-
-/// Captured once, replayed with new data in the same memory: the split plan too, whose merge follows.
-#[test]
-fn a_captured_graph_replays_with_new_data() {
-    let Some(card) = card() else { return };
-    let stream = card.context.new_stream().unwrap();
-    let mut case = Case::packed(2, 2, 64, &[(5, 300)]);
-    let options = fixed(64, 16);
-    let first = Operands::<bf16>::new(&case);
-    let mut device = OnDevice::new(card, &stream, &first, &options);
-    let _capture = CAPTURE.lock();
-    stream.begin_capture(cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
-    device.run(&stream).unwrap();
-    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(flags).unwrap().expect("a graph was captured");
-    for seed in [3, 4] {
-        case.seed = seed;
-        let operands = Operands::<bf16>::new(&case);
-        stream.memcpy_htod(&operands.q, &mut device.q).unwrap();
-        stream.memcpy_htod(&operands.k, &mut device.k).unwrap();
-        stream.memcpy_htod(&operands.v, &mut device.v).unwrap();
-        graph.launch().unwrap();
-        let got = Answer { out: device.result(&stream), lse: Vec::new() };
-        assert_close(DType::Bf16, &got, &without_lse(&operands.reference()), &case);
     }
 }
 
@@ -309,44 +200,20 @@ fn kernels_of_a_callers_own() {
     let text = modules.function("other", "numbers", 0).unwrap_err().to_string();
     assert!(text.contains("no module `other`"), "{text}");
     let text = modules.function("own", "letters", 0).unwrap_err().to_string();
-    assert!(text.contains("finding a kernel"), "{text}");
-}
-
-/// One launch object, two streams and two threads, a workspace each.
-#[test]
-fn streams_and_threads_share_the_kernels() {
-    let Some(card) = card() else { return };
-    let options = fixed(64, 16);
-    std::thread::scope(|scope| {
-        for seed in 0..3 {
-            let options = &options;
-            scope.spawn(move || {
-                let stream = card.context.new_stream().unwrap();
-                let mut case = Case::packed(2, 1, 64, &[(4, 200)]);
-                case.seed = seed;
-                let operands = Operands::<bf16>::new(&case);
-                let mut device = OnDevice::new(card, &stream, &operands, options);
-                for _ in 0..3 {
-                    device.run(&stream).unwrap();
-                }
-                let got = Answer { out: device.result(&stream), lse: Vec::new() };
-                assert_close(DType::Bf16, &got, &without_lse(&operands.reference()), &case);
-            });
-        }
-    });
+    assert!(text.contains("cuModuleGetFunction"), "{text}");
 }
 
 /// Partial states on the host.
 struct States<P> {
-    shape: StateShape,
+    shape: Shape,
     strides: Strides,
     parts: Vec<(Vec<P>, Vec<f32>)>,
 }
 
 impl<P: Element> States<P> {
     /// Noise; some parts without keys, whose output is NaN.
-    fn new(shape: StateShape, count: usize, gap: usize, seed: u64) -> Self {
-        let strides = Strides { row: shape.heads * shape.head_dim + gap * 8, head: shape.head_dim };
+    fn new(shape: Shape, count: usize, gap: usize, seed: u64) -> Self {
+        let strides = Strides::new(shape.heads * shape.vector + gap * 8, shape.vector);
         let mut state = seed | 1;
         let mut noise = || {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
@@ -354,58 +221,46 @@ impl<P: Element> States<P> {
         };
         let parts = (0..count).map(|_| {
             let empty = noise() > 0.6;
-            let out = (0..shape.rows * strides.row)
+            let out = (0..shape.tokens * strides.row)
                 .map(|_| P::from_f32(if empty { f32::NAN } else { noise() }))
                 .collect();
-            let lse = (0..shape.rows * shape.heads)
+            let lse = (0..shape.tokens * shape.heads)
                 .map(|_| if empty { f32::NEG_INFINITY } else { 40.0 * noise() })
                 .collect();
             (out, lse)
         });
         Self { shape, strides, parts: parts.collect() }
     }
+
+    fn of<M, L>(&self, out: M, lse: L) -> PartialState<M, L> {
+        let lse_shape = [self.shape.tokens, self.shape.heads];
+        PartialState {
+            out: View::strided(self.shape, self.strides, out),
+            lse: View::contiguous(lse_shape, lse),
+        }
+    }
 }
 
 /// On the card as on the CPU.
 fn merges_as_the_cpu<P: Element + DeviceRepr, E: Element + DeviceRepr>(states: &States<P>) {
-    let Some(Card { stream, kernels, .. }) = card() else { return };
-    let (shape, strides) = (states.shape, states.strides);
-    let lse_strides = Strides::contiguous(shape.heads, 1);
-    let len = shape.rows * strides.row;
-    let (mut want, mut want_lse) = (vec![E::from_f32(7.0); len], vec![7.0; shape.rows * shape.heads]);
-    let parts: Vec<_> = states
-        .parts
-        .iter()
-        .map(|(out, lse)| PartialState { out, out_strides: strides, lse, lse_strides })
-        .collect();
-    let lse = Lse { data: &mut want_lse, strides: lse_strides };
-    onekv::cpu::merge_states(shape, &parts, Output { data: &mut want, strides }, Some(lse)).unwrap();
+    let Some(Card { stream, queue, .. }) = card() else { return };
+    let len = states.shape.tokens * states.strides.row;
+    let mut want = vec![E::from_f32(7.0); len];
+    let mut want_lse = vec![7.0; states.shape.tokens * states.shape.heads];
+    let parts: Vec<_> = states.parts.iter().map(|(out, lse)| states.of(&out[..], &lse[..])).collect();
+    let PartialState { out, lse } = states.of(&mut want[..], &mut want_lse[..]);
+    onekv::cpu::merge_states(&parts, out, Some(lse)).unwrap();
 
     let uploaded: Vec<_> = states
         .parts
         .iter()
         .map(|(out, lse)| (stream.clone_htod(out).unwrap(), stream.clone_htod(lse).unwrap()))
         .collect();
-    let parts: Vec<_> = uploaded
-        .iter()
-        .map(|(out, lse)| DeviceState {
-            out: out.as_view(),
-            out_strides: strides,
-            lse: lse.as_view(),
-            lse_strides,
-        })
-        .collect();
+    let parts: Vec<_> = uploaded.iter().map(|(out, lse)| states.of(out.as_view(), lse.as_view())).collect();
     let mut got = stream.clone_htod(&vec![E::from_f32(7.0); len]).unwrap();
     let mut got_lse = stream.clone_htod(&vec![7.0f32; want_lse.len()]).unwrap();
-    onekv::cuda::merge_states(
-        kernels,
-        stream,
-        shape,
-        &parts,
-        DeviceOutput { data: got.as_view_mut(), strides },
-        Some(DeviceLse { data: got_lse.as_view_mut(), strides: lse_strides }),
-    )
-    .unwrap();
+    let PartialState { out, lse } = states.of(got.as_view_mut(), got_lse.as_view_mut());
+    queue.merge_states(&parts, out, Some(lse)).unwrap();
     let (got, got_lse) = (stream.clone_dtoh(&got).unwrap(), stream.clone_dtoh(&got_lse).unwrap());
     let tolerance = match E::DTYPE {
         DType::Bf16 => 2f32.powi(-7),
@@ -429,7 +284,7 @@ proptest! {
         rows in 0..20usize, heads in 1..4usize, head_dim in prop_oneof![1..100usize, Just(128), Just(256)],
         count in 1..=MAX_STATES, gap in 0..2usize, seed: u64,
     ) {
-        let shape = StateShape { rows: rows.max(1), heads, head_dim: head_dim.next_multiple_of(8) };
+        let shape = Shape::from([rows.max(1), heads, head_dim.next_multiple_of(8)]);
         let states = States::<f32>::new(shape, count, gap, seed);
         merges_as_the_cpu::<f32, f32>(&states);
         merges_as_the_cpu::<f32, f16>(&states);
@@ -441,139 +296,136 @@ proptest! {
 
 #[test]
 fn states_that_do_not_fit_are_refused() {
-    let Some(Card { stream, kernels, .. }) = card() else { return };
-    let shape = StateShape { rows: 2, heads: 1, head_dim: 8 };
+    let Some(Card { stream, queue, .. }) = card() else { return };
     let f16s = stream.alloc_zeros::<f16>(16).unwrap();
     let lse = stream.alloc_zeros::<f32>(2).unwrap();
     let mut out = stream.alloc_zeros::<bf16>(16).unwrap();
     let mut merge = |count: usize, head_dim: usize| {
-        let shape = StateShape { head_dim, ..shape };
-        let states: Vec<_> =
-            (0..count).map(|_| DeviceState::contiguous(shape, f16s.as_view(), lse.as_view())).collect();
-        let strides = Strides::contiguous(1, head_dim);
-        let out = DeviceOutput { data: out.as_view_mut(), strides };
-        onekv::cuda::merge_states(kernels, stream, shape, &states, out, None)
+        let shape = [2, 1, head_dim];
+        let state = || PartialState::contiguous(shape, f16s.as_view(), lse.as_view());
+        let states: Vec<_> = (0..count).map(|_| state()).collect();
+        queue.merge_states(&states, View::contiguous(shape, out.as_view_mut()), None)
     };
     assert_eq!(merge(1, 8), Err(Error::WrongDType { value: DType::F16, planned: DType::Bf16 }));
     assert_eq!(merge(0, 8), Err(Error::NoStates));
     assert_eq!(merge(9, 8), Err(Error::TooLarge { field: "states", value: 9, max: 8 }));
     assert_eq!(merge(1, 0), Err(Error::Zero { field: "head_dim" }));
     let data = stream.alloc_zeros::<f32>(16).unwrap();
-    let short = DeviceState::contiguous(shape, data.slice(..8), lse.as_view());
     let mut apart = stream.alloc_zeros::<f32>(16).unwrap();
-    let strides = Strides::contiguous(1, 8);
-    let result = DeviceOutput { data: apart.as_view_mut(), strides };
-    let refused = onekv::cuda::merge_states(kernels, stream, shape, &[short], result, None);
-    assert_eq!(refused, Err(Error::TooShort { tensor: "states.out", value: 8, min: 16 }));
+    let mut merge = |shape: [usize; 3], data| {
+        let state = PartialState::contiguous(shape, data, lse.as_view());
+        queue.merge_states(&[state], View::contiguous([2, 1, 8], apart.as_view_mut()), None)
+    };
+    let short = merge([2, 1, 8], data.slice(..8));
+    assert_eq!(short, Err(Error::TooShort { tensor: "states.out", value: 8, min: 16 }));
+    let (value, allowed) = ([1, 1, 16].into(), [2, 1, 8].into());
+    let other = merge([1, 1, 16], data.as_view());
+    assert_eq!(other, Err(Error::WrongShape { tensor: "states.out", value, allowed }));
 }
 
+/// Every operand of a run whose memory, shape, type or card does not fit is named; nothing is launched.
 #[test]
 fn what_does_not_fit_is_refused() {
-    let Some(card) = card() else { return };
-    let case = Case::packed(2, 2, 64, &[(5, 300)]);
-    let operands = Operands::<bf16>::new(&case);
-    let options = fixed(64, 16);
-    let mut device = OnDevice::new(card, &card.stream, &operands, &options);
-    let problem = operands.problem.clone();
-    let needed = device.launch.plan().workspace_len();
-    assert_eq!(needed, 2 * 5 * 16 * 65, "2 heads, 5 splits, tiles of 16 rows");
-
-    let mut small = card.stream.alloc_zeros::<f32>(needed - 1).unwrap();
-    let refused = device.launch.run(
-        &card.stream,
-        DeviceQueries::contiguous(&problem, device.q.as_view()),
-        DeviceKv::contiguous(&problem, device.k.as_view(), device.v.as_view()),
-        DeviceOutput::contiguous(&problem, device.out.as_view_mut()),
-        None,
-        &mut small.as_view_mut(),
+    let Some(Card { stream, kernels, queue, .. }) = card() else { return };
+    let problem = Case::packed(4, 2, 64, &[(5, 100)]).problem();
+    let (rows, keys) = (problem.query_shape(), problem.kv_shape());
+    let plan = Plan::new(&problem, DType::Bf16, kernels.facts(), &PlanOptions::default()).unwrap();
+    let prepared = queue.prepare(&plan).unwrap();
+    let memory = stream.alloc_zeros::<bf16>(1 << 16).unwrap();
+    let mut written = stream.alloc_zeros::<bf16>(1 << 16).unwrap();
+    let mut sums = stream.alloc_zeros::<f32>(64).unwrap();
+    let mut run = |q: (Shape, usize), k: Shape, v: (Shape, usize), out: Shape, lse: Shape| {
+        prepared
+            .run(
+                View::contiguous(q.0, memory.slice(q.1..)),
+                SharedKv {
+                    k: View::contiguous(k, memory.as_view()),
+                    v: View::contiguous(v.0, memory.slice(v.1..)),
+                },
+                View::contiguous(out, written.as_view_mut()),
+                Some(View::contiguous(lse, sums.as_view_mut())),
+            )
+            .map_err(|error| error.to_string())
+    };
+    let lse = problem.lse_shape();
+    assert_eq!(run((rows, 0), keys, (keys, 0), rows, lse), Ok(()));
+    let mut refused = |q, k, v, out, lse, text: &str| assert_eq!(run(q, k, v, out, lse), Err(text.into()));
+    let more = Shape { tokens: 160, ..keys };
+    refused((rows, 0), more, (keys, 0), rows, lse, "k is [160, 2, 64], allowed: [100, 2, 64]");
+    let heads = Shape { heads: 4, ..keys };
+    refused((rows, 0), keys, (heads, 0), rows, lse, "v is [100, 4, 64], allowed: [100, 2, 64]");
+    let slots = Shape { inputs: 2, ..keys };
+    refused((rows, 0), slots, (keys, 0), rows, lse, "k is [2, 100, 2, 64], allowed: [100, 2, 64]");
+    let fewer = Shape { tokens: 4, ..rows };
+    refused((fewer, 0), keys, (keys, 0), rows, lse, "q is [4, 4, 64], allowed: [5, 4, 64]");
+    refused((rows, 0), keys, (keys, 0), fewer, lse, "out is [4, 4, 64], allowed: [5, 4, 64]");
+    let other = Shape::from([5, 5]);
+    refused((rows, 0), keys, (keys, 0), rows, other, "lse is [5, 5, 1], allowed: [5, 4, 1]");
+    let short = "v has 12736 elements, allowed: 12800 or more for its shape and strides";
+    refused((rows, 0), keys, (keys, (1 << 16) - 12736), rows, lse, short);
+    let text = run((rows, 4), keys, (keys, 0), rows, lse).unwrap_err();
+    assert!(
+        text.starts_with("q.data is ") && text.ends_with(" bytes, allowed: a multiple of 16 bytes"),
+        "{text}"
     );
-    assert_eq!(refused, Err(Error::Workspace { value: needed - 1, min: needed }));
 
-    let mut shifted = card.stream.alloc_zeros::<f32>(needed + 1).unwrap();
-    let refused = device.launch.run(
-        &card.stream,
-        DeviceQueries::contiguous(&problem, device.q.as_view()),
-        DeviceKv::contiguous(&problem, device.k.as_view(), device.v.as_view()),
-        DeviceOutput::contiguous(&problem, device.out.as_view_mut()),
+    let f32s = stream.alloc_zeros::<f32>(1 << 16).unwrap();
+    let mut f32_out = stream.alloc_zeros::<f32>(1 << 16).unwrap();
+    let refused = prepared.run(
+        View::contiguous(rows, f32s.as_view()),
+        SharedKv::contiguous(keys, f32s.as_view(), f32s.as_view()),
+        View::contiguous(rows, f32_out.as_view_mut()),
         None,
-        &mut shifted.slice_mut(1..),
-    );
-    assert!(matches!(refused, Err(Error::Misaligned { tensor: "workspace", .. })), "{refused:?}");
-
-    let refused = device.launch.run(
-        &card.stream,
-        DeviceQueries::contiguous(&problem, device.q.as_view()),
-        DeviceKv::contiguous(&problem, device.k.as_view(), device.v.slice(64..)),
-        DeviceOutput::contiguous(&problem, device.out.as_view_mut()),
-        None,
-        &mut device.workspace.as_view_mut(),
-    );
-    assert!(matches!(refused, Err(Error::TooShort { tensor: "v", .. })), "{refused:?}");
-
-    let refused = device.launch.run(
-        &card.stream,
-        DeviceQueries::contiguous(&problem, device.q.slice(4..)),
-        DeviceKv::contiguous(&problem, device.k.as_view(), device.v.as_view()),
-        DeviceOutput::contiguous(&problem, device.out.as_view_mut()),
-        None,
-        &mut device.workspace.as_view_mut(),
-    );
-    assert!(matches!(
-        refused,
-        Err(Error::TooShort { tensor: "q", .. } | Error::Misaligned { tensor: "q", .. })
-    ));
-
-    let f32s = card.stream.alloc_zeros::<f32>(operands.k.len()).unwrap();
-    let mut f32_out = card.stream.alloc_zeros::<f32>(operands.q.len()).unwrap();
-    let refused = device.launch.run(
-        &card.stream,
-        DeviceQueries::contiguous(&problem, f32s.as_view()),
-        DeviceKv::contiguous(&problem, f32s.as_view(), f32s.as_view()),
-        DeviceOutput::contiguous(&problem, f32_out.as_view_mut()),
-        None,
-        &mut device.workspace.as_view_mut(),
     );
     assert_eq!(refused, Err(Error::WrongDType { value: DType::F32, planned: DType::Bf16 }));
+    let codes = stream.alloc_zeros::<u8>(1 << 16).unwrap();
+    let refused = prepared.run_e4m3(
+        View::contiguous(rows, memory.as_view()),
+        QuantizedKv {
+            codes: SharedKv::contiguous(keys, codes.as_view(), codes.as_view()),
+            k_scale: f32s.as_view(),
+            v_scale: f32s.as_view(),
+        },
+        View::contiguous(rows, written.as_view_mut()),
+        None,
+    );
+    assert_eq!(refused, Err(Error::WrongKv { value: "e4m3", planned: "in the type of q (run)" }));
 }
 
-/// Safe code cannot lend memory for reading and writing at once; an engine that wraps addresses of its own can.
+/// Safe code cannot lend memory for reading and writing at once; an engine that wraps addresses of its own can, and clones
+/// of one `Memory` do.
 #[test]
 fn memory_that_is_read_and_written_is_refused() {
-    let Some(card) = card() else { return };
-    let case = Case::packed(2, 2, 64, &[(5, 300)]);
-    let operands = Operands::<bf16>::new(&case);
-    let mut device = OnDevice::new(card, &card.stream, &operands, &fixed(64, 16));
-    let problem = operands.problem.clone();
-    let (at, _) = device.k.device_ptr(&card.stream);
-    for (name, offset, other) in [("out", 0, "k"), ("out", 1024, "k")] {
-        // SAFETY: the address is that of K, which outlives the alias; it is leaked below, so K is freed once.
-        let mut alias = unsafe { card.stream.upgrade_device_ptr::<bf16>(at + 2 * offset, operands.q.len()) };
-        let refused = device.launch.run(
-            &card.stream,
-            DeviceQueries::contiguous(&problem, device.q.as_view()),
-            DeviceKv::contiguous(&problem, device.k.as_view(), device.v.as_view()),
-            DeviceOutput::contiguous(&problem, alias.as_view_mut()),
-            None,
-            &mut device.workspace.as_view_mut(),
-        );
-        assert_eq!(refused, Err(Error::Overlap { tensor: name, other }));
-        let _ = alias.leak();
-    }
+    let Some(Card { stream, kernels, queue, .. }) = card() else { return };
+    let problem = Case::packed(2, 2, 64, &[(5, 300)]).problem();
+    let (rows, keys) = (problem.query_shape(), problem.kv_shape());
+    let plan = Plan::new(&problem, DType::Bf16, kernels.facts(), &fixed(64, 16)).unwrap();
+    let prepared = queue.prepare(&plan).unwrap();
+    let memory = queue.zeros::<bf16>(keys.elements() + 2 * rows.elements()).unwrap();
+    let run = |q: usize, out: usize| {
+        let part = |at: usize, shape: Shape| {
+            View::contiguous(shape, memory.slice(at..at + shape.elements()).unwrap())
+        };
+        let kv = SharedKv { k: part(0, keys), v: part(0, keys) };
+        prepared.run(part(q, rows), kv, part(out, rows), None)
+    };
+    let behind = keys.elements();
+    assert_eq!(run(behind, 0), Err(Error::Overlap { tensor: "out", other: "k" }));
+    assert_eq!(run(behind, behind - 8), Err(Error::Overlap { tensor: "out", other: "q" }));
     // Side by side is not overlapping.
-    let size = operands.q.len();
-    let mut memory = card.stream.alloc_zeros::<bf16>(2 * size).unwrap();
-    let (q, out) = memory.split_at_mut(size);
-    device
-        .launch
-        .run(
-            &card.stream,
-            DeviceQueries::contiguous(&problem, q.as_view()),
-            DeviceKv::contiguous(&problem, device.k.as_view(), device.v.as_view()),
-            DeviceOutput::contiguous(&problem, out),
-            None,
-            &mut device.workspace.as_view_mut(),
-        )
-        .unwrap();
+    run(behind, behind + rows.elements()).unwrap();
+    stream.synchronize().unwrap();
+
+    // SAFETY: an address that outlives the alias, which is leaked.
+    let mut alias = unsafe { stream.upgrade_device_ptr::<bf16>(memory.at(), rows.elements()) };
+    let refused = prepared.run(
+        View::contiguous(rows, memory.slice(behind..behind + rows.elements()).unwrap()),
+        SharedKv::contiguous(keys, memory.clone(), memory.clone()),
+        View::contiguous(rows, alias.as_view_mut()),
+        None,
+    );
+    assert_eq!(refused, Err(Error::Overlap { tensor: "out", other: "k" }));
+    let _ = alias.leak();
 }
 
 /// A program of a machine without a driver gets an error, not a panic.
@@ -632,6 +484,7 @@ struct Counted {
     kernel: String,
     /// By loads, and by the copy engine: multicast ones once.
     global_load_bytes: u64,
+    warp_instructions: u64,
     distinct_bytes: u64,
     tensor_flops: u64,
     bank_conflicts: u64,
@@ -700,7 +553,7 @@ fn keys_and_values_are_read_once() {
         // K, V, Q, output, LSE, work items.
         assert_eq!(
             launch.distinct_bytes,
-            kv_bytes(1) + 2 * own + rows * HEADS * 4 + HEADS * 28,
+            kv_bytes(1) + 2 * own + rows * HEADS * 4 + HEADS * 32,
             "{rows} rows"
         );
         assert_eq!(launch.bank_conflicts, 0, "{}", launch.kernel);
@@ -761,17 +614,72 @@ fn e4m3_halves_the_bytes_of_keys_and_values() {
         assert!((loaded..=loaded + beside).contains(&launch.global_load_bytes), "{rows} rows");
         assert_eq!(
             launch.distinct_bytes,
-            kv_bytes(1) / 2 + 2 * own + rows as u64 * HEADS * 4 + HEADS * 28 + 2 * HEADS * 4,
+            kv_bytes(1) / 2 + 2 * own + rows as u64 * HEADS * 4 + HEADS * 32 + 2 * HEADS * 4,
             "{rows} rows"
         );
         assert_eq!(launch.bank_conflicts, 0, "{}", launch.kernel);
     }
 }
 
+/// A recording has the blocks of the largest batch: those that a shorter one leaves without work read their entry of the
+/// list and end.
+#[test]
+fn blocks_without_work_end_at_once() {
+    let plan = |card: &Card, variant: &Variant, rows: usize, keys: usize| {
+        let problem = Case::packed(1, 1, variant.head_dim, &[(rows, keys)]).problem();
+        let options = PlanOptions::of(variant).with_split_keys(1 << 20);
+        Plan::new(&problem, variant.dtype, card.kernels.facts(), &options).unwrap()
+    };
+    let of_type = |v: &&Variant| v.dtype == DType::F16 && !v.e4m3_kv();
+    let plans =
+        |card, variant: &Variant| (plan(card, variant, 8 * variant.tile_rows, 3), plan(card, variant, 1, 3));
+    let work = || {
+        let Some(card) = card() else { return };
+        for (most, least) in on_tensor_cores(card).filter(of_type).map(|v| plans(card, v)) {
+            let mut prepared = card.queue.prepare(&most).unwrap();
+            let (rows, keys) = (prepared.query_shape(), prepared.kv_shape());
+            let zeros =
+                |shape: Shape| View::contiguous(shape, card.queue.zeros::<f16>(shape.elements()).unwrap());
+            let kv = SharedKv { k: zeros(keys), v: zeros(keys) };
+            let mut recorder = card.queue.record().unwrap();
+            recorder.run(&prepared, zeros(rows), kv.clone(), zeros(rows), None).unwrap();
+            let recording = recorder.finish().unwrap();
+            prepared.replan(&least).unwrap();
+            let rows = prepared.query_shape();
+            prepared.run(zeros(rows), kv, zeros(rows), None).unwrap();
+            recording.replay().unwrap();
+            card.stream.synchronize().unwrap();
+        }
+    };
+    let (Some(card), Some(launches)) = (card(), counted("blocks_without_work_end_at_once", work)) else {
+        return;
+    };
+    let variants: Vec<_> = on_tensor_cores(card).filter(of_type).collect();
+    assert_eq!(launches.len(), 2 * variants.len());
+    for (variant, both) in variants.into_iter().zip(launches.chunks(2)) {
+        let (most, least) = plans(card, variant);
+        let idle = ((most.work().len() - least.work().len()) * variant.threads) as u64;
+        assert!(idle > 0);
+        let more = both[1].warp_instructions - both[0].warp_instructions;
+        assert!(more <= 22 * idle / 32, "{}: {more} instructions of {} warps", variant.kernel(), idle / 32);
+        let more = both[1].global_load_bytes - both[0].global_load_bytes;
+        assert!(more <= 32 * idle, "{}: {more} bytes by {idle} threads", variant.kernel());
+    }
+}
+
+/// Every kernel of the table is there by its name, and takes the shared memory that the table says.
+#[test]
+fn all_kernels_are_loaded_ahead() {
+    let Some(card) = card() else { return };
+    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        onekv::cuda::Kernels::new(&card.context).unwrap().preload(dtype).unwrap();
+    }
+}
+
 /// Full tiles multiply what the cost model says.
 #[test]
 fn flops_are_the_cost_models() {
-    let options = PlanOptions { tile_rows: Some(32), ..PlanOptions::default() };
+    let options = PlanOptions::default().with_tile_rows(32);
     let work = || drop(run::<bf16>(&Case::packed(12, 12, 64, &[(32, 512)]), &options));
     let Some(launches) = counted("flops_are_the_cost_models", work) else { return };
     // Q K^T and P V, a multiplication and an addition each: 4 U n d per head (examples/t5/src/cost.rs).

@@ -7,9 +7,9 @@ use common::device::{Card, card};
 use common::quantized::QuantizedCase;
 use common::{Case, Operands, TestElement, assert_close, cases, config};
 use half::{bf16, f16};
-use onekv::cuda::{DeviceKv, DeviceKvE4m3, DeviceOutput, DeviceQueries, Launch};
+use onekv::cuda::{Prepared, QuantizedKv};
 use onekv::plan::{Plan, PlanOptions, variants};
-use onekv::{DType, Error, e4m3};
+use onekv::{DType, Error, SharedKv, Strides, View, e4m3};
 use proptest::prelude::*;
 
 /// The card, if it has such kernels; if not, that it says so.
@@ -26,7 +26,7 @@ fn hopper() -> Option<&'static Card> {
 }
 
 fn fixed(split_keys: usize, tile_rows: usize) -> PlanOptions {
-    PlanOptions { split_keys: Some(split_keys), tile_rows: Some(tile_rows), ..PlanOptions::default() }
+    PlanOptions::default().with_split_keys(split_keys).with_tile_rows(tile_rows)
 }
 
 fn equals_the_reference_as<E: TestElement>(case: &Case, q_factor: f32) {
@@ -130,34 +130,26 @@ fn a_scale_of_zero_is_a_head_of_zeros() {
 /// What the library quantises, the library's card attends to; the whole way of a user, and how near it comes.
 #[test]
 fn quantised_tensors_come_near_the_16_bit_answer() {
-    let Some(Card { stream, kernels, .. }) = hopper() else { return };
+    let Some(Card { stream, kernels, queue, .. }) = hopper() else { return };
     let case = Case::packed(4, 2, 128, &[(7, 200), (3, 90)]);
     let operands = Operands::<bf16>::new(&case);
     let problem = &operands.problem;
     let plan = Plan::with_e4m3_kv(problem, DType::Bf16, kernels.facts(), &PlanOptions::default()).unwrap();
-    let launch = Launch::new(kernels, plan, stream).unwrap();
+    let prepared = queue.prepare(&plan).unwrap();
     let upload =
         |t: e4m3::Quantized| (stream.clone_htod(&t.codes).unwrap(), stream.clone_htod(&t.scales).unwrap());
-    let (k, k_scale) = upload(e4m3::quantize(problem, &operands.k, operands.k_strides).unwrap());
-    let (v, v_scale) = upload(e4m3::quantize(problem, &operands.v, operands.v_strides).unwrap());
+    let (k, k_scale) = upload(e4m3::quantize(problem, operands.kv().k).unwrap());
+    let (v, v_scale) = upload(e4m3::quantize(problem, operands.kv().v).unwrap());
     let q = stream.clone_htod(&operands.q).unwrap();
     let mut out = stream.alloc_zeros::<bf16>(q.len()).unwrap();
-    let mut workspace = stream.alloc_zeros::<f32>(launch.plan().workspace_len().max(1)).unwrap();
-    let kv = DeviceKvE4m3 {
-        codes: DeviceKv::contiguous(problem, k.as_view(), v.as_view()),
+    let kv = QuantizedKv {
+        codes: SharedKv::contiguous(problem.kv_shape(), k.as_view(), v.as_view()),
         k_scale: k_scale.as_view(),
         v_scale: v_scale.as_view(),
     };
-    launch
-        .run_e4m3(
-            stream,
-            DeviceQueries::contiguous(problem, q.as_view()),
-            kv,
-            DeviceOutput::contiguous(problem, out.as_view_mut()),
-            None,
-            &mut workspace.as_view_mut(),
-        )
-        .unwrap();
+    let q = View::contiguous(problem.query_shape(), q.as_view());
+    let result = View::contiguous(problem.query_shape(), out.as_view_mut());
+    prepared.run_e4m3(q, kv, result, None).unwrap();
     let want = operands.reference().out;
     let got = stream.clone_dtoh(&out).unwrap();
     let (error, norm) = got
@@ -171,7 +163,7 @@ fn quantised_tensors_come_near_the_16_bit_answer() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let Some(Card { stream, kernels, .. }) = hopper() else { return };
+    let Some(Card { stream, kernels, queue, .. }) = hopper() else { return };
     let facts = kernels.facts();
     let case = Case::packed(4, 2, 64, &[(5, 300)]);
     let problem = case.problem();
@@ -186,42 +178,36 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(refused, Error::UnsupportedHeadDim { value: 96, .. }));
 
     let plan = Plan::with_e4m3_kv(&problem, DType::Bf16, facts, &options).unwrap();
-    let launch = Launch::new(kernels, plan, stream).unwrap();
+    let prepared = queue.prepare(&plan).unwrap();
     let codes = stream.alloc_zeros::<u8>(300 * 2 * 64 + 300 * 8).unwrap();
     let scales = stream.alloc_zeros::<f32>(2).unwrap();
     let q = stream.alloc_zeros::<bf16>(5 * 4 * 64).unwrap();
     let mut out = stream.alloc_zeros::<bf16>(5 * 4 * 64).unwrap();
-    let mut workspace = stream.alloc_zeros::<f32>(launch.plan().workspace_len().max(1)).unwrap();
-    let mut run = |launch: &Launch, row: usize, v_scales: usize| {
-        let strides = onekv::Strides { row, head: 64 };
-        let codes =
-            DeviceKv { k: codes.as_view(), v: codes.as_view(), k_strides: strides, v_strides: strides };
-        let kv = DeviceKvE4m3 { codes, k_scale: scales.as_view(), v_scale: scales.slice(..v_scales) };
-        let out = DeviceOutput::contiguous(&problem, out.as_view_mut());
-        let q = DeviceQueries::contiguous(&problem, q.as_view());
-        launch.run_e4m3(stream, q, kv, out, None, &mut workspace.as_view_mut())
+    let mut run = |prepared: &Prepared, row: usize, v_scales: usize| {
+        let codes = || View::strided(problem.kv_shape(), Strides::new(row, 64), codes.as_view());
+        let codes = SharedKv { k: codes(), v: codes() };
+        let kv = QuantizedKv { codes, k_scale: scales.as_view(), v_scale: scales.slice(..v_scales) };
+        let out = View::contiguous(problem.query_shape(), out.as_view_mut());
+        prepared.run_e4m3(View::contiguous(problem.query_shape(), q.as_view()), kv, out, None)
     };
-    assert_eq!(run(&launch, 128, 2), Ok(()));
-    assert_eq!(run(&launch, 128, 1), Err(Error::TooShort { tensor: "v_scale", value: 1, min: 2 }));
+    assert_eq!(run(&prepared, 128, 2), Ok(()));
+    assert_eq!(run(&prepared, 128, 1), Err(Error::TooShort { tensor: "v_scale", value: 1, min: 2 }));
     let misaligned = Error::Misaligned { tensor: "k", part: "strides.row", value: 136, align: 16 };
-    assert_eq!(run(&launch, 136, 2), Err(misaligned));
+    assert_eq!(run(&prepared, 136, 2), Err(misaligned));
 
     // Plans of the one format do not run operands of the other.
     let plain = Plan::new(&problem, DType::Bf16, facts, &options).unwrap();
-    let plain = Launch::new(kernels, plain, stream).unwrap();
+    let plain = queue.prepare(&plain).unwrap();
     let wrong = run(&plain, 128, 2).unwrap_err().to_string();
-    assert_eq!(wrong, "K and V are e4m3, allowed: in the type of q (Launch::run), which the plan is for");
+    assert_eq!(wrong, "K and V are e4m3, allowed: in the type of q (run), which the plan is for");
     let operands = Operands::<bf16>::new(&case);
     let kv = stream.clone_htod(&operands.k).unwrap();
     let mut result = stream.alloc_zeros::<bf16>(operands.q.len()).unwrap();
-    let wrong = launch.run(
-        stream,
-        DeviceQueries::contiguous(&problem, q.as_view()),
-        DeviceKv::contiguous(&problem, kv.as_view(), kv.as_view()),
-        DeviceOutput::contiguous(&problem, result.as_view_mut()),
+    let wrong = prepared.run(
+        View::contiguous(problem.query_shape(), q.as_view()),
+        SharedKv::contiguous(problem.kv_shape(), kv.as_view(), kv.as_view()),
+        View::contiguous(problem.query_shape(), result.as_view_mut()),
         None,
-        &mut workspace.as_view_mut(),
     );
-    let planned = "e4m3 (Launch::run_e4m3)";
-    assert_eq!(wrong, Err(Error::WrongKv { value: "in the type of q", planned }));
+    assert_eq!(wrong, Err(Error::WrongKv { value: "in the type of q", planned: "e4m3 (run_e4m3)" }));
 }

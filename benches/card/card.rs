@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut as _, result};
+use cudarc::driver::{CudaContext, result};
 use half::bf16;
-use onekv::cuda::{DeviceKv, DeviceOutput, DeviceQueries, Kernels, Launch};
+use onekv::cuda::{Kernels, Memory, Prepared, Queue, Recorder, Recording};
 use onekv::plan::{DeviceFacts, Plan, PlanOptions, Variant, variants};
-use onekv::{DType, Problem};
+use onekv::{DType, Problem, SharedKv, View};
 use serde::Serialize;
 
 use crate::check::{self, PERIOD, TOLERANCE};
 use crate::shapes::Shape;
-use crate::timing::{Micros, capture, replay};
+use crate::timing::{Micros, replay};
 
 #[derive(Clone, Serialize)]
 pub struct Machine {
@@ -82,8 +82,7 @@ struct Effort {
 }
 
 pub struct Card {
-    stream: Arc<CudaStream>,
-    kernels: Arc<Kernels>,
+    queue: Queue,
     /// A kernel that does nothing.
     empty: sys::CUfunction,
     effort: Effort,
@@ -94,11 +93,25 @@ pub struct Card {
 
 /// Memory for the operands of every shape, filled once.
 pub struct Pool {
-    q: CudaSlice<bf16>,
-    k: CudaSlice<bf16>,
-    v: CudaSlice<bf16>,
-    out: CudaSlice<bf16>,
-    workspace: CudaSlice<f32>,
+    q: Memory<bf16>,
+    k: Memory<bf16>,
+    v: Memory<bf16>,
+    out: Memory<bf16>,
+}
+
+/// Q, K and V, and the output: a set of operands.
+type Operands = (View<Memory<bf16>>, SharedKv<Memory<bf16>>, View<Memory<bf16>>);
+
+impl Pool {
+    /// Set `set` of a shape.
+    fn operands(&self, shape: &Shape, prepared: &Prepared, set: usize) -> Result<Operands> {
+        let part = |memory: &Memory<bf16>, len: usize| memory.slice(set * len..(set + 1) * len);
+        let (q_len, kv_len) = (shape.q_len(), shape.kv_len());
+        let (q, out) = (part(&self.q, q_len)?, part(&self.out, q_len)?);
+        let kv = SharedKv::contiguous(prepared.kv_shape(), part(&self.k, kv_len)?, part(&self.v, kv_len)?);
+        let rows = prepared.query_shape();
+        Ok((View::contiguous(rows, q), kv, View::contiguous(rows, out)))
+    }
 }
 
 impl Card {
@@ -107,8 +120,6 @@ impl Card {
             Ok(context) => context,
             Err(error) => bail!("{error}; this benchmark needs a card"),
         };
-        // SAFETY: one stream does everything, so nothing has to wait for another stream's events.
-        unsafe { context.disable_event_tracking() };
         let kernels = Kernels::new(&context)?;
         let machine = Machine::new(&context, kernels.facts())?;
         let effort = match machine.simulated {
@@ -132,41 +143,57 @@ impl Card {
             result::module::get_function(module, c"empty".into())?
         };
         let most_bytes = (context.mem_get_info()?.0 / 4).min(16 << 30);
-        Ok(Self { stream: context.new_stream()?, kernels, empty, effort, machine, most_bytes })
+        let queue = Queue::new(&kernels, &context.new_stream()?)?;
+        Ok(Self { queue, empty, effort, machine, most_bytes })
     }
 
     /// Bytes that a copy reads and writes per second.
     pub fn copy_bandwidth(&self) -> Result<f64> {
         let bytes = self.effort.copy_bytes;
-        let from = self.filled(bytes / 2, 1)?;
-        let mut to = self.stream.alloc_zeros::<bf16>(bytes / 2)?;
-        let mut copy = || Ok(self.stream.memcpy_dtod(&from, &mut to)?);
-        let graph = capture(&self.stream, || (0..4).try_for_each(|_| copy()))?;
+        let (from, to) = (self.filled(bytes / 2, 1)?, self.queue.zeros::<bf16>(bytes / 2)?);
+        let recording = self.record(|recorder| {
+            // SAFETY: both are that long, and live until the last replay is over.
+            let copy =
+                || unsafe { result::memcpy_dtod_async(to.at(), from.at(), bytes, recorder.cu_stream()) };
+            Ok((0..4).try_for_each(|_| copy())?)
+        })?;
         // A card at rest takes its clocks up only after a while.
         for _ in 0..self.effort.warm_ups {
-            graph.launch()?;
+            recording.replay()?;
         }
-        Ok(2.0 * bytes as f64 / (replay(&self.stream, &graph, 4, self.effort.runs)?.median * 1e-6))
+        let copied_us = self.replay(&recording, 4, self.effort.runs)?.median;
+        Ok(2.0 * bytes as f64 / (copied_us * 1e-6))
+    }
+
+    /// Records what `work` queues.
+    fn record(&self, work: impl FnOnce(&mut Recorder) -> Result<()>) -> Result<Recording> {
+        let mut recorder = self.queue.record()?;
+        work(&mut recorder)?;
+        Ok(recorder.finish()?)
+    }
+
+    /// Time of one of the `launches` launches of a recording.
+    fn replay(&self, recording: &Recording, launches: usize, runs: usize) -> Result<Micros> {
+        replay(self.queue.stream(), recording, launches, runs)
     }
 
     /// What limits every kernel.
     pub fn ceilings(&self) -> Result<Ceilings> {
         let pairs = if self.machine.simulated { 1 } else { 400 };
-        let graph = capture(&self.stream, || (0..2 * pairs).try_for_each(|_| self.empty()))?;
+        let recording = self.record(|recorder| (0..2 * pairs).try_for_each(|_| self.empty(recorder)))?;
         Ok(Ceilings {
             copy_bytes_per_s: self.copy_bandwidth()?,
             copy_bytes: self.effort.copy_bytes,
-            empty_pair_us: replay(&self.stream, &graph, pairs, self.effort.runs)?,
+            empty_pair_us: self.replay(&recording, pairs, self.effort.runs)?,
         })
     }
 
-    /// Queues a kernel that does nothing, a block on every multiprocessor.
-    fn empty(&self) -> Result<()> {
+    /// Records a kernel that does nothing, a block on every multiprocessor.
+    fn empty(&self, recorder: &Recorder) -> Result<()> {
         let (blocks, threads) = ((self.machine.multiprocessors as u32, 1, 1), (128, 1, 1));
         // SAFETY: the kernel has no parameters and touches nothing; its module stays loaded.
-        let launched = unsafe {
-            result::launch_kernel(self.empty, blocks, threads, 0, self.stream.cu_stream(), &mut [])
-        };
+        let launched =
+            unsafe { result::launch_kernel(self.empty, blocks, threads, 0, recorder.cu_stream(), &mut []) };
         Ok(launched?)
     }
 
@@ -179,15 +206,14 @@ impl Card {
     pub fn pool(&self, shapes: &[Shape]) -> Result<Pool> {
         let most = |len: fn(&Shape) -> usize| {
             let fitting = shapes.iter().filter(|shape| shape.bytes() <= self.most_bytes);
-            fitting.map(|shape| len(shape) * self.sets(shape)).max().unwrap_or(0).max(1)
+            fitting.map(|shape| len(shape) * self.sets(shape)).max().unwrap_or(0)
         };
         let (q_len, kv_len) = (most(Shape::q_len), most(Shape::kv_len));
         Ok(Pool {
             q: self.filled(q_len, 1)?,
             k: self.filled(kv_len, 2)?,
             v: self.filled(kv_len, 3)?,
-            out: self.stream.alloc_zeros(q_len)?,
-            workspace: self.stream.alloc_zeros(1)?,
+            out: self.queue.zeros(q_len)?,
         })
     }
 
@@ -195,7 +221,7 @@ impl Card {
     /// architecture with many splits, and the other architectures' tiles with the splits that suit them best.
     pub fn plans(&self, shape: &Shape, every: bool) -> Result<Vec<Plan>> {
         let problem = shape.problem()?;
-        let facts = self.kernels.facts();
+        let facts = self.queue.kernels().facts();
         let mut plans = vec![Plan::new(&problem, DType::Bf16, facts, &PlanOptions::default())?];
         if !every {
             return Ok(plans);
@@ -214,7 +240,7 @@ impl Card {
                 // A kernel that this card does not run is no plan of it.
                 let options = options(split_keys, variant);
                 let Ok(plan) = Plan::new(&problem, DType::Bf16, facts, &options) else { continue };
-                let too_many = !plan.merges().is_empty() && plan.work().len() > most_blocks;
+                let too_many = !plan.combines().is_empty() && plan.work().len() > most_blocks;
                 if !too_many && !plans.iter().any(|other| same(other, &plan)) {
                     plans.push(plan);
                 }
@@ -226,48 +252,42 @@ impl Card {
     /// Checks and times one plan.
     pub fn time(
         &self,
-        pool: &mut Pool,
+        pool: &Pool,
         shape: &Shape,
-        plan: Plan,
+        plan: &Plan,
         chosen: bool,
         run: &Ceilings,
     ) -> Result<Timed> {
-        let second = self.second(shape, &plan)?;
-        let needed = plan.workspace_len().max(second.workspace_len());
-        if pool.workspace.len() < needed {
-            pool.workspace = self.stream.alloc_zeros(needed)?;
-        }
-        let launch = Launch::new(&self.kernels, plan, &self.stream)?;
-        let mean_abs = self.check(pool, shape, &launch, second)?;
+        let prepared = self.queue.prepare(plan)?;
+        let mean_abs = self.check(pool, shape, plan, &prepared)?;
 
         let sets = self.sets(shape);
         // As many launches as fill a replay if they run at what no card reaches yet.
         let floor_us = 2.0 + (shape.bytes() as f64 / 8e6).max(shape.flops() / 1e9);
         let rounds = (self.effort.replay_us / (floor_us * sets as f64)).ceil().max(1.0) as usize;
         let launches = sets * rounds;
-        let cold = capture(&self.stream, || {
-            (0..launches).try_for_each(|i| self.attend(pool, shape, &launch, i % sets))
-        })?;
+        let attend = |recorder: &mut Recorder, set: usize| -> Result<()> {
+            let (q, kv, out) = pool.operands(shape, &prepared, set)?;
+            Ok(recorder.run(&prepared, q, kv, out, None)?)
+        };
+        let cold = self.record(|recorder| (0..launches).try_for_each(|i| attend(recorder, i % sets)))?;
         let runs = if chosen { self.effort.runs } else { self.effort.runs.min(RUNS_OF_OTHERS) };
-        let cold_us = replay(&self.stream, &cold, launches, runs)?;
+        let cold_us = self.replay(&cold, launches, runs)?;
         drop(cold);
         let (mut warm_us, mut alone_us) = (None, None);
         if chosen {
-            let apart = capture(&self.stream, || {
+            let apart = self.record(|recorder| {
                 (0..launches).try_for_each(|i| {
-                    self.empty()?;
-                    self.attend(pool, shape, &launch, i % sets)
+                    self.empty(recorder)?;
+                    attend(recorder, i % sets)
                 })
             })?;
-            let with_empty = replay(&self.stream, &apart, launches, self.effort.runs)?;
+            let with_empty = self.replay(&apart, launches, self.effort.runs)?;
             alone_us = Some(with_empty.less(0.5 * run.empty_pair_us.median));
             let launches = (self.effort.replay_us / floor_us).ceil().max(1.0) as usize;
-            let warm = capture(&self.stream, || {
-                (0..launches).try_for_each(|_| self.attend(pool, shape, &launch, 0))
-            })?;
-            warm_us = Some(replay(&self.stream, &warm, launches, self.effort.runs)?);
+            let warm = self.record(|recorder| (0..launches).try_for_each(|_| attend(recorder, 0)))?;
+            warm_us = Some(self.replay(&warm, launches, self.effort.runs)?);
         }
-        let plan = launch.plan();
         let seconds = cold_us.median * 1e-6;
         Ok(Timed {
             kernel: plan.variant().kernel(),
@@ -277,7 +297,7 @@ impl Card {
             cluster: plan.variant().cluster,
             chosen,
             blocks: plan.work().len(),
-            merges: plan.merges().len(),
+            merges: plan.combines().len(),
             bytes: shape.bytes(),
             flops: shape.flops(),
             cold_us,
@@ -292,45 +312,18 @@ impl Card {
         })
     }
 
-    /// Queues one attention over operand set `set`.
-    fn attend(&self, pool: &mut Pool, shape: &Shape, launch: &Launch, set: usize) -> Result<()> {
-        let problem = launch.plan().problem();
-        let (q_len, kv_len) = (shape.q_len(), shape.kv_len());
-        let (q, kv) = (set * q_len..(set + 1) * q_len, set * kv_len..(set + 1) * kv_len);
-        Ok(launch.run(
-            &self.stream,
-            DeviceQueries::contiguous(problem, pool.q.slice(q.clone())),
-            DeviceKv::contiguous(problem, pool.k.slice(kv.clone()), pool.v.slice(kv)),
-            DeviceOutput::contiguous(problem, pool.out.slice_mut(q)),
-            None,
-            &mut pool.workspace.as_view_mut(),
-        )?)
-    }
-
-    /// Compares with the second plan; gives the output's mean absolute value.
-    fn check(&self, pool: &mut Pool, shape: &Shape, launch: &Launch, second: Plan) -> Result<f64> {
-        let got = self.once(pool, shape, launch)?;
-        let second = Launch::new(&self.kernels, second, &self.stream)?;
-        let want = self.once(pool, shape, &second)?;
+    /// Compares with a second plan; gives the output's mean absolute value.
+    fn check(&self, pool: &Pool, shape: &Shape, plan: &Plan, prepared: &Prepared) -> Result<f64> {
+        let second = self.second(shape, plan)?;
+        let got = once(pool, shape, prepared)?;
+        let want = once(pool, shape, &self.queue.prepare(&second)?)?;
         let error = check::worst_error(&got, &want, shape.model.head_dim);
         if error > TOLERANCE {
             let name =
                 |plan: &Plan| format!("{} with splits of {}", plan.variant().kernel(), plan.split_keys());
-            bail!("{} and {} differ by {error:.3}", name(launch.plan()), name(second.plan()));
+            bail!("{} and {} differ by {error:.3}", name(plan), name(&second));
         }
         Ok(check::mean_abs(&got))
-    }
-
-    /// One run into poisoned memory.
-    fn once(&self, pool: &mut Pool, shape: &Shape, launch: &Launch) -> Result<Vec<bf16>> {
-        {
-            let mut out = pool.out.slice_mut(..shape.q_len());
-            let (at, _out) = out.device_ptr_mut(&self.stream);
-            // SAFETY: the view is that long; bytes of ones are NaN.
-            unsafe { result::memset_d8_async(at, 0xff, 2 * shape.q_len(), self.stream.cu_stream()) }?;
-        }
-        self.attend(pool, shape, launch, 0)?;
-        Ok(self.stream.clone_dtoh(&pool.out.slice(..shape.q_len()))?)
     }
 
     /// A plan of another kernel, if there is one, of another architecture if there is that, and another number of
@@ -344,30 +337,39 @@ impl Card {
             let (more, fewer) = (other.tile_rows.max(own.tile_rows), other.tile_rows.min(own.tile_rows));
             (*other == own, other.architecture == own.architecture, more / fewer)
         });
-        let split_keys = Some(if plan.merges().is_empty() { shape.keys.div_ceil(3) } else { shape.keys });
+        let split_keys = Some(if plan.combines().is_empty() { shape.keys.div_ceil(3) } else { shape.keys });
         others
             .into_iter()
             .map(|variant| options(split_keys, variant))
-            .filter_map(|options| Plan::new(problem, DType::Bf16, self.kernels.facts(), &options).ok())
+            .filter_map(|options| {
+                Plan::new(problem, DType::Bf16, self.queue.kernels().facts(), &options).ok()
+            })
             .find(|second| !same(second, plan))
             .context("no second plan to compare with")
     }
 
     /// Noise of `seed`, again and again.
-    fn filled(&self, len: usize, seed: u32) -> Result<CudaSlice<bf16>> {
-        let pattern = check::noise(seed);
-        let mut memory = self.stream.alloc_zeros::<bf16>(len)?;
+    fn filled(&self, len: usize, seed: u32) -> Result<Memory<bf16>> {
+        let memory = self.queue.zeros::<bf16>(len)?;
         let mut filled = PERIOD.min(len);
-        self.stream.memcpy_htod(&pattern[..filled], &mut memory.slice_mut(..filled))?;
+        memory.write(&check::noise(seed)[..filled])?;
         // Doubling copies within the card are quicker than filling it from the host.
         while filled < len {
             let more = filled.min(len - filled);
-            let (from, mut to) = memory.split_at_mut(filled);
-            self.stream.memcpy_dtod(&from.slice(..more), &mut to.slice_mut(..more))?;
+            memory.slice(filled..filled + more)?.copy_from(&memory.slice(0..more)?)?;
             filled += more;
         }
         Ok(memory)
     }
+}
+
+/// One run into poisoned memory.
+fn once(pool: &Pool, shape: &Shape, prepared: &Prepared) -> Result<Vec<bf16>> {
+    let (q, kv, out) = pool.operands(shape, prepared, 0)?;
+    let memory = out.data.clone();
+    memory.write(&vec![bf16::NAN; memory.len()])?;
+    prepared.run(q, kv, out, None)?;
+    Ok(memory.read()?)
 }
 
 impl Machine {
@@ -397,12 +399,8 @@ fn kernels(problem: &Problem) -> Vec<&'static Variant> {
 }
 
 fn options(split_keys: Option<usize>, variant: &Variant) -> PlanOptions {
-    PlanOptions {
-        split_keys,
-        tile_rows: Some(variant.tile_rows),
-        cluster: Some(variant.cluster),
-        architecture: Some(variant.architecture),
-    }
+    let options = PlanOptions::of(variant);
+    split_keys.map_or(options, |keys| options.with_split_keys(keys))
 }
 
 fn same(one: &Plan, other: &Plan) -> bool {

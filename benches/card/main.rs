@@ -133,7 +133,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         shapes.iter().filter(|shape| is_replicated(shape)).map(Shape::replicated).collect();
     let operands: Vec<Shape> =
         if arguments.replicated { [&shapes[..], &copies].concat() } else { shapes.clone() };
-    let mut pool = card.pool(&operands)?;
+    let pool = card.pool(&operands)?;
     let mut report = Report {
         machine: card.machine.clone(),
         sweep: arguments.sweep,
@@ -155,7 +155,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             ways.push(("onekv, K/V per prompt", "replicated", shape.replicated(), false));
         }
         for (system, layout, operands, every) in ways {
-            let outcomes = measure(&card, &mut pool, &operands, every, &report.ceilings);
+            let outcomes = measure(&card, &pool, &operands, every, &report.ceilings);
             report.lines.extend(outcomes.into_iter().map(|outcome| {
                 bar.suspend(|| eprintln!("{system}: {}: {}", describe(&shape), told(&card, &outcome)));
                 Line { system, layout, shape, outcome }
@@ -188,7 +188,7 @@ fn is_replicated(shape: &Shape) -> bool {
 }
 
 /// Every plan of a shape; a failure is a line, not the end.
-fn measure(card: &Card, pool: &mut card::Pool, shape: &Shape, every: bool, run: &Ceilings) -> Vec<Outcome> {
+fn measure(card: &Card, pool: &card::Pool, shape: &Shape, every: bool, run: &Ceilings) -> Vec<Outcome> {
     let failed = |error: anyhow::Error| Outcome::Failed { error: format!("{error:#}") };
     if shape.bytes() > card.most_bytes {
         let error =
@@ -197,7 +197,7 @@ fn measure(card: &Card, pool: &mut card::Pool, shape: &Shape, every: bool, run: 
     }
     match card.plans(shape, every) {
         Ok(plans) => {
-            let timed = plans.into_iter().enumerate();
+            let timed = plans.iter().enumerate();
             timed
                 .map(|(i, plan)| {
                     card.time(pool, shape, plan, i == 0, run)

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaGraph, CudaStream};
+use anyhow::Result;
+use cudarc::driver::CudaStream;
+use cudarc::driver::sys::CUevent_flags;
+use onekv::cuda::Recording;
 use serde::Serialize;
 
 /// Microseconds: median and the middle 80 %.
@@ -27,35 +28,30 @@ impl Micros {
 const LONGEST_MS: f64 = 400.0;
 const LEAST_RUNS: usize = 5;
 
-/// Captures what `work` queues.
-pub fn capture(stream: &Arc<CudaStream>, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
-    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)?;
-    let queued = work();
-    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(flags);
-    queued?;
-    graph?.context("nothing was captured")
-}
-
-/// Time of one of the `launches` launches in a graph.
+/// Time of one of the `launches` launches of a recording.
 ///
 /// Replays are queued back to back with an event between each two: the card never waits for the host, so that no
 /// launch of a graph is in the time, and its clocks stay up.
-pub fn replay(stream: &Arc<CudaStream>, graph: &CudaGraph, launches: usize, runs: usize) -> Result<Micros> {
+pub fn replay(
+    stream: &Arc<CudaStream>,
+    recording: &Recording,
+    launches: usize,
+    runs: usize,
+) -> Result<Micros> {
     let event = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
     // The first uploads the graph, the second says how long one takes.
-    graph.launch()?;
+    recording.replay()?;
     let start = event()?;
-    graph.launch()?;
+    recording.replay()?;
     let end = event()?;
     end.synchronize()?;
     let one_ms = f64::from(start.elapsed_ms(&end)?).max(1e-3);
     let runs = ((LONGEST_MS / one_ms) as usize).clamp(LEAST_RUNS.min(runs), runs);
 
-    graph.launch()?;
+    recording.replay()?;
     let mut events = vec![event()?];
     for _ in 0..runs {
-        graph.launch()?;
+        recording.replay()?;
         events.push(event()?);
     }
     if let Some(last) = events.last() {

@@ -1,4 +1,4 @@
-// Merges the partial states of tiles: out = sum_i 2^(lse_i - top) out_i / sum_i 2^(lse_i - top). A warp per row, a lane
+// Combines the partial states of tiles: out = sum_i 2^(lse_i - top) out_i / sum_i 2^(lse_i - top). A warp per row, a lane
 // per state for the weights and then per two neighbouring columns.
 #pragma once
 #include "convert.cuh"
@@ -7,26 +7,26 @@
 
 constexpr int COMBINE_THREADS = 128, COMBINE_ROWS = COMBINE_THREADS / 32;
 
-// Block `block` of merges x (tile rows / COMBINE_ROWS).
+// Block `block` of combines x (tile rows / COMBINE_ROWS).
 template <typename T, int DIM>
 __device__ __forceinline__ void combine(const OnekvAttention& p, int block) {
     constexpr int PAIRS = DIM / 64;
     const int parts = p.tile_rows / COMBINE_ROWS, lane = threadIdx.x % 32;
-    const OnekvMerge merge = p.merges[block / parts];
-    const int row = block % parts * COMBINE_ROWS + threadIdx.x / 32, folded = merge.tile + row;
-    if (folded >= merge.rows) return;
-    const int64_t first = static_cast<int64_t>(merge.slot) * p.tile_rows + row;
-    auto lse_of = [&](int i) { return i < merge.slots ? p.partial_lse[first + static_cast<int64_t>(i) * p.tile_rows] : -INFINITY; };
+    const OnekvCombine share = p.combines[block / parts];
+    const int row = block % parts * COMBINE_ROWS + threadIdx.x / 32, folded = share.tile + row;
+    if (folded >= share.rows) return;
+    const int64_t first = static_cast<int64_t>(share.slot) * p.tile_rows + row;
+    auto lse_of = [&](int i) { return i < share.slots ? p.partial_lse[first + static_cast<int64_t>(i) * p.tile_rows] : -INFINITY; };
 
     float top = -INFINITY, total = 0, out[PAIRS][2] = {};
-    for (int i = lane; i < merge.slots; i += 32) top = fmaxf(top, lse_of(i));
+    for (int i = lane; i < share.slots; i += 32) top = fmaxf(top, lse_of(i));
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
     const float base = top == -INFINITY ? 0.0f : top;
-    for (int begin = 0; begin < merge.slots; begin += 32) {
+    for (int begin = 0; begin < share.slots; begin += 32) {
         const float own = exp2f((lse_of(begin + lane) - base) * LOG2E);
         total += own;
-        const int count = min(32, merge.slots - begin);
+        const int count = min(32, share.slots - begin);
 #pragma unroll 4
         for (int i = 0; i < count; i++) {
             const float weight = __shfl_sync(~0u, own, i);
@@ -43,10 +43,10 @@ __device__ __forceinline__ void combine(const OnekvAttention& p, int block) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
     const float scale = total == 0 ? 0.0f : 1.0f / total;
-    T* to = static_cast<T*>(p.out) + row_offset(p, merge, folded, p.out_strides) + 2 * lane;
+    T* to = static_cast<T*>(p.out) + row_offset(p, share, folded, p.out_strides) + 2 * lane;
 #pragma unroll
     for (int c = 0; c < PAIRS; c++) store_two(to + 64 * c, out[c][0] * scale, out[c][1] * scale);
-    if (lane == 0 && p.lse) p.lse[row_offset(p, merge, folded, p.lse_strides)] = total == 0 ? -INFINITY : base + logf(total);
+    if (lane == 0 && p.lse) p.lse[row_offset(p, share, folded, p.lse_strides)] = total == 0 ? -INFINITY : base + logf(total);
 }
 
 // For every element type and head_dim.

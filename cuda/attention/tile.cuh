@@ -39,12 +39,13 @@ __device__ __forceinline__ void attend_tile(const OnekvAttention& p, const Onekv
     using T = typename Shape::Element;
     constexpr int DIM = Shape::DIM, CHUNKS = Shape::CHUNKS, ROWS = Shape::ROWS, KEYS = Shape::TILE_KEYS;
     constexpr int WARP_KEYS = Shape::WARP_KEYS, STAGES = Shape::STAGES;
+    if (work.rows == 0) return;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int row_warp = warp % Shape::ROW_WARPS, key_warp = warp / Shape::ROW_WARPS;
     const uint32_t q_tile = shared_address(shared), kv_tiles = q_tile + Shape::Q_BYTES;
     const T* q = static_cast<const T*>(p.q);
-    const T* k = static_cast<const T*>(p.k) + work.kv_head * p.k_strides.head;
-    const T* v = static_cast<const T*>(p.v) + work.kv_head * p.v_strides.head;
+    const T* k = static_cast<const T*>(p.k) + work.kv_slot * p.k_slot + work.kv_head * p.k_strides.head;
+    const T* v = static_cast<const T*>(p.v) + work.kv_slot * p.v_slot + work.kv_head * p.v_strides.head;
 
     // Folded rows past the input's end are zeros: they are computed and not written.
     for (int i = thread; i < ROWS * CHUNKS; i += Shape::THREADS) {

@@ -1,4 +1,4 @@
-// Merges of split keys on Hopper: set up while the attention still runs.
+// Combines the states of split keys on Hopper: set up while the attention still runs.
 #include "../attention/combine.cuh"
 #include "../ptx/barrier.cuh"
 

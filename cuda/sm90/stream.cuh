@@ -136,6 +136,11 @@ __device__ __forceinline__ void attend_stream(
     using Shape = typename Products::Shape;
     constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS, RING = Shape::RING;
     constexpr int ROW_TILES = Shape::ROW_TILES, KEY_WARPS = Shape::KEY_WARPS;
+    if (work.rows == 0) {
+        // Where all blocks are such, what comes after this launch still comes after what came before it.
+        if (blockIdx.x == 0) predecessors_wait();
+        return;
+    }
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int row_warp = warp % Shape::ROW_WARPS, key_warp = warp / Shape::ROW_WARPS, first_row = row_warp * 16 * ROW_TILES;
     const uint32_t base = shared_address(shared), ring = base + key_warp * RING * 2 * Shape::TILE_BYTES;
@@ -152,8 +157,8 @@ __device__ __forceinline__ void attend_stream(
         const uint32_t to = ring + stage * 2 * Shape::TILE_BYTES, barrier = barriers + stage * 8;
         const int key = work.key_begin + tile * KEYS;
         barrier_arrive_expect(barrier, 2 * Shape::TILE_BYTES);
-        tensor_load(to, k_map, 0, key, 0, work.kv_head, barrier);
-        tensor_load(to + Shape::TILE_BYTES, v_map, 0, key, 0, work.kv_head, barrier);
+        tensor_load(to, k_map, 0, key, 0, work.kv_head, work.kv_slot, barrier);
+        tensor_load(to + Shape::TILE_BYTES, v_map, 0, key, 0, work.kv_head, work.kv_slot, barrier);
     };
 
     if (fetches) {

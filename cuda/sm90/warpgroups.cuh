@@ -78,6 +78,12 @@ __device__ __forceinline__ void attend_warpgroups(
     const OnekvAttention& p, const TensorMap& k_map, const TensorMap& v_map, const OnekvWork work, char* shared) {
     using T = typename Shape::Element;
     constexpr int DIM = Shape::DIM, CHUNKS = DIM / 8, KEYS = Shape::TILE_KEYS, STAGES = Shape::STAGES;
+    // Of a cluster all blocks are such.
+    if (work.rows == 0) {
+        // Where all blocks are such, what comes after this launch still comes after what came before it.
+        if (blockIdx.x == 0) predecessors_wait();
+        return;
+    }
     // Named barriers: 1 to GROUPS are the warpgroups' own, then that of all consumers, then their turns.
     constexpr int ALL_CONSUMERS = Shape::GROUPS + 1, TURN = ALL_CONSUMERS;
     const int group = threadIdx.x / 128, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
@@ -117,9 +123,9 @@ __device__ __forceinline__ void attend_warpgroups(
                 if constexpr (PAIR)
                     // The peer's half may come before or after these bytes are expected.
                     tensor_load_multicast(
-                        to + rank * Shape::PART_BYTES, map, 0, key + rank * Shape::PART_KEYS, rank * Shape::PART_PANELS, work.kv_head, done,
+                        to + rank * Shape::PART_BYTES, map, 0, key + rank * Shape::PART_KEYS, rank * Shape::PART_PANELS, work.kv_head, work.kv_slot, done,
                         (1 << Shape::CLUSTER) - 1);
-                else tensor_load(to, map, 0, key, 0, work.kv_head, done);
+                else tensor_load(to, map, 0, key, 0, work.kv_head, work.kv_slot, done);
             };
             // In the order of use: the scores of a tile come before the values of the one before it.
             for (int i = 0; i <= tiles; i++) {

@@ -2,20 +2,7 @@
 
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::problem::{Extent, Lse, Output, StateShape, Strides};
-
-/// Attention over a part of the keys: its normalised output and its natural-log LSE.
-#[derive(Debug, Clone, Copy)]
-pub struct PartialState<'a, E> {
-    /// `[rows, heads, head_dim]`.
-    pub out: &'a [E],
-    /// Strides of `out`.
-    pub out_strides: Strides,
-    /// `[rows, heads]`, natural log.
-    pub lse: &'a [f32],
-    /// Strides of `lse`.
-    pub lse_strides: Strides,
-}
+use crate::view::{PartialState, Strides, View, check};
 
 /// Merges attention over disjoint parts of the keys into attention over all of them.
 ///
@@ -27,34 +14,34 @@ pub struct PartialState<'a, E> {
 /// # Errors
 /// [`Error::NoStates`], and per operand what [`Problem::check`](crate::Problem::check) refuses.
 pub fn merge_states<P: Element, E: Element>(
-    shape: StateShape,
-    states: &[PartialState<'_, P>],
-    out: Output<'_, E>,
-    mut lse: Option<Lse<'_>>,
+    states: &[PartialState<&[P], &[f32]>],
+    out: View<&mut [E]>,
+    mut lse: Option<View<&mut [f32]>>,
 ) -> Result<()> {
-    let StateShape { rows, heads, head_dim } = shape;
-    let vectors = shape.extent()?;
+    let shape = out.shape;
+    shape.check_state()?;
     if states.is_empty() {
         return Err(Error::NoStates);
     }
-    let scalars = Extent { vector: 1, ..vectors };
     for state in states {
-        vectors.check("states.out", state.out, state.out_strides)?;
-        scalars.check("states.lse", state.lse, state.lse_strides)?;
+        check("states.out", state.out, shape)?;
+        check("states.lse", state.lse, shape.scalars())?;
     }
-    vectors.check("out", out.data, out.strides)?;
+    check("out", out.reborrow(), shape)?;
     if let Some(lse) = &lse {
-        scalars.check("lse", lse.data, lse.strides)?;
+        check("lse", lse.reborrow(), shape.scalars())?;
     }
 
-    let mut sum = vec![0.0f32; head_dim];
-    for row in 0..rows {
-        for head in 0..heads {
-            let at = |s: Strides| row * s.row + head * s.head;
-            let parts =
-                states.iter().map(|s| (s.lse[at(s.lse_strides)], &s.out[at(s.out_strides)..][..head_dim]));
+    let mut sum = vec![0.0f32; shape.vector];
+    for row in 0..shape.tokens {
+        for head in 0..shape.heads {
+            let at = |s: Strides| s.at(0, row, head);
+            let parts = states.iter().map(|s| {
+                let out = &s.out.data[at(s.out.strides)..][..shape.vector];
+                (s.lse.data[at(s.lse.strides)], out)
+            });
             let merged = merge_row(parts, &mut sum);
-            for (o, &value) in out.data[at(out.strides)..][..head_dim].iter_mut().zip(&sum) {
+            for (o, &value) in out.data[at(out.strides)..][..shape.vector].iter_mut().zip(&sum) {
                 *o = E::from_f32(value);
             }
             if let Some(lse) = &mut lse {

@@ -31,8 +31,9 @@ use rayon::prelude::*;
 
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::problem::{Input, Lse, Output, Problem, Queries, SharedKv, Strides};
-pub use merge::{PartialState, merge_states};
+use crate::problem::{Input, Problem};
+use crate::view::{SharedKv, View};
+pub use merge::merge_states;
 use state::RowState;
 
 /// Keys per tile: K and V tiles of 64 keys x 64 f32 fill a 32 KiB L1 cache between them.
@@ -44,8 +45,7 @@ const MIN_SPLIT_TILES: usize = 2;
 
 /// Shared cross-attention on the CPU, on the threads of the current rayon pool.
 ///
-/// Shapes: `q`, `out` `[total_rows, heads, head_dim]`, `k`, `v`
-/// `[key_positions, kv_heads, head_dim]`, `lse` `[total_rows, heads]` (f32, natural log).
+/// Shapes: `q`, `out` [`Problem::query_shape`], `k`, `v` [`Problem::kv_shape`], `lse` [`Problem::lse_shape`] (f32, natural log).
 /// dtypes: f32, f16, bf16; arithmetic and partial results are f32, rounded once at the end.
 /// The formula is [`Problem`]'s; the online softmax follows Milakov and Gimelshein
 /// (arXiv 1805.02867).
@@ -54,10 +54,10 @@ const MIN_SPLIT_TILES: usize = 2;
 /// What [`Problem::check`] refuses; nothing is written then.
 pub fn attend<E: Element>(
     problem: &Problem,
-    q: Queries<'_, E>,
-    kv: SharedKv<'_, E>,
-    out: Output<'_, E>,
-    lse: Option<Lse<'_>>,
+    q: View<&[E]>,
+    kv: SharedKv<&[E]>,
+    out: View<&mut [E]>,
+    lse: Option<View<&mut [f32]>>,
 ) -> Result<()> {
     let threads = rayon::current_num_threads();
     attend_split(problem, q, kv, out, lse, threads, |tasks, tiles| auto_splits(threads, tasks, tiles))
@@ -66,10 +66,10 @@ pub fn attend<E: Element>(
 /// [`attend`] with the number of key splits per task chosen by `splits(tasks, key_tiles)`.
 fn attend_split<E: Element>(
     problem: &Problem,
-    q: Queries<'_, E>,
-    kv: SharedKv<'_, E>,
-    out: Output<'_, E>,
-    mut lse: Option<Lse<'_>>,
+    q: View<&[E]>,
+    kv: SharedKv<&[E]>,
+    out: View<&mut [E]>,
+    mut lse: Option<View<&mut [f32]>>,
     threads: usize,
     splits: impl Fn(usize, usize) -> usize,
 ) -> Result<()> {
@@ -104,10 +104,9 @@ fn attend_split<E: Element>(
             }
         };
         for (r, (row, head)) in tile.rows_and_heads(problem).enumerate() {
-            let at = row * out.strides.row + head * out.strides.head;
-            state.write_row(r, &mut out.data[at..][..problem.head_dim()]);
+            state.write_row(r, &mut out.data[out.strides.at(0, row, head)..][..problem.head_dim()]);
             if let Some(lse) = &mut lse {
-                lse.data[row * lse.strides.row + head * lse.strides.head] = state.lse(r);
+                lse.data[lse.strides.at(0, row, head)] = state.lse(r);
             }
         }
     }
@@ -169,14 +168,14 @@ struct Task<'p> {
 }
 
 impl Task<'_> {
-    fn run<E: Element>(&self, problem: &Problem, q: Queries<'_, E>, kv: SharedKv<'_, E>) -> RowState {
+    fn run<E: Element>(&self, problem: &Problem, q: View<&[E]>, kv: SharedKv<&[E]>) -> RowState {
         let dim = problem.head_dim();
         let rows: Vec<&[E]> = (self.tile.rows_and_heads(problem))
-            .map(|(row, head)| &q.data[row * q.strides.row + head * q.strides.head..][..dim])
+            .map(|(row, head)| &q.data[q.strides.at(0, row, head)..][..dim])
             .collect();
         let mut heads = self.tile.kv_heads.clone().map(|kv_head| KeyTiles {
-            k: HeadOf::new(kv.k, kv.k_strides, kv_head, dim),
-            v: HeadOf::new(kv.v, kv.v_strides, kv_head, dim),
+            k: HeadOf::new(kv.k, self.tile.input.slot, kv_head),
+            v: HeadOf::new(kv.v, self.tile.input.slot, kv_head),
         });
         let score = math::Score::new(problem.scale(), problem.softcap());
         let keys = self.keys.clone();
@@ -205,11 +204,12 @@ struct HeadOf<'a, E> {
 }
 
 impl<'a, E: Element> HeadOf<'a, E> {
-    fn new(data: &'a [E], strides: Strides, head: usize, dim: usize) -> Self {
-        // Without keys there is no memory, and the stride may be anything.
-        let at = head.checked_mul(strides.head);
-        let data = at.and_then(|at| data.get(at..)).unwrap_or_default();
-        Self { data, stride: strides.row, dim }
+    fn new(of: View<&'a [E]>, slot: usize, head: usize) -> Self {
+        // Without keys there is no memory, and the strides may be anything.
+        let at = (slot.checked_mul(of.strides.input).zip(head.checked_mul(of.strides.head)))
+            .and_then(|(slot, head)| slot.checked_add(head));
+        let data = at.and_then(|at| of.data.get(at..)).unwrap_or_default();
+        Self { data, stride: of.strides.row, dim: of.shape.vector }
     }
 
     /// The keys `range` as f32 vectors, and the distance between them: a view of the operand

@@ -1,7 +1,7 @@
 //! What the public API cannot reach: forced splits, and the functions of the softmax.
 
 use super::{attend_split, math};
-use crate::{Keys, Lse, Output, Problem, ProblemSpec, Queries, SharedKv, reference};
+use crate::{Keys, Problem, ProblemSpec, SharedKv, View, reference};
 
 /// Every number of splits of one input's keys, also more than there are tiles.
 #[test]
@@ -23,13 +23,10 @@ fn every_split_of_the_keys_gives_the_whole() {
     let (q, k, v) = (noise(rows * dim, 1), noise(keys * dim, 2), noise(keys * dim, 3));
     let run = |splits: Option<usize>| {
         let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; rows]);
-        let operands = (
-            Queries::contiguous(&problem, &q),
-            SharedKv::contiguous(&problem, &k, &v),
-            Output::contiguous(&problem, &mut out),
-            Some(Lse::contiguous(&problem, &mut lse)),
-        );
-        let (q, kv, o, l) = operands;
+        let q = View::contiguous(problem.query_shape(), &q[..]);
+        let kv = SharedKv::contiguous(problem.kv_shape(), &k[..], &v[..]);
+        let o = View::contiguous(problem.query_shape(), &mut out[..]);
+        let l = Some(View::contiguous(problem.lse_shape(), &mut lse[..]));
         match splits {
             None => reference::attend(&problem, q, kv, o, l).unwrap(),
             Some(n) => attend_split(&problem, q, kv, o, l, 2, |_, _| n).unwrap(),

@@ -21,17 +21,18 @@ const _: () = {
 pub struct OnekvWork {
     #[doc = " first query row of the input"]
     pub row_base: i32,
-    #[doc = " folded rows of the input: query rows x group"]
+    #[doc = " folded rows of the input: query rows x group; 0: nothing to do, as behind the end of a list"]
     pub rows: i32,
     #[doc = " first folded row of the tile"]
     pub tile: i32,
     pub kv_head: i32,
-    #[doc = " positions in K and V"]
+    #[doc = " positions in the input's slot of K and V"]
     pub key_begin: i32,
     pub key_end: i32,
     #[doc = " partial state to write, or -1: the result itself"]
     pub slot: i32,
-    pub reserved: i32,
+    #[doc = " the input's slot of K and V"]
+    pub kv_slot: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -44,13 +45,14 @@ const _: () = {
     ["Offset of field: OnekvWork::key_begin"][::core::mem::offset_of!(OnekvWork, key_begin) - 16usize];
     ["Offset of field: OnekvWork::key_end"][::core::mem::offset_of!(OnekvWork, key_end) - 20usize];
     ["Offset of field: OnekvWork::slot"][::core::mem::offset_of!(OnekvWork, slot) - 24usize];
-    ["Offset of field: OnekvWork::reserved"][::core::mem::offset_of!(OnekvWork, reserved) - 28usize];
+    ["Offset of field: OnekvWork::kv_slot"][::core::mem::offset_of!(OnekvWork, kv_slot) - 28usize];
 };
-#[doc = " One merge: the partial states of a tile of folded rows, which stand one after the other."]
+#[doc = " One combination: the partial states of a tile of folded rows, which stand one after the other."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct OnekvMerge {
+pub struct OnekvCombine {
     pub row_base: i32,
+    #[doc = " as in OnekvWork, 0 too"]
     pub rows: i32,
     pub tile: i32,
     pub kv_head: i32,
@@ -61,22 +63,22 @@ pub struct OnekvMerge {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OnekvMerge"][::core::mem::size_of::<OnekvMerge>() - 32usize];
-    ["Alignment of OnekvMerge"][::core::mem::align_of::<OnekvMerge>() - 4usize];
-    ["Offset of field: OnekvMerge::row_base"][::core::mem::offset_of!(OnekvMerge, row_base) - 0usize];
-    ["Offset of field: OnekvMerge::rows"][::core::mem::offset_of!(OnekvMerge, rows) - 4usize];
-    ["Offset of field: OnekvMerge::tile"][::core::mem::offset_of!(OnekvMerge, tile) - 8usize];
-    ["Offset of field: OnekvMerge::kv_head"][::core::mem::offset_of!(OnekvMerge, kv_head) - 12usize];
-    ["Offset of field: OnekvMerge::slot"][::core::mem::offset_of!(OnekvMerge, slot) - 16usize];
-    ["Offset of field: OnekvMerge::slots"][::core::mem::offset_of!(OnekvMerge, slots) - 20usize];
-    ["Offset of field: OnekvMerge::reserved"][::core::mem::offset_of!(OnekvMerge, reserved) - 24usize];
+    ["Size of OnekvCombine"][::core::mem::size_of::<OnekvCombine>() - 32usize];
+    ["Alignment of OnekvCombine"][::core::mem::align_of::<OnekvCombine>() - 4usize];
+    ["Offset of field: OnekvCombine::row_base"][::core::mem::offset_of!(OnekvCombine, row_base) - 0usize];
+    ["Offset of field: OnekvCombine::rows"][::core::mem::offset_of!(OnekvCombine, rows) - 4usize];
+    ["Offset of field: OnekvCombine::tile"][::core::mem::offset_of!(OnekvCombine, tile) - 8usize];
+    ["Offset of field: OnekvCombine::kv_head"][::core::mem::offset_of!(OnekvCombine, kv_head) - 12usize];
+    ["Offset of field: OnekvCombine::slot"][::core::mem::offset_of!(OnekvCombine, slot) - 16usize];
+    ["Offset of field: OnekvCombine::slots"][::core::mem::offset_of!(OnekvCombine, slots) - 20usize];
+    ["Offset of field: OnekvCombine::reserved"][::core::mem::offset_of!(OnekvCombine, reserved) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct OnekvAttention {
     #[doc = " [rows, heads, head_dim]"]
     pub q: *const ::core::ffi::c_void,
-    #[doc = " [key positions, kv_heads, head_dim]"]
+    #[doc = " [slots, key positions, kv_heads, head_dim]"]
     pub k: *const ::core::ffi::c_void,
     pub v: *const ::core::ffi::c_void,
     #[doc = " [rows, heads, head_dim]"]
@@ -88,12 +90,15 @@ pub struct OnekvAttention {
     #[doc = " [slots, tile rows], natural log"]
     pub partial_lse: *mut f32,
     pub work: *const OnekvWork,
-    pub merges: *const OnekvMerge,
+    pub combines: *const OnekvCombine,
     pub q_strides: OnekvStrides,
     pub k_strides: OnekvStrides,
     pub v_strides: OnekvStrides,
     pub out_strides: OnekvStrides,
     pub lse_strides: OnekvStrides,
+    #[doc = " from an input's slot of K to the next, in elements"]
+    pub k_slot: i64,
+    pub v_slot: i64,
     #[doc = " query heads per K/V head"]
     pub group: i32,
     pub tile_rows: i32,
@@ -107,7 +112,7 @@ pub struct OnekvAttention {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OnekvAttention"][::core::mem::size_of::<OnekvAttention>() - 184usize];
+    ["Size of OnekvAttention"][::core::mem::size_of::<OnekvAttention>() - 200usize];
     ["Alignment of OnekvAttention"][::core::mem::align_of::<OnekvAttention>() - 8usize];
     ["Offset of field: OnekvAttention::q"][::core::mem::offset_of!(OnekvAttention, q) - 0usize];
     ["Offset of field: OnekvAttention::k"][::core::mem::offset_of!(OnekvAttention, k) - 8usize];
@@ -119,7 +124,8 @@ const _: () = {
     ["Offset of field: OnekvAttention::partial_lse"]
         [::core::mem::offset_of!(OnekvAttention, partial_lse) - 48usize];
     ["Offset of field: OnekvAttention::work"][::core::mem::offset_of!(OnekvAttention, work) - 56usize];
-    ["Offset of field: OnekvAttention::merges"][::core::mem::offset_of!(OnekvAttention, merges) - 64usize];
+    ["Offset of field: OnekvAttention::combines"]
+        [::core::mem::offset_of!(OnekvAttention, combines) - 64usize];
     ["Offset of field: OnekvAttention::q_strides"]
         [::core::mem::offset_of!(OnekvAttention, q_strides) - 72usize];
     ["Offset of field: OnekvAttention::k_strides"]
@@ -130,14 +136,16 @@ const _: () = {
         [::core::mem::offset_of!(OnekvAttention, out_strides) - 120usize];
     ["Offset of field: OnekvAttention::lse_strides"]
         [::core::mem::offset_of!(OnekvAttention, lse_strides) - 136usize];
-    ["Offset of field: OnekvAttention::group"][::core::mem::offset_of!(OnekvAttention, group) - 152usize];
+    ["Offset of field: OnekvAttention::k_slot"][::core::mem::offset_of!(OnekvAttention, k_slot) - 152usize];
+    ["Offset of field: OnekvAttention::v_slot"][::core::mem::offset_of!(OnekvAttention, v_slot) - 160usize];
+    ["Offset of field: OnekvAttention::group"][::core::mem::offset_of!(OnekvAttention, group) - 168usize];
     ["Offset of field: OnekvAttention::tile_rows"]
-        [::core::mem::offset_of!(OnekvAttention, tile_rows) - 156usize];
+        [::core::mem::offset_of!(OnekvAttention, tile_rows) - 172usize];
     ["Offset of field: OnekvAttention::score_scale"]
-        [::core::mem::offset_of!(OnekvAttention, score_scale) - 160usize];
-    ["Offset of field: OnekvAttention::softcap"][::core::mem::offset_of!(OnekvAttention, softcap) - 164usize];
-    ["Offset of field: OnekvAttention::k_scale"][::core::mem::offset_of!(OnekvAttention, k_scale) - 168usize];
-    ["Offset of field: OnekvAttention::v_scale"][::core::mem::offset_of!(OnekvAttention, v_scale) - 176usize];
+        [::core::mem::offset_of!(OnekvAttention, score_scale) - 176usize];
+    ["Offset of field: OnekvAttention::softcap"][::core::mem::offset_of!(OnekvAttention, softcap) - 180usize];
+    ["Offset of field: OnekvAttention::k_scale"][::core::mem::offset_of!(OnekvAttention, k_scale) - 184usize];
+    ["Offset of field: OnekvAttention::v_scale"][::core::mem::offset_of!(OnekvAttention, v_scale) - 192usize];
 };
 #[doc = " Attention over a part of the keys."]
 #[repr(C)]

@@ -1,14 +1,16 @@
 //! The library's kernels in a CUDA context.
 
-use std::ffi::c_void;
+use std::fmt;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use cudarc::driver::{CudaContext, DriverError};
 
+use super::driver::make_current;
 use super::modules::{Modules, cuda};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::plan::DeviceFacts;
+use crate::plan::{DeviceFacts, variants};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
@@ -28,6 +30,12 @@ struct Made {
     machine_code: &'static [u32],
 }
 
+impl fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernels").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
 /// The library's kernels in one CUDA context, each module loaded when a plan first needs it. Cheap to share: clone
 /// the `Arc`.
 pub struct Kernels {
@@ -39,11 +47,11 @@ impl Kernels {
     /// The kernels for `context` and its card.
     ///
     /// # Errors
-    /// [`Error::Cuda`] with the driver's answer, or where it is too old for what nvcc made.
+    /// [`Error::Cuda`] with the driver's answer; [`Error::CudaUnavailable`] where it is too old for what nvcc made.
     pub fn new(context: &Arc<CudaContext>) -> Result<Arc<Self>> {
-        context.bind_to_thread().map_err(cuda("making the context current"))?;
+        make_current(context)?;
         let get = |attribute| -> Result<usize> {
-            let value = context.attribute(attribute).map_err(cuda("asking for a device attribute"))?;
+            let value = context.attribute(attribute).map_err(cuda("cuDeviceGetAttribute"))?;
             Ok(usize::try_from(value).unwrap_or(0))
         };
         let facts = DeviceFacts {
@@ -70,6 +78,23 @@ impl Kernels {
         &self.facts
     }
 
+    /// Loads every kernel that plans of this type may choose on this card and that merges states of it, which the first
+    /// [`Queue::prepare`](super::Queue::prepare) or [`Queue::merge_states`](super::Queue::merge_states) of each would do.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn preload(&self, dtype: DType) -> Result<()> {
+        for variant in variants::all().filter(|v| v.dtype == dtype && v.fits(&self.facts)) {
+            self.modules.function(&variant.module(), &variant.kernel(), variant.shared_bytes)?;
+            let (module, name) = variant.combine();
+            self.modules.function(&module, &name, 0)?;
+        }
+        for from in [DType::F32, dtype] {
+            super::merge::load(self, from, dtype)?;
+        }
+        Ok(())
+    }
+
     /// The context that the kernels are loaded in.
     pub fn context(&self) -> &Arc<CudaContext> {
         self.modules.context()
@@ -81,7 +106,7 @@ fn driver() -> Result<Release> {
     let mut version = 0;
     // SAFETY: writes one integer, at an address that it may write to.
     let answer = unsafe { sys::cuDriverGetVersion(&raw mut version) };
-    answer.result().map_err(|error: DriverError| cuda("asking for the driver's version")(error))?;
+    answer.result().map_err(|error: DriverError| cuda("cuDriverGetVersion")(error))?;
     let version = u32::try_from(version).unwrap_or(0);
     Ok((version / 1000, version % 1000 / 10))
 }
@@ -110,13 +135,8 @@ impl Made {
         if !is_compiled {
             why += &format!(", or with {card} in ONEKV_CUDA_ARCHS");
         }
-        Err(Error::Cuda { what: "loading the kernels", why })
+        Err(Error::CudaUnavailable { what: "loading the kernels", why })
     }
-}
-
-/// A parameter as [`Modules::launch`] takes it: read, never written.
-pub(super) fn address_of<P>(parameter: &P) -> *mut c_void {
-    std::ptr::from_ref(parameter).cast_mut().cast()
 }
 
 #[cfg(test)]

@@ -3,18 +3,21 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::{CString, c_void};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
 use cudarc::driver::{CudaContext, DriverError, result};
 
+use super::driver::make_current;
 use crate::error::{Error, Result};
 
 /// Shared memory that a block gets without asking.
 const DEFAULT_SHARED_BYTES: usize = 48 << 10;
 
-pub(super) fn cuda(what: &'static str) -> impl Fn(DriverError) -> Error {
-    move |error| Error::Cuda { what, why: format!("{error:?}") }
+/// The error of a driver's function.
+pub(super) fn cuda(call: &'static str) -> impl Fn(DriverError) -> Error {
+    move |error| Error::Cuda { call, result: error.0 }
 }
 
 /// A function of a loaded module.
@@ -71,22 +74,29 @@ unsafe impl Send for Loaded {}
 
 impl Loaded {
     fn find(&self, name: &str) -> Result<Function> {
-        let c_name =
-            CString::new(name).map_err(|e| Error::Cuda { what: "finding a kernel", why: e.to_string() })?;
+        let c_name = CString::new(name)
+            .map_err(|e| Error::CudaUnavailable { what: "finding a kernel", why: e.to_string() })?;
         // SAFETY: the module is loaded, and stays so as long as its `Modules`.
-        let raw =
-            unsafe { result::module::get_function(self.module, c_name) }.map_err(cuda("finding a kernel"))?;
+        let raw = unsafe { result::module::get_function(self.module, c_name) }
+            .map_err(cuda("cuModuleGetFunction"))?;
         // Attention, merges and products alternate: one division between shared memory and L1 for all, so that the card
         // need not drain to change it.
         let attribute = Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
         // SAFETY: the function was just found; 100 % is a preference.
         unsafe { result::function::set_function_attribute(raw, attribute, 100) }
-            .map_err(cuda("preferring shared memory"))?;
+            .map_err(cuda("cuFuncSetAttribute"))?;
         let attribute = Attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
         // SAFETY: likewise.
         let compiled_for = unsafe { result::function::get_function_attribute(raw, attribute) }
-            .map_err(cuda("asking what a kernel was compiled for"))?;
+            .map_err(cuda("cuFuncGetAttribute"))?;
         Ok(Function { raw, compiled_for })
+    }
+}
+
+impl fmt::Debug for Modules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.fatbins.iter().map(|(name, _)| name);
+        f.debug_list().entries(names).finish()
     }
 }
 
@@ -124,17 +134,22 @@ impl Modules {
         if let Some((function, _)) = found.filter(|(_, raised_to)| shared_bytes <= *raised_to) {
             return Ok(*function);
         }
-        self.context.bind_to_thread().map_err(cuda("making the context current"))?;
+        make_current(&self.context)?;
         let loaded = self.module(&mut all, module)?;
         let function = match loaded.functions.get(name) {
             Some((function, _)) => *function,
             None => loaded.find(name)?,
         };
+        let too_much = || {
+            let why = format!("{shared_bytes} bytes of shared memory, allowed: at most {}", i32::MAX);
+            Error::CudaUnavailable { what: "raising a kernel's shared memory", why }
+        };
+        let shared = i32::try_from(shared_bytes).map_err(|_| too_much())?;
         if shared_bytes > DEFAULT_SHARED_BYTES {
             let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function is of a loaded module; the driver refuses a size that the card does not have.
-            unsafe { result::function::set_function_attribute(function.raw, attribute, shared_bytes as i32) }
-                .map_err(cuda("raising a kernel's shared memory"))?;
+            unsafe { result::function::set_function_attribute(function.raw, attribute, shared) }
+                .map_err(cuda("cuFuncSetAttribute"))?;
         }
         let raised_to = shared_bytes.max(DEFAULT_SHARED_BYTES);
         loaded.functions.insert(name.to_owned(), (function, raised_to));
@@ -144,14 +159,17 @@ impl Modules {
     /// A module, which is loaded if it is not; the context is current.
     fn module<'l>(&self, all: &'l mut HashMap<&'static str, Loaded>, name: &str) -> Result<&'l mut Loaded> {
         let Some((key, fatbin)) = self.fatbins.iter().find(|(key, _)| *key == name) else {
-            return Err(Error::Cuda { what: "finding a kernel", why: format!("no module `{name}`") });
+            return Err(Error::CudaUnavailable {
+                what: "finding a kernel",
+                why: format!("no module `{name}`"),
+            });
         };
         match all.entry(key) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
                 // SAFETY: the bytes are what the contract of `new` says; the context is current.
                 let module = unsafe { result::module::load_data(fatbin.as_ptr().cast()) }
-                    .map_err(cuda("loading the kernels"))?;
+                    .map_err(cuda("cuModuleLoadData"))?;
                 Ok(entry.insert(Loaded { module, functions: HashMap::new() }))
             }
         }
@@ -161,8 +179,8 @@ impl Modules {
     ///
     /// # Safety
     /// `function` is of these modules; `stream` is a live stream of their context; `parameters` point to the function's
-    /// parameters, in order, of its types; the device memory they name stays allocated until the launch has run, as large
-    /// as the kernel reaches; with `grid.overlaps` the kernel waits for its predecessors before it touches such memory.
+    /// parameters, in order, of its types; the device memory they name, and these modules, stay until the launch has run, the
+    /// memory as large as the kernel reaches; with `grid.overlaps` the kernel waits for its predecessors before it touches such memory.
     ///
     /// # Errors
     /// [`Error::Cuda`] with the driver's answer, or for more blocks than a card takes.
@@ -178,9 +196,9 @@ impl Modules {
         }
         let (Ok(x), Ok(y)) = (i32::try_from(grid.x), u16::try_from(grid.y)) else {
             let why = format!("{} x {} blocks, allowed: 2147483647 x 65535", grid.x, grid.y);
-            return Err(Error::Cuda { what: "launching a kernel", why });
+            return Err(Error::CudaUnavailable { what: "launching a kernel", why });
         };
-        self.context.bind_to_thread().map_err(cuda("making the context current"))?;
+        make_current(&self.context)?;
         let overlaps = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
@@ -212,17 +230,18 @@ impl Modules {
             sys::cuLaunchKernelEx(&config, function.raw, parameters.as_mut_ptr(), std::ptr::null_mut())
                 .result()
         }
-        .map_err(cuda("launching a kernel"))
+        .map_err(cuda("cuLaunchKernelEx"))
     }
 }
 
 impl Drop for Modules {
     fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
+        if make_current(&self.context).is_ok() {
             let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
             for (_, Loaded { module, .. }) in loaded.drain() {
-                // SAFETY: loaded in `function`, unloaded only here, and the driver finishes what it was given. A failure
-                // leaves nothing to do.
+                // SAFETY: loaded in `function`, unloaded only here. Nothing of it runs any more: the library's queues wait for
+                // their streams before they let go of it (`Shared` in queue.rs), others by the contract of `launch`. A
+                // failure leaves nothing to do.
                 let _ = unsafe { result::module::unload(module) };
             }
         }

@@ -2,122 +2,336 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUdeviceptr;
-use cudarc::driver::{CudaContext, CudaView, CudaViewMut};
+use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use cudarc::driver::{
+    CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr as _, DevicePtrMut as _,
+    DeviceSlice as _, SyncOnDrop,
+};
 
 use super::abi::OnekvStrides;
-use super::kernels::Kernels;
+use super::driver::{is_captured, is_per_thread, join, synchronize};
+use super::memory::Memory;
+use super::queue::Shared;
 use crate::error::{Error, Result};
-use crate::problem::{Problem, Strides};
+use crate::view::{Extent, Shape, SharedKv, Strides, View};
 
-/// Queries `[total_rows, heads, head_dim]` on the device.
-pub struct DeviceQueries<'a, E> {
-    /// Memory from row 0, head 0 on.
-    pub data: CudaView<'a, E>,
-    /// Its strides, in elements.
-    pub strides: Strides,
-}
+/// Operands of one call at most: those of a merge.
+const MOST: usize = 2 * super::MAX_STATES + 2;
 
-/// The shared K and V on the device, each `[key_positions, kv_heads, head_dim]`.
-pub struct DeviceKv<'a, E> {
-    /// Keys, from position 0, head 0 on.
-    pub k: CudaView<'a, E>,
-    /// Values, likewise.
-    pub v: CudaView<'a, E>,
-    /// Strides of `k`, in elements.
-    pub k_strides: Strides,
-    /// Strides of `v`, in elements.
-    pub v_strides: Strides,
-}
+pub(super) mod sealed {
+    use super::{Arc, CUdeviceptr, CudaStream, SyncOnDrop};
 
-/// The shared K and V on the device as [`e4m3`](crate::e4m3) codes: an element of a K/V head is the value of its code times
-/// the head's scale.
-pub struct DeviceKvE4m3<'a> {
-    /// The codes; strides are multiples of 16.
-    pub codes: DeviceKv<'a, u8>,
-    /// Scales of K's heads `[kv_heads]`: finite, 0 or more.
-    pub k_scale: CudaView<'a, f32>,
-    /// Scales of V's heads `[kv_heads]`.
-    pub v_scale: CudaView<'a, f32>,
-}
+    /// Memory that a call places on a stream.
+    pub trait Source {
+        fn elements(&self) -> usize;
+        fn owner(&self) -> &Arc<CudaStream>;
+        /// Its address. `on` comes after what cudarc knows to write it, and cudarc then knows that `on` reads it.
+        fn read_on<'a>(&'a self, on: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>);
+    }
 
-/// Output `[total_rows, heads, head_dim]` on the device.
-pub struct DeviceOutput<'a, E> {
-    /// Memory from row 0, head 0 on.
-    pub data: CudaViewMut<'a, E>,
-    /// Its strides, in elements.
-    pub strides: Strides,
-}
-
-/// Natural-log LSE `[total_rows, heads]` on the device.
-pub struct DeviceLse<'a> {
-    /// Memory from row 0, head 0 on.
-    pub data: CudaViewMut<'a, f32>,
-    /// Its strides, in elements.
-    pub strides: Strides,
-}
-
-impl<'a, E> DeviceQueries<'a, E> {
-    /// Queries without gaps.
-    pub fn contiguous(problem: &Problem, data: CudaView<'a, E>) -> Self {
-        Self { data, strides: problem.query_strides() }
+    pub trait Target: Source {
+        /// As `read_on`, to write.
+        fn write_on<'a>(&'a mut self, on: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>);
     }
 }
 
-impl<'a, E> DeviceKv<'a, E> {
-    /// K and V without gaps.
-    pub fn contiguous(problem: &Problem, k: CudaView<'a, E>, v: CudaView<'a, E>) -> Self {
-        let strides = problem.kv_strides();
-        Self { k, v, k_strides: strides, v_strides: strides }
+/// Device memory that kernels read: cudarc's views and [`Memory`].
+#[diagnostic::on_unimplemented(note = "pass `slice.as_view()`, or `memory.clone()`")]
+pub trait DeviceRead: sealed::Source {
+    /// What it consists of.
+    type Element: 'static;
+}
+
+/// Device memory that kernels write: cudarc's mutable views and [`Memory`].
+#[diagnostic::on_unimplemented(note = "pass `slice.as_view_mut()`, or `memory.clone()`")]
+pub trait DeviceWrite: DeviceRead + sealed::Target {
+    /// The same kind of memory, of f32.
+    type Lse: DeviceWrite<Element = f32>;
+}
+
+impl<E> sealed::Source for CudaView<'_, E> {
+    fn elements(&self) -> usize {
+        self.len()
+    }
+    fn owner(&self) -> &Arc<CudaStream> {
+        self.stream()
+    }
+    fn read_on<'a>(&'a self, on: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        self.device_ptr(on)
     }
 }
 
-impl<'a, E> DeviceOutput<'a, E> {
-    /// Output without gaps.
-    pub fn contiguous(problem: &Problem, data: CudaViewMut<'a, E>) -> Self {
-        Self { data, strides: problem.query_strides() }
+impl<E> sealed::Source for CudaViewMut<'_, E> {
+    fn elements(&self) -> usize {
+        self.len()
+    }
+    fn owner(&self) -> &Arc<CudaStream> {
+        self.stream()
+    }
+    fn read_on<'a>(&'a self, on: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        self.device_ptr(on)
     }
 }
 
-impl<'a> DeviceLse<'a> {
-    /// LSE without gaps.
-    pub fn contiguous(problem: &Problem, data: CudaViewMut<'a, f32>) -> Self {
-        Self { data, strides: Strides::contiguous(problem.heads(), 1) }
+impl<E> sealed::Target for CudaViewMut<'_, E> {
+    fn write_on<'a>(&'a mut self, on: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        self.device_ptr_mut(on)
     }
+}
+
+impl<E: 'static> DeviceRead for CudaView<'_, E> {
+    type Element = E;
+}
+
+impl<E: 'static> DeviceRead for CudaViewMut<'_, E> {
+    type Element = E;
+}
+
+impl<'a, E: 'static> DeviceWrite for CudaViewMut<'a, E> {
+    type Lse = CudaViewMut<'a, f32>;
+}
+
+// What writes a `Memory` by way of this crate is on its queue's stream, or waits for it and is waited for (`Call`): cudarc has
+// nothing to know.
+impl<E: 'static> sealed::Source for Memory<E> {
+    fn elements(&self) -> usize {
+        self.len()
+    }
+    fn owner(&self) -> &Arc<CudaStream> {
+        self.stream()
+    }
+    fn read_on<'a>(&'a self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        (self.at(), SyncOnDrop::Record(None))
+    }
+}
+
+impl<E: 'static> sealed::Target for Memory<E> {
+    fn write_on<'a>(&'a mut self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        (self.at(), SyncOnDrop::Record(None))
+    }
+}
+
+impl<E: 'static> DeviceRead for Memory<E> {
+    type Element = E;
+}
+
+impl<E: 'static> DeviceWrite for Memory<E> {
+    type Lse = Memory<f32>;
+}
+
+impl<E> View<CudaSlice<E>> {
+    /// The operand to read.
+    pub fn as_view(&self) -> View<CudaView<'_, E>> {
+        View { data: self.data.as_view(), shape: self.shape, strides: self.strides }
+    }
+
+    /// The operand to write.
+    pub fn as_view_mut(&mut self) -> View<CudaViewMut<'_, E>> {
+        View { data: self.data.as_view_mut(), shape: self.shape, strides: self.strides }
+    }
+}
+
+impl<E> SharedKv<CudaSlice<E>> {
+    /// K and V to read.
+    pub fn as_view(&self) -> SharedKv<CudaView<'_, E>> {
+        SharedKv { k: self.k.as_view(), v: self.v.as_view() }
+    }
+}
+
+/// The operand `tensor` belongs to a context. cudarc keeps account of memory and streams in its `CudaContext`, of which there
+/// may be several for one context of the driver: the accounts of another know nothing of what is done here.
+pub(super) fn same_context(
+    ours: &Arc<CudaContext>,
+    theirs: &Arc<CudaContext>,
+    tensor: &'static str,
+) -> Result<()> {
+    match Arc::ptr_eq(ours, theirs) {
+        true => Ok(()),
+        false => Err(Error::WrongContext { tensor }),
+    }
+}
+
+/// The operands of one call on a queue, checked and placed one by one.
+///
+/// Memory is freed in the order of the stream that it was allocated on. Where that is the queue's, it comes after what was
+/// queued there. Other streams wait for the queue when the call is complete, so that it does for them, too: cudarc's one
+/// event for all reads of a slice tells of the last reader only.
+pub(super) struct Call<'a> {
+    stream: &'a Arc<CudaStream>,
+    spans: [Span; MOST],
+    count: usize,
+    others: [Option<Arc<CudaStream>>; MOST],
+    /// For a graph, where streams do not wait for each other.
+    recorded: bool,
+    /// Takes memory of each thread's own stream: `Queue::of_threads`.
+    of_threads: bool,
+}
+
+/// Memory of an operand.
+#[derive(Clone, Copy)]
+struct Span {
+    tensor: &'static str,
+    at: usize,
+    bytes: usize,
+    written: bool,
+}
+
+impl<'a> Call<'a> {
+    pub fn new(queue: &'a Shared) -> Result<Self> {
+        if is_captured(&queue.stream)? {
+            return Err(Error::Captured { what: "the queue's stream" });
+        }
+        queue.retired.free();
+        Ok(Self { recorded: false, ..Self::recorded(queue) })
+    }
+
+    /// For a graph: all operands are of the queue's stream.
+    pub fn recorded(queue: &'a Shared) -> Self {
+        let none = Span { tensor: "", at: 0, bytes: 0, written: false };
+        let others = [const { None }; MOST];
+        let of_threads = queue.retired.is_owning();
+        Self { stream: &queue.stream, spans: [none; MOST], count: 0, others, recorded: true, of_threads }
+    }
+
+    /// Checks that a kernel may use this memory, on which the queue then waits where it is another stream's.
+    fn admit(&mut self, tensor: &'static str, owner: &Arc<CudaStream>) -> Result<()> {
+        same_context(self.stream.context(), owner.context(), tensor)?;
+        if owner.cu_stream() == self.stream.cu_stream() {
+            return Ok(());
+        }
+        if self.recorded {
+            return Err(Error::WrongStream { what: tensor });
+        }
+        if is_per_thread(owner) && !self.of_threads {
+            return Err(Error::PerThreadStream { what: tensor });
+        }
+        if self.others[..self.count].iter().flatten().any(|other| other.cu_stream() == owner.cu_stream()) {
+            return Ok(());
+        }
+        if is_captured(owner)? {
+            return Err(Error::Captured { what: tensor });
+        }
+        join(self.stream, owner)?;
+        self.others[self.count] = Some(owner.clone());
+        Ok(())
+    }
+
+    fn place(
+        &mut self,
+        tensor: &'static str,
+        (at, guard): (CUdeviceptr, SyncOnDrop<'a>),
+        bytes: usize,
+        written: bool,
+    ) -> Result<Placed<'a>> {
+        let span = Span { tensor, at: at as usize, bytes, written };
+        let overlaps = |other: &&Span| {
+            (written || other.written)
+                && bytes > 0
+                && other.bytes > 0
+                && span.at < other.at + other.bytes
+                && other.at < span.at + bytes
+        };
+        if let Some(other) = self.spans[..self.count].iter().find(overlaps) {
+            let (tensor, other) = if written { (tensor, other.tensor) } else { (other.tensor, tensor) };
+            return Err(Error::Overlap { tensor, other });
+        }
+        self.spans[self.count] = span;
+        self.count += 1;
+        Ok(Placed { at, _guard: guard })
+    }
+
+    /// An operand that is read, of the shape `allowed`.
+    pub fn read<M: DeviceRead>(
+        &mut self,
+        tensor: &'static str,
+        view: &'a View<M>,
+        allowed: Shape,
+    ) -> Result<Placed<'a>> {
+        self.admit(tensor, view.data.owner())?;
+        let placed = view.data.read_on(self.stream);
+        let memory =
+            Extent { address: placed.0 as usize, len: view.data.elements(), size: size_of::<M::Element>() };
+        memory.check(tensor, view.shape, allowed, view.strides)?;
+        self.place(tensor, placed, memory.bytes(), false)
+    }
+
+    /// Numbers that are read, at least `min` of them.
+    pub fn read_list<M: DeviceRead>(
+        &mut self,
+        tensor: &'static str,
+        list: &'a M,
+        min: usize,
+    ) -> Result<Placed<'a>> {
+        if list.elements() < min {
+            return Err(Error::TooShort { tensor, value: list.elements(), min });
+        }
+        self.admit(tensor, list.owner())?;
+        let placed = list.read_on(self.stream);
+        self.place(tensor, placed, list.elements() * size_of::<M::Element>(), false)
+    }
+
+    /// An operand that is written, of the shape `allowed`.
+    pub fn write<M: DeviceWrite>(
+        &mut self,
+        tensor: &'static str,
+        view: &'a mut View<M>,
+        allowed: Shape,
+    ) -> Result<Placed<'a>> {
+        self.admit(tensor, view.data.owner())?;
+        let (len, size) = (view.data.elements(), size_of::<M::Element>());
+        let placed = view.data.write_on(self.stream);
+        let memory = Extent { address: placed.0 as usize, len, size };
+        memory.check(tensor, view.shape, allowed, view.strides)?;
+        self.place(tensor, placed, memory.bytes(), true)
+    }
+
+    /// An operand by its address, whose memory is as large as it must be.
+    pub fn place_raw(
+        &mut self,
+        tensor: &'static str,
+        at: CUdeviceptr,
+        shape: Shape,
+        strides: Strides,
+        size: usize,
+        written: bool,
+    ) -> Result<()> {
+        let len = shape.required_len(tensor, strides)?;
+        if at == 0 && len > 0 {
+            return Err(Error::Null { tensor });
+        }
+        let memory = Extent { address: at as usize, len, size };
+        memory.check(tensor, shape, shape, strides)?;
+        self.place(tensor, (at, SyncOnDrop::Record(None)), memory.bytes(), written).map(drop)
+    }
+
+    /// After the kernels were queued, whether or not that succeeded: other streams go on when they have run.
+    pub fn complete(self) -> Result<()> {
+        let mut all = Ok(());
+        for other in self.others.into_iter().flatten() {
+            if join(&other, self.stream).is_err() {
+                // There is no other way to keep memory until then; where this fails too, nothing runs any more.
+                all = all.and(synchronize(self.stream));
+            }
+        }
+        all
+    }
+}
+
+/// An operand's address; cudarc is told of its use when this is dropped.
+pub(super) struct Placed<'a> {
+    pub at: CUdeviceptr,
+    _guard: SyncOnDrop<'a>,
+}
+
+/// A stream that kernels are queued on.
+#[derive(Clone, Copy)]
+pub(super) struct Lane {
+    pub stream: CUstream,
+    /// Whether they go to a graph.
+    pub captured: bool,
 }
 
 /// Strides as the kernels take them.
 pub(super) const fn strides(strides: Strides) -> OnekvStrides {
     OnekvStrides { row: strides.row as i64, head: strides.head as i64 }
-}
-
-/// The operand `tensor` belongs to the kernels' context.
-pub(super) fn same_context(
-    kernels: &Kernels,
-    context: &Arc<CudaContext>,
-    tensor: &'static str,
-) -> Result<()> {
-    if kernels.context().cu_ctx() != context.cu_ctx() {
-        return Err(Error::WrongContext { tensor });
-    }
-    Ok(())
-}
-
-/// What is written overlaps nothing.
-pub(super) fn apart(
-    read: &[(&'static str, CUdeviceptr, usize)],
-    written: &[(&'static str, CUdeviceptr, usize)],
-) -> Result<()> {
-    for (i, (tensor, at, bytes)) in written.iter().enumerate() {
-        for (other, other_at, other_bytes) in read.iter().chain(&written[i + 1..]) {
-            let overlaps = *bytes > 0
-                && *other_bytes > 0
-                && *at < other_at + *other_bytes as CUdeviceptr
-                && *other_at < at + *bytes as CUdeviceptr;
-            if overlaps {
-                return Err(Error::Overlap { tensor, other });
-            }
-        }
-    }
-    Ok(())
 }

@@ -8,9 +8,9 @@ use super::modules::cuda;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::plan::Variant;
-use crate::problem::{Extent, Strides};
+use crate::view::{Shape, Strides};
 
-/// A tensor of four dimensions as the copy engine of cards from 9.0 on sees it: a parameter of kernels.
+/// A tensor of five dimensions as the copy engine of cards from 9.0 on sees it: a parameter of kernels.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
 pub struct TensorMap(sys::CUtensorMap);
@@ -28,9 +28,9 @@ impl TensorMap {
     pub fn new(
         data_type: CUtensorMapDataType,
         address: CUdeviceptr,
-        dimensions: [usize; 4],
-        steps: [usize; 3],
-        box_size: [usize; 4],
+        dimensions: [usize; 5],
+        steps: [usize; 4],
+        box_size: [usize; 5],
         row_bytes: usize,
     ) -> Result<Self> {
         let (dimensions, steps) = (dimensions.map(|n| n as u64), steps.map(|n| n as u64));
@@ -53,19 +53,19 @@ impl TensorMap {
             sys::cuTensorMapEncodeTiled(
                 map.as_mut_ptr(),
                 data_type,
-                4,
+                5,
                 address as *mut _,
                 dimensions.as_ptr(),
                 steps.as_ptr(),
                 box_size.as_ptr(),
-                [1u32; 4].as_ptr(),
+                [1u32; 5].as_ptr(),
                 sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
                 swizzle,
                 promotion,
                 sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )
             .result()
-            .map_err(cuda("describing a tensor to the copy engine"))?;
+            .map_err(cuda("cuTensorMapEncodeTiled"))?;
             Ok(Self(map.assume_init()))
         }
     }
@@ -74,16 +74,16 @@ impl TensorMap {
 /// Bytes of a panel's row at most: what one swizzle spans.
 const PANEL_BYTES: usize = 128;
 
-/// The tensor `[tokens, heads, vector]` at `address`, K or V of a variant, cut into boxes of one head: whole tiles of keys,
-/// or a block's part of them. A box comes as panels of 128 bytes a row, or of the 64 that a vector has, `[panels, keys,
-/// bytes]`, swizzled by as many. Positions behind the last token read as zeros.
+/// K or V of a variant at `address`, cut into boxes of one input's slot and one head: whole tiles of keys, or a block's part of
+/// them. A box comes as panels of 128 bytes a row, or of the 64 that a vector has, `[panels, keys, bytes]`, swizzled by as
+/// many. Positions behind a slot's last read as zeros.
 ///
 /// # Errors
 /// [`Error::Cuda`](crate::Error::Cuda) with the driver's answer.
 pub(super) fn boxes_of_tokens(
     variant: &Variant,
     address: CUdeviceptr,
-    extent: Extent,
+    shape: Shape,
     strides: Strides,
 ) -> Result<TensorMap> {
     let data_type = match variant.dtype {
@@ -92,16 +92,21 @@ pub(super) fn boxes_of_tokens(
         _ => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
     };
     let size = variant.kv_bytes;
-    let panel = extent.vector.min(PANEL_BYTES / size);
+    let panel = shape.vector.min(PANEL_BYTES / size);
     // A stride that is never taken may be anything; the driver wants a multiple of 16.
     let taken = |stride: usize, count: usize| if count > 1 { stride * size } else { panel * size };
-    let dimensions = [panel, extent.tokens, extent.vector / panel, extent.heads];
-    let steps = [taken(strides.row, extent.tokens), panel * size, taken(strides.head, extent.heads)];
+    let dimensions = [panel, shape.tokens, shape.vector / panel, shape.heads, shape.inputs];
+    let steps = [
+        taken(strides.row, shape.tokens),
+        panel * size,
+        taken(strides.head, shape.heads),
+        taken(strides.input, shape.inputs),
+    ];
     // As `PART_OF_PANELS` in cuda/sm90/warpgroups.cuh.
-    let (box_tokens, box_panels) = match extent.vector / panel {
+    let (box_tokens, box_panels) = match shape.vector / panel {
         panels if panels >= variant.cluster => (variant.tile_keys, panels / variant.cluster),
         panels => (variant.tile_keys / variant.cluster, panels),
     };
-    let box_size = [panel, box_tokens, box_panels, 1];
+    let box_size = [panel, box_tokens, box_panels, 1, 1];
     TensorMap::new(data_type, address, dimensions, steps, box_size, panel * size)
 }

@@ -30,7 +30,8 @@
 //! attention over what follows it.
 //!
 //! A projection's `[inputs, tokens, heads * head_dim]`, reshaped to `[inputs, tokens, heads, head_dim]`, is what
-//! [`Planned::run`] takes; it needs no transposition, no `contiguous`, and no `expand` of the K/V.
+//! [`Planned::run`] takes, and so is a cache `[inputs, kv_heads, capacity, head_dim]` with `transpose(1, 2)`: neither needs
+//! `contiguous`, nor an `expand` of the K/V.
 
 mod cpu;
 #[cfg(feature = "candle-cuda")]
@@ -149,15 +150,20 @@ impl Attention {
 impl Planned {
     /// Attention of every query row.
     ///
-    /// Shapes: `q` and the result `[.., heads, head_dim]`, `k` and `v` `[.., kv_heads, head_dim]`. The leading
-    /// dimensions, one after the other, are the problem's query rows and key positions: `[total_rows, heads, head_dim]`
-    /// and `[inputs, tokens, heads, head_dim]` alike. head_dim is contiguous; the distance from row to row, and from head
-    /// to head, is free. Where a head is a multiple of 16 bytes, so are these distances and the offset. The result is
-    /// contiguous.
+    /// Shapes: `q` and the result `[.., heads, head_dim]`; the leading dimensions, one after the other, are the problem's
+    /// query rows: `[total_rows, heads, head_dim]` and `[inputs, tokens, heads, head_dim]` alike. `k` and `v` likewise
+    /// `[.., kv_heads, head_dim]` with [`Keys::Packed`](crate::Keys::Packed) and with one input; of several inputs with
+    /// [`Keys::Padded`](crate::Keys::Padded) they are `[inputs, max_keys, kv_heads, head_dim]`.
     ///
-    /// On CUDA the work is queued on the device's stream, and result and workspace are allocated there. The stream of
-    /// `Device::new_cuda` is each thread's own: as with candle's operations, a tensor that another thread made is not
-    /// waited for.
+    /// head_dim is contiguous; the distance from row to row, from head to head, and from slot to slot of padded K and V is
+    /// free, in any order. So K and V may be views of a cache: `[inputs, kv_heads, capacity, head_dim]` with
+    /// `transpose(1, 2)`, of a larger capacity with `narrow`, of more inputs with `narrow(0, ..)`. Where a head is a multiple
+    /// of 16 bytes, so are these distances and the offset. The result is contiguous.
+    ///
+    /// On CUDA the result is allocated on the device's stream, and the work is in its order. The stream of `Device::new_cuda`
+    /// is each thread's own: as with candle's operations, a tensor that another thread made is not waited for. Runs are then
+    /// on a stream beside, which waits for the calling thread's and is waited for by it; with `Device::new_cuda_with_stream`
+    /// there is nothing to wait for.
     ///
     /// # Errors
     /// Tensors of another device (on CUDA: or stream), dtype or shape, or with other strides; a tensor that records

@@ -1,6 +1,6 @@
 //! What a plan is expected to cost, to compare variants and splits with each other.
 //!
-//! What one multiprocessor does in turn, plus starts and the merge. The constants are data, one set per architecture;
+//! What one multiprocessor does in turn, plus starts and the combination. The constants are data, one set per architecture;
 //! xtask's `fit` refits them to a measured sweep.
 
 use std::collections::VecDeque;
@@ -20,10 +20,10 @@ pub struct Constants {
     pub warpgroups_us: f64,
     /// Bytes that the outputs of a block's warps take through shared memory where they meet, per microsecond.
     pub meeting_bytes_per_us: f64,
-    /// Microseconds of a second launch that merges.
-    pub merge_us: f64,
+    /// Microseconds of a second launch that combines.
+    pub combine_us: f64,
     /// Microseconds to read one split's state of one tile.
-    pub merge_slot_us: f64,
+    pub combine_slot_us: f64,
     /// Bytes that one multiprocessor streams from memory per microsecond.
     pub bytes_per_us: f64,
     /// Bytes that one multiprocessor draws from L2 per microsecond: K and V once more for every row tile.
@@ -56,8 +56,8 @@ const SM80: Constants = Constants {
     block_us: 2.0,
     warpgroups_us: 0.0,
     meeting_bytes_per_us: 90_000.0,
-    merge_us: 3.0,
-    merge_slot_us: 0.02,
+    combine_us: 3.0,
+    combine_slot_us: 0.02,
     bytes_per_us: 14_000.0,
     l2_bytes_per_us: 34_000.0,
     mma_flops_per_us: 1_800_000.0,
@@ -68,14 +68,14 @@ const SM80: Constants = Constants {
 };
 
 /// Not fitted to a card yet: from data sheets and instruction counts. An H200: 4.3 TB/s, 24 bytes a clock from L2, 600
-/// TFLOP/s by wgmma and 60 % of that by mma.sync, over 132 multiprocessors of 1.7 GHz. The merge is set up while the
+/// TFLOP/s by wgmma and 60 % of that by mma.sync, over 132 multiprocessors of 1.7 GHz. The combination is set up while the
 /// attention runs, and costs less than a launch.
 const SM90A: Constants = Constants {
     block_us: 1.5,
     warpgroups_us: 0.5,
     meeting_bytes_per_us: 110_000.0,
-    merge_us: 1.5,
-    merge_slot_us: 0.01,
+    combine_us: 1.5,
+    combine_slot_us: 0.01,
     bytes_per_us: 32_000.0,
     l2_bytes_per_us: 41_000.0,
     mma_flops_per_us: 2_700_000.0,
@@ -223,7 +223,7 @@ impl<'a> Model<'a> {
         Self {
             constants,
             multiprocessors: facts.multiprocessors,
-            resident: variant.resident(facts) * facts.multiprocessors,
+            resident: variant.resident(facts).saturating_mul(facts.multiprocessors),
             tile_keys: variant.tile_keys,
             tile_us: longest_part + constants.not_hidden * hidden,
             wave_us: constants.block_us + end_us,
@@ -269,12 +269,12 @@ impl<'a> Model<'a> {
     /// has: it takes their tiles as if one after the other, and only starts overlap.
     fn with_in_turn(&self, split: &Split, in_turn: usize) -> f64 {
         let waves = (split.blocks / self.resident as f64).ceil().max(1.0);
-        let Constants { merge_us, merge_slot_us, .. } = self.constants;
-        let merge = match split.slots > 0.0 {
-            true => merge_us + merge_slot_us * split.slots / self.multiprocessors as f64,
+        let Constants { combine_us, combine_slot_us, .. } = self.constants;
+        let combine = match split.slots > 0.0 {
+            true => combine_us + combine_slot_us * split.slots / self.multiprocessors as f64,
             false => 0.0,
         };
-        in_turn as f64 * self.tile_us + waves * self.wave_us + merge
+        in_turn as f64 * self.tile_us + waves * self.wave_us + combine
     }
 
     /// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.

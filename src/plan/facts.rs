@@ -1,7 +1,7 @@
 //! What a plan needs to know of a card.
 
 /// What a plan needs to know of a card.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceFacts {
     /// Compute capability: major, minor.
     pub compute_capability: (u32, u32),

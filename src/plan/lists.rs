@@ -1,15 +1,15 @@
-//! What each block does, in the order in which blocks start, and what is merged afterwards.
+//! What each block does, in the order in which blocks start, and what is combined afterwards.
 
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use super::{LIMIT, Merge, Variant, Work};
+use super::{Combine, LIMIT, Variant, Work};
 use crate::error::{Error, Result};
 use crate::problem::{Input, Problem};
 
 pub(super) struct Lists {
     pub work: Vec<Work>,
-    pub merges: Vec<Merge>,
+    pub combines: Vec<Combine>,
     /// Partial states.
     pub slots: usize,
 }
@@ -35,7 +35,7 @@ impl Lists {
     pub(super) fn new(problem: &Problem, variant: &Variant, split_keys: usize) -> Result<Self> {
         let kv_heads = problem.kv_heads();
         let mut all = Vec::with_capacity(2 * problem.inputs().len());
-        let (mut blocks, mut merged, mut slots) = (0usize, 0, 0usize);
+        let (mut blocks, mut combined, mut slots) = (0usize, 0, 0usize);
         for input in problem.inputs() {
             let rows = input.rows.len() * problem.group();
             let tiles = rows.div_ceil(variant.tile_rows);
@@ -51,7 +51,7 @@ impl Lists {
             let in_clusters = tiles.next_multiple_of(variant.cluster) * kv_heads;
             blocks = blocks.saturating_add(in_clusters.saturating_mul(of));
             if of > 1 {
-                merged += tiles * kv_heads;
+                combined += tiles * kv_heads;
                 slots = slots.saturating_add((tiles * kv_heads).saturating_mul(of));
             }
         }
@@ -59,7 +59,7 @@ impl Lists {
         if blocks > LIMIT {
             return Err(Error::TooLarge { field: "blocks", value: blocks, max: LIMIT });
         }
-        let (mut work, mut merges) = (Vec::with_capacity(blocks), Vec::with_capacity(merged));
+        let (mut work, mut combines) = (Vec::with_capacity(blocks), Vec::with_capacity(combined));
         for Parts { input, rows, tiles, of, first_slot, .. } in
             all.iter().filter(|parts| parts.of > 1 && parts.parts.start == 0)
         {
@@ -68,7 +68,7 @@ impl Lists {
                 for index in 0..*tiles {
                     let first = first_slot + (kv_head * tiles + index) * of;
                     let tile = index * variant.tile_rows;
-                    merges.push(Merge { row_base, rows, tile, kv_head, slots: first..first + of });
+                    combines.push(Combine { row_base, rows, tile, kv_head, slots: first..first + of });
                 }
             }
         }
@@ -86,12 +86,13 @@ impl Lists {
                                 .then(|| first_slot + (kv_head * tiles + index) * of + part);
                             let tile = index * variant.tile_rows;
                             let keys = keys.clone();
-                            work.push(Work { row_base: input.rows.start, rows, tile, kv_head, keys, slot });
+                            let (row_base, kv_slot) = (input.rows.start, input.slot);
+                            work.push(Work { row_base, rows, tile, kv_head, kv_slot, keys, slot });
                         }
                     }
                 }
             }
         }
-        Ok(Self { work, merges, slots })
+        Ok(Self { work, combines, slots })
     }
 }

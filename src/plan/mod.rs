@@ -23,7 +23,8 @@ pub use facts::DeviceFacts;
 pub use variants::Variant;
 
 /// Wishes about a plan.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct PlanOptions {
     /// Keys of one split, rounded up to whole K/V tiles; `None` lets the cost model choose. With this and
     /// `tile_rows` fixed an input's result has the same bits whatever else is in the batch, on every card of one
@@ -38,21 +39,43 @@ pub struct PlanOptions {
 }
 
 impl PlanOptions {
+    /// This kernel and no other.
+    pub fn of(variant: &Variant) -> Self {
+        let Variant { architecture, tile_rows, cluster, .. } = *variant;
+        let (tile_rows, cluster) = (Some(tile_rows), Some(cluster));
+        Self { split_keys: None, tile_rows, cluster, architecture: Some(architecture) }
+    }
+
+    /// With `split_keys`.
+    pub fn with_split_keys(self, keys: usize) -> Self {
+        Self { split_keys: Some(keys), ..self }
+    }
+
+    /// With `tile_rows`.
+    pub fn with_tile_rows(self, rows: usize) -> Self {
+        Self { tile_rows: Some(rows), ..self }
+    }
+
+    /// With `cluster`.
+    pub fn with_cluster(self, blocks: usize) -> Self {
+        Self { cluster: Some(blocks), ..self }
+    }
+
+    /// With `architecture`.
+    pub fn with_architecture(self, architecture: Architecture) -> Self {
+        Self { architecture: Some(architecture), ..self }
+    }
+
     /// The kernel and the split of `plan`, for [`Plan::new`] on other lengths that the same prepared launch is to run:
     /// nothing is left to choose, and the search is skipped.
     pub fn like(plan: &Plan) -> Self {
-        let Variant { architecture, tile_rows, cluster, .. } = *plan.variant;
-        Self {
-            split_keys: Some(plan.split_keys),
-            tile_rows: Some(tile_rows),
-            cluster: Some(cluster),
-            architecture: Some(architecture),
-        }
+        Self::of(plan.variant).with_split_keys(plan.split_keys)
     }
 }
 
 /// One block's share: a tile of folded rows of one input and K/V head, and a range of its keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Work {
     /// The input's first query row.
     pub row_base: usize,
@@ -62,15 +85,18 @@ pub struct Work {
     pub tile: usize,
     /// K/V head.
     pub kv_head: usize,
-    /// Positions in K and V.
+    /// The input's slot of K and V.
+    pub kv_slot: usize,
+    /// Positions in that slot.
     pub keys: std::ops::Range<usize>,
     /// Partial state to write; `None`: the result itself.
     pub slot: Option<usize>,
 }
 
-/// One merge of a tile's partial states, which stand one after the other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Merge {
+/// One combination of a tile's partial states, which stand one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Combine {
     /// As in [`Work`].
     pub row_base: usize,
     /// As in [`Work`].
@@ -83,19 +109,26 @@ pub struct Merge {
     pub slots: std::ops::Range<usize>,
 }
 
-/// Of rows, keys and blocks: the kernels count in 32 bits.
-const LIMIT: usize = i32::MAX as usize;
+/// Of rows, keys and blocks: the kernels count in 32 bits, and round up to tiles.
+const LIMIT: usize = i32::MAX as usize - 1024;
 
 /// A problem made ready for a card.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Plan {
     problem: Problem,
     variant: &'static Variant,
     split_keys: usize,
     work: Vec<Work>,
-    merges: Vec<Merge>,
+    combines: Vec<Combine>,
     slots: usize,
     facts: DeviceFacts,
+}
+
+/// As [`Plan::explain`]: its lists are long.
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Plan({})", self.explain())
+    }
 }
 
 impl Plan {
@@ -109,7 +142,7 @@ impl Plan {
     }
 
     /// Plans `problem` on Q and an output of type `dtype`, bf16 or f16, and K and V in [`e4m3`](crate::e4m3): half of the
-    /// bytes that few query rows wait for. For `cuda::Launch::run_e4m3`.
+    /// bytes that few query rows wait for. For `cuda::Prepared::run_e4m3`.
     ///
     /// Tiles have 16 or 32 folded rows and serve any number of them, but each reads all of its keys: with many rows per K/V
     /// head the larger tiles of a 16-bit plan read no more.
@@ -138,7 +171,7 @@ impl Plan {
         }
         let folded = problem.total_rows().saturating_mul(problem.group());
         for (field, value) in
-            [("rows x heads / kv_heads", folded), ("key positions", problem.key_positions())]
+            [("rows x heads / kv_heads", folded), ("key positions", problem.kv_shape().tokens)]
         {
             if value > LIMIT {
                 return Err(Error::TooLarge { field, value, max: LIMIT });
@@ -162,8 +195,8 @@ impl Plan {
                 architecture: options.architecture,
             });
         };
-        let Lists { work, merges, slots } = Lists::new(problem, variant, split_keys)?;
-        Ok(Self { problem: problem.clone(), variant, split_keys, work, merges, slots, facts: *facts })
+        let Lists { work, combines, slots } = Lists::new(problem, variant, split_keys)?;
+        Ok(Self { problem: problem.clone(), variant, split_keys, work, combines, slots, facts: *facts })
     }
 
     /// The problem.
@@ -186,9 +219,9 @@ impl Plan {
         &self.work
     }
 
-    /// What is merged afterwards; empty where no input is split.
-    pub fn merges(&self) -> &[Merge] {
-        &self.merges
+    /// What is combined afterwards; empty where no input is split.
+    pub fn combines(&self) -> &[Combine] {
+        &self.combines
     }
 
     /// Partial states `[slots, tile_rows, head_dim]`.
@@ -211,14 +244,14 @@ impl Plan {
         let Self { problem, variant, split_keys, facts, .. } = self;
         let constants = Constants::of(variant.architecture);
         format!(
-            "{}: tiles of {} rows x {} keys, splits of {split_keys} keys; {} blocks, {} merges, about {} at once on \
+            "{}: tiles of {} rows x {} keys, splits of {split_keys} keys; {} blocks, {} combines, about {} at once on \
              {} multiprocessors; relative cost {:.1}",
             variant.kernel(),
             variant.tile_rows,
             variant.tile_keys,
             self.work.len(),
-            self.merges.len(),
-            variant.resident(facts) * facts.multiprocessors,
+            self.combines.len(),
+            variant.resident(facts).saturating_mul(facts.multiprocessors),
             facts.multiprocessors,
             cost::estimate(problem, variant, *split_keys, facts, constants),
         )

@@ -8,8 +8,8 @@ use super::cost::Constants;
 use super::*;
 use crate::problem::Input;
 
-/// Variant, keys of a split, work, merges, slots.
-pub(super) type Made = (&'static Variant, usize, Vec<Work>, Vec<Merge>, usize);
+/// Variant, keys of a split, work, combines, slots.
+pub(super) type Made = (&'static Variant, usize, Vec<Work>, Vec<Combine>, usize);
 
 pub(super) fn plan(
     problem: &Problem,
@@ -41,7 +41,7 @@ pub(super) fn plan(
         }
     }
     let (_, variant, split_keys) = best?;
-    let (mut work, mut merges, mut slots) = (Vec::new(), Vec::new(), 0);
+    let (mut work, mut combines, mut slots) = (Vec::new(), Vec::new(), 0);
     for input in problem.inputs() {
         for kv_head in 0..problem.kv_heads() {
             let rows = input.rows.len() * problem.group();
@@ -55,7 +55,8 @@ pub(super) fn plan(
                     for (block, tile) in tiles.clone().enumerate() {
                         let slot = (parts > 1 && tile < rows).then_some(slots + block * parts + part);
                         let keys = keys.clone();
-                        work.push(Work { row_base: input.rows.start, rows, tile, kv_head, keys, slot });
+                        let (row_base, kv_slot) = (input.rows.start, input.slot);
+                        work.push(Work { row_base, rows, tile, kv_head, kv_slot, keys, slot });
                     }
                 }
                 if parts > 1 {
@@ -63,7 +64,7 @@ pub(super) fn plan(
                         let of_tile = slots..slots + parts;
                         slots += parts;
                         let row_base = input.rows.start;
-                        merges.push(Merge { row_base, rows, tile, kv_head, slots: of_tile });
+                        combines.push(Combine { row_base, rows, tile, kv_head, slots: of_tile });
                     }
                 }
             }
@@ -72,7 +73,7 @@ pub(super) fn plan(
     // The longest first, so that the last wave is not made of one long block. The order of equals stays, and with
     // it clusters.
     work.sort_by_key(|w| std::cmp::Reverse(w.keys.len().div_ceil(variant.tile_keys)));
-    Some((variant, split_keys, work, merges, slots))
+    Some((variant, split_keys, work, combines, slots))
 }
 
 /// Whether some input has two row tiles or more, so that a cluster has something to share.
@@ -86,7 +87,7 @@ fn splits(problem: &Problem, variant: &Variant, facts: &DeviceFacts, options: &P
         return vec![keys.next_multiple_of(variant.tile_keys)];
     }
     let tiles = longest(problem).div_ceil(variant.tile_keys).max(1);
-    // More parts than fit at once only add merges.
+    // More parts than fit at once only add combines.
     let most = tiles.min(4 * facts.multiprocessors).min(128);
     let mut sizes: Vec<usize> = (1..=most).map(|parts| tiles.div_ceil(parts) * variant.tile_keys).collect();
     sizes.dedup();
@@ -142,8 +143,8 @@ fn estimate_split(
     // starts overlap.
     let in_turn = busiest(&lengths, facts.multiprocessors) as f64;
     let waves = (blocks / (variant.resident(facts) * facts.multiprocessors) as f64).ceil().max(1.0);
-    let merge = match slots > 0.0 {
-        true => constants.merge_us + constants.merge_slot_us * slots / facts.multiprocessors as f64,
+    let combine = match slots > 0.0 {
+        true => constants.combine_us + constants.combine_slot_us * slots / facts.multiprocessors as f64,
         false => 0.0,
     };
     let end_us = match variant.warpgroups {
@@ -152,7 +153,7 @@ fn estimate_split(
             (variant.threads / 32 * 16 * (variant.head_dim + 8) * 4) as f64 / constants.meeting_bytes_per_us
         }
     };
-    in_turn * tile_us + waves * (constants.block_us + end_us) + merge
+    in_turn * tile_us + waves * (constants.block_us + end_us) + combine
 }
 
 /// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.

@@ -18,8 +18,7 @@ pub(super) fn choice(
     let cluster_fits = |v: &Variant| v.cluster == 1 || sizes.most_rows() > v.tile_rows;
     let fits = |v: &&Variant| {
         (v.dtype, v.kv_bytes, v.head_dim) == (dtype, kv_bytes, problem.head_dim())
-            && v.architecture.runs_on(facts.compute_capability)
-            && v.shared_bytes <= facts.shared_bytes_per_block
+            && v.fits(facts)
             && options.tile_rows.is_none_or(|rows| rows == v.tile_rows)
             && options.cluster.map_or_else(|| cluster_fits(v), |cluster| cluster == v.cluster)
             && options.architecture.is_none_or(|architecture| architecture == v.architecture)
@@ -64,7 +63,7 @@ fn splits(
     let (first, most) = match options.split_keys {
         // More keys than there can be are one part too.
         Some(keys) => (Some(keys.min(LIMIT).div_ceil(tile_keys)), 0),
-        // More parts than fit at once only add merges.
+        // More parts than fit at once only add combines.
         None => (
             Some(tiles).filter(|_| facts.multiprocessors > 0),
             tiles.min(facts.multiprocessors.saturating_mul(4)).min(128),

@@ -50,7 +50,7 @@ fn problem(heads: usize, kv_heads: usize, head_dim: usize, inputs: &[(usize, usi
 
 proptest! {
     /// Every (folded row, key) pair of every input and K/V head is in exactly one block; slots are used once
-    /// and merged once.
+    /// and combined once.
     #[test]
     fn work_covers_the_problem_once(
         inputs in prop::collection::vec((0..200usize, 0..700usize), 0..5),
@@ -98,10 +98,10 @@ proptest! {
         }
         let mut written: Vec<usize> = plan.work().iter().filter_map(|w| w.slot).collect();
         written.sort();
-        let merged: Vec<usize> = plan.merges().iter().flat_map(|m| m.slots.clone()).collect();
-        prop_assert_eq!(&written, &merged);
+        let combined: Vec<usize> = plan.combines().iter().flat_map(|m| m.slots.clone()).collect();
+        prop_assert_eq!(&written, &combined);
         prop_assert_eq!(written, (0..plan.slots()).collect::<Vec<_>>());
-        prop_assert!(plan.merges().iter().all(|m| m.slots.len() > 1));
+        prop_assert!(plan.combines().iter().all(|m| m.slots.len() > 1));
     }
 }
 
@@ -150,7 +150,7 @@ proptest! {
             true => Plan::with_e4m3_kv(&problem, dtype, &facts, &options),
             false => Plan::new(&problem, dtype, &facts, &options),
         };
-        let made = plan.ok().map(|p| (p.variant, p.split_keys, p.work, p.merges, p.slots));
+        let made = plan.ok().map(|p| (p.variant, p.split_keys, p.work, p.combines, p.slots));
         prop_assert_eq!(made, oracle::plan(&problem, dtype, kv_bytes, &facts, &options));
     }
 }
@@ -164,7 +164,7 @@ fn a_plan_like_another_has_nothing_to_choose() {
         (plan, cost::ESTIMATES.get() - before)
     };
     let (first, estimates) = plan(&[(30, 4096); 2], &PlanOptions::default());
-    assert!(estimates > 1 && !first.merges().is_empty(), "{estimates}: {}", first.explain());
+    assert!(estimates > 1 && !first.combines().is_empty(), "{estimates}: {}", first.explain());
     let like = PlanOptions::like(&first);
     assert_eq!(plan(&[(30, 4096); 2], &like), (first.clone(), 0));
     // Lengths that would be planned otherwise.
@@ -188,7 +188,7 @@ fn few_rows_take_small_tiles_and_split_many_rows_do_not() {
     assert!(few.work().len() > 50, "{}", few.explain());
     let batch = vec![(256, 512); 64];
     let many = Plan::new(&problem(12, 12, 64, &batch), DType::Bf16, &A100, &PlanOptions::default()).unwrap();
-    assert!(many.variant().tile_rows >= 64 && many.merges().is_empty(), "{}", many.explain());
+    assert!(many.variant().tile_rows >= 64 && many.combines().is_empty(), "{}", many.explain());
 }
 
 /// Hopper's kernels by the number of rows: streams where the keys are what takes time, warpgroups above.
@@ -293,7 +293,7 @@ fn a_long_input_is_split_for_the_others() {
         (plan.work().iter().map(tiles).sum::<usize>(), plan.work().iter().map(tiles).max().unwrap());
     // No block is longer than what every multiprocessor has to do, and short inputs are left whole.
     assert!(most <= all / 132, "{}", plan.explain());
-    assert!(plan.merges().iter().all(|m| m.row_base == 63 * 16), "{}", plan.explain());
+    assert!(plan.combines().iter().all(|m| m.row_base == 63 * 16), "{}", plan.explain());
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn a_split_of_more_keys_than_there_can_be_is_one_part() {
     for split_keys in [1 << 31, usize::MAX] {
         let options = PlanOptions { split_keys: Some(split_keys), ..PlanOptions::default() };
         let plan = Plan::new(&problem(2, 2, 64, &[(5, 300)]), DType::Bf16, &A100, &options).unwrap();
-        assert!(plan.merges().is_empty() && plan.work().iter().all(|w| w.keys == (0..300)));
+        assert!(plan.combines().is_empty() && plan.work().iter().all(|w| w.keys == (0..300)));
     }
 }
 

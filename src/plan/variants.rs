@@ -1,4 +1,4 @@
-//! The kernels there are, as one table. `cargo xtask bindings` writes it into cuda/attention/variants.h, which kernels are
+//! The kernels there are, as one table. xtask's `bindings` writes it into cuda/attention/variants.h, which kernels are
 //! compiled from and checked against.
 
 use super::facts::DeviceFacts;
@@ -6,7 +6,8 @@ use crate::architecture::Architecture;
 use crate::dtype::DType;
 
 /// A compiled kernel: what it computes with, and what it needs of a card.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Variant {
     /// What it is compiled for.
     pub architecture: Architecture,
@@ -231,6 +232,12 @@ impl Variant {
         self.kv_bytes == 1
     }
 
+    /// Whether a card runs it.
+    pub fn fits(&self, facts: &DeviceFacts) -> bool {
+        self.architecture.runs_on(facts.compute_capability)
+            && self.shared_bytes <= facts.shared_bytes_per_block
+    }
+
     /// Blocks that a multiprocessor of a card holds at once.
     pub fn resident(&self, facts: &DeviceFacts) -> usize {
         // The hardware keeps 1 KiB of shared memory per block for itself.
@@ -254,7 +261,7 @@ impl Variant {
         }
     }
 
-    /// Source and name of the kernel that merges its partial states.
+    /// Source and name of the kernel that combines its partial states.
     pub fn combine(&self) -> (String, String) {
         let prefix = self.prefix();
         (format!("{prefix}combine"), format!("onekv_{prefix}combine_{}_{}", self.dtype, self.head_dim))

@@ -3,38 +3,44 @@
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaViewMut, DeviceRepr};
-use onekv::cuda::{DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, Kernels, Launch};
+use onekv::cuda::{Kernels, Prepared, Queue};
 use onekv::plan::{Plan, PlanOptions};
-use onekv::{Element, Lse, Output, Problem, Queries, Result, SharedKv};
+use onekv::{Element, Problem, Result, SharedKv, View};
 
 /// A card with the kernels loaded.
 pub struct Card {
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
     pub kernels: Arc<Kernels>,
+    pub queue: Queue,
+}
+
+impl Card {
+    /// Card `ordinal`. cudarc tracks events, as it does where nobody asks otherwise, or with `ONEKV_EVENT_TRACKING=0` not.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        let context = onekv::cuda::context(ordinal)?;
+        if std::env::var("ONEKV_EVENT_TRACKING").is_ok_and(|tracking| tracking == "0") {
+            // SAFETY: the tests keep what they allocate themselves to one stream, or synchronise.
+            unsafe { context.disable_event_tracking() };
+        }
+        let kernels = Kernels::new(&context)?;
+        // The legacy default stream would order itself against every other test's work.
+        let stream = context.new_stream().expect("a stream");
+        let queue = Queue::new(&kernels, &stream)?;
+        Ok(Self { context, stream, kernels, queue })
+    }
 }
 
 /// The machine's card, if it has one; with `ONEKV_REQUIRE_CUDA` it must.
 pub fn card() -> Option<&'static Card> {
     static CARD: OnceLock<Option<Card>> = OnceLock::new();
-    CARD.get_or_init(|| {
-        let open = || -> Result<Card> {
-            let context = onekv::cuda::context(0)?;
-            // SAFETY: every test keeps its memory to one stream, or synchronises between two.
-            unsafe { context.disable_event_tracking() };
-            let kernels = Kernels::new(&context)?;
-            // The legacy default stream would order itself against every other test's work.
-            let stream = context.new_stream().expect("a stream");
-            Ok(Card { stream, context, kernels })
-        };
-        match open() {
-            Ok(card) => Some(card),
-            Err(error) if std::env::var_os("ONEKV_REQUIRE_CUDA").is_none() => {
-                println!("CUDA is not tested: {error}");
-                None
-            }
-            Err(error) => panic!("CUDA is required: {error}"),
+    CARD.get_or_init(|| match Card::open(0) {
+        Ok(card) => Some(card),
+        Err(error) if std::env::var_os("ONEKV_REQUIRE_CUDA").is_none() => {
+            println!("CUDA is not tested: {error}");
+            None
         }
+        Err(error) => panic!("CUDA is required: {error}"),
     })
     .as_ref()
 }
@@ -47,68 +53,56 @@ pub fn upload<T: DeviceRepr + Copy>(data: &[T], padding: T) -> CudaSlice<T> {
 
 /// Copies Q to the card, runs a plan with `run`, copies the results back.
 pub fn run_plan<E: Element + DeviceRepr>(
-    plan: Plan,
-    q: Queries<'_, E>,
-    out: Output<'_, E>,
-    lse: Option<Lse<'_>>,
+    plan: &Plan,
+    q: View<&[E]>,
+    out: View<&mut [E]>,
+    lse: Option<View<&mut [f32]>>,
     run: impl FnOnce(
-        &Launch,
-        DeviceQueries<'_, E>,
-        DeviceOutput<'_, E>,
-        Option<DeviceLse<'_>>,
-        &mut CudaViewMut<'_, f32>,
+        &Prepared,
+        &View<CudaSlice<E>>,
+        View<CudaViewMut<'_, E>>,
+        Option<View<CudaViewMut<'_, f32>>>,
     ) -> Result<()>,
-) -> Result<Plan> {
-    let Card { stream, kernels, .. } = card().expect("asked for only where there is a card");
-    let launch = Launch::new(kernels, plan, stream)?;
-    let q_data = upload(q.data, E::from_f32(f32::NAN));
-    let mut out_data = upload(out.data, E::from_f32(f32::NAN));
-    let mut lse_data = lse.as_ref().map(|l| upload(l.data, 0.0));
-    // SAFETY: never read before the kernels write it, which the virtual card checks.
-    let mut workspace = unsafe { stream.alloc::<f32>(launch.plan().workspace_len().max(1)) }.unwrap();
-    run(
-        &launch,
-        DeviceQueries { data: q_data.as_view(), strides: q.strides },
-        DeviceOutput { data: out_data.as_view_mut(), strides: out.strides },
-        match (&mut lse_data, &lse) {
-            (Some(data), Some(lse)) => Some(DeviceLse { data: data.as_view_mut(), strides: lse.strides }),
-            _ => None,
-        },
-        &mut workspace.as_view_mut(),
-    )?;
-    out.data.copy_from_slice(&stream.clone_dtoh(&out_data).unwrap()[..out.data.len()]);
-    if let (Some(data), Some(lse)) = (lse_data, lse) {
-        lse.data.copy_from_slice(&stream.clone_dtoh(&data).unwrap()[..lse.data.len()]);
+) -> Result<()> {
+    let Card { stream, queue, .. } = card().expect("asked for only where there is a card");
+    let prepared = queue.prepare(plan)?;
+    let q = q.map(|q| upload(q, E::from_f32(f32::NAN)));
+    let mut on_card = out.reborrow().map(|out| upload(out, E::from_f32(f32::NAN)));
+    let mut lse_on_card = lse.as_ref().map(|lse| lse.reborrow().map(|lse| upload(lse, 0.0)));
+    run(&prepared, &q, on_card.as_view_mut(), lse_on_card.as_mut().map(View::<CudaSlice<f32>>::as_view_mut))?;
+    // What it used is gone while it runs.
+    drop((prepared, q));
+    out.data.copy_from_slice(&stream.clone_dtoh(&on_card.data).unwrap()[..out.data.len()]);
+    if let (Some(on_card), Some(lse)) = (lse_on_card, lse) {
+        lse.data.copy_from_slice(&stream.clone_dtoh(&on_card.data).unwrap()[..lse.data.len()]);
     }
-    Ok(launch.plan().clone())
+    Ok(())
 }
 
 /// Copies the operands to the card, runs, copies the results back.
 pub fn attend_with<E: Element + DeviceRepr>(
     options: &PlanOptions,
     problem: &Problem,
-    q: Queries<'_, E>,
-    kv: SharedKv<'_, E>,
-    out: Output<'_, E>,
-    lse: Option<Lse<'_>>,
+    q: View<&[E]>,
+    kv: SharedKv<&[E]>,
+    out: View<&mut [E]>,
+    lse: Option<View<&mut [f32]>>,
 ) -> Result<Plan> {
-    let Card { stream, kernels, .. } = card().expect("asked for only where there is a card");
-    let plan = Plan::new(problem, E::DTYPE, kernels.facts(), options)?;
-    let (k, v) = (upload(kv.k, E::from_f32(f32::NAN)), upload(kv.v, E::from_f32(f32::NAN)));
-    run_plan(plan, q, out, lse, |launch, q, out, lse, workspace| {
-        let (k_strides, v_strides) = (kv.k_strides, kv.v_strides);
-        let kv = DeviceKv { k: k.as_view(), v: v.as_view(), k_strides, v_strides };
-        launch.run(stream, q, kv, out, lse, workspace)
-    })
+    let card = card().expect("asked for only where there is a card");
+    let plan = Plan::new(problem, E::DTYPE, card.kernels.facts(), options)?;
+    let [k, v] = [kv.k, kv.v].map(|view| view.map(|data| upload(data, E::from_f32(f32::NAN))));
+    let kv = SharedKv { k, v };
+    run_plan(&plan, q, out, lse, |prepared, q, out, lse| prepared.run(q.as_view(), kv.as_view(), out, lse))?;
+    Ok(plan)
 }
 
 /// The plan that the cost model chooses.
 pub fn attend<E: Element + DeviceRepr>(
     problem: &Problem,
-    q: Queries<'_, E>,
-    kv: SharedKv<'_, E>,
-    out: Output<'_, E>,
-    lse: Option<Lse<'_>>,
+    q: View<&[E]>,
+    kv: SharedKv<&[E]>,
+    out: View<&mut [E]>,
+    lse: Option<View<&mut [f32]>>,
 ) -> Result<()> {
     attend_with(&PlanOptions::default(), problem, q, kv, out, lse).map(|_| ())
 }
@@ -116,11 +110,35 @@ pub fn attend<E: Element + DeviceRepr>(
 /// Fixed tiles and splits: results do not depend on the batch.
 pub fn attend_fixed<E: Element + DeviceRepr>(
     problem: &Problem,
-    q: Queries<'_, E>,
-    kv: SharedKv<'_, E>,
-    out: Output<'_, E>,
-    lse: Option<Lse<'_>>,
+    q: View<&[E]>,
+    kv: SharedKv<&[E]>,
+    out: View<&mut [E]>,
+    lse: Option<View<&mut [f32]>>,
 ) -> Result<()> {
-    let options = PlanOptions { split_keys: Some(64), tile_rows: Some(16), ..PlanOptions::default() };
+    let options = PlanOptions::default().with_split_keys(64).with_tile_rows(16);
     attend_with(&options, problem, q, kv, out, lse).map(|_| ())
+}
+
+/// Runs `work` of the test `name` in a process of its own, where a virtual card queues kernels but does not run them: nobody
+/// asks what comes of them. A real card runs them.
+pub fn without_kernels(name: &str, work: impl FnOnce()) {
+    const KERNELS: &str = "PTXSIM_KERNELS";
+    if std::env::var(KERNELS).is_ok_and(|run| run == "0") {
+        return work();
+    }
+    if card().is_none() {
+        return;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(KERNELS, "0")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    println!("{said}");
+    assert!(
+        child.status.success() && said.contains("1 passed"),
+        "{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
 }

@@ -1,9 +1,7 @@
 //! One oracle and one comparison for every backend.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use onekv::{
-    DType, Element, Keys, Lse, Output, Problem, ProblemSpec, Queries, Result, SharedKv, Strides, reference,
-};
+use onekv::{DType, Element, Keys, Problem, ProblemSpec, Result, Shape, SharedKv, Strides, View, reference};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -26,17 +24,42 @@ impl<E: Element> TestElement for E {}
 
 /// A backend under test: the signature of `onekv::cpu::attend`.
 pub type Attend<E> =
-    fn(&Problem, Queries<'_, E>, SharedKv<'_, E>, Output<'_, E>, Option<Lse<'_>>) -> Result<()>;
+    fn(&Problem, View<&[E]>, SharedKv<&[E]>, View<&mut [E]>, Option<View<&mut [f32]>>) -> Result<()>;
+
+/// How an operand stands in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// Its dimensions but `head_dim`, outermost first: 0 are inputs, 1 rows or keys, 2 heads.
+    pub order: [usize; 3],
+    /// Extra elements between inputs (as of a cache with room for more keys), rows and heads, in units that keep the
+    /// alignment.
+    pub gaps: [usize; 3],
+}
+
+impl Layout {
+    pub const PLAIN: Self = Self { order: [0, 1, 2], gaps: [0; 3] };
+    /// `[inputs, heads, rows, head_dim]`.
+    pub const HEAD_MAJOR: Self = Self { order: [0, 2, 1], gaps: [0; 3] };
+
+    fn strides(self, shape: Shape) -> Strides {
+        let counts = [shape.inputs, shape.tokens, shape.heads];
+        let (mut strides, mut span) = ([0; 3], shape.vector);
+        for dimension in self.order.into_iter().rev() {
+            // 8 elements are 16 bytes of the narrowest dtype.
+            strides[dimension] = span + 8 * self.gaps[dimension];
+            span = strides[dimension] * counts[dimension].max(1);
+        }
+        let [input, row, head] = strides;
+        Strides { input, row, head }
+    }
+}
 
 /// A problem with everything that memory can look like.
 #[derive(Debug, Clone)]
 pub struct Case {
     pub spec: ProblemSpec,
-    /// Extra elements between heads and between rows, of q, k, v and out, in units that keep the
-    /// alignment.
-    pub gaps: [(usize, usize); 4],
-    /// `[heads, rows, head_dim]` in memory instead of `[rows, heads, head_dim]`.
-    pub head_major: [bool; 4],
+    /// Of q, k, v and out.
+    pub layouts: [Layout; 4],
     /// Size of the scores' inputs.
     pub magnitude: f32,
     pub seed: u64,
@@ -61,7 +84,7 @@ impl Case {
             row_offsets: offsets(|i| i.0),
             keys: Keys::Packed { offsets: offsets(|i| i.1) },
         };
-        Self { spec, gaps: [(0, 0); 4], head_major: [false; 4], magnitude: 1.0, seed: 1 }
+        Self { spec, layouts: [Layout::PLAIN; 4], magnitude: 1.0, seed: 1 }
     }
 
     /// Gives each input a slot, of `padding` keys more than the longest has.
@@ -73,19 +96,6 @@ impl Case {
 
     pub fn problem(&self) -> Problem {
         Problem::new(self.spec.clone()).expect("a generated case is valid")
-    }
-
-    fn strides(&self, which: usize, tokens: usize, heads: usize) -> Strides {
-        // 8 elements are 16 bytes of the narrowest dtype.
-        let (head_gap, row_gap) = (self.gaps[which].0 * 8, self.gaps[which].1 * 8);
-        let dim = self.spec.head_dim;
-        if self.head_major[which] {
-            let row = dim + row_gap;
-            Strides { row, head: row * tokens.max(1) + head_gap }
-        } else {
-            let head = dim + head_gap;
-            Strides { row: head * heads + row_gap, head }
-        }
     }
 }
 
@@ -113,37 +123,40 @@ pub struct Answer {
 impl<E: Element> Operands<E> {
     pub fn new(case: &Case) -> Self {
         let problem = case.problem();
-        let (rows, heads) = (problem.total_rows(), problem.heads());
-        let (keys, kv_heads) = (problem.key_positions(), problem.kv_heads());
+        let (rows, keys) = (problem.query_shape(), problem.kv_shape());
         let mut rng = StdRng::seed_from_u64(case.seed);
-        let every: Vec<usize> = (0..rows).collect();
-        let used: Vec<usize> = problem.inputs().iter().flat_map(|i| i.keys.clone()).collect();
-        let dim = problem.head_dim();
-        let mut fill = |which: usize, tokens: usize, heads: usize, used: &[usize], magnitude: f32| {
-            let strides = case.strides(which, tokens, heads);
-            let mut data = vec![E::from_f32(f32::NAN); span(strides, tokens, heads, dim)];
-            for &token in used {
-                for head in 0..heads {
-                    for x in &mut data[token * strides.row + head * strides.head..][..dim] {
+        let every: Vec<(usize, usize)> = (0..rows.tokens).map(|row| (0, row)).collect();
+        let used: Vec<(usize, usize)> =
+            problem.inputs().iter().flat_map(|i| i.keys.clone().map(|key| (i.slot, key))).collect();
+        let mut fill = |which: usize, shape: Shape, used: &[(usize, usize)], magnitude: f32| {
+            let strides = case.layouts[which].strides(shape);
+            let mut data = vec![E::from_f32(f32::NAN); span(strides, shape)];
+            for &(input, token) in used {
+                for head in 0..shape.heads {
+                    for x in &mut data[at(strides, input, token, head)..][..shape.vector] {
                         *x = E::from_f32(rng.random_range(-magnitude..magnitude));
                     }
                 }
             }
             (data, strides)
         };
-        let (q, q_strides) = fill(0, rows, heads, &every, case.magnitude);
-        let (k, k_strides) = fill(1, keys, kv_heads, &used, case.magnitude);
-        let (v, v_strides) = fill(2, keys, kv_heads, &used, 1.0);
-        let out_strides = case.strides(3, rows, heads);
+        let (q, q_strides) = fill(0, rows, &every, case.magnitude);
+        let (k, k_strides) = fill(1, keys, &used, case.magnitude);
+        let (v, v_strides) = fill(2, keys, &used, 1.0);
+        let out_strides = case.layouts[3].strides(rows);
         Self { problem, q, k, v, q_strides, k_strides, v_strides, out_strides }
     }
 
-    pub fn queries(&self) -> Queries<'_, E> {
-        Queries { data: &self.q, strides: self.q_strides }
+    pub fn queries(&self) -> View<&[E]> {
+        View::strided(self.problem.query_shape(), self.q_strides, &self.q)
     }
 
-    pub fn kv(&self) -> SharedKv<'_, E> {
-        SharedKv { k: &self.k, v: &self.v, k_strides: self.k_strides, v_strides: self.v_strides }
+    pub fn kv(&self) -> SharedKv<&[E]> {
+        let shape = self.problem.kv_shape();
+        SharedKv {
+            k: View::strided(shape, self.k_strides, &self.k),
+            v: View::strided(shape, self.v_strides, &self.v),
+        }
     }
 
     /// Runs `attend` into poisoned memory; checks that exactly the operands' elements are written.
@@ -151,40 +164,36 @@ impl<E: Element> Operands<E> {
         &self,
         attend: impl FnOnce(
             &Problem,
-            Queries<'_, E>,
-            SharedKv<'_, E>,
-            Output<'_, E>,
-            Option<Lse<'_>>,
+            View<&[E]>,
+            SharedKv<&[E]>,
+            View<&mut [E]>,
+            Option<View<&mut [f32]>>,
         ) -> Result<()>,
     ) -> Answer {
         const POISON: f32 = 12288.0;
         let p = &self.problem;
         let (rows, heads, dim) = (p.total_rows(), p.heads(), p.head_dim());
-        let mut out = vec![E::from_f32(POISON); span(self.out_strides, rows, heads, dim)];
+        let mut out = vec![E::from_f32(POISON); span(self.out_strides, p.query_shape())];
         // LSE is laid out as the output is, with gaps of its own.
         let head_major = self.out_strides.head > self.out_strides.row;
-        let lse_strides = if head_major {
-            Strides { row: 1, head: rows + 3 }
-        } else {
-            Strides { row: 2 * heads + 1, head: 2 }
-        };
-        let mut lse = vec![POISON; span(lse_strides, rows, heads, 1)];
+        let lse_strides = if head_major { Strides::new(1, rows + 3) } else { Strides::new(2 * heads + 1, 2) };
+        let mut lse = vec![POISON; span(lse_strides, p.lse_shape())];
         attend(
             p,
             self.queries(),
             self.kv(),
-            Output { data: &mut out, strides: self.out_strides },
-            Some(Lse { data: &mut lse, strides: lse_strides }),
+            View::strided(p.query_shape(), self.out_strides, &mut out),
+            Some(View::strided(p.lse_shape(), lse_strides, &mut lse)),
         )
         .expect("a generated case runs");
         let mut answer = Answer { out: Vec::with_capacity(rows * heads * dim), lse: Vec::new() };
         let mut written = vec![false; out.len()];
         for row in 0..rows {
             for head in 0..heads {
-                let at = row * self.out_strides.row + head * self.out_strides.head;
-                answer.out.extend(out[at..at + dim].iter().map(|x| x.to_f32()));
-                written[at..at + dim].fill(true);
-                answer.lse.push(lse[row * lse_strides.row + head * lse_strides.head]);
+                let vector = at(self.out_strides, 0, row, head)..at(self.out_strides, 0, row, head) + dim;
+                answer.out.extend(out[vector.clone()].iter().map(|x| x.to_f32()));
+                written[vector].fill(true);
+                answer.lse.push(lse[at(lse_strides, 0, row, head)]);
             }
         }
         for (i, (x, written)) in out.iter().zip(written).enumerate() {
@@ -200,8 +209,15 @@ impl<E: Element> Operands<E> {
     }
 }
 
-fn span(strides: Strides, tokens: usize, heads: usize, dim: usize) -> usize {
-    if tokens == 0 { 0 } else { (tokens - 1) * strides.row + (heads - 1) * strides.head + dim }
+/// From the first element to a vector's first.
+pub fn at(strides: Strides, input: usize, token: usize, head: usize) -> usize {
+    input * strides.input + token * strides.row + head * strides.head
+}
+
+/// Elements from the first to the last.
+fn span(strides: Strides, shape: Shape) -> usize {
+    let Shape { inputs, tokens, heads, vector } = shape;
+    if inputs * tokens == 0 { 0 } else { at(strides, inputs - 1, tokens - 1, heads - 1) + vector }
 }
 
 /// The comparison rule: equal places of NaN and infinity, then relative Frobenius error, cosine
@@ -271,21 +287,19 @@ pub fn cases(max_rows: usize, max_keys: usize) -> impl Strategy<Value = Case> {
         1 => 1..=70usize,
     ];
     let softcap = prop_oneof![3 => Just(None), 1 => (0.5f32..60.0).prop_map(Some)];
-    let layout = (
-        prop::array::uniform4((0..3usize, 0..3usize)),
-        prop::array::uniform4(any::<bool>()),
-        prop::option::of(0..40usize),
-    );
-    (inputs, heads, dim, softcap, layout, 0.1f32..4.0, any::<u64>()).prop_map(
-        |(inputs, (heads, kv_heads), dim, softcap, (gaps, head_major, padding), magnitude, seed)| {
+    let layout = (Just([0, 1, 2]).prop_shuffle(), [0..40usize, 0..3, 0..3]);
+    let layout = layout.prop_map(|(order, gaps)| Layout { order, gaps });
+    let layouts = (prop::array::uniform4(layout), prop::option::of(0..40usize));
+    (inputs, heads, dim, softcap, layouts, 0.1f32..4.0, any::<u64>()).prop_map(
+        |(inputs, (heads, kv_heads), dim, softcap, (mut layouts, padding), magnitude, seed)| {
             let mut case = Case::packed(heads, kv_heads, dim, &inputs);
             case.spec.softcap = softcap;
             case.magnitude = magnitude;
             case.seed = seed;
-            case.head_major = head_major;
-            if dim % 8 == 0 {
-                case.gaps = gaps;
+            if dim % 8 != 0 {
+                layouts.iter_mut().for_each(|layout| layout.gaps = [0; 3]);
             }
+            case.layouts = layouts;
             if let Some(padding) = padding {
                 case.pad(padding);
             }

@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 
-use onekv::cuda::{DeviceKv, DeviceKvE4m3};
+use cudarc::driver::CudaSlice;
+use onekv::cuda::QuantizedKv;
 use onekv::plan::{Plan, PlanOptions};
-use onekv::{Problem, Strides, e4m3};
+use onekv::{Problem, Shape, SharedKv, Strides, View, e4m3};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::device::{Card, card, run_plan, upload};
-use super::{Answer, Case, Operands, TestElement};
+use super::device::{card, run_plan, upload};
+use super::{Answer, Case, Operands, TestElement, at};
 
 /// Codes of K or V in the memory of a case, NaN wherever the problem does not reach, and a scale per head.
 pub struct Codes {
@@ -20,10 +21,14 @@ pub struct Codes {
 
 /// Every vector of K or V: its head, and where it stands.
 fn vectors(problem: &Problem, strides: Strides) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let (heads, head_dim) = (problem.kv_heads(), problem.head_dim());
-    let at = move |key, head| key * strides.row + head * strides.head;
-    (0..problem.key_positions())
-        .flat_map(move |key| (0..heads).map(move |head| (head, at(key, head)..at(key, head) + head_dim)))
+    let Shape { inputs, tokens, heads, vector } = problem.kv_shape();
+    let keys = (0..inputs).flat_map(move |input| (0..tokens).map(move |key| (input, key)));
+    keys.flat_map(move |(input, key)| {
+        (0..heads).map(move |head| {
+            let start = at(strides, input, key, head);
+            (head, start..start + vector)
+        })
+    })
 }
 
 /// A case with K and V in e4m3.
@@ -40,13 +45,12 @@ impl<E: TestElement> QuantizedCase<E> {
     pub fn new(case: &Case, q_factor: f32) -> Self {
         let mut case = case.clone();
         // Gaps are in units of eight elements, alignment wants sixteen.
-        case.gaps[1..3].iter_mut().for_each(|gap| *gap = (2 * gap.0, 2 * gap.1));
+        case.layouts[1..3].iter_mut().for_each(|layout| layout.gaps = layout.gaps.map(|gap| 2 * gap));
         let mut operands = Operands::<E>::new(&case);
         let (rows, heads) = (operands.problem.total_rows(), operands.problem.heads());
         for (row, head) in (0..rows).flat_map(|row| (0..heads).map(move |head| (row, head))) {
             let factor = q_factor * 2f32.powi(-(((3 * row + head) % 5) as i32));
-            let at = row * operands.q_strides.row + head * operands.q_strides.head;
-            for x in &mut operands.q[at..][..case.spec.head_dim] {
+            for x in &mut operands.q[at(operands.q_strides, 0, row, head)..][..case.spec.head_dim] {
                 *x = E::from_f32(x.to_f32() * factor);
             }
         }
@@ -70,22 +74,23 @@ impl<E: TestElement> QuantizedCase<E> {
 
     /// The card's answer, and the plan it had.
     pub fn run(&self, options: &PlanOptions) -> (Answer, Plan) {
-        let Card { stream, kernels, .. } = card().expect("asked for only where there is a card");
+        let card = card().expect("asked for only where there is a card");
         let problem = &self.operands.problem;
-        let plan = Plan::with_e4m3_kv(problem, E::DTYPE, kernels.facts(), options).unwrap();
-        let [k, v] = [&self.k, &self.v].map(|t| (upload(&t.codes, 0x7f), upload(&t.scales, f32::NAN)));
+        let plan = Plan::with_e4m3_kv(problem, E::DTYPE, card.kernels.facts(), options).unwrap();
+        let codes =
+            [&self.k, &self.v].map(|t| View::strided(problem.kv_shape(), t.strides, upload(&t.codes, 0x7f)));
+        let [k_scale, v_scale] = [&self.k, &self.v].map(|t| upload(&t.scales, f32::NAN));
         let answer = self.operands.run(|_, q, _, out, lse| {
-            run_plan(plan.clone(), q, out, lse, |launch, q, out, lse, workspace| {
-                let codes = DeviceKv {
-                    k: k.0.as_view(),
-                    v: v.0.as_view(),
-                    k_strides: self.k.strides,
-                    v_strides: self.v.strides,
-                };
-                let kv = DeviceKvE4m3 { codes, k_scale: k.1.as_view(), v_scale: v.1.as_view() };
-                launch.run_e4m3(stream, q, kv, out, lse, workspace)
+            run_plan(&plan, q, out, lse, |prepared, q, out, lse| {
+                let [k, v] = codes.each_ref().map(View::<CudaSlice<u8>>::as_view);
+                let (k_scale, v_scale) = (k_scale.as_view(), v_scale.as_view());
+                prepared.run_e4m3(
+                    q.as_view(),
+                    QuantizedKv { codes: SharedKv { k, v }, k_scale, v_scale },
+                    out,
+                    lse,
+                )
             })
-            .map(|_| ())
         });
         (answer, plan)
     }

@@ -51,11 +51,13 @@ struct Made {
 /// Machine instructions that say what path a kernel takes: products of warpgroups and of warps, copies by the copy
 /// engine, into one block and into all of a cluster. The longer name comes first.
 const COUNTED: [&str; 4] = ["HGMMA", "HMMA", MULTICAST, "UTMALDG"];
-const MULTICAST: &str = "UTMALDG.4D.MULTICAST";
+const MULTICAST: &str = "UTMALDG.5D.MULTICAST";
 /// Products of warpgroups that end a group, which a wait is for: all of them where ptxas puts one after the other.
 const ENDS: &str = "HGMMA at a group's end";
 /// Exponentials while products are in flight.
 const HIDDEN: &str = "EX2 beside products";
+/// Kernels that fetch before they wait.
+const PRODUCT: &str = "t5_gemm_sm90_";
 /// Loads of the copy engine that are asked for before the work before has ended.
 const EARLY: &str = "UTMALDG before the wait";
 /// What Hopper's own kernels are compiled for.
@@ -144,7 +146,7 @@ pub fn check() -> Result<()> {
         }
     }
     for name in text.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()) {
-        if name.starts_with("t5_gemm_sm90_") {
+        if name.starts_with(PRODUCT) {
             let row = row(&text, name)?;
             row[MACHINE_CODE].split(OR).try_for_each(|code| check_product(name, code))?;
             // As `GemmShape` in examples/t5/cuda/gemm_sm90.cu has it: a block begins beside those of the product before.
@@ -350,7 +352,9 @@ fn count_opcodes(disassembler: &Path, binary: &Path, made: &mut Table) -> Result
         {
             *made.opcodes.entry(HIDDEN).or_default() += 1;
         }
-        if line.contains("ACQBULK")
+        // Of products: other kernels fetch behind their wait, and have another where there is nothing to do.
+        if kernel.starts_with(PRODUCT)
+            && line.contains("ACQBULK")
             && let Some(made) = made.get_mut(&(kernel.clone(), HOPPER_ARCH))
             && let Some(early) = made.opcodes.get("UTMALDG").copied()
         {
@@ -431,7 +435,7 @@ fn block(kernel: &str) -> (usize, usize) {
         }
         _ => 256,
     };
-    let of_gemm = || match kernel.strip_prefix("t5_gemm_sm90_")?.split('_').next_back()? {
+    let of_gemm = || match kernel.strip_prefix(PRODUCT)?.split('_').next_back()? {
         "64" => Some((160, 4 * (24 << 10) + 64)),
         "128" => Some((288, 3 * (32 << 10) + 48)),
         _ => Some((544, 4 * (48 << 10) + 64)),

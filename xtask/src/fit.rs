@@ -43,8 +43,8 @@ const FIELDS: [Field; 12] = [
     ("block_us", |c| &mut c.block_us),
     ("warpgroups_us", |c| &mut c.warpgroups_us),
     ("meeting_bytes_per_us", |c| &mut c.meeting_bytes_per_us),
-    ("merge_us", |c| &mut c.merge_us),
-    ("merge_slot_us", |c| &mut c.merge_slot_us),
+    ("combine_us", |c| &mut c.combine_us),
+    ("combine_slot_us", |c| &mut c.combine_slot_us),
     ("bytes_per_us", |c| &mut c.bytes_per_us),
     ("l2_bytes_per_us", |c| &mut c.l2_bytes_per_us),
     ("mma_flops_per_us", |c| &mut c.mma_flops_per_us),
@@ -198,12 +198,8 @@ fn plan(line: &Line, facts: &DeviceFacts) -> Result<Plan> {
         row_offsets: (0..=inputs).map(|b| b * rows).collect(),
         keys: Keys::Packed { offsets: (0..=inputs).map(|b| b * keys).collect() },
     })?;
-    let options = PlanOptions {
-        split_keys: Some(chosen.split_keys),
-        tile_rows: Some(chosen.tile_rows),
-        architecture: Some(variant.architecture),
-        cluster: Some(variant.cluster),
-    };
+    let options =
+        PlanOptions::of(variant).with_split_keys(chosen.split_keys).with_tile_rows(chosen.tile_rows);
     let plan = Plan::new(&problem, variant.dtype, facts, &options)?;
     if plan.variant() != variant || plan.split_keys() != chosen.split_keys {
         bail!(

@@ -9,8 +9,9 @@ use crate::run::{command, nvcc, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, with_candle, workspace};
 use crate::{bindings, kit, setup};
 
-/// Cards that the virtual GPU plays for the CUDA tests.
-const CARDS: [&str; 3] = ["a100", "rtx4090", "h200"];
+/// Cards that the virtual GPU plays for the CUDA tests, and whether cudarc tracks events: what concerns streams is tested in
+/// both ways on each.
+const CARDS: [(&str, bool); 3] = [("a100", false), ("rtx4090", true), ("h200", true)];
 /// And for the T5 example's: one on which launches overlap, and one on which they do not.
 const T5_CARDS: [&str; 2] = ["a100", "h200"];
 /// And for candle's tensors.
@@ -46,9 +47,10 @@ pub fn run(transformers: bool) -> Result<()> {
     }
     eprintln!("==> are src/cuda/abi.rs and cuda/attention/variants.h fresh?");
     bindings::run(true)?;
-    for card in CARDS {
+    for (card, tracking) in CARDS {
         let mut tests = cuda_tests();
         on_virtual_card(&mut tests, &driver, card);
+        tests.env("ONEKV_EVENT_TRACKING", if tracking { "1" } else { "0" });
         step(&format!("test the CUDA kernels on a virtual {card}"), &mut tests)?;
     }
     for card in T5_CARDS {
@@ -90,7 +92,9 @@ fn convert(python: &Path) -> Result<()> {
 }
 
 fn cuda_tests() -> Command {
-    let mut tests = workspace("test", "cuda", &["--test", "attention", "--test", "cuda", "--test", "e4m3"]);
+    let names = ["attention", "cuda", "e4m3", "streams", "allocations", "soak"];
+    let names: Vec<&str> = names.into_iter().flat_map(|name| ["--test", name]).collect();
+    let mut tests = workspace("test", "cuda", &names);
     tests.env("ONEKV_REQUIRE_CUDA", "1");
     tests
 }

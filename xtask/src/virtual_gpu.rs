@@ -11,6 +11,8 @@ pub fn on_virtual_card(tests: &mut std::process::Command, driver: &Path, card: &
     tests
         .env("LD_LIBRARY_PATH", driver)
         .env("PTXSIM_DEVICE", card)
+        // Some tests want another.
+        .env("PTXSIM_DEVICES", "2")
         .env("ONEKV_REQUIRE_CUDA", "1")
         .env("ONEKV_REQUIRE_CUBLASLT", "stand-in")
         // PTX alone is what a simulator runs.

@@ -95,11 +95,11 @@ __device__ __forceinline__ void multiply_streamed(const TensorMap& a_map, const 
         if (lane == 0) {
             auto fetch_w = [&](int i) {
                 barrier_arrive_expect(full(i), Shape::STAGE_BYTES);
-                tensor_load(w_at(i), w_map, (first + i) * DEPTH, column0, 0, 0, full(i));
+                tensor_load(w_at(i), w_map, (first + i) * DEPTH, column0, 0, 0, 0, full(i));
             };
             auto fetch_a = [&](int i) {
                 for (int g = 0; g < GROUPS; g++)
-                    tensor_load(a_at(i) + g * 64 * 128, a_map, (first + i) * DEPTH, row0 + 64 * g, 0, 0, full(i));
+                    tensor_load(a_at(i) + g * 64 * 128, a_map, (first + i) * DEPTH, row0 + 64 * g, 0, 0, 0, full(i));
             };
             const int early = min(STAGES, steps);
             for (int i = 0; i < early; i++) fetch_w(i);

@@ -12,6 +12,7 @@ use ptxsim::{
 
 pub(crate) use ptxsim::KernelFacts;
 
+use crate::host;
 use crate::status::{Code, Failure, Outcome};
 
 /// The card that `PTXSIM_DEVICE` names when it is not set.
@@ -35,6 +36,8 @@ pub(crate) struct Device {
     pub(crate) card: &'static Card,
     memory: GlobalMemory,
     options: Options,
+    /// Whether kernels run when their turn comes (`PTXSIM_KERNELS`).
+    kernels: bool,
     /// The file of `PTXSIM_REPORT`: one JSON object per launch and line.
     report: Option<Arc<Mutex<std::fs::File>>>,
 }
@@ -42,7 +45,7 @@ pub(crate) struct Device {
 /// A module, checked against the card.
 pub(crate) struct Program {
     module: Module,
-    pub(crate) kernels: BTreeMap<String, KernelFacts>,
+    pub(crate) kernels: BTreeMap<String, Arc<KernelFacts>>,
     /// Kernels with instructions that the core does not run, and which.
     pub(crate) unsupported: BTreeMap<String, String>,
     /// Module variables: name to address and bytes.
@@ -56,7 +59,7 @@ pub(crate) struct Launch {
     /// The card that the program is loaded on.
     pub(crate) card: usize,
     pub(crate) program: Arc<Program>,
-    pub(crate) kernel: String,
+    pub(crate) kernel: Arc<str>,
     pub(crate) grid: [u32; 3],
     pub(crate) block: [u32; 3],
     pub(crate) cluster: [u32; 3],
@@ -114,12 +117,21 @@ impl Devices {
                 Code::INVALID_DEVICE.because(format!("PTXSIM_DEVICES={text}, allowed: 1 to {MOST_CARDS}"))
             })?,
         };
+        let kernels = match std::env::var("PTXSIM_KERNELS").as_deref() {
+            Err(_) | Ok("1") => true,
+            Ok("0") => false,
+            Ok(text) => {
+                return Err(Code::INVALID_DEVICE.because(format!("PTXSIM_KERNELS={text}, allowed: 0, 1")));
+            }
+        };
+        host::probe(kernels);
         let device = |ordinal: u8| {
             Arc::new(Device {
                 ordinal: ordinal.into(),
                 card,
                 memory: GlobalMemory::of_card(card.memory_bytes, ordinal),
                 options: Options::from_environment(),
+                kernels,
                 report: report.clone(),
             })
         };
@@ -248,7 +260,7 @@ impl Device {
         let (mut kernels, mut unsupported) = (BTreeMap::new(), BTreeMap::new());
         for name in module.kernels() {
             match module.facts(name) {
-                Ok(facts) => drop(kernels.insert(name.to_owned(), facts)),
+                Ok(facts) => drop(kernels.insert(name.to_owned(), Arc::new(facts))),
                 Err(why) => drop(unsupported.insert(name.to_owned(), why.to_string())),
             }
         }
@@ -262,8 +274,11 @@ impl Device {
         program.module.unload(&self.memory);
     }
 
-    /// Runs a launch to its end. `follows`: the kernel that ran last is the one it comes directly after.
+    /// Runs a launch to its end, where kernels run. `follows`: the kernel that ran last is the one it comes directly after.
     pub(crate) fn launch(&self, launch: &Launch, follows: bool) -> Outcome {
+        if !self.kernels {
+            return Ok(());
+        }
         let config = LaunchConfig {
             grid: launch.grid,
             block: launch.block,

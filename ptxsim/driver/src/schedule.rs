@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, MutexGuard};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::backend::{Devices, Launch};
@@ -272,14 +272,10 @@ impl Driver {
             let entry = s.queue.front().filter(|_| !s.busy)?;
             entry.after.iter().all(|point| self.passed(*point)).then_some((entry.ticket, *handle))
         };
-        let mut runnable: Vec<(u64, Handle)> = self.streams.iter().filter_map(ready).collect();
-        runnable.sort_unstable();
-        if runnable.is_empty() {
-            return None;
-        }
         if self.random.is_some() {
-            let at = self.pick(runnable.len());
-            return Some(runnable[at].1);
+            let mut runnable: Vec<(u64, Handle)> = self.streams.iter().filter_map(ready).collect();
+            runnable.sort_unstable();
+            return if runnable.is_empty() { None } else { Some(runnable[self.pick(runnable.len())].1) };
         }
         let mut stream = match goal {
             Goal::Point { point, .. } => point.0,
@@ -287,8 +283,9 @@ impl Driver {
                 let own = |(handle, s): (&Handle, &Stream)| {
                     (s.card == card).then_some((s.queue.front()?.ticket, *handle))
                 };
-                match runnable.iter().find(|(_, handle)| self.streams[handle].card == card) {
-                    Some((_, handle)) => return Some(*handle),
+                let own_ready = self.streams.iter().filter(|(_, s)| s.card == card).filter_map(ready).min();
+                match own_ready {
+                    Some((_, handle)) => return Some(handle),
                     // All wait for other cards.
                     None => self.streams.iter().filter_map(own).min()?.1,
                 }
@@ -325,7 +322,8 @@ impl Driver {
 fn step(mut driver: MutexGuard<'_, Driver>, goal: Goal) -> bool {
     let Some(handle) = driver.choose(goal) else {
         if driver.streams.values().any(|s| s.busy) {
-            drop(PROGRESS.wait(driver));
+            driver.waiting += 1;
+            PROGRESS.wait(driver).unwrap_or_else(PoisonError::into_inner).waiting -= 1;
             return true;
         }
         return false;
@@ -375,7 +373,10 @@ fn step(mut driver: MutexGuard<'_, Driver>, goal: Goal) -> bool {
         stream.done += 1;
     }
     driver.bury(handle);
-    PROGRESS.notify_all();
+    // Which asks the kernel, whether anybody waits or not.
+    if driver.waiting > 0 {
+        PROGRESS.notify_all();
+    }
     true
 }
 

@@ -34,7 +34,9 @@ pub(crate) struct Function {
     pub(crate) program: Arc<Program>,
     pub(crate) module: Handle,
     pub(crate) context: Handle,
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
+    /// What the module says of the kernel.
+    pub(crate) facts: Arc<KernelFacts>,
     /// Dynamic shared bytes that launches may ask for, once raised.
     pub(crate) raised_shared_bytes: Option<u32>,
     pub(crate) carveout: i32,
@@ -43,15 +45,10 @@ pub(crate) struct Function {
 }
 
 impl Function {
-    /// What the module says of the kernel.
-    pub(crate) fn facts(&self) -> Outcome<&KernelFacts> {
-        self.program.kernels.get(&self.name).ok_or_else(|| Code::INVALID_HANDLE.because("the kernel is gone"))
-    }
-
     /// Dynamic shared bytes a launch may ask for: up to the default block limit unless raised.
-    pub(crate) fn dynamic_limit(&self, device: &Device) -> Outcome<u32> {
-        let default = device.card.shared_per_block.saturating_sub(self.facts()?.static_shared_bytes);
-        Ok(self.raised_shared_bytes.map_or(default, |raised| raised.max(default)))
+    pub(crate) fn dynamic_limit(&self, device: &Device) -> u32 {
+        let default = device.card.shared_per_block.saturating_sub(self.facts.static_shared_bytes);
+        self.raised_shared_bytes.map_or(default, |raised| raised.max(default))
     }
 }
 
@@ -105,6 +102,8 @@ pub(crate) struct Driver {
     pub(crate) registered: BTreeMap<usize, Pinned>,
     pub(crate) pools: HashMap<Handle, Pool>,
     pub(crate) tickets: u64,
+    /// Threads that wait for another's step.
+    pub(crate) waiting: usize,
     /// The state of the random choice, where `PTXSIM_SEED` is set.
     pub(crate) random: Option<u64>,
     handles: Handle,
@@ -149,6 +148,7 @@ impl Driver {
             registered: BTreeMap::new(),
             pools: HashMap::new(),
             tickets: 0,
+            waiting: 0,
             random: seed,
             handles: 0x1000,
         }

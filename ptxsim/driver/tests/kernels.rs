@@ -2,7 +2,7 @@
 
 mod support;
 
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
 };
@@ -218,5 +218,44 @@ fn an_unknown_instruction_spoils_its_own_kernel_only() {
     });
     if let Some(told) = told {
         assert!(told.contains("PTX line 6") && told.contains("frobnicate.u32"), "{told}");
+    }
+}
+
+/// Copies and frees run as ever; a launch that is wrong is told, and one that would fault is not.
+#[test]
+fn kernels_run_unless_the_environment_says_not() {
+    let name = "kernels_run_unless_the_environment_says_not";
+    for asked in ["1", "0", "2", ""] {
+        let Some(told) = in_child(name, &[("PTXSIM_KERNELS", asked)], || {
+            let asked = std::env::var("PTXSIM_KERNELS").unwrap();
+            if !matches!(&*asked, "0" | "1") {
+                // SAFETY: no argument but flags.
+                assert_eq!(unsafe { sys::cuInit(0) }, CUresult::CUDA_ERROR_INVALID_DEVICE);
+                return;
+            }
+            let context = CudaContext::new(0).unwrap();
+            let stream = context.default_stream();
+            let f = function(&context, SCALE, "scale");
+            let input = stream.clone_htod(&[2.0f32; 256]).unwrap();
+            let mut out = stream.clone_htod(&[1.0f32; 256]).unwrap();
+            scale(&stream, &f, &mut out, &input, 3.0, 256);
+            let want = if asked == "1" { 6.0 } else { 1.0 };
+            assert!(stream.clone_dtoh(&out).unwrap() == [want; 256]);
+            let free = context.mem_get_info().unwrap().0;
+            drop(input);
+            stream.synchronize().unwrap();
+            assert_eq!(context.mem_get_info().unwrap().0, free + 1024);
+            // SAFETY: it is refused.
+            let refused = unsafe { stream.launch_builder(&f).arg(&out).launch(shape(4, 2048)) };
+            assert_eq!(refused.map(drop), Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE)));
+            if asked == "0" {
+                scale(&stream, &f, &mut out.clone(), &out, 3.0, 1 << 20);
+                stream.synchronize().unwrap();
+            }
+        }) else {
+            return;
+        };
+        let refused = told.contains(&format!("PTXSIM_KERNELS={asked}, allowed: 0, 1"));
+        assert_eq!(refused, !matches!(asked, "0" | "1"), "{asked}: {told}");
     }
 }

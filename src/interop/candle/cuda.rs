@@ -1,6 +1,7 @@
 //! The same on CUDA: candle's stream and memory, onekv's kernels.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda::CudaDType;
 use candle_core::op::BackpropOp;
@@ -9,12 +10,11 @@ use cudarc::driver::{CudaSlice, CudaView, DeviceRepr};
 
 use super::CandleElement;
 use super::operand::{Operand, Operands, State, States};
-use crate::cuda::{
-    DeviceKv, DeviceLse, DeviceOutput, DeviceQueries, DeviceState, Kernels, Launch, merge_states,
-};
+use crate::cuda::{Event, Kernels, Prepared, Queue};
 use crate::dtype::DType;
 use crate::plan::{Plan, PlanOptions};
-use crate::problem::{Problem, Strides};
+use crate::problem::Problem;
+use crate::view::{PartialState, Shape, SharedKv, View};
 
 /// What candle and cudarc ask of an element.
 pub(super) trait CudaElement: CudaDType + DeviceRepr {}
@@ -22,63 +22,95 @@ impl<E: CudaDType + DeviceRepr> CudaElement for E {}
 
 pub(super) struct Attention {
     device: CudaDevice,
-    kernels: Arc<Kernels>,
+    queue: Queue,
+    in_use: Arc<InUse>,
 }
 
 pub(super) struct Planned {
     device: CudaDevice,
-    launch: Launch,
+    plan: Plan,
+    queue: Queue,
+    prepared: Prepared,
+    in_use: Arc<InUse>,
+}
+
+/// Tensors that runs read and write which may not have ended. Of devices whose stream is each thread's own: another thread
+/// that drops a tensor has it freed on its own stream, which knows nothing of those runs.
+#[derive(Default)]
+struct InUse(Mutex<VecDeque<(Event, Vec<Tensor>)>>);
+
+impl InUse {
+    /// Keeps `tensors` until what is queued now has run, and lets go of those whose runs have ended.
+    fn keep(&self, queue: &Queue, tensors: impl FnOnce() -> Vec<Tensor>) -> Result<()> {
+        if !queue.is_of_threads() {
+            return Ok(());
+        }
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match queue.event() {
+            Ok(event) => list.push_back((event, tensors())),
+            Err(error) => {
+                // They may still be used.
+                std::mem::forget(tensors());
+                return Err(Error::wrap(error));
+            }
+        }
+        while list.front().is_some_and(|(event, _)| event.has_passed()) {
+            list.pop_front();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let list = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (event, tensors) in list.drain(..) {
+            if event.synchronize().is_err() {
+                // They may still be used.
+                std::mem::forget(tensors);
+            }
+        }
+    }
 }
 
 impl Attention {
     pub(super) fn new(device: &CudaDevice) -> Result<Self> {
-        let kernels = Kernels::new(device.cuda_stream().context()).map_err(Error::wrap)?;
-        Ok(Self { device: device.clone(), kernels })
+        // SAFETY: what runs use is kept by `InUse` until they have ended.
+        let queue = Kernels::new(device.cuda_stream().context())
+            .and_then(|kernels| unsafe { Queue::of_threads(&kernels, &device.cuda_stream()) })
+            .map_err(Error::wrap)?;
+        Ok(Self { device: device.clone(), queue, in_use: Arc::default() })
     }
 
     pub(super) fn plan(&self, problem: &Problem, dtype: DType, options: &PlanOptions) -> Result<Planned> {
-        let launch = Plan::new(problem, dtype, self.kernels.facts(), options)
-            .and_then(|plan| Launch::new(&self.kernels, plan, &self.device.cuda_stream()))
-            .map_err(Error::wrap)?;
-        Ok(Planned { device: self.device.clone(), launch })
+        let plan = Plan::new(problem, dtype, self.queue.kernels().facts(), options).map_err(Error::wrap)?;
+        let prepared = self.queue.prepare(&plan).map_err(Error::wrap)?;
+        let (device, queue, in_use) = (self.device.clone(), self.queue.clone(), self.in_use.clone());
+        Ok(Planned { device, plan, queue, prepared, in_use })
     }
 
     pub(super) fn merge<E: CandleElement>(&self, states: &States<'_>) -> Result<(Tensor, Tensor)> {
-        let shape = states.shape;
-        let parts = states.list.iter().map(|State { out, lse }| {
-            let (out_strides, lse_strides) = (out.strides, lse.strides);
-            Ok(DeviceState {
-                out: out.in_device_memory::<E>(&self.device)?,
-                lse: lse.in_device_memory::<f32>(&self.device)?,
-                out_strides,
-                lse_strides,
-            })
-        });
-        let parts: Vec<DeviceState<'_, E>> = parts.collect::<Result<_>>()?;
-        let vectors = shape.rows.saturating_mul(shape.heads);
-        let out_len = vectors.saturating_mul(shape.head_dim);
-        // SAFETY: nothing reads them before the launch below, which writes every element.
-        let (mut out, mut lse) =
-            unsafe { (self.device.alloc::<E>(some(out_len))?, self.device.alloc::<f32>(some(vectors))?) };
-        let strides = Strides::contiguous(shape.heads, shape.head_dim);
-        let lse_strides = Strides::contiguous(shape.heads, 1);
-        merge_states(
-            &self.kernels,
-            &self.device.cuda_stream(),
-            shape,
-            &parts,
-            DeviceOutput { data: out.as_view_mut(), strides },
-            Some(DeviceLse { data: lse.as_view_mut(), strides: lse_strides }),
-        )
-        .map_err(Error::wrap)?;
         let device = &self.device;
-        Ok((tensor(out, device, states.out_dims()), tensor(lse, device, states.lse_dims())))
+        let parts = states.list.iter().map(|State { out, lse }| {
+            Ok(PartialState { out: out.in_device_memory::<E>(device)?, lse: lse.in_device_memory(device)? })
+        });
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        let (mut out, mut lse) = (unset::<E>(device, states.shape)?, unset(device, states.shape.scalars())?);
+        let merged = self.queue.merge_states(&parts, out.as_view_mut(), Some(lse.as_view_mut()));
+        let (out, lse) = (tensor(out, device, states.out_dims()), tensor(lse, device, states.lse_dims()));
+        let used = || {
+            let read = states.list.iter().flat_map(|State { out, lse }| [out.tensor(), lse.tensor()]);
+            read.chain([&out, &lse]).cloned().collect()
+        };
+        self.in_use.keep(&self.queue, used)?;
+        merged.map_err(Error::wrap)?;
+        Ok((out, lse))
     }
 }
 
 impl Planned {
     pub(super) fn explain(&self) -> String {
-        self.launch.plan().explain()
+        self.plan.explain()
     }
 
     pub(super) fn run<E: CandleElement>(
@@ -86,59 +118,45 @@ impl Planned {
         operands: &Operands<'_>,
         lse: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let (Operands { q, k, v }, device) = (operands, &self.device);
-        let (plan, stream) = (self.launch.plan(), device.cuda_stream());
-        let problem = plan.problem();
-        let vectors = problem.total_rows() * problem.heads();
-        // SAFETY: nothing reads them before the launch below, which writes every element of the output and of the LSE; of
-        // the workspace its kernels read what they wrote.
-        let (mut out, mut sums, mut workspace) = unsafe {
-            (
-                device.alloc::<E>(some(vectors * problem.head_dim()))?,
-                lse.then(|| device.alloc::<f32>(some(vectors))).transpose()?,
-                device.alloc::<f32>(some(plan.workspace_len()))?,
-            )
-        };
-        self.launch
-            .run(
-                &stream,
-                DeviceQueries { data: q.in_device_memory::<E>(device)?, strides: q.strides },
-                DeviceKv {
-                    k: k.in_device_memory::<E>(device)?,
-                    v: v.in_device_memory::<E>(device)?,
-                    k_strides: k.strides,
-                    v_strides: v.strides,
-                },
-                DeviceOutput::contiguous(problem, out.as_view_mut()),
-                sums.as_mut().map(|sums| DeviceLse::contiguous(problem, sums.as_view_mut())),
-                &mut workspace.as_view_mut(),
-            )
-            .map_err(Error::wrap)?;
+        let (Operands { q, k, v }, device, problem) = (operands, &self.device, self.plan.problem());
+        let mut out = unset::<E>(device, problem.query_shape())?;
+        let mut sums = lse.then(|| unset::<f32>(device, problem.lse_shape())).transpose()?;
+        let ran = self.prepared.run(
+            q.in_device_memory::<E>(device)?,
+            SharedKv { k: k.in_device_memory::<E>(device)?, v: v.in_device_memory::<E>(device)? },
+            out.as_view_mut(),
+            sums.as_mut().map(View::<CudaSlice<f32>>::as_view_mut),
+        );
         let sums = sums.map(|sums| tensor(sums, device, operands.lse_dims()));
-        Ok((tensor(out, device, operands.out_dims()), sums))
+        let out = tensor(out, device, operands.out_dims());
+        let used = || [q.tensor(), k.tensor(), v.tensor(), &out].into_iter().chain(&sums).cloned().collect();
+        self.in_use.keep(&self.queue, used)?;
+        ran.map_err(Error::wrap)?;
+        Ok((out, sums))
     }
 }
 
-/// Elements to allocate for this many: memory of no bytes does not exist.
-fn some(len: usize) -> usize {
-    len.max(1)
+/// Memory for a result: of a byte at least, as candle's tensors of none are.
+fn unset<E: CandleElement>(device: &CudaDevice, shape: Shape) -> Result<View<CudaSlice<E>>> {
+    // SAFETY: a call that writes all of it is queued before anybody else has it.
+    let memory = unsafe { device.alloc::<E>(shape.elements().max(1)) }?;
+    Ok(View::contiguous(shape, memory))
 }
 
 /// Memory without gaps as a tensor.
-fn tensor<E: CudaDType>(data: CudaSlice<E>, device: &CudaDevice, dims: &[usize]) -> Tensor {
-    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(data, device.clone()));
+fn tensor<E: CudaDType>(result: View<CudaSlice<E>>, device: &CudaDevice, dims: &[usize]) -> Tensor {
+    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(result.data, device.clone()));
     Tensor::from_storage(storage, dims, BackpropOp::none(), false)
 }
 
 impl Operand<'_> {
-    /// The storage from the tensor's first element on.
-    fn in_device_memory<E: CandleElement>(&self, device: &CudaDevice) -> Result<CudaView<'_, E>> {
+    fn in_device_memory<E: CandleElement>(&self, device: &CudaDevice) -> Result<View<CudaView<'_, E>>> {
         let Storage::Cuda(storage) = &**self.storage else { return Err(self.misplaced("CUDA")) };
-        // Work of another stream would not be waited for.
+        // As candle's operations: of the card's several devices each has its own account of memory.
         let (at, planned) = (storage.device.cuda_stream(), device.cuda_stream());
-        if at.context().cu_ctx() != planned.context().cu_ctx() || at.cu_stream() != planned.cu_stream() {
+        if !Arc::ptr_eq(at.context(), planned.context()) || at.cu_stream() != planned.cu_stream() {
             return Err(self.misplaced("the device and stream"));
         }
-        Ok(storage.as_cuda_slice::<E>()?.slice(self.offset..))
+        Ok(self.view(storage.as_cuda_slice::<E>()?.slice(self.offset..)))
     }
 }

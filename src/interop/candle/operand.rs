@@ -4,21 +4,22 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, Error, Layout, Result, Shape, Storage, StorageRef, Tensor, WithDType,
-    bail,
+    CpuStorage, CudaStorage, CustomOp1, Error, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail,
 };
 
 use crate::dtype::DType;
-use crate::problem::{Problem, StateShape, Strides, vector_align};
+use crate::problem::Problem;
+use crate::view::{Shape, Strides, View, vector_align};
 
-/// A tensor whose leading dimensions are rows, or keys.
+/// A tensor with the shape and strides that it has as an operand.
 pub(super) struct Operand<'t> {
     name: &'static str,
     tensor: &'t Tensor,
     pub(super) storage: Rc<StorageRef<'t>>,
     /// From the storage's first element to the tensor's.
     pub(super) offset: usize,
-    pub(super) strides: Strides,
+    shape: Shape,
+    strides: Strides,
 }
 
 /// Those of one run.
@@ -37,7 +38,8 @@ pub(super) struct State<'t> {
 /// Those of one merge.
 pub(super) struct States<'t> {
     pub(super) list: Vec<State<'t>>,
-    pub(super) shape: StateShape,
+    /// Of the outputs.
+    pub(super) shape: Shape,
     pub(super) dtype: DType,
 }
 
@@ -49,15 +51,14 @@ impl<'t> Operands<'t> {
         k: &'t Tensor,
         v: &'t Tensor,
     ) -> Result<Self> {
-        let (rows, keys, dim) = (p.total_rows(), p.key_positions(), p.head_dim());
         let mut storages = Storages::default();
-        let mut operand = |name, tensor: &'t Tensor, tokens, heads| {
-            Operand::new(name, tensor, dtype, [tokens, heads, dim], tensor.layout(), &mut storages)
+        let mut operand = |name, tensor: &'t Tensor, shape| {
+            Operand::new(name, tensor, dtype, shape, tensor.layout(), &mut storages)
         };
         Ok(Self {
-            q: operand("q", q, rows, p.heads())?,
-            k: operand("k", k, keys, p.kv_heads())?,
-            v: operand("v", v, keys, p.kv_heads())?,
+            q: operand("q", q, p.query_shape())?,
+            k: operand("k", k, p.kv_shape())?,
+            v: operand("v", v, p.kv_shape())?,
         })
     }
 
@@ -79,7 +80,7 @@ impl<'t> States<'t> {
         };
         let rows =
             product(leading).ok_or_else(|| Error::wrap(crate::Error::Overflow { field: "states.out" }))?;
-        let shape = StateShape { rows, heads: *heads, head_dim: *head_dim };
+        let shape = Shape::from([rows, *heads, *head_dim]);
         let mut storages = Storages::default();
         let list = states.iter().map(|(out, lse)| {
             let lse_dims = without_head_dim(first.dims());
@@ -90,13 +91,12 @@ impl<'t> States<'t> {
                     bail!("{name} is {:?}, allowed: {allowed:?}, as the first of them says", tensor.dims());
                 }
             }
-            let vectors = [rows, *heads, *head_dim];
-            let out = Operand::new("states.out", out, first.dtype(), vectors, out.layout(), &mut storages)?;
+            let out = Operand::new("states.out", out, first.dtype(), shape, out.layout(), &mut storages)?;
             // One number for each head.
             let (dims, stride) = ([lse.dims(), &[1]].concat(), [lse.stride(), &[1]].concat());
             let layout = Layout::new(dims.into(), stride, lse.layout().start_offset());
-            let (f32, scalars) = (candle_core::DType::F32, [rows, *heads, 1]);
-            let lse = Operand::new("states.lse", lse, f32, scalars, &layout, &mut storages)?;
+            let f32 = candle_core::DType::F32;
+            let lse = Operand::new("states.lse", lse, f32, shape.scalars(), &layout, &mut storages)?;
             Ok(State { out, lse })
         });
         let dtype = onekv_dtype("states.out", first.dtype())?;
@@ -118,7 +118,7 @@ impl<'t> Operand<'t> {
         name: &'static str,
         tensor: &'t Tensor,
         dtype: candle_core::DType,
-        shape: [usize; 3],
+        shape: Shape,
         layout: &Layout,
         storages: &mut Storages<'t>,
     ) -> Result<Self> {
@@ -132,23 +132,33 @@ impl<'t> Operand<'t> {
         }
         let strides = strides(name, layout, shape)?;
         // Where there is nothing it may stand anywhere.
-        let offset = if shape.contains(&0) { 0 } else { layout.start_offset() };
-        let align = vector_align(shape[2] * dtype.size_in_bytes());
+        let offset = if shape.elements() == 0 { 0 } else { layout.start_offset() };
+        let align = vector_align(shape.vector * dtype.size_in_bytes());
         if !(offset * dtype.size_in_bytes()).is_multiple_of(align) {
             bail!(
                 "{name} begins {offset} elements into its memory, allowed: a multiple of {} (`force_contiguous()` makes it so)",
                 align / dtype.size_in_bytes()
             );
         }
-        Ok(Self { name, tensor, storage: storages.lock(tensor), offset, strides })
+        Ok(Self { name, tensor, storage: storages.lock(tensor), offset, shape, strides })
     }
 
-    /// The storage from the tensor's first element on.
-    pub(super) fn in_host_memory<E: WithDType>(&self) -> Result<&[E]> {
+    pub(super) fn in_host_memory<E: WithDType>(&self) -> Result<View<&[E]>> {
         match &**self.storage {
-            Storage::Cpu(storage) => Ok(&storage.as_slice::<E>()?[self.offset..]),
+            Storage::Cpu(storage) => Ok(self.view(&storage.as_slice::<E>()?[self.offset..])),
             _ => Err(self.misplaced("the CPU")),
         }
+    }
+
+    /// What keeps its memory.
+    #[cfg(feature = "candle-cuda")]
+    pub(super) fn tensor(&self) -> &'t Tensor {
+        self.tensor
+    }
+
+    /// The operand; `data` is the storage from the tensor's first element on.
+    pub(super) fn view<M>(&self, data: M) -> View<M> {
+        View::strided(self.shape, self.strides, data)
     }
 
     pub(super) fn misplaced(&self, allowed: &str) -> Error {
@@ -182,12 +192,12 @@ fn address(tensor: &Tensor) -> usize {
             "the address of a storage"
         }
 
-        fn cpu_fwd(&self, storage: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        fn cpu_fwd(&self, storage: &CpuStorage, _: &Layout) -> Result<(CpuStorage, candle_core::Shape)> {
             self.0.set(std::ptr::from_ref(storage).addr());
             Err(Error::Msg(String::new()))
         }
 
-        fn cuda_fwd(&self, storage: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        fn cuda_fwd(&self, storage: &CudaStorage, _: &Layout) -> Result<(CudaStorage, candle_core::Shape)> {
             self.0.set(std::ptr::from_ref(storage).addr());
             Err(Error::Msg(String::new()))
         }
@@ -218,39 +228,51 @@ fn without_head_dim(dims: &[usize]) -> &[usize] {
     dims.split_last().map_or(&[], |(_, leading)| leading)
 }
 
-/// The strides of a tensor `[.., heads, head_dim]` as one of `[tokens, heads, head_dim]`.
-fn strides(name: &str, layout: &Layout, [tokens, heads, dim]: [usize; 3]) -> Result<Strides> {
+/// The strides of a tensor as an operand of `shape`. Of several slots it has a dimension for them; else all dimensions before
+/// the heads are tokens.
+fn strides(name: &str, layout: &Layout, shape: Shape) -> Result<Strides> {
     let (dims, stride) = (layout.dims(), layout.stride());
-    let leading = dims.len().saturating_sub(2);
-    if dims[leading..] != [heads, dim] || product(&dims[..leading]) != Some(tokens) {
+    let Shape { inputs, tokens, heads, vector } = shape;
+    let (leading, last) = dims.split_at(dims.len().saturating_sub(2));
+    let slots = inputs != 1;
+    if slots && dims != [inputs, tokens, heads, vector] {
+        bail!("{name} is {dims:?}, allowed: {shape}");
+    }
+    if last != [heads, vector] || !slots && product(leading) != Some(tokens) {
         bail!(
-            "{name} is {dims:?}, allowed: [.., {heads}, {dim}] with {tokens} rows in the leading dimensions"
+            "{name} is {dims:?}, allowed: [.., {heads}, {vector}] with {tokens} rows in the leading dimensions"
         );
     }
-    if tokens == 0 {
-        return Ok(Strides::contiguous(heads, dim));
+    if shape.elements() == 0 {
+        return Ok(shape.strides());
     }
-    if dim > 1 && stride[leading + 1] != 1 {
-        bail!("{name} has the stride {} along head_dim, allowed: 1", stride[leading + 1]);
+    let (head, along_vector) = (stride[leading.len()], stride[leading.len() + 1]);
+    if vector > 1 && along_vector != 1 {
+        bail!("{name} has the stride {along_vector} along head_dim, allowed: 1");
+    }
+    if let Some(copied) = (0..=leading.len()).find(|i| dims[*i] > 1 && stride[*i] == 0) {
+        let advice = match name {
+            "k" | "v" => {
+                format!("pass the one there is, `narrow({copied}, 0, 1)`, to a problem that shares it")
+            }
+            _ => "`contiguous()` makes it so".to_string(),
+        };
+        bail!("{name} is {dims:?} with the strides {stride:?}, allowed: memory for each vector ({advice})");
+    }
+    if slots {
+        return Ok(Strides { input: stride[0], row: stride[1], head });
     }
     // From the last of the leading dimensions on, all that have neighbours.
     let mut row = None;
     let mut rows = 1;
-    for (size, stride) in dims[..leading].iter().zip(stride).rev().filter(|(size, _)| **size > 1) {
-        let step = *row.get_or_insert(*stride);
-        if step == 0 || *stride != step.saturating_mul(rows) {
+    for (size, &along) in leading.iter().zip(stride).rev().filter(|(size, _)| **size > 1) {
+        if along != row.get_or_insert(along).saturating_mul(rows) {
             bail!(
-                "{name} is {dims:?} with the strides {:?}, allowed: leading dimensions at one distance from row to row \
-                 (`contiguous()` makes it so)",
-                layout.stride()
+                "{name} is {dims:?} with the strides {stride:?}, allowed: leading dimensions at one distance from row to \
+                 row (`contiguous()` makes it so; `Keys::Padded` takes K and V with two)"
             );
         }
         rows *= size;
     }
-    if heads > 1 && stride[leading] == 0 {
-        bail!(
-            "{name} has the stride 0 along the heads, allowed: memory for each (`contiguous()` makes it so)"
-        );
-    }
-    Ok(Strides { row: row.unwrap_or(heads * dim), head: stride[leading] })
+    Ok(Strides::new(row.unwrap_or(heads * vector), head))
 }

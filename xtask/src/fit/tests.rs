@@ -52,12 +52,7 @@ fn shape_lines(
         vec![(true, Plan::new(&problem, onekv::DType::Bf16, &facts, &PlanOptions::default()).unwrap())];
     for split_keys in splits {
         for variant in variants::all().filter(|v| v.architecture == card.2 && !v.e4m3_kv()) {
-            let options = PlanOptions {
-                split_keys: Some(split_keys),
-                tile_rows: Some(variant.tile_rows),
-                architecture: Some(variant.architecture),
-                cluster: Some(variant.cluster),
-            };
+            let options = PlanOptions::of(variant).with_split_keys(split_keys);
             if let Ok(plan) = Plan::new(&problem, onekv::DType::Bf16, &facts, &options)
                 && !plans.iter().any(|(chosen, other)| !chosen && *other == plan)
             {
@@ -110,8 +105,8 @@ fn truth(architecture: Architecture) -> Constants {
     };
     Constants {
         block_us: now.block_us * block,
-        merge_us: now.merge_us * merge,
-        merge_slot_us: now.merge_slot_us * slot,
+        combine_us: now.combine_us * merge,
+        combine_slot_us: now.combine_slot_us * slot,
         bytes_per_us: now.bytes_per_us * bytes,
         mma_flops_per_us: now.mma_flops_per_us * mma,
         wgmma_flops_per_us: now.wgmma_flops_per_us * 1.4,
@@ -230,8 +225,8 @@ fn every_constant_is_fitted() {
         block_us,
         meeting_bytes_per_us,
         warpgroups_us,
-        merge_us,
-        merge_slot_us,
+        combine_us,
+        combine_slot_us,
         bytes_per_us,
         l2_bytes_per_us,
         mma_flops_per_us,
@@ -241,7 +236,7 @@ fn every_constant_is_fitted() {
         fma_flops_per_us,
     } = constants;
     assert_eq!(
-        [block_us, meeting_bytes_per_us, warpgroups_us, merge_us, merge_slot_us, bytes_per_us],
+        [block_us, meeting_bytes_per_us, warpgroups_us, combine_us, combine_slot_us, bytes_per_us],
         [-1.0; 6]
     );
     let rates = [

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use onekv::{Keys, Output, Problem, ProblemSpec, Queries, SharedKv, cpu};
+use onekv::{Keys, Problem, ProblemSpec, SharedKv, View, cpu};
 
 use super::{KEYS, Line, Measured, OURS, ROWS};
 
@@ -62,9 +62,9 @@ fn line(rows: usize, keys: usize) -> Result<Line> {
 fn cpu_attend(problem: &Problem, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) -> Result<()> {
     Ok(cpu::attend(
         problem,
-        Queries::contiguous(problem, q),
-        SharedKv::contiguous(problem, k, v),
-        Output::contiguous(problem, out),
+        View::contiguous(problem.query_shape(), q),
+        SharedKv::contiguous(problem.kv_shape(), k, v),
+        View::contiguous(problem.query_shape(), out),
         None,
     )?)
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use anyhow::Result;
 use gemm::Parallelism;
 use matmul::{View, matmul};
-use onekv::{Output, Problem, Queries, SharedKv, Strides};
+use onekv::{Problem, SharedKv, Strides};
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -314,13 +314,14 @@ impl Backend for Cpu {
 
     fn cross_attention(&self, q: &Matrix, kv: &CrossKv, problem: &Problem) -> Result<Matrix> {
         let mut out = Matrix::zeros(q.rows, q.cols);
-        let strides = Strides { row: 2 * kv.inner, head: problem.head_dim() };
+        let strides = Strides::new(2 * kv.inner, problem.head_dim());
+        let of = |data| onekv::View::strided(problem.kv_shape(), strides, data);
         let v = kv.data.get(kv.inner..).unwrap_or_default();
         onekv::cpu::attend(
             problem,
-            Queries::contiguous(problem, &q.data),
-            SharedKv { k: &kv.data, v, k_strides: strides, v_strides: strides },
-            Output::contiguous(problem, &mut out.data),
+            onekv::View::contiguous(problem.query_shape(), &q.data[..]),
+            SharedKv { k: of(&kv.data[..]), v: of(v) },
+            onekv::View::contiguous(problem.query_shape(), &mut out.data[..]),
             None,
         )?;
         Ok(out)

@@ -14,16 +14,16 @@ use std::sync::Arc;
 
 use crate::cost::Roofline;
 use anyhow::{Result, bail};
+use bytemuck::Pod;
 use cublaslt::CublasLt;
-use cudarc::driver::CudaGraph;
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use driver::Driver;
 use half::{bf16, f16};
 use kernels::{Bias, Ids, Matrix, SelfCache, Target, Tile};
 use memory::{Buffer, Pinned, Pool};
-use onekv::cuda::{Launch, RawOperands};
+use onekv::cuda::{Memory, Prepared, Queue, Recorder};
 use onekv::plan::{Plan, PlanOptions};
-use onekv::{DType, Problem, Strides};
+use onekv::{DType, Element, Problem, SharedKv, Strides, View};
 use rayon::prelude::*;
 use rows::{OVERFLOWED, RowState, Rows};
 
@@ -41,6 +41,9 @@ pub struct Cuda {
     /// The encoder's tiles for the last offsets: every layer asks for the same.
     tiles: RefCell<Option<(Vec<usize>, Buffer, usize)>>,
     attention: Arc<onekv::cuda::Kernels>,
+    queue: Queue,
+    /// While a step is recorded.
+    recorder: RefCell<Option<Recorder>>,
     pub pool: Pool,
     pub driver: Driver,
     pub dtype: DType,
@@ -53,15 +56,12 @@ pub struct CrossKv {
     inner: usize,
 }
 
-/// A planned cross-attention and its workspace.
-pub struct Cross {
-    launch: Launch,
-    workspace: Buffer,
-}
+/// A planned cross-attention.
+pub struct Cross(Prepared);
 
 /// A decode step as a graph; none yet where the step has only been tried.
 pub struct Recording {
-    graph: Option<CudaGraph>,
+    step: Option<onekv::cuda::Recording>,
     _pinned: Pinned,
 }
 
@@ -70,7 +70,8 @@ impl Cuda {
     pub fn open(dtype: Option<Dtype>, products: Products) -> Result<Self> {
         let driver = Driver::open()?;
         let attention = onekv::cuda::Kernels::new(&driver.context)?;
-        let pool = Pool::new(&driver.stream);
+        let queue = Queue::new(&attention, &driver.stream)?;
+        let pool = Pool::new(&queue);
         let products = match products {
             Products::Cublaslt => Some(CublasLt::new(&driver.stream, &pool)?),
             Products::Own => None,
@@ -80,7 +81,8 @@ impl Cuda {
             Some(Dtype::F16) => DType::F16,
             Some(Dtype::Bf16) | None => DType::Bf16,
         };
-        Ok(Self { products, tiles: RefCell::default(), attention, pool, driver, dtype })
+        let (tiles, recorder) = (RefCell::default(), RefCell::default());
+        Ok(Self { products, tiles, attention, queue, recorder, pool, driver, dtype })
     }
 
     pub fn matrix(&self, rows: usize, cols: usize, dtype: DType) -> Result<Matrix> {
@@ -103,7 +105,7 @@ impl Cuda {
 
     fn multiply(&self, x: &Matrix, weights: &Matrix, target: Target<'_>) -> Result<()> {
         match &self.products {
-            Some(library) => library.multiply(x, weights, target),
+            Some(library) => library.multiply(self.driver.lane.get(), x, weights, target),
             None if self.streams_weights() => kernels::gemm_sm90(&self.driver, x, weights, target, None),
             None => kernels::gemm(&self.driver, x, weights, target),
         }
@@ -112,6 +114,30 @@ impl Cuda {
     fn product(&self, x: &Matrix, weights: &Matrix, dtype: DType) -> Result<Matrix> {
         let mut out = self.matrix(x.rows, weights.rows, dtype)?;
         self.multiply(x, weights, Target { data: &mut out.data, at: 0, dtype, add: false })?;
+        Ok(out)
+    }
+}
+
+impl Cuda {
+    /// At once, or in the step that is being recorded.
+    fn attend<E: Element + Pod>(&self, q: &Matrix, kv: &CrossKv, cross: &Prepared) -> Result<Matrix> {
+        let out = self.matrix(q.rows, q.cols, self.dtype)?;
+        let (dim, inputs) = (cross.query_shape().vector, cross.kv_shape().inputs);
+        // Of each key K, then V.
+        let keys = [inputs, kv.keys.checked_div(inputs).unwrap_or(0), kv.inner / dim, dim];
+        let strides = Strides { input: keys[1] * 2 * kv.inner, row: 2 * kv.inner, head: dim };
+        let all = 2 * kv.keys * kv.inner;
+        let part = |at: usize| -> Result<View<Memory<E>>> {
+            Ok(View::strided(keys, strides, kv.data.elements(at.min(all)..all)?))
+        };
+        let rows = |x: &Matrix| -> Result<View<Memory<E>>> {
+            Ok(View::contiguous([x.rows, x.cols / dim, dim], x.data.elements(0..x.rows * x.cols)?))
+        };
+        let (q, kv, to) = (rows(q)?, SharedKv { k: part(0)?, v: part(kv.inner)? }, rows(&out)?);
+        match &mut *self.recorder.borrow_mut() {
+            Some(recorder) => recorder.run(cross, q, kv, to, None)?,
+            None => cross.run(q, kv, to, None)?,
+        }
         Ok(out)
     }
 }
@@ -305,43 +331,15 @@ impl Backend for Cuda {
 
     fn plan_cross(&self, problem: &Problem) -> Result<Cross> {
         let plan = Plan::new(problem, self.dtype, self.attention.facts(), &PlanOptions::default())?;
-        let workspace = self.pool.keep(plan.workspace_bytes())?;
-        Ok(Cross { launch: Launch::new(&self.attention, plan, &self.driver.stream)?, workspace })
+        Ok(Cross(self.queue.prepare(&plan)?))
     }
 
     fn cross_attention(&self, q: &Matrix, kv: &CrossKv, cross: &Cross) -> Result<Matrix> {
-        let problem = cross.launch.plan().problem();
-        let fits = q.rows == problem.total_rows()
-            && q.cols == problem.heads() * problem.head_dim()
-            && q.dtype == self.dtype
-            && kv.inner == q.cols
-            && kv.keys == problem.key_positions();
-        if !fits {
-            bail!("the cross-attention's operands do not fit its plan");
+        match self.dtype {
+            DType::F16 => self.attend::<f16>(q, kv, &cross.0),
+            DType::Bf16 => self.attend::<bf16>(q, kv, &cross.0),
+            _ => self.attend::<f32>(q, kv, &cross.0),
         }
-        let out = self.matrix(q.rows, q.cols, self.dtype)?;
-        let kv_strides = Strides { row: 2 * kv.inner, head: problem.head_dim() };
-        let operands = RawOperands {
-            q: q.data.at(),
-            k: kv.data.at(),
-            v: kv.data.at() + (kv.inner * self.element_bytes()) as u64,
-            out: out.data.at(),
-            lse: 0,
-            k_scale: 0,
-            v_scale: 0,
-            workspace: cross.workspace.at(),
-            q_strides: problem.query_strides(),
-            k_strides: kv_strides,
-            v_strides: kv_strides,
-            out_strides: problem.query_strides(),
-            lse_strides: Strides { row: 0, head: 0 },
-        };
-        // SAFETY: the stream is of the kernels' context. The check above shows that q, K and V are of the plan's dtype
-        // and as large as its problem; `out` was taken for it, the workspace in `plan_cross`. Buffers are 256-byte
-        // aligned, and strides and V's offset multiples of 64 elements. Buffers return to the pool of this one stream,
-        // and `out` and the workspace are different buffers from all others.
-        unsafe { cross.launch.run_raw(self.driver.stream.cu_stream(), &operands)? };
-        Ok(out)
     }
 
     fn rows(&self, spec: RowsSpec) -> Result<Rows> {
@@ -422,19 +420,20 @@ impl Backend for Cuda {
             // The first step is run as it is: it loads and allocates what a recorded one finds ready.
             step()?;
             left -= 1;
-            *recording = Some(Recording { graph: None, _pinned: self.pool.pin() });
+            *recording = Some(Recording { step: None, _pinned: self.pool.pin() });
         }
         let Some(recorded) = recording.as_mut().filter(|_| left > 0) else { return Ok(()) };
-        if recorded.graph.is_none() {
-            let stream = &self.driver.stream;
-            stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+        if recorded.step.is_none() {
+            let recorder = self.queue.record()?;
+            self.driver.lane.set(recorder.cu_stream());
+            self.recorder.replace(Some(recorder));
             let result = self.pool.without_new(step);
-            // Ends also where a step failed: a stream that is being captured takes nothing else.
-            let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+            self.driver.lane.set(self.driver.stream.cu_stream());
+            let recorder = self.recorder.take();
             result?;
-            recorded.graph = graph?;
+            recorded.step = recorder.map(Recorder::finish).transpose()?;
         }
-        let Some(graph) = &recorded.graph else { bail!("the recorded step is empty") };
-        (0..left).try_for_each(|_| Ok(graph.launch()?))
+        let Some(step) = &recorded.step else { bail!("no step was recorded") };
+        (0..left).try_for_each(|_| Ok(step.replay()?))
     }
 }

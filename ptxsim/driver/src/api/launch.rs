@@ -38,10 +38,10 @@ pub(crate) struct Request {
 impl Request {
     /// Reads the driver's CUlaunchConfig; its stream comes with it.
     pub(crate) fn read(config: usize) -> Outcome<(Request, usize)> {
-        let words: Vec<u32> = host::read_many(config, 7)?;
-        let stream: usize = host::read(config.wrapping_add(32))?;
-        let attributes: usize = host::read(config.wrapping_add(40))?;
-        let count: u32 = host::read(config.wrapping_add(48))?;
+        let mut words = [0u32; 13];
+        host::read_into(config, &mut words)?;
+        let long = |at: usize| words[at] as usize | (words[at + 1] as usize) << 32;
+        let (stream, attributes, count) = (long(8), long(10), words[12]);
         let mut request = Request {
             grid: [words[0], words[1], words[2]],
             block: [words[3], words[4], words[5]],
@@ -57,10 +57,7 @@ impl Request {
             let attribute = attributes.wrapping_add(at * ATTRIBUTE_BYTES);
             let value = attribute.wrapping_add(8);
             match host::read::<u32>(attribute)? {
-                CLUSTER_DIMENSION => {
-                    let size: Vec<u32> = host::read_many(value, 3)?;
-                    request.cluster = [size[0], size[1], size[2]];
-                }
+                CLUSTER_DIMENSION => host::read_into(value, &mut request.cluster)?,
                 COOPERATIVE => request.cooperative = host::read::<i32>(value)? != 0,
                 PROGRAMMATIC_STREAM_SERIALIZATION => request.overlaps = host::read::<i32>(value)? != 0,
                 // Hints on caching, priority and scheduling: results do not depend on them.
@@ -75,7 +72,7 @@ impl Request {
 
     /// Checks the launch against the card and the kernel; gives the cluster to run with.
     pub(crate) fn check(&self, function: &Function, device: &Device) -> Outcome<[u32; 3]> {
-        let facts = function.facts()?;
+        let facts = &function.facts;
         let wrong =
             |what: String| Err(Code::INVALID_VALUE.because(format!("launch of `{}`: {what}", function.name)));
         for (axis, (size, most)) in
@@ -95,7 +92,7 @@ impl Request {
         if threads > most {
             return wrong(format!("{threads} threads per block, allowed are {most}"));
         }
-        let limit = function.dynamic_limit(device)?;
+        let limit = function.dynamic_limit(device);
         if self.shared_bytes > limit {
             return wrong(format!(
                 "{} bytes of dynamic shared memory, allowed are {limit}; CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES raises it to {} on this card",
@@ -118,7 +115,7 @@ impl Request {
     }
 
     fn cluster(&self, function: &Function, device: &Device) -> Outcome<[u32; 3]> {
-        let asked = [Some(self.cluster), function.facts()?.cluster, Some(function.required_cluster)];
+        let asked = [Some(self.cluster), function.facts.cluster, Some(function.required_cluster)];
         let Some(cluster) = asked.into_iter().flatten().find(|size| size.iter().any(|n| *n != 0)) else {
             return Ok([1; 3]);
         };
@@ -126,7 +123,7 @@ impl Request {
             Err(Code::INVALID_CLUSTER_SIZE
                 .because(format!("launch of `{}`: cluster {cluster:?} {what}", function.name)))
         };
-        if let Some(fixed) = function.facts()?.cluster
+        if let Some(fixed) = function.facts.cluster
             && fixed != cluster
         {
             return wrong(format!("differs from the kernel's own {fixed:?}"));
@@ -154,7 +151,7 @@ impl Request {
 
 /// Gathers the parameter bytes from `kernelParams` or from `extra`.
 fn parameters(function: &Function, values: usize, extra: usize) -> Outcome<Vec<u8>> {
-    let facts = function.facts()?;
+    let facts = &function.facts;
     if facts.parameter_bytes > MAX_PARAMETER_BYTES {
         return Err(Code::INVALID_VALUE.because(format!("{} bytes of parameters", facts.parameter_bytes)));
     }
@@ -196,13 +193,9 @@ fn parameters(function: &Function, values: usize, extra: usize) -> Outcome<Vec<u
         )));
     }
     for (index, parameter) in facts.parameters.iter().enumerate() {
-        let read = || -> Outcome<Vec<u8>> {
-            let at: usize = host::read(values.wrapping_add(index * size_of::<usize>()))?;
-            let mut value = vec![0; parameter.bytes];
-            host::read_bytes(at, &mut value)?;
-            Ok(value)
-        };
-        let value = read().map_err(|failure| {
+        let into = &mut bytes[parameter.offset..parameter.offset + parameter.bytes];
+        let at = values.wrapping_add(index * size_of::<usize>());
+        host::read::<usize>(at).and_then(|at| host::read_bytes(at, into)).map_err(|failure| {
             let why = failure.message.unwrap_or_default();
             Code::INVALID_VALUE.because(format!(
                 "`{}` takes {} parameters; number {index} cannot be read ({why})",
@@ -210,7 +203,6 @@ fn parameters(function: &Function, values: usize, extra: usize) -> Outcome<Vec<u
                 facts.parameters.len()
             ))
         })?;
-        bytes[parameter.offset..parameter.offset + parameter.bytes].copy_from_slice(&value);
     }
     Ok(bytes)
 }

@@ -177,15 +177,15 @@ driver_api! {
         if let Some(why) = loaded.program.unsupported.get(&name) {
             return Err(Code::NOT_SUPPORTED.because(why.clone()));
         }
-        if !loaded.program.kernels.contains_key(&name) {
+        let Some(facts) = loaded.program.kernels.get(&name).cloned() else {
             let has: Vec<&str> = loaded.program.kernels.keys().map(String::as_str).collect();
             return Err(Code::NOT_FOUND.because(format!("no kernel `{name}`; the module has {}", has.join(", "))));
-        }
+        };
         let (program, context) = (loaded.program.clone(), loaded.context);
         host::write(out, fresh)?;
         loaded.functions.insert(name.clone(), fresh);
         driver.functions.insert(fresh, Function {
-            program, module: handle, context, name, raised_shared_bytes: None, carveout: -1,
+            program, module: handle, context, name: name.into(), facts, raised_shared_bytes: None, carveout: -1,
             required_cluster: [0; 3], large_clusters: false,
         });
         Ok(())
@@ -231,7 +231,7 @@ driver_api! {
     fn cuFuncGetParamInfo(function: usize, index: usize, offset: usize, bytes: usize) {
         let driver = lock();
         let found = driver.function(function)?;
-        let facts = found.facts()?;
+        let facts = &found.facts;
         let parameter = facts.parameters.get(index).ok_or_else(|| {
             Code::INVALID_VALUE.because(format!("parameter {index} of {}", facts.parameters.len()))
         })?;
@@ -247,7 +247,7 @@ driver_api! {
         let driver = lock();
         driver.ready()?;
         let found = driver.function(function)?;
-        let facts = found.facts()?;
+        let facts = &found.facts;
         let cluster = facts.cluster.unwrap_or(found.required_cluster);
         let device = driver.any_device()?;
         let answer = match attribute {
@@ -258,7 +258,7 @@ driver_api! {
             attribute::LOCAL => facts.local_bytes,
             attribute::PTX_VERSION => found.program.target,
             attribute::BINARY_VERSION => device.architecture(),
-            attribute::DYNAMIC_SHARED => found.dynamic_limit(&device)?,
+            attribute::DYNAMIC_SHARED => found.dynamic_limit(&device),
             attribute::CARVEOUT => found.carveout as u32,
             attribute::CLUSTER_REQUIRED => u32::from(facts.cluster.is_some()),
             attribute::CLUSTER_WIDTH..=attribute::CLUSTER_DEPTH => cluster[(attribute - attribute::CLUSTER_WIDTH) as usize],
@@ -272,7 +272,7 @@ driver_api! {
     fn cuFuncSetAttribute(function: usize, attribute: i32, value: i32) {
         let mut driver = lock();
         let device = driver.ready()?;
-        let most = device.card.shared_per_block_optin - driver.function(function)?.facts()?.static_shared_bytes.min(device.card.shared_per_block_optin);
+        let most = device.card.shared_per_block_optin - driver.function(function)?.facts.static_shared_bytes.min(device.card.shared_per_block_optin);
         let found = driver.functions.get_mut(&(function as Handle)).ok_or(Code::INVALID_HANDLE)?;
         let wrong = |allowed: &str| Err(Code::INVALID_VALUE.because(format!("kernel attribute {attribute} is {value}, allowed is {allowed}")));
         match attribute {

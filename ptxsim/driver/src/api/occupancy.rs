@@ -9,7 +9,7 @@ use crate::status::{Code, Outcome};
 fn active_blocks(count: usize, function: usize, threads: i32, dynamic_bytes: usize) -> Outcome {
     let driver = lock();
     let device = driver.ready()?;
-    let facts = driver.function(function)?.facts()?;
+    let facts = &driver.function(function)?.facts;
     let threads = u32::try_from(threads)
         .ok()
         .filter(|threads| *threads > 0)
@@ -29,7 +29,7 @@ fn best_block(
 ) -> Outcome {
     let driver = lock();
     let device = driver.ready()?;
-    let facts = driver.function(function)?.facts()?.clone();
+    let facts = driver.function(function)?.facts.clone();
     drop(driver);
     let most = facts.max_threads.unwrap_or(MAX_THREADS).min(MAX_THREADS);
     let most = u32::try_from(limit).ok().filter(|limit| *limit > 0).map_or(most, |limit| limit.min(most));
@@ -77,7 +77,7 @@ driver_api! {
     fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: usize, function: usize, blocks: i32, _threads: i32) {
         let driver = lock();
         let device = driver.ready()?;
-        let facts = driver.function(function)?.facts()?;
+        let facts = &driver.function(function)?.facts;
         let blocks = u32::try_from(blocks).ok().filter(|blocks| *blocks > 0)
             .ok_or_else(|| Code::INVALID_VALUE.because(format!("{blocks} blocks")))?;
         let share = (device.card.shared_per_multiprocessor / blocks / SHARED_UNIT * SHARED_UNIT)
@@ -100,7 +100,7 @@ driver_api! {
         let found = driver.function(function)?;
         let cluster: u32 = request.check(found, &device)?.iter().product();
         let threads = request.block.iter().product();
-        let blocks = device.blocks_per_multiprocessor(found.facts()?, threads, request.shared_bytes);
+        let blocks = device.blocks_per_multiprocessor(&found.facts, threads, request.shared_bytes);
         host::write(count, (blocks * device.card.multiprocessors / cluster.max(1)) as i32)
     }
 }

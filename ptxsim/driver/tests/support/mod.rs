@@ -31,6 +31,7 @@ pub fn in_child(name: &str, environment: &[(&str, &str)], body: impl FnOnce()) -
         .env_remove("PTXSIM_DEVICE")
         .env_remove("PTXSIM_DEVICES")
         .env_remove("PTXSIM_SEED")
+        .env_remove("PTXSIM_KERNELS")
         .envs(environment.iter().copied())
         .output()
         .expect("the child starts");

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use cudarc::cublaslt::result::CublasError;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::CudaStream;
+use cudarc::driver::sys::CUstream;
 use onekv::DType;
 
 use super::kernels::{Matrix, Target, check_product};
@@ -94,8 +95,8 @@ impl CublasLt {
         Ok(Self { handle, stream: stream.clone(), workspace, prepared: RefCell::default() })
     }
 
-    /// `target = x W^T`, or added to it.
-    pub fn multiply(&self, x: &Matrix, w: &Matrix, target: Target<'_>) -> Result<()> {
+    /// `target = x W^T`, or added to it, on the library's stream or a recording of it.
+    pub fn multiply(&self, lane: CUstream, x: &Matrix, w: &Matrix, target: Target<'_>) -> Result<()> {
         check_product(x, w, w.rows, &target)?;
         if x.rows == 0 {
             return Ok(());
@@ -118,7 +119,7 @@ impl CublasLt {
         // SAFETY: handle and descriptors live as long as `self`; alpha and beta are f32, as the descriptor's scale type
         // says, and read before the call returns. `check_product` shows that the operands are as large as the layouts
         // reach. The result is computed in place (C is D), and overlaps no operand: it is borrowed mutably. The workspace
-        // is used by this stream alone, one product after the other. A CUstream is a cudaStream_t.
+        // is used by this stream alone, one product after the other, replays included. A CUstream is a cudaStream_t.
         unsafe {
             result::matmul(
                 self.handle,
@@ -136,7 +137,7 @@ impl CublasLt {
                 &p.algorithm,
                 self.workspace.at() as *mut c_void,
                 WORKSPACE_BYTES,
-                self.stream.cu_stream().cast(),
+                lane.cast(),
             )
         }
         .with_context(|| format!("cublasLt failed on {shape}"))

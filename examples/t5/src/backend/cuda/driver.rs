@@ -1,11 +1,12 @@
 //! The example's kernels in a CUDA context, launched as onekv launches its own.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::from_ref;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUdeviceptr, CUtensorMapDataType};
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUdeviceptr, CUstream, CUtensorMapDataType};
 use cudarc::driver::{CudaContext, CudaStream};
 use onekv::DType;
 use onekv::cuda::{Grid, Modules, TensorMap};
@@ -23,6 +24,8 @@ const FATBINS: [(&str, &[u8]); 5] = [
 pub struct Driver {
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
+    /// Where kernels go: to that stream, or to a recording.
+    pub lane: Cell<CUstream>,
     pub multiprocessors: usize,
     /// Whether `cuda/gemm_sm90.cu` runs here.
     pub hopper: bool,
@@ -51,8 +54,9 @@ pub fn boxes(at: CUdeviceptr, dtype: DType, shape: [usize; 3], box_rows: usize) 
         other => bail!("the type is {other:?}, allowed: F16 or Bf16"),
     };
     let [planes, rows, cols] = shape;
-    let steps = [cols * 2, rows * cols * 2, planes * rows * cols * 2];
-    Ok(TensorMap::new(data_type, at, [cols, rows, planes, 1], steps, [64, box_rows, planes, 1], 128)?)
+    let all = planes * rows * cols * 2;
+    let steps = [cols * 2, rows * cols * 2, all, all];
+    Ok(TensorMap::new(data_type, at, [cols, rows, planes, 1, 1], steps, [64, box_rows, planes, 1, 1], 128)?)
 }
 
 /// The first virtual architecture whose launches can overlap.
@@ -73,8 +77,6 @@ impl Driver {
         let context = onekv::cuda::context(0)?;
         let capability = context.compute_capability()?;
         capable(&context.name()?, capability)?;
-        // SAFETY: all work is on the one stream that is made below, so no stream has to wait for another's events.
-        unsafe { context.disable_event_tracking() };
         let stream = context.new_stream()?;
         context.bind_to_thread()?;
         let multiprocessors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
@@ -83,14 +85,16 @@ impl Driver {
         // Of the images in a fatbin the driver takes one; whether that is Hopper's is what it has.
         let found = || modules.function("gemm_sm90", "t5_gemm_sm90_bf16_64", 0).is_ok();
         let hopper = capability == (9, 0) && found();
-        Ok(Self { multiprocessors: multiprocessors as usize, hopper, context, stream, modules })
+        let lane = Cell::new(stream.cu_stream());
+        Ok(Self { multiprocessors: multiprocessors as usize, hopper, context, stream, lane, modules })
     }
 
-    /// Queues a kernel on the stream; nothing where there are no blocks.
+    /// Queues a kernel; nothing where there are no blocks.
     ///
     /// # Safety
     /// `arguments` are those of the kernel `name` of `module`, by order, type and size; its pointers are memory of this context that is
-    /// as large as the kernel reaches, and that is released by way of this stream.
+    /// as large as the kernel reaches, and that is released by way of this stream, and not before a recording is that it is
+    /// queued to.
     pub unsafe fn launch(
         &self,
         module: &str,
@@ -114,7 +118,7 @@ impl Driver {
         let mut list: Vec<*mut c_void> = arguments.iter().map(|a| address(a).cast_mut()).collect();
         // SAFETY: every pointer is to a value of the type that the kernel declares for the argument, and lives until the
         // call returns; the rest is this function's contract.
-        unsafe { self.modules.launch(function, grid, self.stream.cu_stream(), &mut list) }
+        unsafe { self.modules.launch(function, grid, self.lane.get(), &mut list) }
             .with_context(|| format!("cannot launch {name}"))
     }
 }

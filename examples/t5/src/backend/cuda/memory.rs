@@ -7,21 +7,21 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use bytemuck::{AnyBitPattern, NoUninit};
+use bytemuck::Pod;
 use cudarc::driver::sys::{CUdeviceptr, CUresult};
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _};
 use half::{bf16, f16};
 use onekv::DType;
+use onekv::cuda::{Memory, Queue};
 
 /// Alignment and least size of a buffer.
 const GRAIN: usize = 512;
 
-/// What nobody uses, by class, with addresses.
-type Free = HashMap<usize, Vec<(CUdeviceptr, CudaSlice<u8>)>>;
+/// What nobody uses, by class.
+type Free = HashMap<usize, Vec<Memory<u8>>>;
 
 struct State {
     free: RefCell<Free>,
@@ -36,14 +36,14 @@ struct State {
 
 /// The memory of one stream.
 pub struct Pool {
-    stream: Arc<CudaStream>,
+    queue: Queue,
     state: Rc<State>,
 }
 
 /// A piece of device memory.
 pub struct Buffer {
-    memory: Option<CudaSlice<u8>>,
-    at: CUdeviceptr,
+    /// Of the size of its class.
+    memory: Memory<u8>,
     bytes: usize,
     state: Rc<State>,
 }
@@ -53,7 +53,7 @@ pub struct Buffer {
 pub struct Pinned(Rc<State>);
 
 impl Pool {
-    pub fn new(stream: &Arc<CudaStream>) -> Self {
+    pub fn new(queue: &Queue) -> Self {
         let state = State {
             free: RefCell::default(),
             held: Cell::new(0),
@@ -62,7 +62,7 @@ impl Pool {
             recorded: RefCell::default(),
             recording: Cell::new(false),
         };
-        Self { stream: stream.clone(), state: Rc::new(state) }
+        Self { queue: queue.clone(), state: Rc::new(state) }
     }
 
     /// Memory for what a pass computes, in classes an eighth apart, so that passes of unlike length share it.
@@ -80,31 +80,27 @@ impl Pool {
         let state = self.state.clone();
         let taken = state.free.borrow_mut().get_mut(&class).and_then(|list| {
             let recorded = state.recorded.borrow();
-            let at = list.iter().rposition(|(at, _)| for_a_pass || !recorded.contains(at))?;
+            let at = list.iter().rposition(|memory| for_a_pass || !recorded.contains(&memory.at()))?;
             Some(list.remove(at))
         });
-        let (at, memory) = match taken {
+        let memory = match taken {
             Some(taken) => taken,
             None if state.recording.get() => bail!("a recorded step asked for {class} bytes of new memory"),
-            None => {
-                let memory = self.allocate(class)?;
-                let at = memory.device_ptr(&self.stream).0;
-                (at, memory)
-            }
+            None => self.allocate(class)?,
         };
         if state.recording.get() {
-            state.recorded.borrow_mut().insert(at);
+            state.recorded.borrow_mut().insert(memory.at());
         }
-        Ok(Buffer { memory: Some(memory), at, bytes, state })
+        Ok(Buffer { memory, bytes, state })
     }
 
-    fn allocate(&self, class: usize) -> Result<CudaSlice<u8>> {
+    fn allocate(&self, class: usize) -> Result<Memory<u8>> {
         // SAFETY: any bytes are valid u8, and nothing on the host reads them before a kernel or a copy wrote them;
         // that kernels do not either is what their tests on the virtual card check.
-        let memory = match unsafe { self.stream.alloc::<u8>(class) } {
+        let memory = match unsafe { self.queue.stream().alloc::<u8>(class) } {
             Ok(memory) => memory,
             Err(error) if error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                let free = self.stream.context().mem_get_info().map_or(0, |(free, _)| free);
+                let free = self.queue.stream().context().mem_get_info().map_or(0, |(free, _)| free);
                 let held = self.state.held.get();
                 bail!(
                     "out of device memory: asked for {class} bytes, {free} are free and {held} taken by this run"
@@ -114,48 +110,41 @@ impl Pool {
         };
         self.state.held.set(self.state.held.get() + class);
         self.state.peak.set(self.state.peak.get().max(self.state.held.get()));
-        Ok(memory)
+        Ok(self.queue.memory(memory)?)
     }
 
-    pub fn upload<T: NoUninit>(&self, data: &[T]) -> Result<Buffer> {
+    pub fn upload<T: Pod>(&self, data: &[T]) -> Result<Buffer> {
         let mut buffer = self.keep(size_of_val(data))?;
         self.write(&mut buffer, data)?;
         Ok(buffer)
     }
 
     /// Writes the first elements of a buffer.
-    pub fn write<T: NoUninit>(&self, buffer: &mut Buffer, data: &[T]) -> Result<()> {
-        let bytes = bytemuck::cast_slice::<T, u8>(data);
-        if let Some(memory) = buffer.memory.as_mut().filter(|_| !bytes.is_empty()) {
-            let Some(mut view) = memory.try_slice_mut(..bytes.len()) else {
-                bail!("a buffer is shorter than what is written")
-            };
-            self.stream.memcpy_htod(bytes, &mut view)?;
-        }
-        Ok(())
+    pub fn write<T: Pod>(&self, buffer: &mut Buffer, data: &[T]) -> Result<()> {
+        self.is_not_recorded()?;
+        buffer.memory.cast::<T>()?.write(data).context("cannot write to device memory")
     }
 
     /// Memory of zeros.
     pub fn zeros(&self, bytes: usize) -> Result<Buffer> {
-        let mut buffer = self.keep(bytes)?;
-        if let Some(memory) = buffer.memory.as_mut() {
-            self.stream.memset_zeros(memory)?;
-        }
+        self.is_not_recorded()?;
+        let buffer = self.keep(bytes)?;
+        buffer.memory.fill_zeros()?;
         Ok(buffer)
     }
 
     /// The first `len` elements; waits for the stream.
-    pub fn download<T: AnyBitPattern + NoUninit>(&self, buffer: &Buffer, len: usize) -> Result<Vec<T>> {
-        let mut data = vec![T::zeroed(); len];
-        let bytes = bytemuck::cast_slice_mut::<T, u8>(&mut data);
-        if let Some(memory) = buffer.memory.as_ref().filter(|_| !bytes.is_empty()) {
-            let Some(view) = memory.try_slice(..bytes.len()) else {
-                bail!("a buffer is shorter than what is read")
-            };
-            self.stream.memcpy_dtoh(&view, bytes)?;
+    pub fn download<T: Pod>(&self, buffer: &Buffer, len: usize) -> Result<Vec<T>> {
+        self.is_not_recorded()?;
+        buffer.elements::<T>(0..len)?.read().context("cannot read device memory")
+    }
+
+    /// Copies and fills would not become part of a recording.
+    fn is_not_recorded(&self) -> Result<()> {
+        if self.state.recording.get() {
+            bail!("a recorded step touches memory other than by kernels");
         }
-        self.stream.synchronize()?;
-        Ok(data)
+        Ok(())
     }
 
     /// The first `len` elements of a type, as f32; waits for the stream.
@@ -176,10 +165,9 @@ impl Pool {
         to_at: usize,
         bytes: usize,
     ) -> Result<()> {
-        let (Some(from), Some(to)) = (&from.memory, &mut to.memory) else { bail!("a buffer has no memory") };
-        let views = (from.try_slice(from_at..from_at + bytes), to.try_slice_mut(to_at..to_at + bytes));
-        let (Some(from), Some(mut to)) = views else { bail!("a copy reaches past its memory") };
-        Ok(self.stream.memcpy_dtod(&from, &mut to)?)
+        self.is_not_recorded()?;
+        let (from, to) = (from.elements(from_at..from_at + bytes)?, to.elements::<u8>(to_at..to_at + bytes)?);
+        Ok(to.copy_from(&from)?)
     }
 
     /// Gives back what is not in use, but for what recordings took.
@@ -187,16 +175,16 @@ impl Pool {
         let recorded = self.state.recorded.borrow();
         for (class, list) in self.state.free.borrow_mut().iter_mut() {
             let before = list.len();
-            list.retain(|(at, _)| recorded.contains(at));
+            list.retain(|memory| recorded.contains(&memory.at()));
             self.state.held.set(self.state.held.get() - class * (before - list.len()));
         }
     }
 
     /// [`Pool::trim`], to the system; the peak starts anew.
     pub fn release(&self) -> Result<()> {
-        self.stream.synchronize()?;
+        self.queue.stream().synchronize()?;
         self.trim();
-        self.stream.synchronize()?;
+        self.queue.stream().synchronize()?;
         self.state.peak.set(self.state.held.get());
         Ok(())
     }
@@ -221,7 +209,12 @@ impl Pool {
 
 impl Buffer {
     pub fn at(&self) -> CUdeviceptr {
-        self.at
+        self.memory.at()
+    }
+
+    /// Elements of it; an error where it does not have them.
+    pub fn elements<T: Pod>(&self, range: Range<usize>) -> Result<Memory<T>> {
+        Ok(self.memory.cast::<T>()?.slice(range)?)
     }
 
     /// Bytes that were asked for.
@@ -232,9 +225,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(memory) = self.memory.take() {
-            self.state.free.borrow_mut().entry(memory.len()).or_default().push((self.at, memory));
-        }
+        let memory = self.memory.clone();
+        self.state.free.borrow_mut().entry(memory.len()).or_default().push(memory);
     }
 }
 

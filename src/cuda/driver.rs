@@ -1,0 +1,103 @@
+//! What is asked of the driver itself. cudarc's own functions first return an error that some drop, of any thread, has left in
+//! its context: between two parts of one call that would be one too many, and "it is not known" is no "no".
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::{CUevent, CUevent_flags, CUevent_wait_flags, CUstreamCaptureStatus};
+use cudarc::driver::{CudaContext, CudaStream, result};
+
+use super::modules::cuda;
+use crate::error::Result;
+
+/// The handle by which each thread names a default stream of its own: `CU_STREAM_PER_THREAD` in cuda.h.
+const PER_THREAD: usize = 2;
+/// The handle of the default stream of all threads, besides null: `CU_STREAM_LEGACY`.
+const LEGACY: usize = 1;
+
+/// Makes a context current to this thread: a null stream is then this context's.
+pub(super) fn make_current(context: &CudaContext) -> Result<()> {
+    // SAFETY: alive as long as the `CudaContext`.
+    unsafe { result::ctx::set_current(context.cu_ctx()) }.map_err(cuda("cuCtxSetCurrent"))
+}
+
+/// Whether a handle is that of each thread's own default stream.
+pub(super) fn is_per_thread(stream: &CudaStream) -> bool {
+    stream.cu_stream().addr() == PER_THREAD
+}
+
+/// Whether what is queued on a stream now becomes part of a graph.
+pub(super) fn is_captured(stream: &CudaStream) -> Result<bool> {
+    // The default stream cannot be, and is not asked: where another is, the question alone would break that capture.
+    if stream.cu_stream().addr() <= LEGACY {
+        return Ok(false);
+    }
+    make_current(stream.context())?;
+    // SAFETY: a stream that lives as long as the `CudaStream`.
+    let status = unsafe { result::stream::is_capturing(stream.cu_stream()) };
+    let none = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    Ok(status.map_err(cuda("cuStreamIsCapturing"))? != none)
+}
+
+/// Waits for a stream. An error is that of work before, by which the context is lost: nothing runs any more.
+pub(super) fn synchronize(stream: &CudaStream) -> Result<()> {
+    make_current(stream.context())?;
+    // SAFETY: as above.
+    unsafe { result::stream::synchronize(stream.cu_stream()) }.map_err(cuda("cuStreamSynchronize"))
+}
+
+/// A place in a stream.
+pub(crate) struct Event {
+    raw: CUevent,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: a handle that the driver lets any thread use.
+unsafe impl Send for Event {}
+
+impl Event {
+    /// One that lies behind nothing yet.
+    pub fn new(context: &Arc<CudaContext>) -> Result<Self> {
+        make_current(context)?;
+        let raw = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        Ok(Self { raw: raw.map_err(cuda("cuEventCreate"))?, context: context.clone() })
+    }
+
+    /// Behind all that `stream` was given.
+    pub fn record(&self, stream: &CudaStream) -> Result<()> {
+        make_current(&self.context)?;
+        // SAFETY: both are alive, and of one context by the callers.
+        unsafe { result::event::record(self.raw, stream.cu_stream()) }.map_err(cuda("cuEventRecord"))
+    }
+
+    /// Waits for it; at once where it was never recorded.
+    pub fn synchronize(&self) -> Result<()> {
+        make_current(&self.context)?;
+        // SAFETY: it is alive.
+        unsafe { result::event::synchronize(self.raw) }.map_err(cuda("cuEventSynchronize"))
+    }
+
+    /// Whether it has passed.
+    #[cfg(feature = "candle-cuda")]
+    pub fn has_passed(&self) -> bool {
+        // SAFETY: as above.
+        make_current(&self.context).is_ok() && unsafe { result::event::query(self.raw) }.is_ok()
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        let _ = make_current(&self.context);
+        // SAFETY: created in `new`, destroyed only here; the driver lets those that wait for it go on.
+        let _ = unsafe { result::event::destroy(self.raw) };
+    }
+}
+
+/// What `stream` is given from now on comes after all that `other` was.
+pub(super) fn join(stream: &CudaStream, other: &CudaStream) -> Result<()> {
+    let event = Event::new(other.context())?;
+    event.record(other)?;
+    let flags = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+    // SAFETY: both are alive.
+    unsafe { result::stream::wait_event(stream.cu_stream(), event.raw, flags) }
+        .map_err(cuda("cuStreamWaitEvent"))
+}

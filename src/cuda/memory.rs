@@ -1,0 +1,294 @@
+//! Device memory in the order of one stream: what is held back while the stream is captured, and memory with many owners.
+
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytemuck::Pod;
+use cudarc::driver::sys::CUdeviceptr;
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut as _, result};
+
+use super::driver::{is_captured, make_current, synchronize};
+use super::modules::cuda;
+use super::operands::same_context;
+use crate::error::{Error, Result};
+
+/// What was dropped while its stream was captured. Freed then, it would be freed by every replay of that graph.
+pub(super) struct Retired {
+    stream: Arc<CudaStream>,
+    list: Mutex<Vec<Box<dyn Any + Send>>>,
+    /// Destroyed behind all memory of it, whose owners have this.
+    own: Option<OwnStream>,
+}
+
+impl Retired {
+    pub fn new(stream: &Arc<CudaStream>) -> Arc<Self> {
+        Arc::new(Self { stream: stream.clone(), list: Mutex::default(), own: None })
+    }
+
+    /// Of a stream that goes with its memory.
+    #[cfg(feature = "candle-cuda")]
+    pub fn owning(own: OwnStream) -> Arc<Self> {
+        Arc::new(Self { stream: own.0.clone(), list: Mutex::default(), own: Some(own) })
+    }
+
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// Whether the stream is the queue's own.
+    pub fn is_owning(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Holds back what is not to be freed now.
+    pub fn keep(&self, memory: impl Any + Send) {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(memory));
+    }
+
+    /// Whether cudarc may free memory now, in the order of the stream. It frees that of a default stream on the one of the
+    /// context that is current. Where the driver does not say, not.
+    fn may_free(&self) -> bool {
+        is_captured(&self.stream).is_ok_and(|captured| !captured)
+            && make_current(self.stream.context()).is_ok()
+    }
+
+    /// Frees what was held back, where that may be.
+    pub fn free(&self) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        if !list.is_empty() && self.may_free() {
+            list.clear();
+        }
+    }
+}
+
+impl Drop for Retired {
+    fn drop(&mut self) {
+        self.free();
+        let list = self.list.get_mut().unwrap_or_else(PoisonError::into_inner);
+        list.drain(..).for_each(std::mem::forget);
+    }
+}
+
+/// A stream that cudarc does not count: with the first of those that it does it waits for the context, and begins to track
+/// events.
+pub(super) struct OwnStream(pub Arc<CudaStream>);
+
+impl OwnStream {
+    pub fn new(context: &Arc<CudaContext>) -> Result<Self> {
+        make_current(context)?;
+        let raw = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(cuda("cuStreamCreate"))?;
+        // SAFETY: a stream of this context, destroyed with this only; clones are of owners that keep this longer, or that
+        // queue nothing.
+        Ok(Self(unsafe { context.wrap_borrowed_stream(raw) }))
+    }
+}
+
+impl Drop for OwnStream {
+    fn drop(&mut self) {
+        let _ = make_current(self.0.context());
+        // SAFETY: created in `new`, destroyed only here; the driver lets what is queued on it end.
+        let _ = unsafe { result::stream::destroy(self.0.cu_stream()) };
+    }
+}
+
+/// A slice that everything uses on its own stream, in whose order cudarc frees it.
+pub(super) struct Stored<T: 'static> {
+    pub at: CUdeviceptr,
+    pub len: usize,
+    /// `None` once it is dropped.
+    slice: Option<CudaSlice<T>>,
+    retired: Arc<Retired>,
+}
+
+impl<T> Stored<T> {
+    /// A slice of the stream of `retired`.
+    pub fn new(mut slice: CudaSlice<T>, retired: &Arc<Retired>) -> Self {
+        // The stream comes after what was done to it elsewhere.
+        let at = slice.device_ptr_mut(&retired.stream).0;
+        Self { at, len: slice.len(), slice: Some(slice), retired: retired.clone() }
+    }
+}
+
+impl<T: 'static> Drop for Stored<T> {
+    fn drop(&mut self) {
+        let slice = self.slice.take();
+        if !self.retired.may_free() {
+            self.retired.keep(slice);
+        }
+    }
+}
+
+/// Device memory of the stream of one [`Queue`](super::Queue), which lives as long as a clone of it: what a
+/// [`Recording`](super::Recording) reads and writes. A clone is the same memory.
+///
+/// Reading, writing and copying follow the order of that stream, and so does freeing. Kernels of an engine's own take
+/// [`Memory::at`], on that stream.
+pub struct Memory<E: 'static> {
+    at: CUdeviceptr,
+    len: usize,
+    owner: Arc<dyn Any + Send + Sync>,
+    retired: Arc<Retired>,
+    element: PhantomData<E>,
+}
+
+impl<E> Clone for Memory<E> {
+    fn clone(&self) -> Self {
+        Self { owner: self.owner.clone(), retired: self.retired.clone(), ..*self }
+    }
+}
+
+impl<E> fmt::Debug for Memory<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("at", &format_args!("{:#x}", self.at)).field("len", &self.len).finish()
+    }
+}
+
+impl<E> Memory<E> {
+    pub(super) fn new(slice: Option<CudaSlice<E>>, retired: &Arc<Retired>) -> Self {
+        let (at, len, owner): (_, _, Arc<dyn Any + Send + Sync>) = match slice {
+            Some(slice) => {
+                let stored = Stored::new(slice, retired);
+                (stored.at, stored.len, Arc::new(stored))
+            }
+            None => (0, 0, Arc::new(())),
+        };
+        Self { at, len, owner, retired: retired.clone(), element: PhantomData }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Its address.
+    pub fn at(&self) -> CUdeviceptr {
+        self.at
+    }
+
+    /// The stream that it is used on.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.retired.stream
+    }
+
+    /// A part of it.
+    ///
+    /// # Errors
+    /// [`Error::Range`].
+    pub fn slice(&self, range: Range<usize>) -> Result<Self> {
+        if range.end > self.len || range.start > range.end {
+            return Err(Error::Range { start: range.start, end: range.end, len: self.len });
+        }
+        let at = self.at + (range.start * size_of::<E>()) as CUdeviceptr;
+        Ok(Self { at, len: range.len(), ..self.clone() })
+    }
+}
+
+impl<E: Pod> Memory<E> {
+    /// The same bytes as elements of another type, as many as there are whole ones.
+    ///
+    /// # Errors
+    /// [`Error::Misaligned`].
+    pub fn cast<F: Pod>(&self) -> Result<Memory<F>> {
+        let (value, align) = (self.at as usize, align_of::<F>());
+        if !value.is_multiple_of(align) {
+            return Err(Error::Misaligned { tensor: "memory", part: "data", value, align });
+        }
+        let (owner, retired) = (self.owner.clone(), self.retired.clone());
+        let len = self.len * size_of::<E>() / size_of::<F>().max(1);
+        Ok(Memory { at: self.at, len, owner, retired, element: PhantomData })
+    }
+
+    /// Writes its first elements; waits for the stream.
+    ///
+    /// # Errors
+    /// [`Error::TooShort`] for more than there are, [`Error::Captured`], [`Error::Cuda`].
+    pub fn write(&self, data: &[E]) -> Result<()> {
+        self.holds(data.len())?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let stream = self.stream();
+        // SAFETY: no more elements than the memory holds, which is freed after this in the order of the stream; `data` is
+        // borrowed until the stream has been waited for: where it is pinned memory, the copy reads it as late as that.
+        let copied = unsafe { result::memcpy_htod_async(self.at, data, stream.cu_stream()) };
+        copied.map_err(cuda("cuMemcpyHtoDAsync"))?;
+        synchronize(stream)
+    }
+
+    /// Reads it all; waits for the stream.
+    ///
+    /// # Errors
+    /// [`Error::Captured`], [`Error::Cuda`].
+    pub fn read(&self) -> Result<Vec<E>> {
+        self.holds(0)?;
+        let mut data = vec![E::zeroed(); self.len];
+        if self.len == 0 {
+            return Ok(data);
+        }
+        // SAFETY: as many elements as the memory holds, of a type that any bytes are a value of; the stream is waited for
+        // before `data` is used or freed, and where that fails nothing runs any more.
+        let copied = unsafe { result::memcpy_dtoh_async(&mut data, self.at, self.stream().cu_stream()) };
+        copied.map_err(cuda("cuMemcpyDtoHAsync"))?;
+        synchronize(self.stream()).map(|()| data)
+    }
+
+    /// Fills it with zeros.
+    ///
+    /// # Errors
+    /// [`Error::Captured`], [`Error::Cuda`].
+    pub fn fill_zeros(&self) -> Result<()> {
+        self.holds(0)?;
+        let bytes = self.len * size_of::<E>();
+        match bytes {
+            0 => Ok(()),
+            // SAFETY: the memory's own bytes; it is freed after this in the order of the stream.
+            _ => unsafe { result::memset_d8_async(self.at, 0, bytes, self.stream().cu_stream()) }
+                .map_err(cuda("cuMemsetD8Async")),
+        }
+    }
+
+    /// Copies other memory of the same stream to its first elements.
+    ///
+    /// # Errors
+    /// [`Error::TooShort`], [`Error::WrongContext`], [`Error::WrongStream`], [`Error::Overlap`], [`Error::Captured`],
+    /// [`Error::Cuda`].
+    pub fn copy_from(&self, from: &Self) -> Result<()> {
+        self.holds(from.len)?;
+        // Default streams of all contexts have one handle.
+        same_context(self.stream().context(), from.stream().context(), "from")?;
+        if from.stream().cu_stream() != self.stream().cu_stream() {
+            return Err(Error::WrongStream { what: "from" });
+        }
+        let bytes = from.len * size_of::<E>();
+        if bytes > 0 && self.at < from.at + bytes as CUdeviceptr && from.at < self.at + bytes as CUdeviceptr {
+            return Err(Error::Overlap { tensor: "memory", other: "from" });
+        }
+        match bytes {
+            0 => Ok(()),
+            // SAFETY: both hold that many bytes, and are freed after this in the order of the stream.
+            _ => unsafe { result::memcpy_dtod_async(self.at, from.at, bytes, self.stream().cu_stream()) }
+                .map_err(cuda("cuMemcpyDtoDAsync")),
+        }
+    }
+
+    /// Makes the context current for a copy of so many elements.
+    fn holds(&self, len: usize) -> Result<()> {
+        if len > self.len {
+            return Err(Error::TooShort { tensor: "memory", value: self.len, min: len });
+        }
+        // Its graph would not keep the memory, nor what is on the host.
+        if is_captured(self.stream())? {
+            return Err(Error::Captured { what: "the memory's stream" });
+        }
+        make_current(self.stream().context())
+    }
+}

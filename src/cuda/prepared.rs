@@ -1,0 +1,616 @@
+//! A plan made ready on a queue, and its runs.
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::fmt;
+use std::ptr::from_ref;
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+use cudarc::driver::sys::CUdeviceptr;
+
+use super::abi::{OnekvAttention, OnekvCombine, OnekvWork};
+use super::driver::is_captured;
+use super::memory::Stored;
+use super::modules::{Function, Grid};
+use super::operands::{Call, DeviceRead, DeviceWrite, Lane, Placed, strides};
+use super::queue::{Queue, Shared};
+use super::tensor_map::{TensorMap, boxes_of_tokens};
+use crate::dtype::Element;
+use crate::error::{Error, Result};
+use crate::plan::{Architecture, Plan, Variant};
+use crate::problem::Problem;
+use crate::view::{Shape, SharedKv, Strides, View};
+
+// SAFETY: C structures of eight i32 (cuda/abi.h, whose sizes abi.rs asserts): no padding, any bytes are a value.
+unsafe impl Zeroable for OnekvWork {}
+// SAFETY: as above.
+unsafe impl Pod for OnekvWork {}
+// SAFETY: as above.
+unsafe impl Zeroable for OnekvCombine {}
+// SAFETY: as above.
+unsafe impl Pod for OnekvCombine {}
+
+/// u64 of an entry of a list.
+const ENTRY: usize = size_of::<OnekvWork>() / 8;
+const _: () = assert!(size_of::<OnekvCombine>() == size_of::<OnekvWork>());
+/// Rows that a block of the merging kernels takes: `COMBINE_ROWS` of cuda/attention/combine.cuh.
+const COMBINE_ROWS: usize = 4;
+const COMBINE_THREADS: usize = 32 * COMBINE_ROWS;
+
+/// K and V in [`e4m3`](crate::e4m3): an element of a K/V head is the value of its code times the head's scale.
+#[derive(Debug, Clone, Copy)]
+pub struct QuantizedKv<M, S> {
+    /// The codes; strides are multiples of 16.
+    pub codes: SharedKv<M>,
+    /// Scales of K's heads `[kv_heads]`, f32: finite, 0 or more.
+    pub k_scale: S,
+    /// Scales of V's heads `[kv_heads]`.
+    pub v_scale: S,
+}
+
+/// Operands as device addresses; strides in elements. [`RawOperands::contiguous`] makes them, fields that differ are set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct RawOperands {
+    /// [`Problem::query_shape`].
+    pub q: CUdeviceptr,
+    /// [`Problem::kv_shape`].
+    pub k: CUdeviceptr,
+    /// As `k`.
+    pub v: CUdeviceptr,
+    /// Of e4m3 K and V: `[kv_heads]`, f32. Else not read.
+    pub k_scale: CUdeviceptr,
+    /// As `k_scale`.
+    pub v_scale: CUdeviceptr,
+    /// [`Problem::query_shape`].
+    pub out: CUdeviceptr,
+    /// [`Problem::lse_shape`], f32; 0: not wanted.
+    pub lse: CUdeviceptr,
+    /// Strides of `q`.
+    pub q_strides: Strides,
+    /// Strides of `k`.
+    pub k_strides: Strides,
+    /// Strides of `v`.
+    pub v_strides: Strides,
+    /// Strides of `out`.
+    pub out_strides: Strides,
+    /// Strides of `lse`.
+    pub lse_strides: Strides,
+}
+
+impl RawOperands {
+    /// Operands without gaps, LSE not wanted.
+    pub fn contiguous(
+        problem: &Problem,
+        q: CUdeviceptr,
+        k: CUdeviceptr,
+        v: CUdeviceptr,
+        out: CUdeviceptr,
+    ) -> Self {
+        let (rows, keys) = (problem.query_shape().strides(), problem.kv_shape().strides());
+        let lse_strides = problem.lse_shape().strides();
+        let (k_strides, v_strides) = (keys, keys);
+        let (k_scale, v_scale, lse) = (0, 0, 0);
+        Self {
+            q,
+            k,
+            v,
+            k_scale,
+            v_scale,
+            out,
+            lse,
+            q_strides: rows,
+            k_strides,
+            v_strides,
+            out_strides: rows,
+            lse_strides,
+        }
+    }
+}
+
+/// What a plan takes.
+#[derive(Debug, Clone, Copy)]
+struct Extents {
+    query: Shape,
+    lse: Shape,
+    kv: Shape,
+    work: usize,
+    combines: usize,
+    /// Partial states.
+    slots: usize,
+}
+
+impl Extents {
+    fn of(plan: &Plan) -> Self {
+        let problem = plan.problem();
+        Self {
+            query: problem.query_shape(),
+            lse: problem.lse_shape(),
+            kv: problem.kv_shape(),
+            work: plan.work().len(),
+            combines: plan.combines().len(),
+            slots: plan.slots(),
+        }
+    }
+
+    /// What replans keep within.
+    fn limits(self) -> [(&'static str, usize); 6] {
+        [
+            ("rows", self.query.tokens),
+            ("slots of K and V", self.kv.inputs),
+            ("keys of a slot", self.kv.tokens),
+            ("blocks", self.work),
+            ("combines", self.combines),
+            ("partial states", self.slots),
+        ]
+    }
+}
+
+/// The parts of a plan that its kernels are launched with.
+#[derive(Clone, Copy)]
+struct Launch {
+    variant: &'static Variant,
+    function: Function,
+    combine: Option<Function>,
+    group: usize,
+    scale: f32,
+    softcap: Option<f32>,
+}
+
+/// A plan on a [`Queue`]: its work list in device memory, written in the stream's order. Runs any number of times, every layer
+/// and step.
+///
+/// Other lengths are other plans, of the same variant: [`Prepared::replan`] takes them in place. Dropping it waits for
+/// nothing: its memory is freed in the order of the stream.
+pub struct Prepared {
+    queue: Arc<Shared>,
+    launch: Launch,
+    /// Of the plan that it was prepared with, which no later one exceeds.
+    most: Extents,
+    /// Of the plan whose lists are in device memory; `None` where a failure left that open.
+    now: Option<Extents>,
+    /// Work, then combines, as many as `most` has; entries behind those of now have no rows.
+    lists: Option<Arc<Stored<u64>>>,
+    workspace: Option<Arc<Stored<f32>>>,
+}
+
+impl Queue {
+    /// Makes a plan ready: loads its kernels, allocates memory for its lists and writes them, and has the workspace grow where it
+    /// is too small. All in the order of the stream, which is not waited for.
+    ///
+    /// Memory and launches of recordings are those of this plan. One whose inputs have as many rows and keys as any to come at
+    /// their place makes room for all that [`Prepared::replan`] may bring.
+    ///
+    /// # Errors
+    /// [`Error::WrongCard`], [`Error::Captured`], [`Error::Overflow`], [`Error::Cuda`].
+    pub fn prepare(&self, plan: &Plan) -> Result<Prepared> {
+        let queue = &self.0;
+        queue.open()?;
+        let (variant, problem) = (plan.variant(), plan.problem());
+        let (facts, modules) = (queue.kernels.facts(), &queue.kernels.modules);
+        if !variant.fits(facts) {
+            let (kernel, capability) = (variant.kernel(), facts.compute_capability);
+            return Err(Error::WrongCard { kernel, capability, shared_bytes: facts.shared_bytes_per_block });
+        }
+        let function = modules.function(&variant.module(), &variant.kernel(), variant.shared_bytes)?;
+        let combine = match plan.combines().is_empty() {
+            true => None,
+            false => {
+                let (module, name) = variant.combine();
+                Some(modules.function(&module, &name, 0)?)
+            }
+        };
+        let (scale, softcap) = (problem.scale(), problem.softcap());
+        let launch = Launch { variant, function, combine, group: problem.group(), scale, softcap };
+        let most = Extents::of(plan);
+        let mut state = queue.lock();
+        let workspace = state.workspace(queue, plan.workspace_len())?;
+        let lists = queue.allocate((most.work + most.combines) * ENTRY)?;
+        drop(state);
+        let lists = lists.map(|slice| Arc::new(Stored::new(slice, &queue.retired)));
+        let mut prepared = Prepared { queue: queue.clone(), launch, most, now: None, lists, workspace };
+        prepared.write(plan)?;
+        Ok(prepared)
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared")
+            .field("most", &self.most)
+            .field("kernel", &self.launch.variant.kernel())
+            .field("now", &self.now)
+            .finish()
+    }
+}
+
+impl Prepared {
+    /// The shape of Q and the output.
+    pub fn query_shape(&self) -> Shape {
+        self.now.unwrap_or(self.most).query
+    }
+
+    /// The shape of K and of V.
+    pub fn kv_shape(&self) -> Shape {
+        self.now.unwrap_or(self.most).kv
+    }
+
+    /// The shape of LSE.
+    pub fn lse_shape(&self) -> Shape {
+        self.query_shape().scalars()
+    }
+
+    /// The shape of Q and the output in recordings: that of the plan that was prepared.
+    pub fn recorded_query_shape(&self) -> Shape {
+        self.most.query
+    }
+
+    /// The shape of K and of V in recordings.
+    pub fn recorded_kv_shape(&self) -> Shape {
+        self.most.kv
+    }
+
+    /// The kernel.
+    pub fn variant(&self) -> &'static Variant {
+        self.launch.variant
+    }
+
+    /// Takes another plan's lengths: rewrites the lists in the order of the stream. Allocates nothing, and waits only where
+    /// four such lists are still on their way. Runs and recordings that are queued afterwards have these lengths, those
+    /// before it the former.
+    ///
+    /// The plan is of the same variant, heads, scale and softcap ([`PlanOptions::like`](crate::plan::PlanOptions::like)), and
+    /// in no respect larger than the one that was prepared.
+    ///
+    /// # Errors
+    /// [`Error::Replan`], [`Error::OverPrepared`], [`Error::Captured`]: all is as before. [`Error::Cuda`]: runs are refused, by
+    /// [`Error::ReplanFailed`], until another replan succeeds.
+    pub fn replan(&mut self, plan: &Plan) -> Result<()> {
+        let (problem, Launch { variant, scale, softcap, .. }) = (plan.problem(), self.launch);
+        if plan.variant() != variant {
+            let (value, prepared) = (plan.variant().kernel(), variant.kernel());
+            return Err(Error::Replan { field: "kernel", value, prepared });
+        }
+        let (query, kv) = (self.most.query, self.most.kv);
+        for (field, value, prepared) in
+            [("kv_heads", problem.kv_heads(), kv.heads), ("heads", problem.heads(), query.heads)]
+        {
+            if value != prepared {
+                let (value, prepared) = (value.to_string(), prepared.to_string());
+                return Err(Error::Replan { field, value, prepared });
+            }
+        }
+        for (field, value, prepared) in
+            [("softcap", problem.softcap(), softcap), ("scale", Some(problem.scale()), Some(scale))]
+        {
+            if value != prepared {
+                let words = |x: Option<f32>| x.map_or_else(|| "none".to_owned(), |x| x.to_string());
+                return Err(Error::Replan { field, value: words(value), prepared: words(prepared) });
+            }
+        }
+        let limits = Extents::of(plan).limits().into_iter().zip(self.most.limits());
+        for ((field, value), (_, max)) in limits {
+            if value > max {
+                return Err(Error::OverPrepared { field, value, max });
+            }
+        }
+        self.queue.open()?;
+        self.write(plan)
+    }
+
+    /// Writes the plan's lists.
+    fn write(&mut self, plan: &Plan) -> Result<()> {
+        // Until it is known that the lists are there: those of before reach further, perhaps, than operands of now.
+        self.now = None;
+        let now = Extents::of(plan);
+        let Some(lists) = &self.lists else {
+            self.now = Some(now);
+            return Ok(());
+        };
+        let fill = |list: &mut [u64]| {
+            let (work, combines) = list.split_at_mut(self.most.work * ENTRY);
+            let work: &mut [OnekvWork] = bytemuck::cast_slice_mut(work);
+            let combines: &mut [OnekvCombine] = bytemuck::cast_slice_mut(combines);
+            // The plan keeps every number below 2^31.
+            for (to, w) in work.iter_mut().zip(plan.work()) {
+                *to = OnekvWork {
+                    row_base: w.row_base as i32,
+                    rows: w.rows as i32,
+                    tile: w.tile as i32,
+                    kv_head: w.kv_head as i32,
+                    key_begin: w.keys.start as i32,
+                    key_end: w.keys.end as i32,
+                    slot: w.slot.map_or(-1, |slot| slot as i32),
+                    kv_slot: w.kv_slot as i32,
+                };
+            }
+            for (to, m) in combines.iter_mut().zip(plan.combines()) {
+                *to = OnekvCombine {
+                    row_base: m.row_base as i32,
+                    rows: m.rows as i32,
+                    tile: m.tile as i32,
+                    kv_head: m.kv_head as i32,
+                    slot: m.slots.start as i32,
+                    slots: m.slots.len() as i32,
+                    reserved: [0; 2],
+                };
+            }
+            // Blocks behind the last entry, of recordings, find nothing to do.
+            work[plan.work().len()..].fill(OnekvWork::zeroed());
+            combines[plan.combines().len()..].fill(OnekvCombine::zeroed());
+        };
+        self.queue.lock().upload(&self.queue, lists.at, lists.len, fill)?;
+        self.now = Some(now);
+        Ok(())
+    }
+
+    /// Attention on the queue's stream: allocates nothing and waits for nothing.
+    ///
+    /// Operands are memory of the stream's context: cudarc's views, borrowed until what runs is queued and freed by cudarc
+    /// after it, or [`Memory`](super::Memory). Where they were allocated on another stream, that waits for this run, and this
+    /// run for it.
+    ///
+    /// # Errors
+    /// What [`Problem::check`] refuses, of device memory; [`Error::WrongDType`], [`Error::WrongKv`], [`Error::WrongContext`],
+    /// [`Error::PerThreadStream`], [`Error::Overlap`], [`Error::ReplanFailed`], [`Error::Cuda`]; [`Error::Captured`] where the stream is captured: the
+    /// graph would not keep what the run needs, as [`Queue::record`] does.
+    pub fn run<Q, K, O>(
+        &self,
+        q: View<Q>,
+        kv: SharedKv<K>,
+        out: View<O>,
+        lse: Option<View<O::Lse>>,
+    ) -> Result<()>
+    where
+        O: DeviceWrite<Element: Element>,
+        Q: DeviceRead<Element = O::Element>,
+        K: DeviceRead<Element = O::Element>,
+    {
+        let _together = self.queue.lock();
+        let call = Call::new(&self.queue)?;
+        self.check_and_launch(call, self.queue.lane(), q, Kv::<K, K>::Own(kv), out, lse)
+    }
+
+    /// [`Prepared::run`] with K and V in e4m3, for plans by [`Plan::with_e4m3_kv`].
+    ///
+    /// # Errors
+    /// As [`Prepared::run`]; [`Error::TooShort`] for fewer scales than K/V heads.
+    pub fn run_e4m3<Q, K, S, O>(
+        &self,
+        q: View<Q>,
+        kv: QuantizedKv<K, S>,
+        out: View<O>,
+        lse: Option<View<O::Lse>>,
+    ) -> Result<()>
+    where
+        O: DeviceWrite<Element: Element>,
+        Q: DeviceRead<Element = O::Element>,
+        K: DeviceRead<Element = u8>,
+        S: DeviceRead<Element = f32>,
+    {
+        let _together = self.queue.lock();
+        let call = Call::new(&self.queue)?;
+        self.check_and_launch(call, self.queue.lane(), q, Kv::E4m3(kv), out, lse)
+    }
+
+    pub(super) fn check_and_launch<Q, K, S, O>(
+        &self,
+        call: Call<'_>,
+        lane: Lane,
+        q: View<Q>,
+        kv: Kv<K, S>,
+        mut out: View<O>,
+        mut lse: Option<View<O::Lse>>,
+    ) -> Result<()>
+    where
+        O: DeviceWrite<Element: Element>,
+        Q: DeviceRead,
+        K: DeviceRead,
+        S: DeviceRead,
+    {
+        // As long as the operands live.
+        let mut call = call;
+        let Launch { variant, .. } = self.launch;
+        if O::Element::DTYPE != variant.dtype {
+            return Err(Error::WrongDType { value: O::Element::DTYPE, planned: variant.dtype });
+        }
+        let (kv, scales) = match (&kv, variant.e4m3_kv()) {
+            (Kv::Own(kv), false) => (kv, None),
+            (Kv::E4m3(kv), true) => (&kv.codes, Some([&kv.k_scale, &kv.v_scale])),
+            (Kv::Own(_), true) => {
+                return Err(Error::WrongKv { value: "in the type of q", planned: "e4m3 (run_e4m3)" });
+            }
+            (Kv::E4m3(_), false) => {
+                return Err(Error::WrongKv { value: "e4m3", planned: "in the type of q (run)" });
+            }
+        };
+        let extents = self.extents(lane)?;
+        let no_lse = Strides::new(0, 0);
+        let lse_strides = lse.as_ref().map_or(no_lse, |lse| lse.strides);
+        let out_strides = out.strides;
+        let q_at = call.read("q", &q, extents.query)?;
+        let k = call.read("k", &kv.k, extents.kv)?;
+        let v = call.read("v", &kv.v, extents.kv)?;
+        let heads = extents.kv.heads;
+        let k_scale = scales.map(|[k, _]| call.read_list("k_scale", k, heads)).transpose()?;
+        let v_scale = scales.map(|[_, v]| call.read_list("v_scale", v, heads)).transpose()?;
+        let out = call.write("out", &mut out, extents.query)?;
+        let lse = lse.as_mut().map(|lse| call.write("lse", lse, extents.lse)).transpose()?;
+        let at = |placed: &Option<Placed<'_>>| placed.as_ref().map_or(0, |placed| placed.at);
+        let operands = RawOperands {
+            q: q_at.at,
+            k: k.at,
+            v: v.at,
+            k_scale: at(&k_scale),
+            v_scale: at(&v_scale),
+            out: out.at,
+            lse: at(&lse),
+            q_strides: q.strides,
+            k_strides: kv.k.strides,
+            v_strides: kv.v.strides,
+            out_strides,
+            lse_strides,
+        };
+        // SAFETY: shapes, sizes, strides, alignment and overlap were checked, all is of the kernels' context. Each operand is
+        // allocated until this returns, and freed in the order of a stream that comes after the launch: the queue's own, or
+        // one that waits for it (`Call`); a recording, whose lane is another, keeps them.
+        let launched = unsafe { self.launch(lane, &operands) };
+        drop((q_at, k, v, k_scale, v_scale, out, lse));
+        call.complete().and(launched)
+    }
+
+    /// [`Prepared::run`] on device addresses, which it takes as they are.
+    ///
+    /// It is the one run that a graph may capture by other means than [`Queue::record`]. Captured, it launches as many blocks
+    /// as the plan has that was prepared, with operands of that plan's shapes, and replays with the lengths of the last
+    /// [`Prepared::replan`].
+    ///
+    /// # Safety
+    /// - Every operand is device memory of the stream's context, of the plan's dtype (K and V of an e4m3 plan: its codes;
+    ///   scales and LSE: f32), as large as the plan's shapes and the strides reach, with addresses and strides that are
+    ///   multiples of 16 bytes (scales and LSE: 4).
+    /// - It stays allocated until the work queued here has run; nothing else writes the inputs, or touches output and LSE,
+    ///   before then.
+    /// - Output and LSE overlap nothing else.
+    /// - Captured, that holds for every replay; until the last of them has run, this and a clone of its [`Queue`] are not
+    ///   dropped; replays are on the queue's stream, none between two launches of another thread's run.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub unsafe fn run_raw(&self, operands: &RawOperands) -> Result<()> {
+        let _together = self.queue.lock();
+        let captured = is_captured(&self.queue.stream)?;
+        // SAFETY: the caller's contract.
+        unsafe { self.launch(Lane { captured, ..self.queue.lane() }, operands) }
+    }
+
+    /// [`Prepared::run_raw`], with what can be seen of addresses and strides checked.
+    ///
+    /// # Safety
+    /// As [`Prepared::run_raw`].
+    ///
+    /// # Errors
+    /// As [`Prepared::run_raw`]; [`Error::Zero`] for an address of 0 where there is memory, [`Error::Misaligned`],
+    /// [`Error::StrideTooSmall`], [`Error::Overlap`].
+    pub unsafe fn run_raw_checked(&self, operands: &RawOperands) -> Result<()> {
+        let captured = is_captured(&self.queue.stream)?;
+        let lane = Lane { captured, ..self.queue.lane() };
+        let (Extents { query, lse, kv, .. }, Launch { variant, .. }) = (*self.extents(lane)?, self.launch);
+        let scales = Shape::from([if variant.e4m3_kv() { kv.heads } else { 0 }, 1]);
+        let (size, row) = (variant.dtype.size_bytes(), Strides::new(1, 1));
+        let mut call = Call::recorded(&self.queue);
+        let o = operands;
+        let lse = if o.lse == 0 { Shape { tokens: 0, ..lse } } else { lse };
+        for (tensor, at, shape, strides, size, written) in [
+            ("q", o.q, query, o.q_strides, size, false),
+            ("k", o.k, kv, o.k_strides, variant.kv_bytes, false),
+            ("v", o.v, kv, o.v_strides, variant.kv_bytes, false),
+            ("k_scale", o.k_scale, scales, row, size_of::<f32>(), false),
+            ("v_scale", o.v_scale, scales, row, size_of::<f32>(), false),
+            ("out", o.out, query, o.out_strides, size, true),
+            ("lse", o.lse, lse, o.lse_strides, size_of::<f32>(), true),
+        ] {
+            call.place_raw(tensor, at, shape, strides, size, written)?;
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.run_raw(operands) }
+    }
+
+    /// What a run is on: in a graph, which replays with other lengths, the most that there will be.
+    fn extents(&self, lane: Lane) -> Result<&Extents> {
+        match lane.captured {
+            true => Ok(&self.most),
+            false => self.now.as_ref().ok_or(Error::ReplanFailed),
+        }
+    }
+
+    /// Where it was prepared.
+    pub(super) fn queue(&self) -> &Arc<Shared> {
+        &self.queue
+    }
+
+    /// What a recording keeps.
+    pub(super) fn memory(&self) -> impl Any + Send + use<> {
+        (self.queue.clone(), self.lists.clone(), self.workspace.clone())
+    }
+
+    /// # Safety
+    /// As [`Prepared::run_raw`], on the stream of `lane`.
+    unsafe fn launch(&self, lane: Lane, operands: &RawOperands) -> Result<()> {
+        let (extents, Launch { variant, function, combine, .. }) = (self.extents(lane)?, self.launch);
+        let Some(lists) = self.lists.as_ref().filter(|_| extents.work > 0) else { return Ok(()) };
+        let partial_out = self.workspace.as_ref().map_or(0, |workspace| workspace.at) as *mut f32;
+        let combines_at = lists.at + (self.most.work * size_of::<OnekvWork>()) as CUdeviceptr;
+        let parameters = OnekvAttention {
+            q: operands.q as *const _,
+            k: operands.k as *const _,
+            v: operands.v as *const _,
+            out: operands.out as *mut _,
+            lse: operands.lse as *mut f32,
+            partial_out,
+            partial_lse: partial_out.wrapping_add(self.most.slots * variant.tile_rows * variant.head_dim),
+            work: lists.at as *const OnekvWork,
+            combines: combines_at as *const OnekvCombine,
+            q_strides: strides(operands.q_strides),
+            k_strides: strides(operands.k_strides),
+            v_strides: strides(operands.v_strides),
+            out_strides: strides(operands.out_strides),
+            lse_strides: strides(operands.lse_strides),
+            k_slot: operands.k_strides.input as i64,
+            v_slot: operands.v_strides.input as i64,
+            group: self.launch.group as i32,
+            tile_rows: variant.tile_rows as i32,
+            score_scale: self.launch.softcap.map_or(self.launch.scale, |cap| self.launch.scale / cap),
+            softcap: self.launch.softcap.unwrap_or(0.0),
+            k_scale: operands.k_scale as *const f32,
+            v_scale: operands.v_scale as *const f32,
+        };
+        let hopper = variant.architecture == Architecture::Sm90a;
+        // No block asks for keys where there are none, so there is nothing to describe.
+        let maps = match hopper && extents.kv.elements() > 0 {
+            true => {
+                let map = |at, strides| boxes_of_tokens(variant, at, extents.kv, strides);
+                [map(operands.k, operands.k_strides)?, map(operands.v, operands.v_strides)?]
+            }
+            false => [TensorMap::EMPTY; 2],
+        };
+        // Hopper's kernels take the maps as well, the others what comes first.
+        let mut list = [address_of(&parameters), address_of(&maps[0]), address_of(&maps[1])];
+        let grid = Grid {
+            // Whole clusters, whose size is in the kernel.
+            x: extents.work,
+            threads: variant.threads,
+            shared_bytes: variant.shared_bytes,
+            // Hopper's kernels wait for what was launched before them by themselves.
+            overlaps: hopper,
+            ..Grid::default()
+        };
+        let modules = &self.queue.kernels.modules;
+        // SAFETY: the caller's contract; lists and workspace are freed in the order of the stream, or kept with a recording;
+        // Hopper's kernels wait for their predecessors. The driver reads as many parameters as a kernel has.
+        unsafe {
+            modules.launch(function, grid, lane.stream, &mut list)?;
+            match combine {
+                Some(combine) => {
+                    // A warp per row of every combined tile.
+                    let x = extents.combines * variant.tile_rows / COMBINE_ROWS;
+                    let grid = Grid { x, threads: COMBINE_THREADS, shared_bytes: 0, ..grid };
+                    modules.launch(combine, grid, lane.stream, &mut list[..1])
+                }
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// K and V as they come.
+pub(super) enum Kv<K, S> {
+    Own(SharedKv<K>),
+    E4m3(QuantizedKv<K, S>),
+}
+
+/// A parameter as [`Modules::launch`](super::Modules::launch) takes it: read, never written.
+pub(super) fn address_of<P>(parameter: &P) -> *mut c_void {
+    from_ref(parameter).cast_mut().cast()
+}

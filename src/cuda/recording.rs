@@ -1,0 +1,215 @@
+//! Runs recorded as a CUDA graph that keeps what it uses.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstream, CUstreamCaptureMode};
+use cudarc::driver::{CudaContext, CudaGraph, CudaStream, result};
+
+use super::driver::{is_captured, make_current};
+use super::memory::{Memory, OwnStream};
+use super::merge::merge_states;
+use super::modules::cuda;
+use super::operands::{Call, Lane};
+use super::prepared::{Kv, Prepared, QuantizedKv};
+use super::queue::{Queue, Shared};
+use crate::dtype::Element;
+use crate::error::{Error, Result};
+use crate::view::{PartialState, SharedKv, View};
+
+/// A stream that only a capture is on. Nothing but what the recorder queues can come into its graph: what others do on the
+/// queue's stream meanwhile, frees too, happens as ever.
+struct Capture(OwnStream);
+
+impl Capture {
+    fn begin(context: &Arc<CudaContext>) -> Result<Self> {
+        let capture = Self(OwnStream::new(context)?);
+        // Nothing that happens beside it can get into this capture: no call need be refused for it.
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        capture.stream().begin_capture(mode).map_err(cuda("cuStreamBeginCapture"))?;
+        Ok(capture)
+    }
+
+    fn stream(&self) -> &Arc<CudaStream> {
+        &self.0.0
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        if is_captured(self.stream()).unwrap_or(false) {
+            // Of a recorder that was dropped.
+            // SAFETY: a stream that is captured; its graph, which nobody else has, is destroyed once, where there is one.
+            unsafe {
+                if let Ok(graph) = result::stream::end_capture(self.stream().cu_stream())
+                    && !graph.is_null()
+                {
+                    let _ = result::graph::destroy(graph);
+                }
+            }
+        }
+    }
+}
+
+/// Records runs of one [`Queue`]: [`Queue::record`].
+///
+/// It takes operands as [`Memory`], whose clones it keeps, and launches as many blocks as the plan has that was prepared.
+/// Dropped, it records nothing.
+pub struct Recorder {
+    // Dropped before the kernels that it refers to.
+    capture: Capture,
+    queue: Arc<Shared>,
+    kept: Vec<Box<dyn Any + Send>>,
+    /// A run was refused, or launched in part.
+    failed: bool,
+}
+
+/// Recorded runs. Owns the memory that they use, until it is dropped and the last replay has run.
+pub struct Recording {
+    // Dropped before what it refers to.
+    graph: Option<CudaGraph>,
+    queue: Arc<Shared>,
+    _kept: Vec<Box<dyn Any + Send>>,
+}
+
+// SAFETY: the driver's graphs are not for two threads at once, which this is not, as it is not Sync; any one may use and destroy
+// them. All else is Send.
+unsafe impl Send for Recording {}
+
+impl Queue {
+    /// Begins to record. Runs of [`Recorder`] go to the recording, all else to the stream as before; nothing is waited for.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn record(&self) -> Result<Recorder> {
+        let capture = Capture::begin(self.0.stream.context())?;
+        Ok(Recorder { capture, queue: self.0.clone(), kept: Vec::new(), failed: false })
+    }
+}
+
+impl Recorder {
+    /// The stream that is captured: for kernels of a caller's own, which become part of the recording. Whoever queues them
+    /// sees to it that what they use outlives the recording.
+    pub fn cu_stream(&self) -> CUstream {
+        self.capture.stream().cu_stream()
+    }
+
+    fn lane(&self) -> Lane {
+        Lane { stream: self.cu_stream(), captured: true }
+    }
+
+    /// Attention. Operands have the shapes of the plan that was prepared ([`Prepared::recorded_query_shape`],
+    /// [`Prepared::recorded_kv_shape`]); replays have the lengths of the last
+    /// [`Prepared::replan`] before them.
+    ///
+    /// # Errors
+    /// As [`Prepared::run`]; [`Error::WrongStream`] for what belongs to another stream than the recorder's queue.
+    pub fn run<E: Element>(
+        &mut self,
+        prepared: &Prepared,
+        q: View<Memory<E>>,
+        kv: SharedKv<Memory<E>>,
+        out: View<Memory<E>>,
+        lse: Option<View<Memory<f32>>>,
+    ) -> Result<()> {
+        self.keep(prepared, (q.clone(), kv.clone(), out.clone(), lse.clone()))?;
+        let kv = Kv::<_, Memory<f32>>::Own(kv);
+        let done = prepared.check_and_launch(Call::recorded(&self.queue), self.lane(), q, kv, out, lse);
+        self.noted(done)
+    }
+
+    /// [`Recorder::run`] with K and V in e4m3.
+    ///
+    /// # Errors
+    /// As [`Recorder::run`] and [`Prepared::run_e4m3`].
+    pub fn run_e4m3<E: Element>(
+        &mut self,
+        prepared: &Prepared,
+        q: View<Memory<E>>,
+        kv: QuantizedKv<Memory<u8>, Memory<f32>>,
+        out: View<Memory<E>>,
+        lse: Option<View<Memory<f32>>>,
+    ) -> Result<()> {
+        self.keep(prepared, (q.clone(), kv.clone(), out.clone(), lse.clone()))?;
+        let done =
+            prepared.check_and_launch(Call::recorded(&self.queue), self.lane(), q, Kv::E4m3(kv), out, lse);
+        self.noted(done)
+    }
+
+    /// [`Queue::merge_states`].
+    ///
+    /// # Errors
+    /// As [`Queue::merge_states`]; [`Error::WrongStream`].
+    pub fn merge_states<P: Element, E: Element>(
+        &mut self,
+        states: &[PartialState<Memory<P>, Memory<f32>>],
+        out: View<Memory<E>>,
+        lse: Option<View<Memory<f32>>>,
+    ) -> Result<()> {
+        self.kept.push(Box::new((states.to_vec(), out.clone(), lse.clone())));
+        let done = merge_states(&self.queue, Call::recorded(&self.queue), self.lane(), states, out, lse);
+        self.noted(done)
+    }
+
+    /// A run that failed may have been launched in part.
+    fn noted(&mut self, done: Result<()>) -> Result<()> {
+        self.failed |= done.is_err();
+        done
+    }
+
+    fn keep(&mut self, prepared: &Prepared, operands: impl Any + Send) -> Result<()> {
+        if !Arc::ptr_eq(prepared.queue(), &self.queue) {
+            self.failed = true;
+            return Err(Error::WrongQueue);
+        }
+        self.kept.push(Box::new((prepared.memory(), operands)));
+        Ok(())
+    }
+
+    /// Ends the recording.
+    ///
+    /// # Errors
+    /// [`Error::NotRecorded`] where one of its runs failed; [`Error::Cuda`].
+    pub fn finish(self) -> Result<Recording> {
+        if self.failed {
+            return Err(Error::NotRecorded);
+        }
+        let graph = self
+            .capture
+            .stream()
+            .end_capture(CUgraphInstantiate_flags(0))
+            .map_err(cuda("cuStreamEndCapture"))?;
+        Ok(Recording { graph, queue: self.queue, _kept: self.kept })
+    }
+}
+
+impl Recording {
+    /// Queues everything once more, on the queue's stream.
+    ///
+    /// # Errors
+    /// [`Error::Captured`], [`Error::Cuda`].
+    pub fn replay(&self) -> Result<()> {
+        let Some(graph) = &self.graph else { return Ok(()) };
+        let _together = self.queue.lock();
+        self.queue.open()?;
+        let stream = &self.queue.stream;
+        make_current(stream.context())?;
+        // SAFETY: an executable graph of this context, alive as long as `graph`, which is not shared with other threads; what
+        // its nodes use is kept in this, and freed after this launch in the order of the stream.
+        unsafe { result::graph::launch(graph.cu_graph_exec(), stream.cu_stream()) }
+            .map_err(cuda("cuGraphLaunch"))
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").field("operands", &self.kept.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recording").field("empty", &self.graph.is_none()).finish_non_exhaustive()
+    }
+}

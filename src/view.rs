@@ -1,0 +1,270 @@
+//! Operands: memory of any kind, of the host or of a device, with its shape and strides.
+
+use std::fmt;
+
+use crate::dtype::Element;
+use crate::error::{Error, Result};
+
+/// The largest supported `head_dim`.
+pub const MAX_HEAD_DIM: usize = 512;
+
+/// Extents of an operand `[inputs, tokens, heads, vector]`, outermost first: made from an array of four of them, of three
+/// (`[tokens, heads, vector]`, one input) or, for LSE, of two (`[tokens, heads]`, a number each).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Slots, one per input; 1 where inputs are packed one after the other.
+    pub inputs: usize,
+    /// Rows; of K and V: keys.
+    pub tokens: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Elements per head; of LSE 1.
+    pub vector: usize,
+}
+
+impl From<[usize; 4]> for Shape {
+    fn from([inputs, tokens, heads, vector]: [usize; 4]) -> Self {
+        Self { inputs, tokens, heads, vector }
+    }
+}
+
+impl From<[usize; 3]> for Shape {
+    fn from([tokens, heads, vector]: [usize; 3]) -> Self {
+        Self { inputs: 1, tokens, heads, vector }
+    }
+}
+
+impl From<[usize; 2]> for Shape {
+    fn from([tokens, heads]: [usize; 2]) -> Self {
+        Self { inputs: 1, tokens, heads, vector: 1 }
+    }
+}
+
+/// `[tokens, heads, vector]`, with the inputs before them where there is more than one.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { inputs, tokens, heads, vector } = *self;
+        match inputs {
+            1 => write!(f, "{:?}", [tokens, heads, vector]),
+            _ => write!(f, "{:?}", [inputs, tokens, heads, vector]),
+        }
+    }
+}
+
+impl Shape {
+    /// Elements. Saturates where they overflow.
+    pub fn elements(self) -> usize {
+        [self.tokens, self.heads, self.vector].into_iter().fold(self.inputs, usize::saturating_mul)
+    }
+
+    /// Strides of this shape without gaps, in the order of its dimensions.
+    pub fn strides(self) -> Strides {
+        let row = self.heads.saturating_mul(self.vector);
+        Strides { input: self.tokens.saturating_mul(row), row, head: self.vector }
+    }
+
+    /// The same with a number in place of each vector: the shape of LSE.
+    pub(crate) fn scalars(self) -> Self {
+        Self { vector: 1, ..self }
+    }
+
+    /// Elements from the first to the last that is reached, with all vectors apart.
+    pub(crate) fn required_len(self, tensor: &'static str, strides: Strides) -> Result<usize> {
+        if self.inputs == 0 || self.tokens == 0 {
+            return Ok(0);
+        }
+        // From the innermost dimension out, which is the one of the smallest stride; a dimension of one element has no
+        // neighbours, so its stride does not matter.
+        let mut dimensions = [
+            ("head", strides.head, self.heads),
+            ("row", strides.row, self.tokens),
+            ("input", strides.input, self.inputs),
+        ];
+        dimensions.sort_by_key(|(_, stride, _)| *stride);
+        let mut span = self.vector;
+        for (stride, value, count) in dimensions.into_iter().filter(|(.., count)| *count > 1) {
+            if value < span {
+                return Err(Error::StrideTooSmall { tensor, stride, value, min: span });
+            }
+            span = value
+                .checked_mul(count - 1)
+                .and_then(|n| n.checked_add(span))
+                .filter(|n| n.checked_mul(size_of::<f32>()).is_some_and(|b| isize::try_from(b).is_ok()))
+                .ok_or(Error::Overflow { field: tensor })?;
+        }
+        Ok(span)
+    }
+
+    /// What a merge takes: `[rows, heads, head_dim]`, at least one head, vectors of at most [`MAX_HEAD_DIM`].
+    pub(crate) fn check_state(self) -> Result<()> {
+        let limits = [
+            ("inputs", self.inputs, 1),
+            ("heads", self.heads, usize::MAX),
+            ("head_dim", self.vector, MAX_HEAD_DIM),
+        ];
+        for (field, value, max) in limits {
+            match value {
+                0 => return Err(Error::Zero { field }),
+                _ if value > max => return Err(Error::TooLarge { field, value, max }),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Distances between neighbours of a `[inputs, tokens, heads, vector]` tensor, in elements. The last dimension is contiguous;
+/// the others may lie in any order: `[inputs, heads, capacity, head_dim]` caches are as good as `[inputs, tokens, heads,
+/// head_dim]`, and so is memory with gaps. The stride of a dimension of one element may be anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Strides {
+    /// From an input's slot to the next.
+    pub input: usize,
+    /// From a row (of K and V: a key) to the next.
+    pub row: usize,
+    /// From a head to the next.
+    pub head: usize,
+}
+
+impl Strides {
+    /// Of a tensor without slots per input.
+    pub const fn new(row: usize, head: usize) -> Self {
+        Self { input: 0, row, head }
+    }
+
+    /// From the first element to a vector's first.
+    pub(crate) fn at(self, input: usize, token: usize, head: usize) -> usize {
+        input * self.input + token * self.row + head * self.head
+    }
+}
+
+/// An operand: memory from its first element on, `&[E]` and `&mut [E]` of the host, cudarc's views and `cuda::Memory` of a
+/// device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct View<M> {
+    /// The memory.
+    pub data: M,
+    /// What is in it.
+    pub shape: Shape,
+    /// Where.
+    pub strides: Strides,
+}
+
+impl<E> View<&mut [E]> {
+    /// The same to read.
+    pub fn reborrow(&self) -> View<&[E]> {
+        View { data: self.data, shape: self.shape, strides: self.strides }
+    }
+}
+
+impl<M> View<M> {
+    /// An operand without gaps, in the order of its dimensions.
+    pub fn contiguous(shape: impl Into<Shape>, data: M) -> Self {
+        let shape = shape.into();
+        Self { data, shape, strides: shape.strides() }
+    }
+
+    /// The same operand in memory that `f` makes of this one's.
+    pub fn map<N>(self, f: impl FnOnce(M) -> N) -> View<N> {
+        View { data: f(self.data), shape: self.shape, strides: self.strides }
+    }
+
+    /// An operand with gaps, or in another order.
+    pub fn strided(shape: impl Into<Shape>, strides: Strides, data: M) -> Self {
+        Self { data, shape: shape.into(), strides }
+    }
+}
+
+/// The shared K and V, each `[key_positions, kv_heads, head_dim]` of packed inputs or `[inputs, max_keys, kv_heads,
+/// head_dim]`: [`Problem::kv_shape`](crate::Problem::kv_shape).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SharedKv<M> {
+    /// Keys.
+    pub k: View<M>,
+    /// Values.
+    pub v: View<M>,
+}
+
+impl<M> SharedKv<M> {
+    /// K and V without gaps.
+    pub fn contiguous(shape: impl Into<Shape>, k: M, v: M) -> Self {
+        let shape = shape.into();
+        Self { k: View::contiguous(shape, k), v: View::contiguous(shape, v) }
+    }
+}
+
+/// Attention over a part of the keys: its normalised output and its natural-log LSE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PartialState<M, L> {
+    /// `[rows, heads, head_dim]`.
+    pub out: View<M>,
+    /// `[rows, heads]`, f32.
+    pub lse: View<L>,
+}
+
+impl<M, L> PartialState<M, L> {
+    /// A state without gaps; `shape` is that of its output.
+    pub fn contiguous(shape: impl Into<Shape>, out: M, lse: L) -> Self {
+        let shape = shape.into();
+        Self { out: View::contiguous(shape, out), lse: View::contiguous(shape.scalars(), lse) }
+    }
+}
+
+/// Checks an operand in host memory.
+pub(crate) fn check<E: Element>(tensor: &'static str, view: View<&[E]>, allowed: Shape) -> Result<()> {
+    let View { data, shape, strides } = view;
+    let memory = Extent { address: data.as_ptr().addr(), len: data.len(), size: size_of::<E>() };
+    memory.check(tensor, shape, allowed, strides)
+}
+
+/// Memory as the checks see it, of the host or of a device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    pub address: usize,
+    /// In elements.
+    pub len: usize,
+    /// Bytes of an element.
+    pub size: usize,
+}
+
+impl Extent {
+    #[cfg(feature = "cuda")]
+    pub fn bytes(self) -> usize {
+        self.len * self.size
+    }
+
+    /// Checks an operand in this memory: that its shape is the one `allowed`, that the memory holds that, that no two
+    /// vectors overlap, and alignment.
+    pub fn check(self, tensor: &'static str, shape: Shape, allowed: Shape, strides: Strides) -> Result<()> {
+        if shape != allowed {
+            return Err(Error::WrongShape { tensor, value: shape, allowed });
+        }
+        let min = shape.required_len(tensor, strides)?;
+        if self.len < min {
+            return Err(Error::TooShort { tensor, value: self.len, min });
+        }
+        // Nothing is reached; strides that are used fit the address space, as `min` does.
+        if min == 0 {
+            return Ok(());
+        }
+        let align = vector_align(shape.vector * self.size);
+        let used = |stride: usize, count: usize| if count > 1 { stride * self.size } else { 0 };
+        for (part, value) in [
+            ("data", self.address),
+            ("strides.input", used(strides.input, shape.inputs)),
+            ("strides.row", used(strides.row, shape.tokens)),
+            ("strides.head", used(strides.head, shape.heads)),
+        ] {
+            if !value.is_multiple_of(align) {
+                return Err(Error::Misaligned { tensor, part, value, align });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What addresses of vectors of so many bytes are a multiple of: they are accessed 16 bytes at a time, or at the largest
+/// power of two that divides them. So a head_dim of 64 asks for 16 bytes and one of 5 for the element's own size.
+pub(crate) fn vector_align(bytes: usize) -> usize {
+    1 << bytes.trailing_zeros().min(4)
+}
