@@ -3,16 +3,41 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUevent, CUevent_flags, CUevent_wait_flags, CUstreamCaptureStatus};
-use cudarc::driver::{CudaContext, CudaStream, result};
+use cudarc::driver::sys::{CUevent, CUevent_flags, CUevent_wait_flags, CUstream, CUstreamCaptureStatus};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 
-use super::modules::cuda;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The handle by which each thread names a default stream of its own: `CU_STREAM_PER_THREAD` in cuda.h.
 const PER_THREAD: usize = 2;
 /// The handle of the default stream of all threads, besides null: `CU_STREAM_LEGACY`.
 const LEGACY: usize = 1;
+
+/// The error of a driver's function.
+pub(super) fn cuda(call: &'static str) -> impl Fn(DriverError) -> Error {
+    move |error| Error::Cuda { call, result: error.0 }
+}
+
+/// The operand `tensor` belongs to a context. cudarc keeps account of memory and streams in its `CudaContext`, of which there
+/// may be several for one context of the driver: the accounts of another know nothing of what is done here.
+pub(super) fn same_context(
+    ours: &Arc<CudaContext>,
+    theirs: &Arc<CudaContext>,
+    tensor: &'static str,
+) -> Result<()> {
+    match Arc::ptr_eq(ours, theirs) {
+        true => Ok(()),
+        false => Err(Error::WrongContext { tensor }),
+    }
+}
+
+/// A stream that kernels are queued on.
+#[derive(Clone, Copy)]
+pub(super) struct Lane {
+    pub stream: CUstream,
+    /// Whether they go to a graph.
+    pub captured: bool,
+}
 
 /// Makes a context current to this thread: a null stream is then this context's.
 pub(super) fn make_current(context: &CudaContext) -> Result<()> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use cudarc::driver::{CudaContext, DriverError};
 
-use super::driver::make_current;
-use super::modules::{Modules, cuda};
+use super::driver::{cuda, make_current};
+use super::modules::{Function, Modules};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::plan::{DeviceFacts, variants};
@@ -90,9 +90,22 @@ impl Kernels {
             self.modules.function(&module, &name, 0)?;
         }
         for from in [DType::F32, dtype] {
-            super::merge::load(self, from, dtype)?;
+            self.merging(from, dtype)?;
         }
         Ok(())
+    }
+
+    /// The kernel that merges states of one type into another.
+    pub(super) fn merging(&self, from: DType, to: DType) -> Result<Function> {
+        let name = match (from, to) {
+            (DType::F32, DType::F32) => "onekv_merge_f32_f32",
+            (DType::F32, DType::F16) => "onekv_merge_f32_f16",
+            (DType::F32, DType::Bf16) => "onekv_merge_f32_bf16",
+            (DType::F16, DType::F16) => "onekv_merge_f16_f16",
+            (DType::Bf16, DType::Bf16) => "onekv_merge_bf16_bf16",
+            _ => return Err(Error::WrongDType { value: from, planned: to }),
+        };
+        self.modules.function("merge", name, 0)
     }
 
     /// The context that the kernels are loaded in.

@@ -10,9 +10,7 @@ use bytemuck::Pod;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut as _, result};
 
-use super::driver::{is_captured, make_current, synchronize};
-use super::modules::cuda;
-use super::operands::same_context;
+use super::driver::{cuda, is_captured, make_current, same_context, synchronize};
 use crate::error::{Error, Result};
 
 /// What was dropped while its stream was captured. Freed then, it would be freed by every replay of that graph.

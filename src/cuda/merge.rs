@@ -1,12 +1,12 @@
 //! Joining partial attention states on the device.
 
 use super::abi::{ONEKV_MAX_STATES, OnekvMergeStates, OnekvState};
-use super::kernels::Kernels;
-use super::modules::{Function, Grid};
-use super::operands::{Call, DeviceRead, DeviceWrite, Lane, Placed, strides};
+use super::driver::Lane;
+use super::modules::Grid;
+use super::operands::{Call, DeviceRead, DeviceWrite, Placed, strides};
 use super::prepared::address_of;
 use super::queue::{Queue, Shared};
-use crate::dtype::{DType, Element};
+use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::view::{PartialState, Strides, View};
 
@@ -18,7 +18,7 @@ const ROWS: usize = 4;
 
 impl Queue {
     /// [`cpu::merge_states`](crate::cpu::merge_states) on the device: allocates nothing and waits for nothing, once its kernel is
-    /// loaded ([`Kernels::preload`]).
+    /// loaded ([`Kernels::preload`](super::Kernels::preload)).
     ///
     /// States are of the output's type, or f32 so that nothing is rounded twice. Sums are f32.
     ///
@@ -39,19 +39,6 @@ impl Queue {
         let _together = self.0.lock();
         merge_states(&self.0, Call::new(&self.0)?, self.0.lane(), states, out, lse)
     }
-}
-
-/// The kernel that merges states of one type into another.
-pub(super) fn load(kernels: &Kernels, from: DType, to: DType) -> Result<Function> {
-    let name = match (from, to) {
-        (DType::F32, DType::F32) => "onekv_merge_f32_f32",
-        (DType::F32, DType::F16) => "onekv_merge_f32_f16",
-        (DType::F32, DType::Bf16) => "onekv_merge_f32_bf16",
-        (DType::F16, DType::F16) => "onekv_merge_f16_f16",
-        (DType::Bf16, DType::Bf16) => "onekv_merge_bf16_bf16",
-        _ => return Err(Error::WrongDType { value: from, planned: to }),
-    };
-    kernels.modules.function("merge", name, 0)
 }
 
 pub(super) fn merge_states<P, L, O>(
@@ -85,7 +72,7 @@ where
             return Err(Error::TooLarge { field, value, max });
         }
     }
-    let function = load(&queue.kernels, P::Element::DTYPE, O::Element::DTYPE)?;
+    let function = queue.kernels.merging(P::Element::DTYPE, O::Element::DTYPE)?;
     let none = const {
         let none = strides(Strides::new(0, 0));
         OnekvState { out: std::ptr::null(), lse: std::ptr::null(), out_strides: none, lse_strides: none }

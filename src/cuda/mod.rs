@@ -173,10 +173,10 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
         let why = "libcuda was not found: no NVIDIA driver is installed".to_owned();
         return Err(Error::CudaUnavailable { what: "loading the driver", why });
     }
-    let count = CudaContext::device_count().map_err(modules::cuda("cuInit, cuDeviceGetCount"))?;
+    let count = CudaContext::device_count().map_err(driver::cuda("cuInit, cuDeviceGetCount"))?;
     if usize::try_from(count).is_ok_and(|count| ordinal >= count) {
         let why = format!("device {ordinal}, allowed: below {count}, as many as there are");
         return Err(Error::CudaUnavailable { what: "opening a device", why });
     }
-    CudaContext::new(ordinal).map_err(modules::cuda("cuDevicePrimaryCtxRetain"))
+    CudaContext::new(ordinal).map_err(driver::cuda("cuDevicePrimaryCtxRetain"))
 }

@@ -7,18 +7,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
-use cudarc::driver::{CudaContext, DriverError, result};
+use cudarc::driver::{CudaContext, result};
 
-use super::driver::make_current;
+use super::driver::{cuda, make_current};
 use crate::error::{Error, Result};
 
 /// Shared memory that a block gets without asking.
 const DEFAULT_SHARED_BYTES: usize = 48 << 10;
-
-/// The error of a driver's function.
-pub(super) fn cuda(call: &'static str) -> impl Fn(DriverError) -> Error {
-    move |error| Error::Cuda { call, result: error.0 }
-}
 
 /// A function of a loaded module.
 #[derive(Debug, Clone, Copy)]

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUdeviceptr, CUstream};
+use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{
-    CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr as _, DevicePtrMut as _,
-    DeviceSlice as _, SyncOnDrop,
+    CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr as _, DevicePtrMut as _, DeviceSlice as _,
+    SyncOnDrop,
 };
 
 use super::abi::OnekvStrides;
-use super::driver::{is_captured, is_per_thread, join, synchronize};
+use super::driver::{is_captured, is_per_thread, join, same_context, synchronize};
 use super::memory::Memory;
 use super::queue::Shared;
 use crate::error::{Error, Result};
@@ -135,19 +135,6 @@ impl<E> SharedKv<CudaSlice<E>> {
     /// K and V to read.
     pub fn as_view(&self) -> SharedKv<CudaView<'_, E>> {
         SharedKv { k: self.k.as_view(), v: self.v.as_view() }
-    }
-}
-
-/// The operand `tensor` belongs to a context. cudarc keeps account of memory and streams in its `CudaContext`, of which there
-/// may be several for one context of the driver: the accounts of another know nothing of what is done here.
-pub(super) fn same_context(
-    ours: &Arc<CudaContext>,
-    theirs: &Arc<CudaContext>,
-    tensor: &'static str,
-) -> Result<()> {
-    match Arc::ptr_eq(ours, theirs) {
-        true => Ok(()),
-        false => Err(Error::WrongContext { tensor }),
     }
 }
 
@@ -321,14 +308,6 @@ impl<'a> Call<'a> {
 pub(super) struct Placed<'a> {
     pub at: CUdeviceptr,
     _guard: SyncOnDrop<'a>,
-}
-
-/// A stream that kernels are queued on.
-#[derive(Clone, Copy)]
-pub(super) struct Lane {
-    pub stream: CUstream,
-    /// Whether they go to a graph.
-    pub captured: bool,
 }
 
 /// Strides as the kernels take them.

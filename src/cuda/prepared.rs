@@ -10,10 +10,10 @@ use bytemuck::{Pod, Zeroable};
 use cudarc::driver::sys::CUdeviceptr;
 
 use super::abi::{OnekvAttention, OnekvCombine, OnekvWork};
-use super::driver::is_captured;
+use super::driver::{Lane, is_captured};
 use super::memory::Stored;
 use super::modules::{Function, Grid};
-use super::operands::{Call, DeviceRead, DeviceWrite, Lane, Placed, strides};
+use super::operands::{Call, DeviceRead, DeviceWrite, Placed, strides};
 use super::queue::{Queue, Shared};
 use super::tensor_map::{TensorMap, boxes_of_tokens};
 use crate::dtype::Element;

@@ -7,11 +7,9 @@ use bytemuck::Pod;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, PinnedHostSlice, result};
 
-use super::driver::{Event, is_captured, is_per_thread, make_current, synchronize};
+use super::driver::{Event, Lane, cuda, is_captured, is_per_thread, make_current, same_context, synchronize};
 use super::kernels::Kernels;
 use super::memory::{Memory, Retired, Stored};
-use super::modules::cuda;
-use super::operands::{Lane, same_context};
 use crate::error::{Error, Result};
 
 /// Lists that may be on their way to the card before the next waits for the first.

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstream, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, result};
 
-use super::driver::{is_captured, make_current};
+use super::driver::{Lane, cuda, is_captured, make_current};
 use super::memory::{Memory, OwnStream};
 use super::merge::merge_states;
-use super::modules::cuda;
-use super::operands::{Call, Lane};
+use super::operands::Call;
 use super::prepared::{Kv, Prepared, QuantizedKv};
 use super::queue::{Queue, Shared};
 use crate::dtype::Element;

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use cudarc::driver::sys::{self, CUdeviceptr, CUtensorMapDataType};
 
-use super::modules::cuda;
+use super::driver::cuda;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::plan::Variant;

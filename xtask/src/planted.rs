@@ -357,7 +357,7 @@ const BUGS: &[Planted] = &[
         from: "if join(&other, self.stream).is_err() {", to: "if false && join(&other, self.stream).is_err() {", caught_by: STREAMS },
     Planted { name: "a run does not wait for the streams of operands", file: "src/cuda/operands.rs",
         from: "join(self.stream, owner)?;", to: "", caught_by: STREAMS },
-    Planted { name: "a context is its handle", file: "src/cuda/operands.rs",
+    Planted { name: "a context is its handle", file: "src/cuda/driver.rs",
         from: "match Arc::ptr_eq(ours, theirs) {", to: "match ours.cu_ctx() == theirs.cu_ctx() {", caught_by: STREAMS },
     Planted { name: "memory of a thread's own stream is taken", file: "src/cuda/operands.rs",
         from: "if is_per_thread(owner) && !self.of_threads {", to: "if false && is_per_thread(owner) && !self.of_threads {", caught_by: STREAMS },
