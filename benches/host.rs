@@ -4,17 +4,20 @@
 //! the card is waited for while no clock runs: neither its time nor a full queue is in these figures. On the virtual
 //! card, with PTXSIM_KERNELS=0, the driver's own part is the simulator's; on a card it is NVIDIA's.
 
+mod common;
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::problem;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 use half::bf16;
 use onekv::cuda::{Kernels, Prepared, Queue};
 use onekv::plan::{Plan, PlanOptions};
-use onekv::{DType, Keys, Problem, ProblemSpec, SharedKv, View};
+use onekv::{DType, Problem, SharedKv, View};
 
 const ROWS: usize = 30;
 const KEYS: std::ops::RangeInclusive<usize> = 512..=4096;
@@ -31,24 +34,6 @@ fn driver(context: &CudaContext) -> Option<String> {
     }
 }
 
-fn problem(keys: &[usize]) -> Problem {
-    let mut offsets = vec![0];
-    offsets.extend(keys.iter().scan(0, |end, keys| {
-        *end += keys;
-        Some(*end)
-    }));
-    Problem::new(ProblemSpec {
-        heads: 12,
-        kv_heads: 12,
-        head_dim: 64,
-        scale: 1.0,
-        softcap: None,
-        row_offsets: (0..=keys.len()).map(|input| input * ROWS).collect(),
-        keys: Keys::Packed { offsets },
-    })
-    .expect("a valid shape")
-}
-
 /// Batches of `inputs`: the largest, then two that come in turn.
 fn problems(inputs: usize) -> [Problem; 3] {
     let ragged = |seed: usize| {
@@ -56,7 +41,7 @@ fn problems(inputs: usize) -> [Problem; 3] {
             .map(|b| KEYS.start() + (b + seed) * 1237 % (KEYS.end() - KEYS.start()))
             .collect::<Vec<_>>()
     };
-    [vec![*KEYS.end(); inputs], ragged(0), ragged(1)].map(|keys| problem(&keys))
+    [vec![*KEYS.end(); inputs], ragged(0), ragged(1)].map(|keys| problem(ROWS, &keys))
 }
 
 struct Operands {

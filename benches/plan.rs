@@ -2,11 +2,14 @@
 //!
 //! T5-base's heads in bf16 on an H200's facts: the search over kernels and splits, and a plan like one that there is.
 
+mod common;
+
 use std::hint::black_box;
 
+use common::problem;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use onekv::DType;
 use onekv::plan::{DeviceFacts, Plan, PlanOptions};
-use onekv::{DType, Keys, Problem, ProblemSpec};
 
 const H200: DeviceFacts = DeviceFacts {
     compute_capability: (9, 0),
@@ -15,25 +18,6 @@ const H200: DeviceFacts = DeviceFacts {
     shared_bytes_per_multiprocessor: 228 << 10,
     threads_per_multiprocessor: 2048,
 };
-
-/// 30 query rows per input; `keys` of each.
-fn problem(keys: &[usize]) -> Problem {
-    let mut offsets = vec![0];
-    offsets.extend(keys.iter().scan(0, |end, keys| {
-        *end += keys;
-        Some(*end)
-    }));
-    Problem::new(ProblemSpec {
-        heads: 12,
-        kv_heads: 12,
-        head_dim: 64,
-        scale: 1.0,
-        softcap: None,
-        row_offsets: (0..=keys.len()).map(|b| b * 30).collect(),
-        keys: Keys::Packed { offsets },
-    })
-    .expect("a valid shape")
-}
 
 fn planning(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
@@ -45,7 +29,7 @@ fn planning(criterion: &mut Criterion) {
         ("64 x 64..4096", ragged),
     ];
     for (name, keys) in shapes {
-        let problem = problem(&keys);
+        let problem = problem(30, &keys);
         let plan = |options: &PlanOptions| {
             Plan::new(&problem, DType::Bf16, &H200, options).expect("a kernel for the shape")
         };

@@ -6,7 +6,8 @@
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::problem::Problem;
-use crate::view::{Shape, View, check};
+use crate::shape::Shape;
+use crate::view::{View, check};
 
 /// The largest value.
 pub const MAX: f32 = 448.0;
@@ -96,7 +97,7 @@ impl Quantized {
 mod tests {
     use super::*;
     use crate::problem::{Keys, ProblemSpec};
-    use crate::view::Strides;
+    use crate::shape::Strides;
 
     /// All codes against the format written out by hand, in units of 2^-9.
     #[test]

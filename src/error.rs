@@ -102,9 +102,9 @@ pub enum Error {
         /// Which operand.
         tensor: &'static str,
         /// Its shape.
-        value: crate::Shape,
+        value: crate::shape::Shape,
         /// The one it must have.
-        allowed: crate::Shape,
+        allowed: crate::shape::Shape,
     },
 
     /// A stride lets neighbouring vectors overlap.

@@ -67,6 +67,7 @@ pub mod interop;
 pub mod plan;
 mod problem;
 pub mod reference;
+mod shape;
 mod view;
 
 #[cfg(feature = "cuda")]
@@ -74,4 +75,5 @@ pub use cudarc;
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use problem::{Input, Keys, Problem, ProblemSpec};
-pub use view::{MAX_HEAD_DIM, PartialState, Shape, SharedKv, Strides, View};
+pub use shape::{Shape, Strides};
+pub use view::{MAX_HEAD_DIM, PartialState, SharedKv, View};

@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::view::{MAX_HEAD_DIM, Shape, SharedKv, View, check};
+use crate::shape::Shape;
+use crate::view::{MAX_HEAD_DIM, SharedKv, View, check};
 
 /// Where each input's keys stand in the K/V tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -3,7 +3,8 @@
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::problem::Problem;
-use crate::view::{SharedKv, Strides, View};
+use crate::shape::Strides;
+use crate::view::{SharedKv, View};
 
 /// Attention of one query vector: writes `out` `[head_dim]`, returns the natural-log LSE.
 ///

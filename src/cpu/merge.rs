@@ -2,7 +2,8 @@
 
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::view::{PartialState, Strides, View, check};
+use crate::shape::Strides;
+use crate::view::{PartialState, View, check};
 
 /// Merges attention over disjoint parts of the keys into attention over all of them.
 ///

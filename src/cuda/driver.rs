@@ -87,6 +87,13 @@ impl Event {
         Ok(Self { raw: raw.map_err(cuda("cuEventCreate"))?, context: context.clone() })
     }
 
+    /// A new one, behind all that `stream` was given.
+    pub fn behind(stream: &CudaStream) -> Result<Self> {
+        let event = Self::new(stream.context())?;
+        event.record(stream)?;
+        Ok(event)
+    }
+
     /// Behind all that `stream` was given.
     pub fn record(&self, stream: &CudaStream) -> Result<()> {
         make_current(&self.context)?;
@@ -119,8 +126,7 @@ impl Drop for Event {
 
 /// What `stream` is given from now on comes after all that `other` was.
 pub(super) fn join(stream: &CudaStream, other: &CudaStream) -> Result<()> {
-    let event = Event::new(other.context())?;
-    event.record(other)?;
+    let event = Event::behind(other)?;
     let flags = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
     // SAFETY: both are alive.
     unsafe { result::stream::wait_event(stream.cu_stream(), event.raw, flags) }

@@ -8,7 +8,8 @@ use super::prepared::address_of;
 use super::queue::{Queue, Shared};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::view::{PartialState, Strides, View};
+use crate::shape::Strides;
+use crate::view::{PartialState, View};
 
 /// The most states that one merge joins.
 pub const MAX_STATES: usize = ONEKV_MAX_STATES as usize;

@@ -13,7 +13,8 @@ use super::driver::{is_captured, is_per_thread, join, same_context, synchronize}
 use super::memory::Memory;
 use super::queue::Shared;
 use crate::error::{Error, Result};
-use crate::view::{Extent, Shape, SharedKv, Strides, View};
+use crate::shape::{Shape, Strides};
+use crate::view::{Extent, SharedKv, View};
 
 /// Operands of one call at most: those of a merge.
 const MOST: usize = 2 * super::MAX_STATES + 2;
@@ -165,10 +166,7 @@ struct Span {
 
 impl<'a> Call<'a> {
     pub fn new(queue: &'a Shared) -> Result<Self> {
-        if is_captured(&queue.stream)? {
-            return Err(Error::Captured { what: "the queue's stream" });
-        }
-        queue.retired.free();
+        queue.open()?;
         Ok(Self { recorded: false, ..Self::recorded(queue) })
     }
 

@@ -20,7 +20,8 @@ use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::plan::{Architecture, Plan, Variant};
 use crate::problem::Problem;
-use crate::view::{Shape, SharedKv, Strides, View};
+use crate::shape::{Shape, Strides};
+use crate::view::{SharedKv, View};
 
 // SAFETY: C structures of eight i32 (cuda/abi.h, whose sizes abi.rs asserts): no padding, any bytes are a value.
 unsafe impl Zeroable for OnekvWork {}
@@ -353,8 +354,8 @@ impl Prepared {
     ///
     /// # Errors
     /// What [`Problem::check`] refuses, of device memory; [`Error::WrongDType`], [`Error::WrongKv`], [`Error::WrongContext`],
-    /// [`Error::PerThreadStream`], [`Error::Overlap`], [`Error::ReplanFailed`], [`Error::Cuda`]; [`Error::Captured`] where the stream is captured: the
-    /// graph would not keep what the run needs, as [`Queue::record`] does.
+    /// [`Error::PerThreadStream`], [`Error::Overlap`], [`Error::ReplanFailed`], [`Error::Cuda`]; [`Error::Captured`] where the
+    /// stream is captured: the graph would not keep what the run needs, as [`Queue::record`] does.
     pub fn run<Q, K, O>(
         &self,
         q: View<Q>,
@@ -480,9 +481,8 @@ impl Prepared {
     /// [`Error::Cuda`].
     pub unsafe fn run_raw(&self, operands: &RawOperands) -> Result<()> {
         let _together = self.queue.lock();
-        let captured = is_captured(&self.queue.stream)?;
         // SAFETY: the caller's contract.
-        unsafe { self.launch(Lane { captured, ..self.queue.lane() }, operands) }
+        unsafe { self.launch(self.raw_lane()?, operands) }
     }
 
     /// [`Prepared::run_raw`], with what can be seen of addresses and strides checked.
@@ -491,11 +491,11 @@ impl Prepared {
     /// As [`Prepared::run_raw`].
     ///
     /// # Errors
-    /// As [`Prepared::run_raw`]; [`Error::Zero`] for an address of 0 where there is memory, [`Error::Misaligned`],
+    /// As [`Prepared::run_raw`]; [`Error::Null`] for an address of 0 where there is memory, [`Error::Misaligned`],
     /// [`Error::StrideTooSmall`], [`Error::Overlap`].
     pub unsafe fn run_raw_checked(&self, operands: &RawOperands) -> Result<()> {
-        let captured = is_captured(&self.queue.stream)?;
-        let lane = Lane { captured, ..self.queue.lane() };
+        let _together = self.queue.lock();
+        let lane = self.raw_lane()?;
         let (Extents { query, lse, kv, .. }, Launch { variant, .. }) = (*self.extents(lane)?, self.launch);
         let scales = Shape::from([if variant.e4m3_kv() { kv.heads } else { 0 }, 1]);
         let (size, row) = (variant.dtype.size_bytes(), Strides::new(1, 1));
@@ -514,7 +514,12 @@ impl Prepared {
             call.place_raw(tensor, at, shape, strides, size, written)?;
         }
         // SAFETY: the caller's contract.
-        unsafe { self.run_raw(operands) }
+        unsafe { self.launch(lane, operands) }
+    }
+
+    /// The queue's stream, as it is: captured or not.
+    fn raw_lane(&self) -> Result<Lane> {
+        Ok(Lane { captured: is_captured(&self.queue.stream)?, ..self.queue.lane() })
     }
 
     /// What a run is on: in a graph, which replays with other lengths, the most that there will be.

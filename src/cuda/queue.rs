@@ -105,14 +105,6 @@ impl Queue {
         self.0.lock().workspace.as_ref().map_or(0, |workspace| workspace.len)
     }
 
-    /// An event behind all that the stream was given.
-    #[cfg(feature = "candle-cuda")]
-    pub(crate) fn event(&self) -> Result<Event> {
-        let event = Event::new(self.0.stream.context())?;
-        event.record(&self.0.stream)?;
-        Ok(event)
-    }
-
     /// Has the workspace hold `len` elements of f32 ([`Plan::workspace_len`](crate::plan::Plan::workspace_len)), so that no
     /// later [`Queue::prepare`] has it grow. What was prepared before keeps the one that it has.
     ///
@@ -279,11 +271,7 @@ impl Drop for Shared {
         }
         // The kernels are unloaded with their last owner, and may still run.
         let captured = is_captured(&self.stream).unwrap_or(true);
-        let done = || {
-            let event = Event::new(self.stream.context())?;
-            event.record(&self.stream)?;
-            event.synchronize()
-        };
+        let done = || Event::behind(&self.stream)?.synchronize();
         if captured || done().is_err() {
             std::mem::forget(self.kernels.clone());
         }

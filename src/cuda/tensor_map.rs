@@ -8,7 +8,7 @@ use super::driver::cuda;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::plan::Variant;
-use crate::view::{Shape, Strides};
+use crate::shape::{Shape, Strides};
 
 /// A tensor of five dimensions as the copy engine of cards from 9.0 on sees it: a parameter of kernels.
 #[derive(Debug, Clone, Copy)]

@@ -16,9 +16,9 @@ pub struct Card {
 }
 
 impl Card {
-    /// Card `ordinal`. cudarc tracks events, as it does where nobody asks otherwise, or with `ONEKV_EVENT_TRACKING=0` not.
-    pub fn open(ordinal: usize) -> Result<Self> {
-        let context = onekv::cuda::context(ordinal)?;
+    /// The first card. cudarc tracks events, as it does where nobody asks otherwise, or with `ONEKV_EVENT_TRACKING=0` not.
+    fn open() -> Result<Self> {
+        let context = onekv::cuda::context(0)?;
         if std::env::var("ONEKV_EVENT_TRACKING").is_ok_and(|tracking| tracking == "0") {
             // SAFETY: the tests keep what they allocate themselves to one stream, or synchronise.
             unsafe { context.disable_event_tracking() };
@@ -34,7 +34,7 @@ impl Card {
 /// The machine's card, if it has one; with `ONEKV_REQUIRE_CUDA` it must.
 pub fn card() -> Option<&'static Card> {
     static CARD: OnceLock<Option<Card>> = OnceLock::new();
-    CARD.get_or_init(|| match Card::open(0) {
+    CARD.get_or_init(|| match Card::open() {
         Ok(card) => Some(card),
         Err(error) if std::env::var_os("ONEKV_REQUIRE_CUDA").is_none() => {
             println!("CUDA is not tested: {error}");

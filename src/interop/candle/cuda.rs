@@ -14,7 +14,8 @@ use crate::cuda::{Event, Kernels, Prepared, Queue};
 use crate::dtype::DType;
 use crate::plan::{Plan, PlanOptions};
 use crate::problem::Problem;
-use crate::view::{PartialState, Shape, SharedKv, View};
+use crate::shape::Shape;
+use crate::view::{PartialState, SharedKv, View};
 
 /// What candle and cudarc ask of an element.
 pub(super) trait CudaElement: CudaDType + DeviceRepr {}
@@ -46,7 +47,7 @@ impl InUse {
             return Ok(());
         }
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match queue.event() {
+        match Event::behind(queue.stream()) {
             Ok(event) => list.push_back((event, tensors())),
             Err(error) => {
                 // They may still be used.

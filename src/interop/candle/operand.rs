@@ -9,7 +9,8 @@ use candle_core::{
 
 use crate::dtype::DType;
 use crate::problem::Problem;
-use crate::view::{Shape, Strides, View, vector_align};
+use crate::shape::{Shape, Strides};
+use crate::view::{View, vector_align};
 
 /// A tensor with the shape and strides that it has as an operand.
 pub(super) struct Operand<'t> {
