@@ -30,7 +30,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 #[rustfmt::skip]
-static CARDS: [Card; 4] = [
+static CARDS: [Card; 6] = [
     Card { name: "a100", compute_capability: (8, 0), multiprocessors: 108,
         shared_per_block: 48 * KIB, shared_per_block_optin: 163 * KIB, shared_per_multiprocessor: 164 * KIB,
         threads_per_multiprocessor: 2048, blocks_per_multiprocessor: 32, l2_bytes: 40 * MIB, memory_bytes: 80 * GIB },
@@ -43,6 +43,12 @@ static CARDS: [Card; 4] = [
     Card { name: "h200", compute_capability: (9, 0), multiprocessors: 132,
         shared_per_block: 48 * KIB, shared_per_block_optin: 227 * KIB, shared_per_multiprocessor: 228 * KIB,
         threads_per_multiprocessor: 2048, blocks_per_multiprocessor: 32, l2_bytes: 60 * MIB, memory_bytes: 141 * GIB },
+    Card { name: "b200", compute_capability: (10, 0), multiprocessors: 148,
+        shared_per_block: 48 * KIB, shared_per_block_optin: 227 * KIB, shared_per_multiprocessor: 228 * KIB,
+        threads_per_multiprocessor: 2048, blocks_per_multiprocessor: 32, l2_bytes: 126 * MIB, memory_bytes: 180 * GIB },
+    Card { name: "rtx5090", compute_capability: (12, 0), multiprocessors: 170,
+        shared_per_block: 48 * KIB, shared_per_block_optin: 99 * KIB, shared_per_multiprocessor: 100 * KIB,
+        threads_per_multiprocessor: 1536, blocks_per_multiprocessor: 24, l2_bytes: 96 * MIB, memory_bytes: 32 * GIB },
 ];
 
 impl Card {

@@ -25,7 +25,7 @@ enum Task {
     Lint {
         /// PTX file
         file: PathBuf,
-        /// Card to play: a100, rtx4090, h100, h200 [default: one that takes the file]
+        /// Card to play: a100, rtx4090, h100, h200, b200, rtx5090 [default: one that takes the file]
         #[arg(long)]
         device: Option<String>,
     },
@@ -57,7 +57,7 @@ struct Run {
     /// Write a buffer to a file after the launch; N counts arguments from 0
     #[arg(long = "dump", value_name = "N=PATH")]
     dumps: Vec<Dump>,
-    /// Card to play: a100, rtx4090, h100, h200 [default: one that takes the file]
+    /// Card to play: a100, rtx4090, h100, h200, b200, rtx5090 [default: one that takes the file]
     #[arg(long)]
     device: Option<String>,
     /// Print the counters as JSON

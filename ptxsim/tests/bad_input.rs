@@ -44,6 +44,13 @@ fn each_broken_text_has_one_error() {
         (with("red.shared.add.v2.f32 [tile], {%r0, %r1, %r2};"), "3 elements where 2 are expected"),
         (with("setmaxnreg.inc.sync.aligned.u32 100;"), "multiples of 8 from 24 to 256"),
         (with("griddepcontrol.await;"), "unsupported instruction"),
+        (
+            with(
+                "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b64 [%r0], {%a0, %a0, %a0, %a0}, [%r1];",
+            ),
+            "unsupported instruction",
+        ),
+        (with("st.async.release.gpu.global.b32 [%a0], %r0;"), "unsupported instruction"),
         (with(".shared .align 3 .b8 odd[4];"), "alignment 3 of `odd`"),
         (with(".shared .align 4294967296 .b8 odd[4];"), "alignment 4294967296 of `odd`"),
         (with(".shared .b8 large[4294967297];"), "`4294967297` where a number is expected"),

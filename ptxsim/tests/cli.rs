@@ -104,7 +104,10 @@ fn wrong_arguments_have_one_line_each() {
         (format!("run none.ptx {arguments}"), "cannot read none.ptx"),
         (format!("run broken.ptx {arguments}"), "PTX line"),
         (format!("run hopper.ptx --device a100 {arguments}"), "PTX for sm_90a; the card a100 is sm_80"),
-        (format!("run scale.ptx --device a1000 {arguments}"), "allowed are a100, rtx4090, h100, h200"),
+        (
+            format!("run scale.ptx --device a1000 {arguments}"),
+            "allowed are a100, rtx4090, h100, h200, b200, rtx5090",
+        ),
         ("run scale.ptx --arg zeros=128".to_owned(), "takes 3 arguments, 1 are given"),
         (
             "run scale.ptx --arg f32=1 --arg space=128 --arg f32=1".to_owned(),

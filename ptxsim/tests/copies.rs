@@ -158,6 +158,62 @@ fn bulk_copies_go_every_way() {
     }
 }
 
+/// Each thread's words to the other block, which waits for them by its mbarrier alone.
+#[test]
+fn async_stores_reach_the_other_block() {
+    let both = numbers(512);
+    for (form, each, values) in [
+        ("b32", 4, "%r10"),
+        ("v2.b32", 8, "{%r10, %r11}"),
+        ("v4.f32", 16, "{%f0, %f1, %f2, %f3}"),
+        ("u64", 8, "%s1"),
+        ("v2.b64", 16, "{%s1, %s2}"),
+    ] {
+        // The thread's first word of the block's 256, and where it goes.
+        let load = "mov.u32 %r0, %cluster_ctarank;\nmul.wide.u32 %a4, %r0, 1024;\nadd.s64 %a1, %a1, %a4;\n\
+                    add.s64 %a0, %a0, %a4;\nxor.b32 %r2, %r0, 1;\n"
+            .to_owned()
+            + &format!("mul.lo.u32 %r6, %t, {each};\ncvt.u64.u32 %a3, %r6;\nadd.s64 %a3, %a3, %a0;\n")
+            + &format!("ld.global.{form} {values}, [%a3];\n")
+            + "add.s32 %r3, %r39, %r6;\nmov.u32 %r4, bar;\nmapa.shared::cluster.u32 %r3, %r3, %r2;\n\
+               mapa.shared::cluster.u32 %r5, %r4, %r2;\n";
+        let send =
+            format!("st.async.shared::cluster.mbarrier::complete_tx::bytes.{form} [%r3], {values}, [%r5];\n");
+        let threads = 1024 / each;
+        let expect = first("mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 1024;\n");
+        let body = load + &init(1) + &expect + CLUSTER_SYNC + &send + &wait(0) + &copy(false, 256);
+        let got = run(form, &cluster(2, threads), &body, NO_MAP, &both, 512);
+        assert_eq!(got, [&both[256..], &both[..256]].concat(), "{form}");
+        let fails = |what: &str, body: &str| {
+            let gpu = gpu(what, body);
+            let (from, to) = (gpu.ints(&both), gpu.ints(&[0; 512]));
+            gpu.fault("run", &cluster(2, threads), &[&NO_MAP, &from, &to]).kind
+        };
+        // Nobody reads before the mbarrier says so, nor leaves.
+        let early = fails("no wait", &body.replace(&wait(0), ""));
+        assert!(matches!(early, FaultKind::Uninitialized | FaultKind::Race), "{form}: {early:?}");
+        let early = body.replace(&(wait(0) + &copy(false, 256)), "");
+        let early = fails("early exit", &early);
+        assert!(matches!(early, FaultKind::OutOfBounds | FaultKind::Race), "{form}: {early:?}");
+        // The mbarrier is there before.
+        assert_eq!(fails("no init", &body.replace(&init(1), "")), FaultKind::Uninitialized, "{form}");
+        // It is one of the block that is written to.
+        let own = body
+            .replace("mapa.shared::cluster.u32 %r5, %r4, %r2;", "mapa.shared::cluster.u32 %r5, %r4, %r0;");
+        assert_eq!(fails("own mbarrier", &own), FaultKind::IllegalInstruction, "{form}");
+        let odd = body.replace(&send, &format!("add.s32 %r3, %r3, 2;\n{send}"));
+        assert_eq!(fails("odd", &odd), FaultKind::Misaligned, "{form}");
+        // What is still read, or was written by an ordinary store, is not written over.
+        let over = |fence: &str, then: &str| {
+            let written = copy(true, 256) + fence + "bar.sync 0;\n" + CLUSTER_SYNC;
+            fails("over", &body.replace(&send, &(written + then + &send)))
+        };
+        let read = "ld.shared.b32 %r12, [%r39+8];\n";
+        assert_eq!(over("fence.proxy.async;\n", read), FaultKind::Race, "{form}");
+        assert_eq!(over("", ""), FaultKind::ProxyFence, "{form}");
+    }
+}
+
 #[test]
 fn bulk_copies_reduce() {
     let half = |x: u32| u32::from(half::f16::from_f32(x as f32).to_bits()) * 0x1_0001;

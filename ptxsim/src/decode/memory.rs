@@ -1,7 +1,7 @@
 //! Loads, stores, atomics and address conversions.
 
 use super::{Decoded, Decoder, Opcode, unsupported};
-use crate::ir::{AtomicOp, Class, Element, Op, Src, Window, window_of};
+use crate::ir::{AtomicOp, Bulk, Class, Element, Op, Src, Window, window_of};
 use crate::ptx::{Operand, Space};
 
 impl<'m> Decoder<'m> {
@@ -80,7 +80,7 @@ impl<'m> Decoder<'m> {
 
     fn store(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
         if op.has("async") {
-            return Err(unsupported());
+            return self.store_async(op, operands);
         }
         let ty = op.ty();
         let bytes = (crate::ptx::bits_of(ty) / 8) as u8;
@@ -97,6 +97,24 @@ impl<'m> Decoder<'m> {
             _ => Class::OtherMemory,
         };
         Ok((Op::Store { window, address, src, bytes, strong: strong(op) }, class))
+    }
+
+    /// `st.async.shared::cluster.mbarrier::complete_tx::bytes{.vec}.type [dst], src, [mbarrier]`
+    fn store_async(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
+        let ty = op.ty();
+        let bytes = (crate::ptx::bits_of(ty) / 8) as u8;
+        let known = op.has("shared::cluster") && op.has("mbarrier::complete_tx::bytes");
+        if !known || op.has("release") || !matches!(bytes, 4 | 8) {
+            return Err(unsupported());
+        }
+        let (dst, _) = self.address(operands.first())?;
+        let src = self.sources(operands.get(1), ty)?;
+        check_vector(op, src.len())?;
+        if usize::from(bytes) * src.len() > 16 {
+            return Err(unsupported());
+        }
+        let (barrier, _) = self.address(operands.get(2))?;
+        Ok((Op::Bulk(Box::new(Bulk::Store { dst, src, bytes, barrier })), Class::AsyncCopy))
     }
 
     fn atomic(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {

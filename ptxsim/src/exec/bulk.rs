@@ -1,4 +1,4 @@
-//! Bulk and tensor copies.
+//! Bulk and tensor copies, and stores that an mbarrier counts.
 
 use super::access::Site;
 use super::atomic;
@@ -66,6 +66,19 @@ impl Machine<'_, '_> {
                 let multicast = multicast.map(|m| warp.scalar(m, lane, grid) as u16);
                 aligned_shared(to, 16)?;
                 self.deliver(warp, to, &parcel, at(warp, *barrier), multicast, lane, 16)
+            }
+            Bulk::Store { dst, src, bytes, barrier } => {
+                let (to, barrier) = (at(warp, *dst), at(warp, *barrier));
+                let values = src.iter().map(|s| warp.scalar(*s, lane, grid).to_le_bytes());
+                let data: Vec<u8> = values.flat_map(|x| x.into_iter().take((*bytes).into())).collect();
+                aligned_shared(to, data.len() as u64)?;
+                let Site::Shared(block, _) = self.shared_or_cluster(warp, to)? else { return Ok(()) };
+                let (barrier_block, _) = self.barrier_site(warp, Window::Generic, barrier, lane)?;
+                if block != barrier_block {
+                    let what = format!("st.async to block {block} with an mbarrier of block {barrier_block}");
+                    return Err(Trouble::new(FaultKind::IllegalInstruction, what).at(barrier));
+                }
+                self.deliver(warp, to, &Parcel { data, hollow: Vec::new() }, barrier, None, lane, 16)
             }
             Bulk::ToGlobal { dst, src, bytes, reduction } => {
                 let (to, from) = (at(warp, *dst), at(warp, *src));

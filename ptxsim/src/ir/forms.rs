@@ -213,7 +213,7 @@ pub struct BulkReduction {
     pub element: Element,
 }
 
-/// `cp.async.bulk*` other than group bookkeeping.
+/// `cp.async.bulk*` other than group bookkeeping, and `st.async`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Bulk {
     /// Global (or shared of the own block) to shared of the cluster.
@@ -224,6 +224,13 @@ pub enum Bulk {
         bytes: Src,
         barrier: Address,
         multicast: Option<Src>,
+    },
+    /// Registers of `bytes` each to shared of the cluster.
+    Store {
+        dst: Address,
+        src: Box<[Src]>,
+        bytes: u8,
+        barrier: Address,
     },
     ToGlobal {
         dst: Address,

@@ -197,6 +197,10 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
                 src(bytes, f);
                 multicast.iter().for_each(|s| src(s, f));
             }
+            Bulk::Store { dst, src: values, barrier, .. } => {
+                [dst, barrier].into_iter().for_each(|a| address(a, f));
+                values.iter().for_each(|s| src(s, f));
+            }
             Bulk::ToGlobal { dst, src: s, bytes, .. } => {
                 address(dst, f);
                 address(s, f);
