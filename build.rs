@@ -27,8 +27,19 @@ fn kernels() -> Result<()> {
         return list(&Made { names: Vec::new(), release: (0, 0), compressed: false, archs: Vec::new() });
     }
     one_version_of_bindings()?;
-    let cards = |folder: &str| Cards { all: folder != "sm90", hopper: folder == "sm90" };
     list(&nvcc::compile_all(&Package { onekv: "", includes: &[], cards })?)
+}
+
+/// As `Architecture` in src/architecture.rs.
+fn cards(folder: &str) -> Cards {
+    let (machine_code, ptx) = match folder {
+        "sm90" => (90..120, Some(90)),
+        "sm90a" => (0..0, None),
+        // Also by compilers that do not know these cards.
+        "sm120" => (120..u32::MAX, Some(90)),
+        _ => (80..u32::MAX, Some(80)),
+    };
+    Cards { machine_code, ptx, hopper: folder == "sm90a" }
 }
 
 /// cudarc compiles with one version of CUDA's interface: its errors, a thousand of them, do not say so.

@@ -7,6 +7,7 @@ use std::env::consts::EXE_SUFFIX;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::hash::{Hash as _, Hasher as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -16,8 +17,8 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Cards that machine code is made for; `ONEKV_CUDA_ARCHS` narrows it, `ptx` leaves PTX only.
 const ARCHS: &str = "80,86,89,90,100,120";
-/// PTX for cards that come later, and for simulators.
-const PTX_ARCH: u32 = 80;
+/// The first cards that there are kernels for.
+const FIRST_ARCH: u32 = 80;
 /// The oldest nvcc that compiles the kernels: its PTX has what Hopper's need.
 const OLDEST: Release = (12, 4);
 /// The first that compresses machine code; drivers from R550 on unpack it.
@@ -40,11 +41,13 @@ pub struct Package {
 }
 
 /// What a source is compiled for.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Cards {
-    /// 8.0 and newer.
-    pub all: bool,
-    /// 9.0a, also where there is PTX alone: wgmma and setmaxnreg exist there and on nothing after it.
+    /// Machine code, of the cards that it is made for at all.
+    pub machine_code: Range<u32>,
+    /// PTX for cards that come later, and for simulators.
+    pub ptx: Option<u32>,
+    /// 9.0a, also where there is PTX alone, and in the place of 9.0: wgmma and setmaxnreg exist there and on nothing after it.
     pub hopper: bool,
 }
 
@@ -271,7 +274,7 @@ impl Nvcc {
         }
         let codes = String::from_utf8_lossy(&output.stdout).into_owned();
         let codes = codes.split_whitespace().filter_map(|code| code.strip_prefix("sm_")?.parse().ok());
-        let mut known: Vec<u32> = codes.filter(|code| *code >= PTX_ARCH).collect();
+        let mut known: Vec<u32> = codes.filter(|code| *code >= FIRST_ARCH).collect();
         known.sort_unstable();
         let asked = env::var_os("ONEKV_CUDA_ARCHS").unwrap_or_default().to_string_lossy().into_owned();
         let all = asked.trim().is_empty();
@@ -313,18 +316,18 @@ impl Nvcc {
             flags.push("--compress-mode=size".to_owned());
         }
         let mut add = |code: String| flags.extend(["-gencode".to_owned(), code]);
-        let Cards { all, hopper } = source.cards;
-        if hopper {
+        let Cards { machine_code, ptx, hopper } = &source.cards;
+        if *hopper {
             if archs.contains(&90) {
                 add("arch=compute_90a,code=sm_90a".to_owned());
             }
             add("arch=compute_90a,code=compute_90a".to_owned());
         }
-        if all {
-            for arch in archs.iter().filter(|arch| !hopper || **arch != 90) {
-                add(format!("arch=compute_{arch},code=sm_{arch}"));
-            }
-            add(format!("arch=compute_{PTX_ARCH},code=compute_{PTX_ARCH}"));
+        for arch in archs.iter().filter(|arch| machine_code.contains(arch) && !(*hopper && **arch == 90)) {
+            add(format!("arch=compute_{arch},code=sm_{arch}"));
+        }
+        if let Some(arch) = ptx {
+            add(format!("arch=compute_{arch},code=compute_{arch}"));
         }
         flags.into_iter().map(OsString::from).collect()
     }

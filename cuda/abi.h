@@ -56,6 +56,8 @@ typedef struct OnekvAttention {
     float softcap;      // 0: none
     const float* k_scale; // [kv_heads], of e4m3 K/V: k and v are these times the codes' values; else null
     const float* v_scale;
+    int32_t kv_settled; // K and V were written before anything that may still run: they can be read before the wait
+    int32_t work_count; // entries of `work`, empty ones too
 } OnekvAttention;
 
 // States that one launch merges.

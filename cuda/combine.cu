@@ -2,9 +2,9 @@
 #include "attention/combine.cuh"
 
 #define ONEKV_COMBINE(T, TYPE, DIM)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(COMBINE_THREADS)                                                         \
+    extern "C" __global__ void __launch_bounds__(COMBINE_THREADS, combine_blocks(DIM))                                    \
         onekv_combine_##TYPE##_##DIM(const __grid_constant__ OnekvAttention p) {                                          \
-        combine<T, DIM>(p, blockIdx.x);                                                                                   \
+        combine<T, DIM>(p, share_of(p, blockIdx.x), blockIdx.x);                                                                                   \
     }
 ONEKV_COMBINES(ONEKV_COMBINE)
 ONEKV_COMBINE(float, f32, 64)

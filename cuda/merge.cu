@@ -38,7 +38,7 @@ __device__ __forceinline__ void merge_states(const OnekvMergeStates& p) {
 }
 
 #define ONEKV_MERGE(P, FROM, T, TO)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(128) onekv_merge_##FROM##_##TO(const __grid_constant__ OnekvMergeStates p) {     \
+    extern "C" __global__ void __launch_bounds__(128, 8) onekv_merge_##FROM##_##TO(const __grid_constant__ OnekvMergeStates p) {  \
         merge_states<P, T>(p);                                                                                                    \
     }
 ONEKV_MERGE(float, f32, float, f32)

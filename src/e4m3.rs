@@ -1,4 +1,4 @@
-//! e4m3, the 8-bit float that K and V can have on Hopper: codes, and K or V made of them.
+//! e4m3, the 8-bit float that K and V can have on cards from 9.0 on: codes, and K or V made of them.
 //!
 //! Sign, four bits of exponent (bias 7), three of mantissa: four significant bits from 2^-6 to 448, fewer down to 2^-9. No
 //! infinity; `0x7f` and `0xff` are NaN. (The format of the OCP's OFP8, "E4M3FN" elsewhere.)

@@ -160,12 +160,14 @@ pub enum Error {
         if *e4m3_kv { " with e4m3 K/V" } else { "" },
         tile_rows.map_or_else(String::new, |rows| format!(", tile_rows {rows}"))
             + &cluster.map_or_else(String::new, |blocks| format!(", cluster {blocks}"))
+            + &split_cluster.map_or_else(String::new, |blocks| format!(", split_cluster {blocks}"))
             + &architecture.map_or_else(String::new, |architecture| format!(", architecture {architecture}")),
         capability.0,
         capability.1,
         match e4m3_kv {
-            true => "bf16 or f16 with e4m3 K/V, 9.0, 16 or 32 tile_rows, cluster 1",
-            false => "8.0 or newer (9.0 for sm_90a), 16, 32, 64, 128 or 192 tile_rows, cluster 1, or 2 for 128 tile_rows of sm_90a",
+            true => "bf16 or f16 with e4m3 K/V, 9.0 or newer, 16 or 32 tile_rows, cluster 1, split_cluster 1, 2, 4 or 8",
+            false => "8.0 or newer (9.0 for sm_90a, 9.0 to 11.x for sm_90, 12.0 or newer for sm_120), 16, 32, 64, 128 or 192 tile_rows, cluster 1, or 2 for 128 tile_rows of sm_90a, \
+                      split_cluster 1, or 2, 4 or 8 for 16 or 32 tile_rows of sm_90 and sm_120",
         }
     )]
     NoKernel {
@@ -183,6 +185,8 @@ pub enum Error {
         tile_rows: Option<usize>,
         /// Likewise.
         cluster: Option<usize>,
+        /// [`PlanOptions::split_cluster`](crate::plan::PlanOptions::split_cluster).
+        split_cluster: Option<usize>,
         /// Likewise.
         architecture: Option<crate::architecture::Architecture>,
     },

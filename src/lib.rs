@@ -35,7 +35,7 @@
 //! - [`Problem`]: what is attended to what, validated once.
 //! - [`View`]: an operand, memory of the host or of a device with a shape and strides.
 //! - [`cpu`]: the fused CPU backend, and [`cpu::merge_states`].
-//! - [`e4m3`]: K and V in 8 bits, for Hopper.
+//! - [`e4m3`]: K and V in 8 bits, for cards from 9.0 on.
 //! - [`reference`](mod@reference): the definition in f64, for tests.
 //! - [`plan`]: from a problem and a card to a launch.
 //! - `cuda`, with the feature of that name: queues on streams, prepared plans, recordings.

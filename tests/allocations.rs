@@ -94,16 +94,19 @@ const INPUTS: usize = 64;
 const ROWS: usize = 30;
 const KEYS: std::ops::RangeInclusive<usize> = 512..=4096;
 
-/// In both of cudarc's modes, by each kind of kernel that the card has, with splits and without, with LSE and without.
+/// In both of cudarc's modes, by each kind of kernel that the card has, with splits and without, joined in clusters and by a
+/// second launch, with LSE and without.
 #[test]
 fn replan_and_run_allocate_nothing() {
     without_kernels("replan_and_run_allocate_nothing", || {
         let mut tried = 0;
         for tracking in [true, false] {
-            for architecture in [Architecture::Sm80, Architecture::Sm90a] {
-                for split_keys in [*KEYS.start(), *KEYS.end()] {
-                    let options =
-                        PlanOptions::default().with_split_keys(split_keys).with_architecture(architecture);
+            for architecture in
+                [Architecture::Sm80, Architecture::Sm90, Architecture::Sm90a, Architecture::Sm120]
+            {
+                for (split_keys, cluster) in [(*KEYS.start(), 1), (*KEYS.start(), 8), (*KEYS.end(), 1)] {
+                    let options = PlanOptions::default().with_split_keys(split_keys);
+                    let options = options.with_split_cluster(cluster).with_architecture(architecture);
                     tried += usize::from(rounds(tracking, &options));
                 }
             }
@@ -124,7 +127,8 @@ fn rounds(tracking: bool, options: &PlanOptions) -> bool {
     let plan =
         |problem: &Problem, options: &PlanOptions| Plan::new(problem, DType::Bf16, kernels.facts(), options);
     let Ok(most) = plan(&problem(|_| *KEYS.end()), options) else { return false };
-    assert_eq!(most.combines().is_empty(), options.split_keys == Some(*KEYS.end()), "{}", most.explain());
+    let launches_once = most.split_cluster() > 1 || options.split_keys == Some(*KEYS.end());
+    assert_eq!(most.combines().is_empty(), launches_once, "{}", most.explain());
     let queue = Queue::new(&kernels, &stream).unwrap();
     let mut prepared = queue.prepare(&most).unwrap();
     let (rows, keys) = (most.problem().query_shape(), most.problem().kv_shape());

@@ -9,7 +9,7 @@ use common::{Answer, Case, Operands, TestElement, assert_close, config};
 use cudarc::driver::{DevicePtrMut as _, DeviceRepr};
 use half::{bf16, f16};
 use onekv::cuda::{Grid, MAX_STATES, Modules, QuantizedKv};
-use onekv::plan::{Plan, PlanOptions, Variant, variants};
+use onekv::plan::{Architecture, Plan, PlanOptions, Variant, variants};
 use onekv::{DType, Element, Error, Keys, PartialState, Shape, SharedKv, Strides, View};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -80,16 +80,18 @@ fn every_variant_equals_the_reference() {
             prop_oneof![1..=tile / 2 + 3, Just(tile / 2), Just(tile)],
             prop_oneof![1..=3 * keys + 1, Just(keys), Just(2 * keys)],
             prop_oneof![Just(keys), Just(2 * keys), Just(1 << 20)],
+            prop::sample::select(variant.split_clusters()),
             prop::option::of(1.0f32..20.0),
             any::<u64>(),
         );
         let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..config(4) });
         runner
-            .run(&shapes, |(rows, keys, split_keys, softcap, seed)| {
+            .run(&shapes, |(rows, keys, split_keys, cluster, softcap, seed)| {
                 let mut case = Case::packed(4, 2, variant.head_dim, &[(rows, keys), (1, 40)]);
                 (case.magnitude, case.seed, case.spec.softcap) = (0.5, seed, softcap);
-                let (_, plan) = run_variant(variant, &case, &of_variant(variant, split_keys));
-                assert_eq!(plan.combines().is_empty(), keys.max(40) <= split_keys);
+                let options = of_variant(variant, split_keys).with_split_cluster(cluster);
+                let (_, plan) = run_variant(variant, &case, &options);
+                assert_eq!(plan.combines().is_empty(), cluster > 1 || keys.max(40) <= split_keys);
                 reached.borrow_mut().insert(plan.variant().kernel());
                 Ok(())
             })
@@ -130,6 +132,31 @@ fn clusters_change_no_bit() {
     }
 }
 
+/// Blocks of a cluster that share out a tile's keys give, bit for bit, what splits in memory and a second launch do: parts
+/// without keys, an input without any, rows that do not go round among the blocks, two tiles of rows; and again the same.
+#[test]
+fn clusters_join_splits_as_a_second_launch_does() {
+    let Some(card) = card() else { return };
+    for variant in runnable(card).filter(|v| v.split_clusters().len() > 1) {
+        let (rows, keys) = (variant.tile_rows, variant.tile_keys);
+        for (i, cluster) in variant.split_clusters()[1..].iter().enumerate() {
+            let split_keys = [3 * keys, 2 * keys, keys][i];
+            let inputs = [(rows + 3, cluster * split_keys - 5), (5, split_keys + 1), (1, 7), (rows - 1, 0)];
+            let mut case = Case::packed(1, 1, variant.head_dim, &inputs);
+            (case.magnitude, case.seed, case.spec.softcap) = (0.5, i as u64, [None, Some(7.0)][i % 2]);
+            let options = of_variant(variant, split_keys);
+            let (apart, plan) = run_variant(variant, &case, &options.with_split_cluster(1));
+            assert_eq!((plan.split_cluster(), plan.combines().is_empty()), (1, false));
+            for again in 0..2 {
+                let (joined, plan) = run_variant(variant, &case, &options.with_split_cluster(*cluster));
+                assert_eq!((plan.split_cluster(), plan.workspace_len()), (*cluster, 0));
+                let kernel = variant.kernel();
+                assert_eq!(apart, joined, "{kernel} in clusters of {cluster}, run {again}");
+            }
+        }
+    }
+}
+
 /// Every ring of K/V tiles is filled more than twice over, to a last tile that is short and has NaN behind it.
 #[test]
 fn every_ring_goes_round() {
@@ -142,6 +169,22 @@ fn every_ring_goes_round() {
     }
 }
 
+/// More entries of work than blocks at once: blocks of warpgroups go on to a second and a third, longer and shorter, with
+/// and without keys, and the rings go round from one to the next.
+#[test]
+fn blocks_go_on_to_further_work() {
+    let Some(card) = card() else { return };
+    let facts = card.kernels.facts();
+    for variant in runnable(card).filter(|v| v.warpgroups && v.dtype == DType::Bf16) {
+        let at_once = variant.resident(facts) * facts.multiprocessors / variant.cluster;
+        let keys = [1, 0, variant.tile_keys, 3 * variant.tile_keys - 1, variant.tile_keys + 1];
+        let inputs: Vec<_> = (0..2 * at_once).map(|i| (1 + i % 3, keys[i % 5])).collect();
+        let case = Case::packed(1, 1, variant.head_dim, &inputs);
+        let (_, plan) = run_variant(variant, &case, &of_variant(variant, 2 * variant.tile_keys));
+        assert!(plan.work().len() > 2 * at_once * variant.cluster, "{}", plan.explain());
+    }
+}
+
 /// Splits of every size give the same result, within rounding, and the same bits when run again.
 #[test]
 fn every_number_of_splits_equals_the_reference() {
@@ -150,7 +193,7 @@ fn every_number_of_splits_equals_the_reference() {
     }
     let case = Case::packed(2, 1, 64, &[(9, 640)]);
     for split_keys in (64..=640).step_by(64) {
-        let options = fixed(split_keys, 32);
+        let options = fixed(split_keys, 32).with_split_cluster(1);
         let (first, plan) = run::<bf16>(&case, &options);
         assert_eq!(plan.slots(), if split_keys == 640 { 0 } else { 640usize.div_ceil(split_keys) });
         assert_eq!(first, run::<bf16>(&case, &options).0);
@@ -688,14 +731,76 @@ fn flops_are_the_cost_models() {
     assert!((flops as f64 / model - 1.0).abs() < 0.1, "{flops} for {model}");
 }
 
+/// What the second of two recorded runs writes, which reads the first one's output: as Q, and as K where it is `fresh`.
+/// `settled`: the recorder is promised that K and V were there before.
+fn second_of_two(variant: &Variant, settled: bool, fresh: bool) -> onekv::Result<Vec<bf16>> {
+    let card = card().expect("asked for only where there is a card");
+    // As many rows as keys, so that the output can be K.
+    let case = Case::packed(2, 2, variant.head_dim, &[(50, 50)]);
+    let operands = Operands::<bf16>::new(&case);
+    let options = PlanOptions::of(variant);
+    let plan = Plan::new(&operands.problem, DType::Bf16, card.kernels.facts(), &options).unwrap();
+    let prepared = card.queue.prepare(&plan).unwrap();
+    let shape = prepared.query_shape();
+    let zeros = || View::contiguous(shape, card.queue.zeros::<bf16>(shape.elements()).unwrap());
+    let [q, k, v, first, second] = std::array::from_fn(|_| zeros());
+    q.data.write(operands.queries().data)?;
+    k.data.write(operands.kv().k.data)?;
+    v.data.write(operands.kv().v.data)?;
+    let mut recorder = card.queue.record()?;
+    recorder.run(&prepared, q, SharedKv { k: k.clone(), v: v.clone() }, first.clone(), None)?;
+    if settled {
+        // SAFETY: nothing recorded writes K and V of the second run, unless they are fresh: to see that seen.
+        unsafe { recorder.assume_kv_settled() };
+    }
+    let kv = SharedKv { k: if fresh { first.clone() } else { k }, v };
+    recorder.run(&prepared, first, kv, second.clone(), None)?;
+    recorder.finish()?.replay()?;
+    second.data.read()
+}
+
+/// Where K and V are promised to be settled, they are fetched while the run before may still write: that changes no bit, and
+/// the virtual card sees it when the promise is broken.
+#[test]
+fn settled_keys_and_values_do_not_wait() {
+    const NAME: &str = "settled_keys_and_values_do_not_wait";
+    const BROKEN: &str = "ONEKV_BROKEN_PROMISE";
+    let Some(card) = card() else { return };
+    let overlap =
+        |v: &&Variant| v.dtype == DType::Bf16 && !v.e4m3_kv() && v.architecture != Architecture::Sm80;
+    if let Ok(kernel) = std::env::var(BROKEN) {
+        let variant = runnable(card).find(|v| v.kernel() == kernel).unwrap();
+        // Without a promise it is no different from any other chain.
+        second_of_two(variant, false, true).unwrap();
+        return println!("broken: {:?}", second_of_two(variant, true, true).map(drop));
+    }
+    for variant in runnable(card).filter(overlap) {
+        let kernel = variant.kernel();
+        assert_eq!(second_of_two(variant, true, false), second_of_two(variant, false, false), "{kernel}");
+        // No real card is asked to go wrong.
+        if std::env::var_os("PTXSIM_DEVICE").is_some() {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args([NAME, "--exact", "--nocapture", "--test-threads=1"]).env(BROKEN, &kernel);
+            let child = child.output().unwrap();
+            let said = [child.stdout, child.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+            assert!(said[0].contains("broken: Err(") && said[0].contains("1 passed"), "{kernel}: {said:?}");
+            let seen = "read while the launch before may still store it: griddepcontrol.wait comes first";
+            assert!(said[1].contains(seen) && said[1].contains(&kernel), "{kernel}: {said:?}");
+        }
+    }
+}
+
 /// No variant has a bank conflict, in the loop or after it.
 #[test]
 fn no_variant_has_bank_conflicts() {
     let work = || {
         let Some(card) = card() else { return };
         for variant in runnable(card) {
-            let case = Case::packed(2, 1, variant.head_dim, &[(variant.tile_rows, 130)]);
-            run_variant(variant, &case, &of_variant(variant, 1024));
+            for cluster in variant.split_clusters() {
+                let case = Case::packed(2, 1, variant.head_dim, &[(variant.tile_rows, 130)]);
+                let options = of_variant(variant, 1024).with_split_cluster(*cluster);
+                run_variant(variant, &case, &options);
+            }
         }
     };
     let Some(launches) = counted("no_variant_has_bank_conflicts", work) else { return };

@@ -63,7 +63,7 @@ fn soak(tracking: bool) {
 
 /// The largest first; all split.
 fn plans(kernels: &Arc<Kernels>) -> Vec<Plan> {
-    let options = PlanOptions::default().with_split_keys(64).with_tile_rows(16);
+    let options = PlanOptions::default().with_split_keys(64).with_tile_rows(16).with_split_cluster(1);
     let plan = |keys: [usize; 2]| {
         let case = common::Case::packed(2, 2, 64, &[(5, keys[0]), (3, keys[1])]);
         Plan::new(&case.problem(), DType::Bf16, kernels.facts(), &options).unwrap()

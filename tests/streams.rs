@@ -57,9 +57,9 @@ fn in_both_modes(test: impl Fn(Fresh)) {
     }
 }
 
-/// Splits, so that a merge follows.
+/// Splits that a second launch combines.
 fn split() -> PlanOptions {
-    PlanOptions::default().with_split_keys(64).with_tile_rows(16)
+    PlanOptions::default().with_split_keys(64).with_tile_rows(16).with_split_cluster(1)
 }
 
 fn case() -> Case {
@@ -296,14 +296,41 @@ fn a_recording_keeps_what_it_uses() {
 /// One recording, 200 times other lengths: rows, inputs, keys, splits or none.
 #[test]
 fn a_recording_replays_with_other_lengths() {
+    replays_with_other_lengths(&split(), 2, 200);
+}
+
+/// The same where clusters join splits, fewer than these at first and more later.
+#[test]
+fn a_recording_of_clusters_replays_with_other_lengths() {
+    if alone().is_some_and(|(card, _)| card.kernels.facts().compute_capability >= (9, 0)) {
+        replays_with_other_lengths(&split().with_split_keys(96).with_split_cluster(2), 2, 60);
+        replays_with_other_lengths(&split().with_split_cluster(4), 2, 60);
+    }
+}
+
+/// And where blocks go on to further work, of which there is more than the card holds blocks, or none.
+#[test]
+fn a_recording_of_blocks_that_go_on_replays_with_other_lengths() {
+    if alone().is_some_and(|(card, _)| card.kernels.facts().compute_capability == (9, 0)) {
+        let options = PlanOptions::default().with_split_keys(200).with_tile_rows(64);
+        replays_with_other_lengths(&options, 120, 12);
+    }
+}
+
+fn replays_with_other_lengths(options: &PlanOptions, kv_heads: usize, times: u32) {
     let Some((card, _alone)) = alone() else { return };
     let lengths = |rows: [usize; 3], keys: [usize; 3]| {
-        let mut case = Case::packed(4, 2, 64, &[(rows[0], keys[0]), (rows[1], keys[1]), (rows[2], keys[2])]);
+        let mut case = Case::packed(
+            2 * kv_heads,
+            kv_heads,
+            64,
+            &[(rows[0], keys[0]), (rows[1], keys[1]), (rows[2], keys[2])],
+        );
         case.spec.keys = Keys::Padded { max_keys: 200, lengths: keys.to_vec() };
         case
     };
     let most = Operands::<bf16>::new(&lengths([9, 7, 8], [200; 3]));
-    let plan = Plan::new(&most.problem, DType::Bf16, card.kernels.facts(), &split()).unwrap();
+    let plan = Plan::new(&most.problem, DType::Bf16, card.kernels.facts(), options).unwrap();
     let like = PlanOptions::like(&plan);
     // It is recorded when there is little to do, and has room for all.
     let mut prepared = card.queue.prepare(&plan).unwrap();
@@ -311,7 +338,7 @@ fn a_recording_replays_with_other_lengths() {
     prepared.replan(&Plan::new(&least, DType::Bf16, card.kernels.facts(), &like).unwrap()).unwrap();
     let mut recorded = Recorded::of(prepared, &card.queue, &plan);
     let mut runner =
-        proptest::test_runner::TestRunner::new(ProptestConfig { failure_persistence: None, ..config(200) });
+        proptest::test_runner::TestRunner::new(ProptestConfig { failure_persistence: None, ..config(times) });
     let strategy = ((0..=9usize, 0..=7usize, 0..=8usize), prop::array::uniform3(0..=200usize), any::<u64>());
     let recorded = std::cell::RefCell::new(&mut recorded);
     runner
@@ -326,8 +353,11 @@ fn a_recording_replays_with_other_lengths() {
             recorded.recording.replay().unwrap();
             let rows = operands.problem.total_rows();
             let answer = Answer {
-                out: recorded.out.read().unwrap()[..rows * 256].iter().map(|x| x.to_f32()).collect(),
-                lse: recorded.lse.read().unwrap()[..rows * 4].to_vec(),
+                out: recorded.out.read().unwrap()[..rows * 2 * kv_heads * 64]
+                    .iter()
+                    .map(|x| x.to_f32())
+                    .collect(),
+                lse: recorded.lse.read().unwrap()[..rows * 2 * kv_heads].to_vec(),
             };
             assert_close(DType::Bf16, &answer, &operands.reference(), &case);
             Ok(())
@@ -390,6 +420,10 @@ fn a_replan_that_does_not_fit_is_refused() {
     let mut other = |case: &Case, options: &PlanOptions| refused(case, options).unwrap_err().to_string();
     let text = other(&base, &like.with_tile_rows(32));
     assert!(text.starts_with("kernel of the plan is onekv_") && text.contains("PlanOptions::like"), "{text}");
+    if card.kernels.facts().compute_capability >= (9, 0) {
+        let text = other(&base, &like.with_split_cluster(2));
+        assert!(text.starts_with("split_cluster of the plan is 2, allowed: 1, as prepared"), "{text}");
+    }
     let text = other(&Case::packed(4, 4, 64, &[(5, 100)]), &like);
     assert_eq!(text, "kv_heads of the plan is 4, allowed: 2, as prepared (Queue::prepare takes others)");
     let text = other(&Case::packed(2, 2, 64, &[(5, 100)]), &like);
@@ -581,15 +615,17 @@ fn what_no_card_has_is_refused() {
     assert_eq!(memory.slice(3..5).map(drop), Err(Error::Range { start: 3, end: 5, len: 4 }));
     let problem = case().problem();
     let facts = DeviceFacts { shared_bytes_per_block: 1 << 30, ..*card.kernels.facts() };
-    let other = match card.kernels.facts().compute_capability {
-        (9, 0) => DeviceFacts { compute_capability: (8, 0), ..facts },
-        _ => DeviceFacts { compute_capability: (9, 0), ..facts },
-    };
-    let plan = Plan::new(&problem, DType::Bf16, &other, &PlanOptions::default()).unwrap();
-    match card.queue.prepare(&plan) {
-        // Kernels of 8.0 run on 9.0 too.
-        Ok(_) => assert_eq!(card.kernels.facts().compute_capability, (9, 0)),
-        Err(error) => assert!(matches!(error, Error::WrongCard { .. }), "{error}"),
+    // Kernels of 8.0 run on every card, those of others not everywhere.
+    for (capability, runs) in [((8, 0), true), ((9, 0), false), ((12, 0), false)] {
+        let runs = runs || capability.0 == facts.compute_capability.0;
+        let other = DeviceFacts { compute_capability: capability, ..facts };
+        // Warpgroups where there are any.
+        let options = PlanOptions::default().with_tile_rows(if capability.0 == 9 { 64 } else { 16 });
+        let plan = Plan::new(&problem, DType::Bf16, &other, &options).unwrap();
+        match card.queue.prepare(&plan) {
+            Ok(_) => assert!(runs, "{capability:?}"),
+            Err(error) => assert!(!runs && matches!(error, Error::WrongCard { .. }), "{error}"),
+        }
     }
 }
 

@@ -49,6 +49,7 @@ pub struct Timed {
     pub kernel: String,
     architecture: String,
     split_keys: usize,
+    split_cluster: usize,
     tile_rows: usize,
     cluster: usize,
     /// The plan that the cost model chose.
@@ -165,9 +166,11 @@ impl Card {
         Ok(2.0 * bytes as f64 / (copied_us * 1e-6))
     }
 
-    /// Records what `work` queues.
+    /// Records what `work` queues: as in a decode step, K and V are there before.
     fn record(&self, work: impl FnOnce(&mut Recorder) -> Result<()>) -> Result<Recording> {
         let mut recorder = self.queue.record()?;
+        // SAFETY: K and V are filled when the benchmark begins; nothing that is recorded writes them.
+        unsafe { recorder.assume_kv_settled() };
         work(&mut recorder)?;
         Ok(recorder.finish()?)
     }
@@ -218,7 +221,8 @@ impl Card {
     }
 
     /// What is timed of a shape: the plan that the cost model chooses; with `every` also the other tiles of its
-    /// architecture with many splits, and the other architectures' tiles with the splits that suit them best.
+    /// card with many splits, joined in clusters and by a second launch, and superseded tiles with the splits that suit them
+    /// best.
     pub fn plans(&self, shape: &Shape, every: bool) -> Result<Vec<Plan>> {
         let problem = shape.problem()?;
         let facts = self.queue.kernels().facts();
@@ -226,19 +230,22 @@ impl Card {
         if !every {
             return Ok(plans);
         }
-        let own = plans[0].variant().architecture;
         // Tiles that are mostly empty, and far more blocks than the card holds, are never the best.
         let most_rows = 16.max(4 * shape.rows * problem.group());
         let most_blocks = 8 * facts.multiprocessors;
         for variant in kernels(&problem).into_iter().filter(|v| v.tile_rows <= most_rows) {
             let parts: &[usize] = &[1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 48, 64, 128];
-            let splits: Vec<Option<usize>> = match variant.architecture == own {
-                true => parts.iter().map(|parts| Some(shape.keys.div_ceil(*parts))).collect(),
-                false => vec![None],
+            let superseded = variants::all().any(|v| v.fits(facts) && v.supersedes(variant));
+            let splits: Vec<PlanOptions> = match superseded {
+                false => parts
+                    .iter()
+                    .map(|parts| options(Some(shape.keys.div_ceil(*parts)), variant))
+                    .flat_map(|options| [options, options.with_split_cluster(1)])
+                    .collect(),
+                true => vec![options(None, variant)],
             };
-            for split_keys in splits {
+            for options in splits {
                 // A kernel that this card does not run is no plan of it.
-                let options = options(split_keys, variant);
                 let Ok(plan) = Plan::new(&problem, DType::Bf16, facts, &options) else { continue };
                 let too_many = !plan.combines().is_empty() && plan.work().len() > most_blocks;
                 if !too_many && !plans.iter().any(|other| same(other, &plan)) {
@@ -293,6 +300,7 @@ impl Card {
             kernel: plan.variant().kernel(),
             architecture: plan.variant().architecture.to_string(),
             split_keys: plan.split_keys(),
+            split_cluster: plan.split_cluster(),
             tile_rows: plan.variant().tile_rows,
             cluster: plan.variant().cluster,
             chosen,
@@ -404,5 +412,6 @@ fn options(split_keys: Option<usize>, variant: &Variant) -> PlanOptions {
 }
 
 fn same(one: &Plan, other: &Plan) -> bool {
-    std::ptr::eq(one.variant(), other.variant()) && one.split_keys() == other.split_keys()
+    let splits = |plan: &Plan| (plan.split_keys(), plan.split_cluster());
+    std::ptr::eq(one.variant(), other.variant()) && splits(one) == splits(other)
 }

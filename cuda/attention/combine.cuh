@@ -6,13 +6,18 @@
 #include "softmax.cuh"
 
 constexpr int COMBINE_THREADS = 128, COMBINE_ROWS = COMBINE_THREADS / 32;
+// Blocks of a multiprocessor that every card holds: without them some versions of ptxas take more registers.
+constexpr int combine_blocks(int dim) { return dim == 256 ? 9 : dim == 128 ? 10 : 12; }
 
-// Block `block` of combines x (tile rows / COMBINE_ROWS).
+// A block's share: blocks are combines x (tile rows / COMBINE_ROWS).
+__device__ __forceinline__ OnekvCombine share_of(const OnekvAttention& p, int block) {
+    return entry_of(p.combines, block / (p.tile_rows / COMBINE_ROWS));
+}
+
 template <typename T, int DIM>
-__device__ __forceinline__ void combine(const OnekvAttention& p, int block) {
+__device__ __forceinline__ void combine(const OnekvAttention& p, const OnekvCombine& share, int block) {
     constexpr int PAIRS = DIM / 64;
     const int parts = p.tile_rows / COMBINE_ROWS, lane = threadIdx.x % 32;
-    const OnekvCombine share = p.combines[block / parts];
     const int row = block % parts * COMBINE_ROWS + threadIdx.x / 32, folded = share.tile + row;
     if (folded >= share.rows) return;
     const int64_t first = static_cast<int64_t>(share.slot) * p.tile_rows + row;

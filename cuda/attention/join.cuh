@@ -1,5 +1,7 @@
 // The end of a tile whose keys were shared among warps: their outputs meet, and the result is written.
 #pragma once
+#include "../ptx/barrier.cuh"
+#include "../ptx/cluster.cuh"
 #include "../ptx/copy.cuh"
 #include "../ptx/matrix.cuh"
 #include "rows.cuh"
@@ -8,16 +10,103 @@
 // What the end of a tile takes of shared memory: outputs of WIDTH columns, maxima and sums.
 constexpr int join_bytes(int key_warps, int rows, int width) { return key_warps * rows * (width + 2) * 4; }
 
+// The largest cluster that shares out the keys of a tile.
+constexpr int MOST_RANKS = 8;
+
+// Eight elements of f32 in shared memory, without bank conflicts where eight lanes have neighbours: half of them take the
+// upper four first.
+__device__ __forceinline__ void load_eight(float (&x)[8], const float* from, int chunk) {
+    const int flip = chunk >> 2 & 1;
+    const float4* of = reinterpret_cast<const float4*>(from);
+    const float4 first = of[flip], second = of[flip ^ 1];
+    const float4 low = flip ? second : first, high = flip ? first : second;
+    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w, x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+}
+__device__ __forceinline__ void store_eight(float* to, const float (&x)[8], int chunk) {
+    const int flip = chunk >> 2 & 1;
+    float4* of = reinterpret_cast<float4*>(to);
+    const float4 low = make_float4(x[0], x[1], x[2], x[3]), high = make_float4(x[4], x[5], x[6], x[7]);
+    of[flip] = flip ? high : low;
+    of[flip ^ 1] = flip ? low : high;
+}
+
+// Eight elements of the result.
+template <typename T>
+__device__ __forceinline__ void write_result(
+    const OnekvAttention& p, const OnekvWork& work, int folded, int chunk, const float (&x)[8], float lse) {
+    T* to = static_cast<T*>(p.out) + row_offset(p, work, folded, p.out_strides) + chunk * 8;
+    *reinterpret_cast<uint4*>(to) = make_uint4(pack<T>(x[0], x[1]), pack<T>(x[2], x[3]), pack<T>(x[4], x[5]), pack<T>(x[6], x[7]));
+    if (chunk == 0 && p.lse) p.lse[row_offset(p, work, folded, p.lse_strides)] = lse;
+}
+
+// The blocks of a cluster had shares of the keys. Each has left its state of every row, normalised, with the LSE in column
+// DIM, at the beginning of `shared`, [ROWS, WIDTH] f32. Every block is given an equal number of rows to write: the copy
+// engine brings them behind that, [ranks, rows of a block, DIM + 4]. Nothing goes to memory, and as no ordinary store is
+// handed to another block, nothing waits for a fence of the card. Combined as by cuda/attention/combine.cuh, bit for bit.
+template <typename Shape>
+__device__ __forceinline__ void join_cluster(const OnekvAttention& p, const OnekvWork& work, const char* shared, int thread, int ranks) {
+    constexpr int DIM = Shape::DIM, CHUNKS = DIM / 8, ROWS = Shape::ROWS, WIDTH = DIM + 4 * Shape::LANE_COLUMNS, RECORD = DIM + 4;
+    static_assert(RECORD <= WIDTH && Shape::KEY_WARPS > 1 && ROWS % MOST_RANKS == 0, "rows that arrive have the place of a second group of warps");
+    const int rank = cluster_rank(), valid = min(ROWS, work.rows - work.tile), of_block = (valid + ranks - 1) / ranks;
+    const int own = max(0, min(of_block, valid - rank * of_block));
+    const float* arrivals = reinterpret_cast<const float*>(shared) + ROWS * WIDTH;
+    const uint32_t base = shared_address(shared), arrived = base + Shape::ARRIVED_AT;
+    if (thread == 0) barrier_arrive_expect(arrived, ranks * own * RECORD * 4);
+    fence_async();
+    __syncthreads();
+    // All blocks have read what the rows will come over.
+    cluster_sync();
+    for (int row = thread; row < valid; row += Shape::THREADS)
+        copy_to_block(
+            shared_address(arrivals) + (rank * of_block + row % of_block) * RECORD * 4, base + row * WIDTH * 4, RECORD * 4, arrived, row / of_block);
+    barrier_wait(arrived, 0);
+    for (int i = thread; i < own * CHUNKS; i += Shape::THREADS) {
+        const int row = i / CHUNKS, chunk = i % CHUNKS;
+        const float* record = arrivals + row * RECORD;
+        float lse[MOST_RANKS], top = -INFINITY, out[8] = {};
+#pragma unroll
+        for (int r = 0; r < MOST_RANKS; r++) {
+            lse[r] = r < ranks ? record[r * of_block * RECORD + DIM] : -INFINITY;
+            top = fmaxf(top, lse[r]);
+        }
+        const float shift = top == -INFINITY ? 0.0f : top;
+#pragma unroll
+        for (int r = 0; r < MOST_RANKS; r++) lse[r] = exp2f((lse[r] - shift) * LOG2E);
+#pragma unroll
+        for (int r = 0; r < MOST_RANKS; r++) {
+            if (r >= ranks) break;
+            float x[8];
+            load_eight(x, record + r * of_block * RECORD + chunk * 8, chunk);
+#pragma unroll
+            for (int e = 0; e < 8; e++) out[e] = fmaf(lse[r], x[e], out[e]);
+        }
+        // As a warp adds up a lane each.
+#pragma unroll
+        for (int step = MOST_RANKS / 2; step > 0; step /= 2)
+#pragma unroll
+            for (int r = 0; r < step; r++) lse[r] += lse[r + step];
+        const float total = lse[0], scale = total == 0 ? 0.0f : 1.0f / total;
+#pragma unroll
+        for (int e = 0; e < 8; e++) out[e] *= scale;
+        write_result<typename Shape::Element>(
+            p, work, work.tile + rank * of_block + row, chunk, out, total == 0 ? -INFINITY : shift + logf(total));
+    }
+    // This block's rows have arrived everywhere, and it may end.
+    cluster_sync();
+}
+
 // Every warp has the unnormalised output, maximum and sum of 16 * ROW_TILES rows from `first_row` on, over the
 // keys of its group `key_warp`: element i of out[t][j] is row lane / 4 + i / 2 * 8, column 8 j + lane % 4 * 2 + i % 2,
 // or with LANE_COLUMNS 4, which shares sixteen columns out to four lanes: 16 (j / 2) + lane % 4 * 4 + i % 2 * 2 + j % 2.
 // They meet in `shared`, [KEY_WARPS, ROWS, DIM + 4 LANE_COLUMNS] f32, without bank conflicts, and twice
-// [KEY_WARPS, ROWS]. `sync` is a barrier of Shape::THREADS threads. `v_scale`: what V is multiplied by.
-template <typename Shape, int ROW_TILES, typename Sync>
+// [KEY_WARPS, ROWS]. `sync` is a barrier of Shape::THREADS threads. `v_scale`: what V is multiplied by. Where two warps
+// share columns out instead of rows, tile t of OUT_TILES begins at first_row + row_step t, its columns at `first_column`;
+// maxima and sums are of the first ROW_TILES, the warp's own.
+template <typename Shape, int OUT_TILES, int OUT_CHUNKS, int ROW_TILES, typename Sync>
 __device__ __forceinline__ void join_and_write(
     const OnekvAttention& p, const OnekvWork& work, char* shared, const Score& score, int thread, int key_warp, int first_row,
-    const float (&out)[ROW_TILES][Shape::DIM / 8][4], const float (&highest)[ROW_TILES][2], const float (&sums_of)[ROW_TILES][2], Sync sync,
-    float v_scale = 1) {
+    const float (&out)[OUT_TILES][OUT_CHUNKS][4], const float (&highest)[ROW_TILES][2], const float (&sums_of)[ROW_TILES][2], Sync sync,
+    float v_scale = 1, int row_step = 16, int first_column = 0) {
     using T = typename Shape::Element;
     constexpr int DIM = Shape::DIM, CHUNKS = DIM / 8, ROWS = Shape::ROWS, KEY_WARPS = Shape::KEY_WARPS;
     constexpr int WIDTH = DIM + 4 * Shape::LANE_COLUMNS;
@@ -27,17 +116,14 @@ __device__ __forceinline__ void join_and_write(
     float* sums = shifts + KEY_WARPS * ROWS;
     sync();
 #pragma unroll
-    for (int t = 0; t < ROW_TILES; t++)
+    for (int t = 0; t < OUT_TILES; t++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float sum = sums_of[t][r];
-            sum += __shfl_xor_sync(~0u, sum, 1);
-            sum += __shfl_xor_sync(~0u, sum, 2);
-            const int row = key_warp * ROWS + first_row + 16 * t + lane / 4 + 8 * r;
+            const int row = key_warp * ROWS + first_row + row_step * t + lane / 4 + 8 * r;
 #pragma unroll
-            for (int j = 0; j < DIM / 8; j += 2) {
+            for (int j = 0; j < OUT_CHUNKS; j += 2) {
                 const float(&x)[4] = out[t][j], (&y)[4] = out[t][j + 1];
-                const uint32_t to = shared_address(&outs[row * WIDTH + 8 * j + lane % 4 * Shape::LANE_COLUMNS]);
+                const uint32_t to = shared_address(&outs[row * WIDTH + first_column + 8 * j + lane % 4 * Shape::LANE_COLUMNS]);
                 if (Shape::LANE_COLUMNS == 4) {
                     store_four(to, x[2 * r], y[2 * r], x[2 * r + 1], y[2 * r + 1]);
                 } else {
@@ -45,13 +131,20 @@ __device__ __forceinline__ void join_and_write(
                     store_pair(to + 8 * 4, y[2 * r], y[2 * r + 1]);
                 }
             }
+            if (t >= ROW_TILES) continue;
+            float sum = sums_of[t < ROW_TILES ? t : 0][r];
+            sum += __shfl_xor_sync(~0u, sum, 1);
+            sum += __shfl_xor_sync(~0u, sum, 2);
             if (lane % 4 == 0) {
-                shifts[row] = highest[t][r] == -INFINITY ? -INFINITY : highest[t][r] * score.log2_scale;
+                const float top = highest[t < ROW_TILES ? t : 0][r];
+                shifts[row] = top == -INFINITY ? -INFINITY : top * score.log2_scale;
                 sums[row] = sum;
             }
         }
     sync();
 
+    const int ranks = Shape::CLUSTERS ? cluster_size() : 1;
+    const bool in_cluster = ranks > 1;
     // Eight elements of a row per thread.
     for (int i = thread; i < ROWS * CHUNKS; i += Shape::THREADS) {
         const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile + row;
@@ -65,29 +158,31 @@ __device__ __forceinline__ void join_and_write(
         for (int w = 0; w < KEY_WARPS; w++) {
             const float weight = KEY_WARPS == 1 ? 1.0f : exp2_approx(shifts[w * ROWS + row] - base);
             total += weight * sums[w * ROWS + row];
-            const float4* from = reinterpret_cast<const float4*>(&outs[(w * ROWS + row) * WIDTH + chunk * 8]);
-            // Half of the threads take the upper four first: eight threads then cover all banks.
-            const int flip = chunk >> 2 & 1;
-            const float4 first = from[flip], second = from[flip ^ 1];
-            const float4 low = flip ? second : first, high = flip ? first : second;
-            x[0] += weight * low.x, x[1] += weight * low.y, x[2] += weight * low.z, x[3] += weight * low.w;
-            x[4] += weight * high.x, x[5] += weight * high.y, x[6] += weight * high.z, x[7] += weight * high.w;
+            float part[8];
+            load_eight(part, &outs[(w * ROWS + row) * WIDTH + chunk * 8], chunk);
+#pragma unroll
+            for (int e = 0; e < 8; e++) x[e] += weight * part[e];
         }
         // No keys: out = 0, lse = -inf. A NaN sum stays one.
         const float scale = total == 0 ? 0.0f : v_scale / total;
         const float lse = total == 0 ? -INFINITY : base * LN2 + logf(total);
 #pragma unroll
         for (int e = 0; e < 8; e++) x[e] *= scale;
-        if (work.slot >= 0) {
+        if (in_cluster) {
+            // In the place of what this thread alone has read.
+            store_eight(&outs[row * WIDTH + chunk * 8], x, chunk);
+            // Sixteen bytes, as the copy engine takes them.
+            if (chunk == 0) store_four(shared_address(&outs[row * WIDTH + DIM]), lse, 0, 0, 0);
+        } else if (work.slot >= 0) {
             const int64_t at = static_cast<int64_t>(work.slot) * ROWS + row;
             float4* to = reinterpret_cast<float4*>(&p.partial_out[at * DIM + chunk * 8]);
             to[0] = make_float4(x[0], x[1], x[2], x[3]);
             to[1] = make_float4(x[4], x[5], x[6], x[7]);
             if (chunk == 0) p.partial_lse[at] = lse;
         } else {
-            T* to = static_cast<T*>(p.out) + row_offset(p, work, folded, p.out_strides) + chunk * 8;
-            *reinterpret_cast<uint4*>(to) = make_uint4(pack<T>(x[0], x[1]), pack<T>(x[2], x[3]), pack<T>(x[4], x[5]), pack<T>(x[6], x[7]));
-            if (chunk == 0 && p.lse) p.lse[row_offset(p, work, folded, p.lse_strides)] = lse;
+            write_result<T>(p, work, folded, chunk, x, lse);
         }
     }
+    if constexpr (Shape::CLUSTERS)
+        if (in_cluster) join_cluster<Shape>(p, work, shared, thread, ranks);
 }

@@ -8,5 +8,5 @@
         using Shape = TileShape<T, dim, rows / 16, key_warps, tile_keys, stages>;                                  \
         ONEKV_PLANNED(Shape, name, rows, tile_keys, threads, stages, shared_bytes);                                \
         extern __shared__ __align__(128) char shared[];                                                            \
-        attend_tile<Shape>(p, p.work[blockIdx.x], shared);                                                         \
+        attend_tile<Shape>(p, entry_of(p.work, blockIdx.x), shared);                                                         \
     }

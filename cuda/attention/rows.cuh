@@ -1,6 +1,20 @@
-// Where folded query rows stand in global memory, and chunks of rows in shared memory.
+// What a block is to do, where folded query rows stand in global memory, and chunks of rows in shared memory.
 #pragma once
+#include <string.h>
+
 #include "../abi.h"
+
+// Entry `at` of the host's list, in two loads: the compiler takes its numbers for eight. Lists are written in the order of the
+// stream by copies, which no launch overlaps: they can be read before the wait for the launches before.
+template <typename Entry>
+__device__ __forceinline__ Entry entry_of(const Entry* list, int at) {
+    static_assert(sizeof(Entry) == 2 * sizeof(int4), "32 bytes, from a multiple of as many on");
+    const int4* from = reinterpret_cast<const int4*>(list + at);
+    const int4 both[2] = {from[0], from[1]};
+    Entry entry;
+    memcpy(&entry, both, sizeof(Entry));
+    return entry;
+}
 
 // Offset, in elements, of a folded row: query row row_base + folded / group of head kv_head * group + folded % group.
 template <typename Part>

@@ -65,21 +65,29 @@ struct Score {
     // factor on what was summed up before.
     template <int N>
     __device__ __forceinline__ void softmax(float (&s)[N][4], float (&highest)[2], float (&sum)[2], float (&rescale)[2]) const {
+        softmax(s, highest, sum, rescale, {log2_scale, log2_scale});
+    }
+    // The same where the scores of each row have a scale of their own.
+    template <int N>
+    __device__ __forceinline__ void softmax(
+        float (&s)[N][4], float (&highest)[2], float (&sum)[2], float (&rescale)[2], const float (&log2_scales)[2]) const {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
+            Score row = *this;
+            row.log2_scale = log2_scales[r];
             float top = highest[r];
 #pragma unroll
             for (int j = 0; j < N; j++) top = fmaxf(top, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
             top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
             top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-            const float down = shift(top);
-            rescale[r] = weight(highest[r], down);
+            const float down = row.shift(top);
+            rescale[r] = row.weight(highest[r], down);
             highest[r] = top;
             sum[r] *= rescale[r];
 #pragma unroll
             for (int j = 0; j < N; j++) {
-                s[j][2 * r] = weight(s[j][2 * r], down);
-                s[j][2 * r + 1] = weight(s[j][2 * r + 1], down);
+                s[j][2 * r] = row.weight(s[j][2 * r], down);
+                s[j][2 * r + 1] = row.weight(s[j][2 * r + 1], down);
                 sum[r] += s[j][2 * r] + s[j][2 * r + 1];
             }
         }

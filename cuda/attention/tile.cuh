@@ -25,6 +25,7 @@ struct TileShape {
     static constexpr int WARP_KEYS = TILE_KEYS / KEY_WARPS;
     static constexpr int CHUNKS = DIM / 8;  // 16-byte chunks of a row
     static constexpr int LANE_COLUMNS = 2;
+    static constexpr bool CLUSTERS = false;
     static constexpr int TILE_BYTES = TILE_KEYS * DIM * 2;
     static constexpr int Q_BYTES = ROWS * DIM * 2;
     // Q, K/V stages; the meeting outputs take their place.

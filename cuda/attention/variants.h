@@ -17,22 +17,32 @@
     ONEKV_TILE(__nv_bfloat16, onekv_bf16_256_64, 256, 64, 1, 16, 1, 128, 4, 98304, 2)
 
 #define ONEKV_SM90_ATTENTION_BF16 \
-    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_64_16, 64, 16, 1, 32, 4, 128, 8, 67776, 3) \
-    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_64_32, 64, 32, 1, 32, 4, 128, 12, 102624, 2) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90_bf16_64_64, 64, 64, 1, 128, 1, 256, 3, 106592, 2) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90_bf16_64_128, 64, 128, 1, 128, 1, 384, 4, 147584, 1) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90_bf16_64_128x2, 64, 128, 2, 128, 1, 384, 4, 147584, 1) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90_bf16_64_192, 64, 192, 1, 128, 1, 512, 4, 155776, 1) \
-    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_128_16, 128, 16, 1, 16, 4, 128, 12, 102624, 2) \
-    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_128_32, 128, 32, 1, 16, 4, 128, 12, 106720, 2) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90_bf16_128_64, 128, 64, 1, 64, 1, 256, 3, 114784, 2) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90_bf16_128_128, 128, 128, 1, 128, 1, 384, 2, 163904, 1) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90_bf16_128_128x2, 128, 128, 2, 128, 1, 384, 2, 163904, 1) \
-    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_256_16, 256, 16, 1, 16, 4, 128, 12, 205024, 1) \
-    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_256_32, 256, 32, 1, 16, 2, 128, 12, 213216, 1) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90_bf16_256_64, 256, 64, 1, 64, 1, 256, 2, 163904, 1) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90_bf16_256_128, 256, 128, 1, 64, 1, 384, 2, 196672, 1) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90_bf16_256_128x2, 256, 128, 2, 64, 1, 384, 2, 196672, 1)
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_64_16, 64, 16, 1, 32, 4, 128, 8, 67656, 3) \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_64_32, 64, 32, 1, 32, 4, 128, 12, 102504, 2) \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_128_16, 128, 16, 1, 16, 4, 128, 12, 102504, 2) \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_128_32, 128, 32, 1, 16, 4, 128, 12, 106600, 2) \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_256_16, 256, 16, 1, 16, 4, 128, 12, 204904, 1) \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm90_bf16_256_32, 256, 32, 1, 16, 2, 128, 12, 213096, 1)
+
+#define ONEKV_SM90A_ATTENTION_BF16 \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_64, 64, 64, 1, 128, 1, 256, 3, 106592, 2) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_128, 64, 128, 1, 128, 1, 384, 4, 147584, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_128x2, 64, 128, 2, 128, 1, 384, 4, 147584, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_192, 64, 192, 1, 128, 1, 512, 4, 155776, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_128_64, 128, 64, 1, 64, 1, 256, 3, 114784, 2) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_128_128, 128, 128, 1, 128, 1, 384, 2, 163904, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_128_128x2, 128, 128, 2, 128, 1, 384, 2, 163904, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_256_64, 256, 64, 1, 64, 1, 256, 2, 163904, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_256_128, 256, 128, 1, 80, 1, 384, 2, 229440, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_256_128x2, 256, 128, 2, 80, 1, 384, 2, 229440, 1)
+
+#define ONEKV_SM120_ATTENTION_BF16 \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm120_bf16_64_16, 64, 16, 1, 32, 4, 128, 8, 67656, 1) \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm120_bf16_64_32, 64, 32, 1, 32, 4, 128, 8, 69704, 1) \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm120_bf16_128_16, 128, 16, 1, 16, 4, 128, 8, 69704, 1) \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm120_bf16_128_32, 128, 32, 1, 16, 4, 128, 8, 73800, 1) \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm120_bf16_256_16, 256, 16, 1, 16, 4, 128, 4, 73768, 1) \
+    ONEKV_STREAM(__nv_bfloat16, onekv_sm120_bf16_256_32, 256, 32, 1, 16, 2, 128, 4, 81960, 1)
 
 #define ONEKV_ATTENTION_F16 \
     ONEKV_TILE(__half, onekv_f16_64_16, 64, 16, 1, 64, 4, 128, 3, 51200, 4) \
@@ -48,22 +58,32 @@
     ONEKV_TILE(__half, onekv_f16_256_64, 256, 64, 1, 16, 1, 128, 4, 98304, 2)
 
 #define ONEKV_SM90_ATTENTION_F16 \
-    ONEKV_STREAM(__half, onekv_sm90_f16_64_16, 64, 16, 1, 32, 4, 128, 8, 67776, 3) \
-    ONEKV_STREAM(__half, onekv_sm90_f16_64_32, 64, 32, 1, 32, 4, 128, 12, 102624, 2) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90_f16_64_64, 64, 64, 1, 128, 1, 256, 3, 106592, 2) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90_f16_64_128, 64, 128, 1, 128, 1, 384, 4, 147584, 1) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90_f16_64_128x2, 64, 128, 2, 128, 1, 384, 4, 147584, 1) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90_f16_64_192, 64, 192, 1, 128, 1, 512, 4, 155776, 1) \
-    ONEKV_STREAM(__half, onekv_sm90_f16_128_16, 128, 16, 1, 16, 4, 128, 12, 102624, 2) \
-    ONEKV_STREAM(__half, onekv_sm90_f16_128_32, 128, 32, 1, 16, 4, 128, 12, 106720, 2) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90_f16_128_64, 128, 64, 1, 64, 1, 256, 3, 114784, 2) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90_f16_128_128, 128, 128, 1, 128, 1, 384, 2, 163904, 1) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90_f16_128_128x2, 128, 128, 2, 128, 1, 384, 2, 163904, 1) \
-    ONEKV_STREAM(__half, onekv_sm90_f16_256_16, 256, 16, 1, 16, 4, 128, 12, 205024, 1) \
-    ONEKV_STREAM(__half, onekv_sm90_f16_256_32, 256, 32, 1, 16, 2, 128, 12, 213216, 1) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90_f16_256_64, 256, 64, 1, 64, 1, 256, 2, 163904, 1) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90_f16_256_128, 256, 128, 1, 64, 1, 384, 2, 196672, 1) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90_f16_256_128x2, 256, 128, 2, 64, 1, 384, 2, 196672, 1)
+    ONEKV_STREAM(__half, onekv_sm90_f16_64_16, 64, 16, 1, 32, 4, 128, 8, 67656, 3) \
+    ONEKV_STREAM(__half, onekv_sm90_f16_64_32, 64, 32, 1, 32, 4, 128, 12, 102504, 2) \
+    ONEKV_STREAM(__half, onekv_sm90_f16_128_16, 128, 16, 1, 16, 4, 128, 12, 102504, 2) \
+    ONEKV_STREAM(__half, onekv_sm90_f16_128_32, 128, 32, 1, 16, 4, 128, 12, 106600, 2) \
+    ONEKV_STREAM(__half, onekv_sm90_f16_256_16, 256, 16, 1, 16, 4, 128, 12, 204904, 1) \
+    ONEKV_STREAM(__half, onekv_sm90_f16_256_32, 256, 32, 1, 16, 2, 128, 12, 213096, 1)
+
+#define ONEKV_SM90A_ATTENTION_F16 \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_64, 64, 64, 1, 128, 1, 256, 3, 106592, 2) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_128, 64, 128, 1, 128, 1, 384, 4, 147584, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_128x2, 64, 128, 2, 128, 1, 384, 4, 147584, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_192, 64, 192, 1, 128, 1, 512, 4, 155776, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_128_64, 128, 64, 1, 64, 1, 256, 3, 114784, 2) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_128_128, 128, 128, 1, 128, 1, 384, 2, 163904, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_128_128x2, 128, 128, 2, 128, 1, 384, 2, 163904, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_256_64, 256, 64, 1, 64, 1, 256, 2, 163904, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_256_128, 256, 128, 1, 80, 1, 384, 2, 229440, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_256_128x2, 256, 128, 2, 80, 1, 384, 2, 229440, 1)
+
+#define ONEKV_SM120_ATTENTION_F16 \
+    ONEKV_STREAM(__half, onekv_sm120_f16_64_16, 64, 16, 1, 32, 4, 128, 8, 67656, 1) \
+    ONEKV_STREAM(__half, onekv_sm120_f16_64_32, 64, 32, 1, 32, 4, 128, 8, 69704, 1) \
+    ONEKV_STREAM(__half, onekv_sm120_f16_128_16, 128, 16, 1, 16, 4, 128, 8, 69704, 1) \
+    ONEKV_STREAM(__half, onekv_sm120_f16_128_32, 128, 32, 1, 16, 4, 128, 8, 73800, 1) \
+    ONEKV_STREAM(__half, onekv_sm120_f16_256_16, 256, 16, 1, 16, 4, 128, 4, 73768, 1) \
+    ONEKV_STREAM(__half, onekv_sm120_f16_256_32, 256, 32, 1, 16, 2, 128, 4, 81960, 1)
 
 #define ONEKV_ATTENTION_F32 \
     ONEKV_PLAIN(float, onekv_f32_64_16, 64, 16, 1, 32, 1, 128, 1, 12800, 5) \
@@ -71,15 +91,29 @@
     ONEKV_PLAIN(float, onekv_f32_256_16, 256, 16, 1, 32, 1, 128, 1, 49664, 4)
 
 #define ONEKV_SM90_ATTENTION_E4M3 \
-    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_64_16, 64, 16, 1, 64, 4, 128, 8, 67840, 3) \
-    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_64_32, 64, 32, 1, 32, 4, 128, 24, 102848, 2) \
-    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_128_16, 128, 16, 1, 32, 4, 128, 12, 102688, 2) \
-    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_128_32, 128, 32, 1, 32, 4, 128, 12, 106848, 2) \
-    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_256_16, 256, 16, 1, 32, 4, 128, 12, 205088, 1) \
-    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_256_32, 256, 32, 1, 32, 2, 128, 12, 213344, 1) \
-    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_64_16, 64, 16, 1, 64, 4, 128, 8, 67840, 3) \
-    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_64_32, 64, 32, 1, 32, 4, 128, 24, 102848, 2) \
-    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_128_16, 128, 16, 1, 32, 4, 128, 12, 102688, 2) \
-    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_128_32, 128, 32, 1, 32, 4, 128, 12, 106848, 2) \
-    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_256_16, 256, 16, 1, 32, 4, 128, 12, 205088, 1) \
-    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_256_32, 256, 32, 1, 32, 2, 128, 12, 213344, 1)
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_64_16, 64, 16, 1, 64, 4, 128, 8, 67720, 3) \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_64_32, 64, 32, 1, 64, 4, 128, 12, 102632, 2) \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_128_16, 128, 16, 1, 32, 4, 128, 12, 102568, 2) \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_128_32, 128, 32, 1, 32, 4, 128, 12, 106728, 2) \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_256_16, 256, 16, 1, 32, 4, 128, 12, 204968, 1) \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm90_bf16_e4m3_256_32, 256, 32, 1, 32, 2, 128, 12, 221416, 1) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_64_16, 64, 16, 1, 64, 4, 128, 8, 67720, 3) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_64_32, 64, 32, 1, 64, 4, 128, 12, 102632, 2) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_128_16, 128, 16, 1, 32, 4, 128, 12, 102568, 2) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_128_32, 128, 32, 1, 32, 4, 128, 12, 106728, 2) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_256_16, 256, 16, 1, 32, 4, 128, 12, 204968, 1) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm90_f16_e4m3_256_32, 256, 32, 1, 32, 2, 128, 12, 221416, 1)
+
+#define ONEKV_SM120_ATTENTION_E4M3 \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm120_bf16_e4m3_64_16, 64, 16, 1, 64, 4, 128, 8, 67720, 1) \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm120_bf16_e4m3_64_32, 64, 32, 1, 64, 4, 128, 8, 69832, 1) \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm120_bf16_e4m3_128_16, 128, 16, 1, 32, 4, 128, 8, 69768, 1) \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm120_bf16_e4m3_128_32, 128, 32, 1, 64, 2, 128, 4, 90280, 1) \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm120_bf16_e4m3_256_16, 256, 16, 1, 32, 4, 128, 4, 73832, 1) \
+    ONEKV_STREAM_E4M3(__nv_bfloat16, onekv_sm120_bf16_e4m3_256_32, 256, 32, 1, 32, 2, 128, 4, 90280, 1) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm120_f16_e4m3_64_16, 64, 16, 1, 64, 4, 128, 8, 67720, 1) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm120_f16_e4m3_64_32, 64, 32, 1, 64, 4, 128, 8, 69832, 1) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm120_f16_e4m3_128_16, 128, 16, 1, 32, 4, 128, 8, 69768, 1) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm120_f16_e4m3_128_32, 128, 32, 1, 64, 2, 128, 4, 90280, 1) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm120_f16_e4m3_256_16, 256, 16, 1, 32, 4, 128, 4, 73832, 1) \
+    ONEKV_STREAM_E4M3(__half, onekv_sm120_f16_e4m3_256_32, 256, 32, 1, 32, 2, 128, 4, 90280, 1)

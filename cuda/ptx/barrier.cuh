@@ -40,6 +40,13 @@ __device__ __forceinline__ void registers_take() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
+// True in one thread of a warp, which all threads of it ask: the compiler then knows that it is one.
+__device__ __forceinline__ bool elected() {
+    uint32_t one;
+    asm volatile("{\n.reg .pred is;\nelect.sync _|is, 0xffffffff;\nselp.b32 %0, 1, 0, is;\n}" : "=r"(one));
+    return one != 0;
+}
+
 // The launch after this one may start to set up.
 __device__ __forceinline__ void dependents_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 // Everything launched before has ended, and what it wrote is seen.

@@ -33,6 +33,10 @@ __device__ __forceinline__ float load_float(uint32_t from) {
     return x;
 }
 
+__device__ __forceinline__ void load_four(float (&x)[4], uint32_t from) {
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3]) : "r"(from) : "memory");
+}
+
 // Sixteen bytes to and from shared memory.
 __device__ __forceinline__ void store_16(uint32_t to, uint4 x) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
@@ -40,5 +44,11 @@ __device__ __forceinline__ void store_16(uint32_t to, uint4 x) {
 __device__ __forceinline__ uint4 load_16(uint32_t from) {
     uint4 x;
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(from) : "memory");
+    return x;
+}
+// Asked for here: an ordinary load is moved down to where it is used, behind a loop if need be.
+__device__ __forceinline__ float load_here(const float* from) {
+    float x;
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(from));
     return x;
 }

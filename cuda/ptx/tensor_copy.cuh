@@ -2,18 +2,25 @@
 #pragma once
 #include <stdint.h>
 
-// A CUtensorMap; only the driver knows what is inside.
-struct alignas(64) TensorMap {
+// A CUtensorMap, aligned as cuda.h of CUDA 13 has it; only the driver knows what is inside.
+struct alignas(128) TensorMap {
     uint64_t opaque[16];
 };
 
 __device__ __forceinline__ void tensor_prefetch(const TensorMap& map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
+// What a box goes to, this block's own memory. From 12.0 on ptxas takes the other name for some block of a cluster, and checks
+// the address by a call for every box: with nvcc 13.0 and 13.5 that is a stack frame and 55 to 68 instructions a tile.
+#if __CUDA_ARCH__ >= 1200
+#define ONEKV_OWN_SHARED "shared::cta"
+#else
+#define ONEKV_OWN_SHARED "shared::cluster"
+#endif
 // One thread asks for a box; its bytes count towards the phase of `barrier`.
 __device__ __forceinline__ void tensor_load(uint32_t to, const TensorMap& map, int x, int y, int z, int w, int u, uint32_t barrier) {
     asm volatile(
-        "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(to),
+        "cp.async.bulk.tensor.5d." ONEKV_OWN_SHARED ".global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(to),
         "l"(&map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(u), "r"(barrier)
         : "memory");
 }

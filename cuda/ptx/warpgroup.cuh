@@ -14,17 +14,23 @@ __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address, uint32_t p
     return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
 }
 
+// That of what stands `sixteens` times 16 bytes further on. Its low word alone changes: shared memory ends before a carry.
+__device__ __forceinline__ uint64_t further(uint64_t descriptor, uint32_t sixteens) {
+    return descriptor & 0xffffffffull << 32 | static_cast<uint32_t>(descriptor) + sixteens;
+}
+
 __device__ __forceinline__ void warpgroup_arrive() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int PENDING>
 __device__ __forceinline__ void warpgroup_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
-// Keeps the compiler from moving uses of accumulators across a wait.
+// Keeps the compiler from moving uses of accumulators across a wait, or a fence.
+__device__ __forceinline__ void settle(float (&d)[4]) { asm volatile("" : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])::"memory"); }
 template <int N>
 __device__ __forceinline__ void settle(float (&d)[N][4]) {
 #pragma unroll
-    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
+    for (int i = 0; i < N; i++) settle(d[i]);
 }
 
 // Keeps what `positive` is made of before the wait that follows: ptxas moves arithmetic across a wait as it likes, and
@@ -36,8 +42,8 @@ __device__ __forceinline__ void stay_before(float positive, uint32_t shared) {
 }
 
 #define ONEKV_D4(d, i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
-#define ONEKV_D32(d, i) \
-    ONEKV_D4(d, i), ONEKV_D4(d, i + 1), ONEKV_D4(d, i + 2), ONEKV_D4(d, i + 3), ONEKV_D4(d, i + 4), ONEKV_D4(d, i + 5), ONEKV_D4(d, i + 6), ONEKV_D4(d, i + 7)
+#define ONEKV_D8(d, i) ONEKV_D4(d, i), ONEKV_D4(d, i + 1)
+#define ONEKV_D32(d, i) ONEKV_D8(d, i), ONEKV_D8(d, i + 2), ONEKV_D8(d, i + 4), ONEKV_D8(d, i + 6)
 
 // D = (add ? D : 0) + A B, A and B in shared memory, both with k contiguous.
 template <typename T, int N>
@@ -46,45 +52,34 @@ struct SharedProduct;
 template <typename T, int N>
 struct RegisterProduct;
 
-#define ONEKV_PRODUCTS_64(T, TYPE) \
+// The accumulators in the text of a product, by their number.
+#define ONEKV_SUMS_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define ONEKV_SUMS_40 ONEKV_SUMS_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define ONEKV_SUMS_64 ONEKV_SUMS_40 ", %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+// SUMS accumulators, and the numbers of the operands that follow them.
+#define ONEKV_SHARED_PRODUCT(T, TYPE, N, SUMS, A, B, ADD, ...) \
     template <> \
-    struct SharedProduct<T, 64> { \
-        __device__ __forceinline__ static void run(float (&d)[8][4], uint64_t a, uint64_t b, int add) { \
-            asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " " \
-                         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, add, 1, 1, 0, 0;\n}" \
-                         : ONEKV_D32(d, 0) \
+    struct SharedProduct<T, N> { \
+        __device__ __forceinline__ static void run(float (&d)[N / 8][4], uint64_t a, uint64_t b, int add) { \
+            asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" #ADD ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" ONEKV_SUMS_##SUMS "}, %" #A ", %" #B ", add, 1, 1, 0, 0;\n}" \
+                         : __VA_ARGS__ \
                          : "l"(a), "l"(b), "r"(add)); \
         } \
-    }; \
+    };
+#define ONEKV_REGISTER_PRODUCT(T, TYPE, N, SUMS, A0, A1, A2, A3, B, ...) \
     template <> \
-    struct RegisterProduct<T, 64> { \
+    struct RegisterProduct<T, N> { \
         __device__ __forceinline__ static void run(float (*d)[4], const uint32_t (&a)[4], uint64_t b) { \
-            asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " " \
-                         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;" \
-                         : ONEKV_D32(d, 0) \
+            asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" ONEKV_SUMS_##SUMS "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", 1, 1, 1, 1;" \
+                         : __VA_ARGS__ \
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)); \
         } \
     };
-#define ONEKV_PRODUCTS_128(T, TYPE) \
-    template <> \
-    struct SharedProduct<T, 128> { \
-        __device__ __forceinline__ static void run(float (&d)[16][4], uint64_t a, uint64_t b, int add) { \
-            asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " " \
-                         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, add, 1, 1, 0, 0;\n}" \
-                         : ONEKV_D32(d, 0), ONEKV_D32(d, 8) \
-                         : "l"(a), "l"(b), "r"(add)); \
-        } \
-    }; \
-    template <> \
-    struct RegisterProduct<T, 128> { \
-        __device__ __forceinline__ static void run(float (*d)[4], const uint32_t (&a)[4], uint64_t b) { \
-            asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " " \
-                         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;" \
-                         : ONEKV_D32(d, 0), ONEKV_D32(d, 8) \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)); \
-        } \
-    };
-ONEKV_PRODUCTS_64(__nv_bfloat16, "bf16")
-ONEKV_PRODUCTS_64(__half, "f16")
-ONEKV_PRODUCTS_128(__nv_bfloat16, "bf16")
-ONEKV_PRODUCTS_128(__half, "f16")
+#define ONEKV_PRODUCTS(T, TYPE) \
+    ONEKV_SHARED_PRODUCT(T, TYPE, 64, 32, 32, 33, 34, ONEKV_D32(d, 0)) \
+    ONEKV_SHARED_PRODUCT(T, TYPE, 80, 40, 40, 41, 42, ONEKV_D32(d, 0), ONEKV_D8(d, 8)) \
+    ONEKV_SHARED_PRODUCT(T, TYPE, 128, 64, 64, 65, 66, ONEKV_D32(d, 0), ONEKV_D32(d, 8)) \
+    ONEKV_REGISTER_PRODUCT(T, TYPE, 64, 32, 32, 33, 34, 35, 36, ONEKV_D32(d, 0)) \
+    ONEKV_REGISTER_PRODUCT(T, TYPE, 128, 64, 64, 65, 66, 67, 68, ONEKV_D32(d, 0), ONEKV_D32(d, 8))
+ONEKV_PRODUCTS(__nv_bfloat16, "bf16")
+ONEKV_PRODUCTS(__half, "f16")

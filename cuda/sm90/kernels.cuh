@@ -1,26 +1,15 @@
-// How a kernel of Hopper's of a 16-bit element type is made of a row of src/plan/variants.rs.
+// How a kernel of the copy engine's stream is made of a row of src/plan/variants.rs.
 #pragma once
 #include "../attention/planned.cuh"
-#include "stream.cuh"
-#include "warpgroups.cuh"
+#include "stream_e4m3.cuh"
 
-#define ONEKV_STREAM(T, name, dim, rows, cluster, tile_keys, key_warps, threads, stages, shared_bytes, blocks)                \
+#define ONEKV_STREAM_KERNEL(Products, KV_BYTES, T, name, dim, rows, tile_keys, key_warps, threads, stages, shared_bytes, blocks)  \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(                                                       \
         const __grid_constant__ OnekvAttention p, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v) { \
-        using Shape = StreamShape<T, dim, 4 / key_warps, rows * key_warps / 64, tile_keys, stages / key_warps>;               \
+        using Shape = StreamShape<T, dim, 4 / key_warps, rows * key_warps / 64, tile_keys, stages / key_warps, KV_BYTES>;     \
         ONEKV_PLANNED(Shape, name, rows, tile_keys, threads, stages, shared_bytes);                                           \
         extern __shared__ __align__(1024) char shared[];                                                                      \
-        attend_stream<StreamProducts<Shape>>(p, k, v, p.work[blockIdx.x], shared);                                            \
+        attend_stream<Products<Shape>>(p, k, v, entry_of(p.work, blockIdx.x), shared);                                                  \
     }
-
-#define ONEKV_CLUSTER_1
-#define ONEKV_CLUSTER_2 __cluster_dims__(2, 1, 1)
-#define ONEKV_WARPGROUPS(T, name, dim, rows, cluster, tile_keys, key_warps, threads, stages, shared_bytes, blocks)            \
-    extern "C" __global__ void ONEKV_CLUSTER_##cluster __launch_bounds__(threads, blocks) name(                               \
-        const __grid_constant__ OnekvAttention p, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v) { \
-        using Shape = WarpgroupShape<T, dim, rows / 64, tile_keys, stages, cluster>;                                          \
-        ONEKV_PLANNED(Shape, name, rows, tile_keys, threads, stages, shared_bytes);                                           \
-        static_assert(Shape::BLOCKS == blocks, "src/plan/variants.rs: blocks of " #name);                                     \
-        extern __shared__ __align__(1024) char shared[];                                                                      \
-        attend_warpgroups<Shape>(p, k, v, p.work[blockIdx.x], shared);                                                        \
-    }
+#define ONEKV_STREAM(T, name, dim, rows, cluster, ...) ONEKV_STREAM_KERNEL(StreamProducts, 2, T, name, dim, rows, __VA_ARGS__)
+#define ONEKV_STREAM_E4M3(T, name, dim, rows, cluster, ...) ONEKV_STREAM_KERNEL(StreamProductsE4m3, 1, T, name, dim, rows, __VA_ARGS__)

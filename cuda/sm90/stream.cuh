@@ -1,4 +1,4 @@
-// Few rows on Hopper: a tile of 16 or 32 folded rows over a range of keys, as fast as K and V stream from memory.
+// Few rows from 9.0 on: a tile of 16 or 32 folded rows over a range of keys, as fast as K and V stream from memory.
 //
 // Four warps take K/V tiles in turn. Each has a softmax over its own tiles and a ring of its own, which the copy
 // engine fills RING tiles ahead: a warp that is done with a tile asks for the next into its place, so that nothing in
@@ -28,19 +28,32 @@ struct StreamShape {
     static constexpr int Q_BYTES = ROWS * DIM * 2;
     // Neighbouring columns of the output that a lane holds: as the products leave them.
     static constexpr int LANE_COLUMNS = 4 / KV_BYTES;
-    // Q stays in registers where they suffice.
-    static constexpr bool HOLD_Q = ROW_TILES * DIM <= 128;
-    // K/V rings, Q; the meeting outputs take their place. Then zeros of every bank, the barriers, and with e4m3 K a factor
-    // per row.
+    // What a warp has of the output: its own rows, or with e4m3 K and V, which then are converted once, columns of the team's.
+    static constexpr int COLUMN_WARPS = KV_BYTES == 1 ? ROW_WARPS : 1;
+    static constexpr int OUT_TILES = ROW_TILES * COLUMN_WARPS, OUT_DIM = DIM / COLUMN_WARPS;
+    static_assert(COLUMN_WARPS == 1 || COLUMN_WARPS == 2 && ROW_TILES == 1, "two warps exchange a row tile each");
+    // Q stays in registers where they suffice for it beside the output and the scores.
+    static constexpr bool HOLD_Q = OUT_TILES * (OUT_DIM * 3 / 4 + TILE_KEYS / 2) <= 128;
+    // What a warp gets of the other that has columns of its rows, sixteen bytes a lane: sums, then weights in their place.
+    static constexpr int EXCHANGE_BYTES = COLUMN_WARPS == 2 ? TILE_KEYS / 8 * 512 : 0;
+    // K/V rings, Q, exchanges; the meeting outputs take their place. Then the barriers, and with e4m3 K a factor per row.
     static constexpr int Q_AT = 2 * KEY_WARPS * RING * TILE_BYTES;
-    static constexpr int LOOP_BYTES = Q_AT + Q_BYTES;
+    static constexpr int EXCHANGE_AT = Q_AT + Q_BYTES;
+    static constexpr int LOOP_BYTES = EXCHANGE_AT + 4 * EXCHANGE_BYTES;
     static constexpr int JOIN_BYTES = join_bytes(KEY_WARPS, ROWS, DIM + 4 * LANE_COLUMNS);
-    static constexpr int ZERO_AT = ((LOOP_BYTES > JOIN_BYTES ? LOOP_BYTES : JOIN_BYTES) + 127) / 128 * 128;
-    static constexpr int BARRIERS_AT = ZERO_AT + 128;
-    static constexpr int FACTORS_AT = BARRIERS_AT + KEY_WARPS * RING * 8;
+    static constexpr int BARRIERS_AT = ((LOOP_BYTES > JOIN_BYTES ? LOOP_BYTES : JOIN_BYTES) + 127) / 128 * 128;
+    // One for rows of other blocks that arrive where a cluster shares out the keys.
+    static constexpr int ARRIVED_AT = BARRIERS_AT + KEY_WARPS * RING * 8;
+    static constexpr int FACTORS_AT = ARRIVED_AT + 8;
     static constexpr int SHARED_BYTES = FACTORS_AT + (KV_BYTES == 1 ? ROWS * 4 : 0);
+    static constexpr bool CLUSTERS = true;
     static_assert(TILE_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
 };
+
+// From a lane's chunk 0 or 1 of a swizzled row to `even` chunks further on: an immediate offset, or a bit changed.
+__device__ __forceinline__ uint32_t chunks_on(uint32_t chunk, int even, int panel_bytes) {
+    return (chunk ^ even % 8 * 16) + even / 8 * panel_bytes;
+}
 
 // The products of a warp's rows with 16-bit tiles; stream_e4m3.cuh has those with e4m3 tiles.
 template <typename Shape_>
@@ -48,9 +61,12 @@ struct StreamProducts {
     using Shape = Shape_;
     using T = typename Shape::Element;
     static constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS, ROW_TILES = Shape::ROW_TILES, CHUNKS = DIM / 8;
+    static constexpr int OUT_TILES = Shape::OUT_TILES, OUT_DIM = Shape::OUT_DIM;
+    // A product waits for the one before it with the same accumulators: of few accumulators there are two each.
+    static constexpr int CHAINS = ROW_TILES * KEYS / 8 < 4 ? 2 : 1;
     uint32_t base;
-    int first_row, lane;
-    uint32_t held[ROW_TILES][Shape::HOLD_Q ? DIM / 16 : 1][4];
+    int row_warp, key_warp, lane;
+    uint32_t held[OUT_TILES][Shape::HOLD_Q ? OUT_DIM / 16 : 1][4];
 
     // Factors on K and V.
     __device__ static float k_scale(const OnekvAttention&, const OnekvWork&) { return 1; }
@@ -68,28 +84,35 @@ struct StreamProducts {
         copy_commit();
         copy_wait<0>();
     }
+    // Row tile t of the warp begins at first_row() + row_step() t.
+    __device__ __forceinline__ int first_row() const { return row_warp * 16 * ROW_TILES; }
+    __device__ __forceinline__ int row_step() const { return OUT_DIM < DIM && row_warp == 1 ? -16 : 16; }
+    __device__ __forceinline__ int first_column() const { return OUT_DIM < DIM ? row_warp * OUT_DIM : 0; }
     __device__ __forceinline__ void load_q(uint32_t (&a)[4], int t, int d) const {
-        load_matrix(a, chunk_at<CHUNKS>(base + Shape::Q_AT, first_row + 16 * t + lane % 16, d / 8 + lane / 16));
+        const uint32_t first = chunk_at<CHUNKS>(base + Shape::Q_AT, first_row() + row_step() * t + lane % 16, first_column() / 8 + lane / 16);
+        load_matrix(a, chunks_on(first, d / 8, 128));
     }
     __device__ __forceinline__ void hold_q() {
         if (Shape::HOLD_Q) {
 #pragma unroll
-            for (int t = 0; t < ROW_TILES; t++)
+            for (int t = 0; t < OUT_TILES; t++)
 #pragma unroll
-                for (int d = 0; d < DIM; d += 16) load_q(held[t][Shape::HOLD_Q ? d / 16 : 0], t, d);
+                for (int d = 0; d < OUT_DIM; d += 16) load_q(held[t][Shape::HOLD_Q ? d / 16 : 0], t, d);
         }
     }
     // Q of columns d to d + 15, of all rows.
-    __device__ __forceinline__ void q_of(uint32_t (&a)[ROW_TILES][4], int d) const {
+    __device__ __forceinline__ void q_of(uint32_t (&a)[OUT_TILES][4], int d) const {
 #pragma unroll
-        for (int t = 0; t < ROW_TILES; t++) {
+        for (int t = 0; t < OUT_TILES; t++) {
             if (!Shape::HOLD_Q) load_q(a[t], t, d);
 #pragma unroll
             for (int i = 0; Shape::HOLD_Q && i < 4; i++) a[t][i] = held[t][Shape::HOLD_Q ? d / 16 : 0][i];
         }
     }
-    // S += Q K^T.
+    // S = Q K^T.
     __device__ __forceinline__ void scores(float (&s)[ROW_TILES][KEYS / 8][4], uint32_t k_tile) const {
+        const uint32_t first = panel_chunk<KEYS>(k_tile, lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        float sums[CHAINS][ROW_TILES][KEYS / 8][4] = {};
 #pragma unroll
         for (int d = 0; d < DIM; d += 16) {
             uint32_t a[ROW_TILES][4];
@@ -97,29 +120,39 @@ struct StreamProducts {
 #pragma unroll
             for (int key = 0; key < KEYS; key += 16) {
                 uint32_t b[4];
-                load_matrix(b, panel_chunk<KEYS>(k_tile, key + lane % 8 + lane / 16 * 8, d / 8 + lane / 8 % 2));
+                load_matrix(b, chunks_on(first, d / 8, KEYS * 128) + key * 128);
 #pragma unroll
                 for (int t = 0; t < ROW_TILES; t++) {
-                    multiply<T>(s[t][key / 8], a[t], b[0], b[1]);
-                    multiply<T>(s[t][key / 8 + 1], a[t], b[2], b[3]);
+                    multiply<T>(sums[d / 16 % CHAINS][t][key / 8], a[t], b[0], b[1]);
+                    multiply<T>(sums[d / 16 % CHAINS][t][key / 8 + 1], a[t], b[2], b[3]);
                 }
             }
         }
+#pragma unroll
+        for (int t = 0; t < ROW_TILES; t++)
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) s[t][j][i] = CHAINS == 1 ? sums[0][t][j][i] : sums[0][t][j][i] + sums[CHAINS - 1][t][j][i];
     }
-    // O += P V. What stands behind the last of `left` keys may be NaN, and 0 x NaN is NaN: zeros are read in its place.
+    // What the dot products of a lane's row are still to be multiplied by.
+    __device__ __forceinline__ static float row_factor(int, int) { return 1; }
+    // O = rescale O + P V.
     __device__ __forceinline__ void values(
-        float (&out)[ROW_TILES][DIM / 8][4], const float (&weights)[ROW_TILES][KEYS / 8][4], uint32_t v_tile, int left) const {
+        float (&out)[ROW_TILES][DIM / 8][4], const float (&weights)[ROW_TILES][KEYS / 8][4], const float (&)[ROW_TILES][2],
+        const float (&rescale)[ROW_TILES][2], uint32_t v_tile) const {
+        const uint32_t first = panel_chunk<KEYS>(v_tile, lane % 16, lane / 16);
+#pragma unroll
+        for (int t = 0; t < ROW_TILES; t++) scale_rows(out[t], rescale[t]);
 #pragma unroll
         for (int key = 0; key < KEYS; key += 16) {
             uint32_t a[ROW_TILES][4];
 #pragma unroll
             for (int t = 0; t < ROW_TILES; t++) pack_weights<T>(a[t], weights[t][key / 8], weights[t][key / 8 + 1]);
-            const bool valid = key + lane % 16 < left;
 #pragma unroll
             for (int d = 0; d < DIM; d += 16) {
                 uint32_t b[4];
-                const uint32_t at = panel_chunk<KEYS>(v_tile, key + lane % 16, d / 8 + lane / 16);
-                load_matrix_transposed(b, valid ? at : base + Shape::ZERO_AT + at % 128);
+                load_matrix_transposed(b, chunks_on(first, d / 8, KEYS * 128) + key * 128);
 #pragma unroll
                 for (int t = 0; t < ROW_TILES; t++) {
                     multiply<T>(out[t][d / 8], a[t], b[0], b[1]);
@@ -128,13 +161,35 @@ struct StreamProducts {
             }
         }
     }
+    template <int N>
+    __device__ __forceinline__ static void scale_rows(float (&tile)[N][4], const float (&factors)[2]) {
+#pragma unroll
+        for (int j = 0; j < N; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) tile[j][i] *= factors[i / 2];
+    }
+    // The warps that share a tile.
+    __device__ __forceinline__ void team_sync() const {
+        if (Shape::ROW_WARPS == 1) __syncwarp();
+        else named_sync(1 + key_warp, 32 * Shape::ROW_WARPS);
+    }
+    // What stands behind the last of `left` keys may be NaN, and 0 x NaN is NaN: zeros take its place.
+    __device__ __forceinline__ void end_values(uint32_t v_tile, int left) const {
+        constexpr int ROW_CHUNKS = Shape::TILE_BYTES / KEYS / 16;
+        for (int i = left * ROW_CHUNKS + row_warp * 32 + lane; i < KEYS * ROW_CHUNKS; i += 32 * Shape::ROW_WARPS) {
+            const int row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
+            const uint32_t at = ROW_CHUNKS < 8 ? i * 16 : panel_chunk<KEYS>(0, row, chunk);
+            store_16(v_tile + at, make_uint4(0, 0, 0, 0));
+        }
+        team_sync();
+    }
 };
 
 template <typename Products>
 __device__ __forceinline__ void attend_stream(
     const OnekvAttention& p, const TensorMap& k_map, const TensorMap& v_map, const OnekvWork work, char* shared) {
     using Shape = typename Products::Shape;
-    constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS, RING = Shape::RING;
+    constexpr int KEYS = Shape::TILE_KEYS, RING = Shape::RING;
     constexpr int ROW_TILES = Shape::ROW_TILES, KEY_WARPS = Shape::KEY_WARPS;
     if (work.rows == 0) {
         // Where all blocks are such, what comes after this launch still comes after what came before it.
@@ -142,15 +197,10 @@ __device__ __forceinline__ void attend_stream(
         return;
     }
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    const int row_warp = warp % Shape::ROW_WARPS, key_warp = warp / Shape::ROW_WARPS, first_row = row_warp * 16 * ROW_TILES;
+    const int row_warp = warp % Shape::ROW_WARPS, key_warp = warp / Shape::ROW_WARPS;
     const uint32_t base = shared_address(shared), ring = base + key_warp * RING * 2 * Shape::TILE_BYTES;
     const uint32_t barriers = base + Shape::BARRIERS_AT + key_warp * RING * 8;
     const int tiles = (work.key_end - work.key_begin + KEYS - 1) / KEYS;
-    // The warps that share a tile.
-    auto team_sync = [&] {
-        if (Shape::ROW_WARPS == 1) __syncwarp();
-        else named_sync(1 + key_warp, 32 * Shape::ROW_WARPS);
-    };
     const bool fetches = row_warp == 0 && lane == 0;
     auto fetch = [&](int tile, int stage) {
         if (tile >= tiles) return;
@@ -164,49 +214,58 @@ __device__ __forceinline__ void attend_stream(
     if (fetches) {
 #pragma unroll
         for (int i = 0; i < RING; i++) barrier_init(barriers + i * 8, 1);
+        if (thread == 0) barrier_init(base + Shape::ARRIVED_AT, 1);
         barrier_init_fence();
     }
     if (thread == 0 && tiles > 0) tensor_prefetch(k_map), tensor_prefetch(v_map);
     dependents_start();
-    predecessors_wait();
+    // Only Q is new, where K and V have settled: they come while the launches before this one end.
+    if (!p.kv_settled) predecessors_wait();
     if (fetches) {
 #pragma unroll
         for (int i = 0; i < RING; i++) fetch(key_warp + i * KEY_WARPS, i);
     }
+    if (p.kv_settled) predecessors_wait();
     Products::fetch_q(p, work, base, thread);
-    if (thread < 8) store_16(base + Shape::ZERO_AT + thread * 16, make_uint4(0, 0, 0, 0));
-    const float v_scale = Products::v_scale(p, work);
     const Score score(p, Products::k_scale(p, work));
     __syncthreads();
-    Products products = {base, first_row, lane};
+    Products products = {base, row_warp, key_warp, lane};
     products.hold_q();
 
-    float out[ROW_TILES][DIM / 8][4] = {}, highest[ROW_TILES][2], sum[ROW_TILES][2] = {};
+    float out[Shape::OUT_TILES][Shape::OUT_DIM / 8][4] = {}, highest[ROW_TILES][2], sum[ROW_TILES][2] = {}, log2_scale[ROW_TILES][2];
 #pragma unroll
-    for (int t = 0; t < ROW_TILES; t++) highest[t][0] = highest[t][1] = -INFINITY;
+    for (int t = 0; t < ROW_TILES; t++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) highest[t][r] = -INFINITY, log2_scale[t][r] = score.log2_scale * (score.cap > 0 ? 1 : products.row_factor(t, r));
     for (int tile = key_warp, stage = 0, parity = 0; tile < tiles; tile += KEY_WARPS) {
         const int left = work.key_end - work.key_begin - tile * KEYS;
         const uint32_t k_tile = ring + stage * 2 * Shape::TILE_BYTES, v_tile = k_tile + Shape::TILE_BYTES;
         barrier_wait(barriers + stage * 8, parity);
 
-        float s[ROW_TILES][KEYS / 8][4] = {};
+        if (left < KEYS) products.end_values(v_tile, left);
+        float s[ROW_TILES][KEYS / 8][4], rescale[ROW_TILES][2];
         products.scores(s, k_tile);
 #pragma unroll
         for (int t = 0; t < ROW_TILES; t++) {
-            float rescale[2];
-            score.cap_all(s[t]);
+            if (score.cap > 0) {
+                const float factors[2] = {products.row_factor(t, 0), products.row_factor(t, 1)};
+                products.scale_rows(s[t], factors);
+                score.cap_all(s[t]);
+            }
             score.mask(s[t], left, lane);
-            score.softmax(s[t], highest[t], sum[t], rescale);
-#pragma unroll
-            for (int j = 0; j < DIM / 8; j++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) out[t][j][i] *= rescale[i / 2];
+            score.softmax(s[t], highest[t], sum[t], rescale[t], log2_scale[t]);
         }
-        products.values(out, s, v_tile, left);
-        team_sync();
+        products.values(out, s, sum, rescale, v_tile);
+        products.team_sync();
         if (fetches) fetch(tile + RING * KEY_WARPS, stage);
         stage = stage + 1 == RING ? 0 : stage + 1;
         parity ^= stage == 0;
     }
-    join_and_write<Shape>(p, work, shared, score, thread, key_warp, first_row, out, highest, sum, [] { __syncthreads(); }, v_scale);
+#pragma unroll
+    for (int t = 0; t < ROW_TILES; t++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) highest[t][r] *= score.cap > 0 ? 1 : products.row_factor(t, r);
+    join_and_write<Shape>(
+        p, work, shared, score, thread, key_warp, products.first_row(), out, highest, sum, [] { __syncthreads(); }, Products::v_scale(p, work),
+        products.row_step(), products.first_column());
 }

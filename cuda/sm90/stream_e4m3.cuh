@@ -1,11 +1,14 @@
-// Few rows on Hopper with K and V in e4m3: the stream of stream.cuh with half of its bytes. Products are f16, which holds
+// Few rows from 9.0 on with K and V in e4m3: the stream of stream.cuh with half of its bytes. Products are f16, which holds
 // every e4m3 value exactly.
+//
+// Every byte is converted once: where a tile has two warps, each has half of head_dim for all 32 rows. Of S each has sums
+// over its half, and gets those of its own 16 rows from the other; then it has their softmax, and gives the other the weights.
 //
 // Clocks: at 20 bytes a clock and multiprocessor, an H200's share of its memory, the tiles of four warps come in 0.4 DIM
 // TILE_KEYS clocks (two warps' tiles in half), in which a scheduler issues as many instructions. For four bytes of each
 // lane a warp issues two conversions of K; a permutation and two conversions of V; two products per row tile. With the
-// softmax and all else in the loop, counted in what ptxas 13.0 makes for bf16 Q, that is of the clocks, in percent:
-// 35, 32, 31 for 16 rows of DIM 64, 128, 256, and 63, 53, 58 for 32 rows. K widened to bf16 instead, which needs no
+// softmax and all else in the loop, counted in what ptxas 13.0 made for bf16 Q, that is of the clocks, in percent:
+// 32, 30, 25 for 16 rows of DIM 64, 128, 256, and 49, 45, 42 for 32 rows. K widened to bf16 instead, which needs no
 // factors on Q, takes six instructions more for four bytes of K.
 #pragma once
 #include <type_traits>
@@ -17,9 +20,13 @@ template <typename Shape_>
 struct StreamProductsE4m3 : StreamProducts<Shape_> {
     using Shape = Shape_;
     using T = typename Shape::Element;
-    static constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS, ROW_TILES = Shape::ROW_TILES, CHUNKS = DIM / 8, UNITS = DIM / 16;
+    static constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS, ROW_TILES = Shape::ROW_TILES;
+    static constexpr int OUT_TILES = Shape::OUT_TILES, OUT_DIM = Shape::OUT_DIM, CHUNKS = DIM / 8, UNITS = DIM / 16;
+    // Of a row within a panel.
+    static constexpr int ROW_BYTES = DIM == 64 ? 64 : 128;
+    static constexpr bool TEAM = OUT_DIM < DIM;
+    static constexpr int STEP = TEAM ? 32 : KEYS;
     static constexpr bool SCALES_ROWS = std::is_same<T, __nv_bfloat16>::value;
-    float factors[ROW_TILES][2];
 
     // A scale of 0 says that the head's K is 0. It becomes the smallest one: 0 times -inf, the score of no key, is NaN.
     __device__ __forceinline__ static float k_scale(const OnekvAttention& p, const OnekvWork& work) {
@@ -75,72 +82,113 @@ struct StreamProductsE4m3 : StreamProducts<Shape_> {
             store_16(chunk_at<CHUNKS>(base + Shape::Q_AT, row, 2 * unit + (flip ^ 1)), flip ? low : high);
         }
     }
-    __device__ __forceinline__ void hold_q() {
-        StreamProducts<Shape>::hold_q();
-        if (SCALES_ROWS) {
-#pragma unroll
-            for (int t = 0; t < ROW_TILES; t++)
-#pragma unroll
-                for (int r = 0; r < 2; r++)
-                    factors[t][r] = load_float(factor_at(this->base, this->first_row + 16 * t + this->lane / 4 + 8 * r));
-        }
+    // What makes up for to_f16() in the scores of a lane's row.
+    __device__ __forceinline__ float row_factor(int t, int r) const {
+        return SCALES_ROWS ? load_float(factor_at(this->base, this->first_row() + 16 * t + this->lane / 4 + 8 * r)) : 1;
+    }
+    // Where a lane of one of the team's warps puts sixteen bytes for the same lane of the other, 1024 bytes after each other.
+    __device__ __forceinline__ uint32_t shared_with(int row_warp) const {
+        return this->base + Shape::EXCHANGE_AT + this->key_warp * 2 * Shape::EXCHANGE_BYTES + row_warp * 512 + this->lane * 16;
     }
     __device__ __forceinline__ void scores(float (&s)[ROW_TILES][KEYS / 8][4], uint32_t k_tile) const {
-        const int lane = this->lane;
+        const uint32_t first = chunk(k_tile, this->lane, this->first_column() / 16);
+        const uint32_t from = shared_with(this->row_warp), to = from ^ 512;
+        // A team's warp has sums of twice the rows: of STEP keys at a time.
 #pragma unroll
-        for (int d = 0; d < DIM; d += 32) {
-            uint32_t a[2][ROW_TILES][4];
-            this->q_of(a[0], d), this->q_of(a[1], d + 16);
+        for (int step = 0; step < KEYS; step += STEP) {
+            float sums[OUT_TILES][STEP / 8][4] = {};
 #pragma unroll
-            for (int key = 0; key < KEYS; key += 16) {
-                // Of eight keys, then eight more: columns d to d + 15, then d + 16 to d + 31.
-                uint32_t k[4];
-                load_matrix(k, chunk(k_tile, key + lane % 8 + lane / 16 * 8, d / 16 + lane / 8 % 2));
+            for (int d = 0; d < OUT_DIM; d += 16) {
+                uint32_t a[OUT_TILES][4];
+                this->q_of(a, d);
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    uint32_t b0, b1;
-                    widen(b0, b1, k[i]);
+                for (int key = 0; key < STEP; key += 32) {
+                    // Of eight keys each.
+                    uint32_t k[4];
+                    load_matrix(k, chunks_on(first, d / 16, KEYS * 128) + (step + key) * ROW_BYTES);
 #pragma unroll
-                    for (int t = 0; t < ROW_TILES; t++) multiply<__half>(s[t][key / 8 + i / 2], a[i % 2][t], b0, b1);
+                    for (int i = 0; i < 4; i++) {
+                        uint32_t b0, b1;
+                        widen(b0, b1, k[i]);
+#pragma unroll
+                        for (int t = 0; t < OUT_TILES; t++) multiply<__half>(sums[t][key / 8 + i], a[t], b0, b1);
+                    }
                 }
             }
+#pragma unroll
+            for (int j = 0; j < STEP / 8; j++) {
+                const float (&other)[4] = sums[OUT_TILES - 1][j];
+                if (TEAM) store_four(to + (step / 8 + j) * 1024, other[0], other[1], other[2], other[3]);
+#pragma unroll
+                for (int t = 0; t < ROW_TILES; t++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) s[t][step / 8 + j][i] = sums[t][j][i];
+            }
         }
-        if (SCALES_ROWS) {
+        if (!TEAM) return;
+        this->team_sync();
 #pragma unroll
-            for (int t = 0; t < ROW_TILES; t++)
+        for (int j = 0; j < KEYS / 8; j++) {
+            float other[4];
+            load_four(other, from + j * 1024);
 #pragma unroll
-                for (int j = 0; j < KEYS / 8; j++)
-#pragma unroll
-                    for (int i = 0; i < 4; i++) s[t][j][i] *= factors[t][i / 2];
+            for (int i = 0; i < 4; i++) s[0][j][i] += other[i];
         }
     }
     // A transposed load leaves two neighbouring columns of two keys in a register; the product wants two keys of one
     // column. So bytes 1 and 2 change places, and even and odd columns are multiplied apart: out[t][d / 8] has the even
     // ones of d to d + 15, out[t][d / 8 + 1] the odd ones.
     __device__ __forceinline__ void values(
-        float (&out)[ROW_TILES][DIM / 8][4], const float (&weights)[ROW_TILES][KEYS / 8][4], uint32_t v_tile, int left) const {
-        const int lane = this->lane;
+        float (&out)[OUT_TILES][OUT_DIM / 8][4], const float (&weights)[ROW_TILES][KEYS / 8][4], const float (&sum)[ROW_TILES][2],
+        const float (&rescale)[ROW_TILES][2], uint32_t v_tile) const {
+        uint32_t a[KEYS / 16][ROW_TILES][4];
+        float rescales[OUT_TILES][2];
 #pragma unroll
-        for (int key = 0; key < KEYS; key += 16) {
-            uint32_t a[ROW_TILES][4];
+        for (int t = 0; t < ROW_TILES; t++) {
+            rescales[t][0] = rescale[t][0], rescales[t][1] = rescale[t][1];
 #pragma unroll
-            for (int t = 0; t < ROW_TILES; t++) pack_weights<__half>(a[t], weights[t][key / 8], weights[t][key / 8 + 1]);
-            const bool valid = key + lane % 16 < left;
+            for (int i = 0; i < KEYS / 16; i++) pack_weights<__half>(a[i][t], weights[t][2 * i], weights[t][2 * i + 1]);
+        }
+        const uint32_t to = shared_with(this->row_warp), from = to ^ 512;
+        if (TEAM) {
 #pragma unroll
-            for (int d = 0; d < DIM; d += 32) {
+            for (int i = 0; i < KEYS / 16; i++) store_16(to + i * 1024, make_uint4(a[i][0][0], a[i][0][1], a[i][0][2], a[i][0][3]));
+            // Nothing reads the sums: ptxas would put the additions off, and keep the unpacked weights for them beside all
+            // that the next products need.
+            store_four(to + KEYS / 16 * 1024, rescale[0][0], rescale[0][1], sum[0][0], sum[0][1]);
+            this->team_sync();
+            float other[4];
+            load_four(other, from + KEYS / 16 * 1024);
+            rescales[OUT_TILES - 1][0] = other[0], rescales[OUT_TILES - 1][1] = other[1];
+        }
+#pragma unroll
+        for (int t = 0; t < OUT_TILES; t++) this->scale_rows(out[t], rescales[t]);
+        const uint32_t first = chunk(v_tile, this->lane % 16, this->first_column() / 16 + this->lane / 16);
+#pragma unroll
+        for (int i = 0; i < KEYS / 16; i++) {
+            uint32_t all[OUT_TILES][4];
+            if (TEAM) {
+                const uint4 x = load_16(from + i * 1024);
+                all[OUT_TILES - 1][0] = x.x, all[OUT_TILES - 1][1] = x.y, all[OUT_TILES - 1][2] = x.z, all[OUT_TILES - 1][3] = x.w;
+            }
+#pragma unroll
+            for (int t = 0; t < ROW_TILES; t++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) all[t][j] = a[i][t][j];
+#pragma unroll
+            for (int d = 0; d < OUT_DIM; d += 32) {
                 // Of columns d to d + 15, then d + 16 to d + 31: eight keys, then eight more.
                 uint32_t v[4];
-                const uint32_t at = chunk(v_tile, key + lane % 16, d / 16 + lane / 16);
-                load_matrix_transposed(v, valid ? at : this->base + Shape::ZERO_AT + at % 128);
+                load_matrix_transposed(v, chunks_on(first, d / 16, KEYS * 128) + 16 * i * ROW_BYTES);
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     uint32_t even[2], odd[2];
 #pragma unroll
-                    for (int i = 0; i < 2; i++) widen(even[i], odd[i], __byte_perm(v[2 * half + i], 0, 0x3120));
+                    for (int j = 0; j < 2; j++) widen(even[j], odd[j], __byte_perm(v[2 * half + j], 0, 0x3120));
 #pragma unroll
-                    for (int t = 0; t < ROW_TILES; t++) {
-                        multiply<__half>(out[t][d / 8 + 2 * half], a[t], even[0], even[1]);
-                        multiply<__half>(out[t][d / 8 + 2 * half + 1], a[t], odd[0], odd[1]);
+                    for (int t = 0; t < OUT_TILES; t++) {
+                        multiply<__half>(out[t][d / 8 + 2 * half], all[t], even[0], even[1]);
+                        multiply<__half>(out[t][d / 8 + 2 * half + 1], all[t], odd[0], odd[1]);
                     }
                 }
             }

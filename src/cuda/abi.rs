@@ -109,10 +109,14 @@ pub struct OnekvAttention {
     #[doc = " [kv_heads], of e4m3 K/V: k and v are these times the codes' values; else null"]
     pub k_scale: *const f32,
     pub v_scale: *const f32,
+    #[doc = " K and V were written before anything that may still run: they can be read before the wait"]
+    pub kv_settled: i32,
+    #[doc = " entries of `work`, empty ones too"]
+    pub work_count: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of OnekvAttention"][::core::mem::size_of::<OnekvAttention>() - 200usize];
+    ["Size of OnekvAttention"][::core::mem::size_of::<OnekvAttention>() - 208usize];
     ["Alignment of OnekvAttention"][::core::mem::align_of::<OnekvAttention>() - 8usize];
     ["Offset of field: OnekvAttention::q"][::core::mem::offset_of!(OnekvAttention, q) - 0usize];
     ["Offset of field: OnekvAttention::k"][::core::mem::offset_of!(OnekvAttention, k) - 8usize];
@@ -146,6 +150,10 @@ const _: () = {
     ["Offset of field: OnekvAttention::softcap"][::core::mem::offset_of!(OnekvAttention, softcap) - 180usize];
     ["Offset of field: OnekvAttention::k_scale"][::core::mem::offset_of!(OnekvAttention, k_scale) - 184usize];
     ["Offset of field: OnekvAttention::v_scale"][::core::mem::offset_of!(OnekvAttention, v_scale) - 192usize];
+    ["Offset of field: OnekvAttention::kv_settled"]
+        [::core::mem::offset_of!(OnekvAttention, kv_settled) - 200usize];
+    ["Offset of field: OnekvAttention::work_count"]
+        [::core::mem::offset_of!(OnekvAttention, work_count) - 204usize];
 };
 #[doc = " Attention over a part of the keys."]
 #[repr(C)]

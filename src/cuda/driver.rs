@@ -37,6 +37,8 @@ pub(super) struct Lane {
     pub stream: CUstream,
     /// Whether they go to a graph.
     pub captured: bool,
+    /// Whether runs fetch K and V before what was queued before them has ended.
+    pub kv_settled: bool,
 }
 
 /// Makes a context current to this thread: a null stream is then this context's.

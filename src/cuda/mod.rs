@@ -36,9 +36,9 @@
 //! # }
 //! ```
 //!
-//! On Hopper K and V can be [`e4m3`](crate::e4m3): a plan by [`Plan::with_e4m3_kv`](crate::plan::Plan::with_e4m3_kv), run by
-//! [`Prepared::run_e4m3`]. [`Queue::merge_states`] joins attention over parts of the keys. [`Modules`] loads and launches
-//! kernels of a caller's own.
+//! On cards from 9.0 on K and V can be [`e4m3`](crate::e4m3): a plan by
+//! [`Plan::with_e4m3_kv`](crate::plan::Plan::with_e4m3_kv), run by [`Prepared::run_e4m3`]. [`Queue::merge_states`] joins
+//! attention over parts of the keys. [`Modules`] loads and launches kernels of a caller's own.
 //!
 //! # Streams
 //!
@@ -54,8 +54,8 @@
 //! What counts is the stream that memory was *allocated* on: freeing is right by that, with cudarc's event tracking and
 //! without. Data that another stream writes into it is known to cudarc's event tracking; without that, and in a [`Memory`],
 //! it is the caller's to order: `queue.stream().join(&encoder)?` before the run, the other way before the next write. With
-//! event tracking cudarc records an event for each operand between kernels, and on Hopper a run no longer begins while the
-//! one before it ends.
+//! event tracking cudarc records an event for each operand between kernels, and on cards from 9.0 on a run no longer begins
+//! while the one before it ends.
 //!
 //! # Lifetimes
 //!
@@ -71,7 +71,8 @@
 //! A graph holds addresses. [`Queue::record`] gives a [`Recorder`], which takes operands as [`Memory`], whose clones it keeps
 //! with lists and workspace until the [`Recording`] is dropped. It captures a stream of its own: what else happens meanwhile,
 //! on the queue's stream or by a drop, is not recorded. Kernels of an engine's own are recorded on [`Recorder::cu_stream`],
-//! unsafely, as they are launched.
+//! unsafely, as they are launched. Where K and V are written before a replay begins, as those of an encoder are,
+//! [`Recorder::assume_kv_settled`] lets runs fetch them while the kernels before still run.
 //!
 //! ```no_run
 //! # use half::bf16;

@@ -18,7 +18,7 @@ use super::queue::{Queue, Shared};
 use super::tensor_map::{TensorMap, boxes_of_tokens};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::plan::{Architecture, Plan, Variant};
+use crate::plan::{Plan, Variant};
 use crate::problem::Problem;
 use crate::shape::{Shape, Strides};
 use crate::view::{SharedKv, View};
@@ -78,10 +78,13 @@ pub struct RawOperands {
     pub out_strides: Strides,
     /// Strides of `lse`.
     pub lse_strides: Strides,
+    /// K and V were written before anything that may still run when the launch begins: as
+    /// [`Recorder::assume_kv_settled`](super::Recorder::assume_kv_settled) has it.
+    pub kv_settled: bool,
 }
 
 impl RawOperands {
-    /// Operands without gaps, LSE not wanted.
+    /// Operands without gaps, LSE not wanted, nothing known of when K and V were written.
     pub fn contiguous(
         problem: &Problem,
         q: CUdeviceptr,
@@ -106,6 +109,7 @@ impl RawOperands {
             v_strides,
             out_strides: rows,
             lse_strides,
+            kv_settled: false,
         }
     }
 }
@@ -152,6 +156,7 @@ impl Extents {
 #[derive(Clone, Copy)]
 struct Launch {
     variant: &'static Variant,
+    split_cluster: usize,
     function: Function,
     combine: Option<Function>,
     group: usize,
@@ -203,7 +208,15 @@ impl Queue {
             }
         };
         let (scale, softcap) = (problem.scale(), problem.softcap());
-        let launch = Launch { variant, function, combine, group: problem.group(), scale, softcap };
+        let launch = Launch {
+            variant,
+            split_cluster: plan.split_cluster(),
+            function,
+            combine,
+            group: problem.group(),
+            scale,
+            softcap,
+        };
         let most = Extents::of(plan);
         let mut state = queue.lock();
         let workspace = state.workspace(queue, plan.workspace_len())?;
@@ -274,9 +287,11 @@ impl Prepared {
             return Err(Error::Replan { field: "kernel", value, prepared });
         }
         let (query, kv) = (self.most.query, self.most.kv);
-        for (field, value, prepared) in
-            [("kv_heads", problem.kv_heads(), kv.heads), ("heads", problem.heads(), query.heads)]
-        {
+        for (field, value, prepared) in [
+            ("kv_heads", problem.kv_heads(), kv.heads),
+            ("heads", problem.heads(), query.heads),
+            ("split_cluster", plan.split_cluster(), self.launch.split_cluster),
+        ] {
             if value != prepared {
                 let (value, prepared) = (value.to_string(), prepared.to_string());
                 return Err(Error::Replan { field, value, prepared });
@@ -452,6 +467,7 @@ impl Prepared {
             v_strides: kv.v.strides,
             out_strides,
             lse_strides,
+            kv_settled: lane.kv_settled,
         };
         // SAFETY: shapes, sizes, strides, alignment and overlap were checked, all is of the kernels' context. Each operand is
         // allocated until this returns, and freed in the order of a stream that comes after the launch: the queue's own, or
@@ -474,6 +490,7 @@ impl Prepared {
     /// - It stays allocated until the work queued here has run; nothing else writes the inputs, or touches output and LSE,
     ///   before then.
     /// - Output and LSE overlap nothing else.
+    /// - With `kv_settled`, what [`Recorder::assume_kv_settled`](super::Recorder::assume_kv_settled) asks for.
     /// - Captured, that holds for every replay; until the last of them has run, this and a clone of its [`Queue`] are not
     ///   dropped; replays are on the queue's stream, none between two launches of another thread's run.
     ///
@@ -570,37 +587,40 @@ impl Prepared {
             softcap: self.launch.softcap.unwrap_or(0.0),
             k_scale: operands.k_scale as *const f32,
             v_scale: operands.v_scale as *const f32,
+            kv_settled: i32::from(operands.kv_settled),
+            work_count: extents.work as i32,
         };
-        let hopper = variant.architecture == Architecture::Sm90a;
+        let copy_engine = variant.architecture.has_copy_engine();
         // No block asks for keys where there are none, so there is nothing to describe.
-        let maps = match hopper && extents.kv.elements() > 0 {
+        let maps = match copy_engine && extents.kv.elements() > 0 {
             true => {
                 let map = |at, strides| boxes_of_tokens(variant, at, extents.kv, strides);
                 [map(operands.k, operands.k_strides)?, map(operands.v, operands.v_strides)?]
             }
             false => [TensorMap::EMPTY; 2],
         };
-        // Hopper's kernels take the maps as well, the others what comes first.
+        // Kernels of the copy engine take the maps as well, the others what comes first.
         let mut list = [address_of(&parameters), address_of(&maps[0]), address_of(&maps[1])];
         let grid = Grid {
-            // Whole clusters, whose size is in the kernel.
-            x: extents.work,
+            // Whole clusters. The size of those that share K and V is in the kernel.
+            x: variant.blocks_for(extents.work, self.queue.kernels.facts()),
+            cluster: self.launch.split_cluster,
             threads: variant.threads,
             shared_bytes: variant.shared_bytes,
-            // Hopper's kernels wait for what was launched before them by themselves.
-            overlaps: hopper,
+            // They wait for what was launched before them by themselves.
+            overlaps: copy_engine,
             ..Grid::default()
         };
         let modules = &self.queue.kernels.modules;
         // SAFETY: the caller's contract; lists and workspace are freed in the order of the stream, or kept with a recording;
-        // Hopper's kernels wait for their predecessors. The driver reads as many parameters as a kernel has.
+        // kernels that overlap wait for their predecessors. The driver reads as many parameters as a kernel has.
         unsafe {
             modules.launch(function, grid, lane.stream, &mut list)?;
             match combine {
                 Some(combine) => {
                     // A warp per row of every combined tile.
                     let x = extents.combines * variant.tile_rows / COMBINE_ROWS;
-                    let grid = Grid { x, threads: COMBINE_THREADS, shared_bytes: 0, ..grid };
+                    let grid = Grid { x, cluster: 1, threads: COMBINE_THREADS, shared_bytes: 0, ..grid };
                     modules.launch(combine, grid, lane.stream, &mut list[..1])
                 }
                 None => Ok(()),

@@ -158,7 +158,7 @@ impl Shared {
 
     /// For kernels that run at once.
     pub fn lane(&self) -> Lane {
-        Lane { stream: self.stream.cu_stream(), captured: false }
+        Lane { stream: self.stream.cu_stream(), captured: false, kv_settled: false }
     }
 
     /// The stream takes copies and allocations now: it is not captured. Frees what had to wait for that.

@@ -62,6 +62,7 @@ pub struct Recorder {
     kept: Vec<Box<dyn Any + Send>>,
     /// A run was refused, or launched in part.
     failed: bool,
+    kv_settled: bool,
 }
 
 /// Recorded runs. Owns the memory that they use, until it is dropped and the last replay has run.
@@ -83,7 +84,7 @@ impl Queue {
     /// [`Error::Cuda`].
     pub fn record(&self) -> Result<Recorder> {
         let capture = Capture::begin(self.0.stream.context())?;
-        Ok(Recorder { capture, queue: self.0.clone(), kept: Vec::new(), failed: false })
+        Ok(Recorder { capture, queue: self.0.clone(), kept: Vec::new(), failed: false, kv_settled: false })
     }
 }
 
@@ -95,7 +96,17 @@ impl Recorder {
     }
 
     fn lane(&self) -> Lane {
-        Lane { stream: self.cu_stream(), captured: true }
+        Lane { stream: self.cu_stream(), captured: true, kv_settled: self.kv_settled }
+    }
+
+    /// From here on runs take their K and V as settled: on cards from 9.0 on they fetch them while what was recorded before
+    /// still runs, and wait for that only before they read Q. A decode step is such: K and V come from the encoder, once.
+    ///
+    /// # Safety
+    /// Nothing that is recorded writes K or V of a run that follows, nor does anything else while a replay runs. What is on
+    /// the queue's stream before a replay has ended when it begins.
+    pub unsafe fn assume_kv_settled(&mut self) {
+        self.kv_settled = true;
     }
 
     /// Attention. Operands have the shapes of the plan that was prepared ([`Prepared::recorded_query_shape`],

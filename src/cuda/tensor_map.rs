@@ -102,7 +102,7 @@ pub(super) fn boxes_of_tokens(
         taken(strides.head, shape.heads),
         taken(strides.input, shape.inputs),
     ];
-    // As `PART_OF_PANELS` in cuda/sm90/warpgroups.cuh.
+    // As `PART_OF_PANELS` in cuda/sm90a/warpgroups.cuh.
     let (box_tokens, box_panels) = match shape.vector / panel {
         panels if panels >= variant.cluster => (variant.tile_keys, panels / variant.cluster),
         panels => (variant.tile_keys / variant.cluster, panels),

@@ -1,13 +1,12 @@
 //! What a plan is expected to cost, to compare variants and splits with each other.
 //!
-//! What one multiprocessor does in turn, plus starts and the combination. The constants are data, one set per architecture;
-//! xtask's `fit` refits them to a measured sweep.
+//! What one multiprocessor does in turn, plus starts and the combination. The constants are data, one set per generation of
+//! cards; xtask's `fit` refits them to a measured sweep.
 
 use std::collections::VecDeque;
 
 use super::facts::DeviceFacts;
 use super::variants::Variant;
-use crate::architecture::Architecture;
 use crate::dtype::DType;
 use crate::problem::{Input, Problem};
 
@@ -22,11 +21,12 @@ pub struct Constants {
     pub meeting_bytes_per_us: f64,
     /// Microseconds of a second launch that combines.
     pub combine_us: f64,
-    /// Microseconds to read one split's state of one tile.
-    pub combine_slot_us: f64,
+    /// Microseconds in which the blocks of a cluster join what they have of a tile; 0 where there are no clusters.
+    pub join_us: f64,
     /// Bytes that one multiprocessor streams from memory per microsecond.
     pub bytes_per_us: f64,
-    /// Bytes that one multiprocessor draws from L2 per microsecond: K and V once more for every row tile.
+    /// Bytes that one multiprocessor draws from L2 per microsecond: K and V once more for every row tile, states of splits on
+    /// their way to memory and back.
     pub l2_bytes_per_us: f64,
     /// FLOPs of one multiprocessor's tensor cores per microsecond, by `mma.sync` and by `wgmma`.
     pub mma_flops_per_us: f64,
@@ -34,6 +34,8 @@ pub struct Constants {
     pub wgmma_flops_per_us: f64,
     /// Exponentials of one multiprocessor per microsecond.
     pub exponentials_per_us: f64,
+    /// Instructions that one multiprocessor's warps issue per microsecond.
+    pub instructions_per_us: f64,
     /// The part of what is shorter that does not hide behind what is longest.
     pub not_hidden: f64,
     /// FLOPs per microsecond without tensor cores.
@@ -41,60 +43,117 @@ pub struct Constants {
 }
 
 impl Constants {
-    /// Those of an architecture.
-    pub fn of(architecture: Architecture) -> &'static Self {
-        match architecture {
-            Architecture::Sm80 => &SM80,
-            Architecture::Sm90a => &SM90A,
+    /// Those of cards of this compute capability.
+    pub fn of(capability: (u32, u32)) -> &'static Self {
+        Self::named(capability).1
+    }
+
+    /// The same, with the name that they have below.
+    pub fn named(capability: (u32, u32)) -> (&'static str, &'static Self) {
+        match capability.0 {
+            ..9 => ("FROM_8_0", &FROM_8_0),
+            9 => ("FROM_9_0", &FROM_9_0),
+            10 | 11 => ("FROM_10_0", &FROM_10_0),
+            _ => ("FROM_12_0", &FROM_12_0),
         }
     }
 }
 
 /// Not fitted to a card yet: from data sheets and instruction counts. An A100: 1.5 TB/s, L2 by the clock as Hopper's
 /// and 200 TFLOP/s over 108 multiprocessors of 1.4 GHz.
-const SM80: Constants = Constants {
+const FROM_8_0: Constants = Constants {
     block_us: 2.0,
     warpgroups_us: 0.0,
     meeting_bytes_per_us: 90_000.0,
     combine_us: 3.0,
-    combine_slot_us: 0.02,
+    join_us: 0.0,
     bytes_per_us: 14_000.0,
     l2_bytes_per_us: 34_000.0,
     mma_flops_per_us: 1_800_000.0,
     wgmma_flops_per_us: 1_800_000.0,
     exponentials_per_us: 22_000.0,
+    instructions_per_us: 5_600.0,
     not_hidden: 0.25,
     fma_flops_per_us: 112_000.0,
 };
 
 /// Not fitted to a card yet: from data sheets and instruction counts. An H200: 4.3 TB/s, 24 bytes a clock from L2, 600
 /// TFLOP/s by wgmma and 60 % of that by mma.sync, over 132 multiprocessors of 1.7 GHz. The combination is set up while the
-/// attention runs, and costs less than a launch.
-const SM90A: Constants = Constants {
+/// attention runs, and costs less than a launch; joining in a cluster is two barriers of it and a copy.
+const FROM_9_0: Constants = Constants {
     block_us: 1.5,
     warpgroups_us: 0.5,
     meeting_bytes_per_us: 110_000.0,
     combine_us: 1.5,
-    combine_slot_us: 0.01,
+    join_us: 1.0,
     bytes_per_us: 32_000.0,
     l2_bytes_per_us: 41_000.0,
     mma_flops_per_us: 2_700_000.0,
     wgmma_flops_per_us: 4_500_000.0,
     exponentials_per_us: 27_000.0,
+    instructions_per_us: 6_800.0,
     not_hidden: 0.15,
     fma_flops_per_us: 200_000.0,
 };
+
+/// Not fitted to a card yet: from data sheets. A B200: 7.2 TB/s over 148 multiprocessors of 1.85 GHz; by the clock as Hopper
+/// otherwise, which for mma.sync is a guess.
+const FROM_10_0: Constants = Constants {
+    block_us: 1.5,
+    warpgroups_us: 0.5,
+    meeting_bytes_per_us: 120_000.0,
+    combine_us: 1.5,
+    join_us: 1.0,
+    bytes_per_us: 48_000.0,
+    l2_bytes_per_us: 44_000.0,
+    mma_flops_per_us: 2_900_000.0,
+    wgmma_flops_per_us: 4_500_000.0,
+    exponentials_per_us: 29_000.0,
+    instructions_per_us: 7_400.0,
+    not_hidden: 0.15,
+    fma_flops_per_us: 220_000.0,
+};
+
+/// Not fitted to a card yet: from data sheets. A GeForce RTX 5090: 1.6 TB/s and 200 TFLOP/s with f32 sums over 170
+/// multiprocessors of 2.4 GHz.
+const FROM_12_0: Constants = Constants {
+    block_us: 1.5,
+    warpgroups_us: 0.0,
+    meeting_bytes_per_us: 150_000.0,
+    combine_us: 1.5,
+    join_us: 1.0,
+    bytes_per_us: 9_400.0,
+    l2_bytes_per_us: 40_000.0,
+    mma_flops_per_us: 1_000_000.0,
+    wgmma_flops_per_us: 1_000_000.0,
+    exponentials_per_us: 36_000.0,
+    instructions_per_us: 9_600.0,
+    not_hidden: 0.15,
+    fma_flops_per_us: 280_000.0,
+};
+
+/// Instructions of all warps for a K/V tile, where they may be what takes longest: with e4m3 K and V, of which each four bytes
+/// of a lane take two conversions, and V's a permutation. The softmax takes five a score, the output one an element, and all
+/// else a quarter more: within 6 % of what is counted in Hopper's machine code.
+pub(super) fn instructions(variant: &Variant) -> f64 {
+    if !variant.e4m3_kv() {
+        return 0.0;
+    }
+    let [rows, keys, dim] = [variant.tile_rows, variant.tile_keys, variant.head_dim].map(|n| n as f64);
+    let (conversions, products) = ((2.0 + 3.0) * keys * dim / 128.0, rows * keys * dim / 1024.0);
+    1.25 * (conversions + products + (5.0 * rows * keys + rows * dim) / 32.0)
+}
 
 /// The cost of a plan, in microseconds as far as the constants are.
 pub fn estimate(
     problem: &Problem,
     variant: &Variant,
-    split_keys: usize,
+    (split_keys, split_cluster): (usize, usize),
     facts: &DeviceFacts,
     constants: &Constants,
 ) -> f64 {
     let mut model = Model::new(&Sizes::of(problem), variant, facts, constants);
-    model.cost(&model.split(split_keys))
+    model.cost(&model.split(split_keys, Some(split_cluster)))
 }
 
 #[cfg(test)]
@@ -145,9 +204,14 @@ pub(super) struct Model<'a> {
     /// Blocks that the card holds at once.
     resident: usize,
     tile_keys: usize,
-    /// Microseconds of a K/V tile, and of a wave's starts and ends.
+    split_clusters: &'static [usize],
+    /// Microseconds of a K/V tile, and of what a block does else.
     tile_us: f64,
-    wave_us: f64,
+    end_us: f64,
+    /// Microseconds of one multiprocessor to write and read a partial state.
+    state_us: f64,
+    /// Whether blocks go on to further work: they start once.
+    goes_on: bool,
     readers: Vec<Readers>,
     /// K/V tiles that a multiprocessor takes on average, rounded up: the busiest takes no fewer, however keys are split.
     least_in_turn: usize,
@@ -170,6 +234,10 @@ pub(super) struct Split {
     blocks: f64,
     /// Partial states.
     slots: f64,
+    /// Blocks of a cluster that share out the keys of a tile.
+    pub cluster: usize,
+    /// Blocks with those that only complete a cluster.
+    launched: f64,
 }
 
 impl<'a> Model<'a> {
@@ -208,6 +276,7 @@ impl<'a> Model<'a> {
             from_memory.max(from_l2),
             4.0 * scores * variant.head_dim as f64 / flops_per_us,
             scores / constants.exponentials_per_us,
+            instructions(variant) / constants.instructions_per_us,
         ];
         let longest_part = parts.into_iter().fold(0.0, f64::max);
         let hidden: f64 = parts.iter().sum::<f64>() - longest_part;
@@ -225,8 +294,11 @@ impl<'a> Model<'a> {
             multiprocessors: facts.multiprocessors,
             resident: variant.resident(facts).saturating_mul(facts.multiprocessors),
             tile_keys: variant.tile_keys,
+            split_clusters: variant.split_clusters(),
             tile_us: longest_part + constants.not_hidden * hidden,
-            wave_us: constants.block_us + end_us,
+            end_us,
+            state_us: (2 * 4 * variant.tile_rows * variant.head_dim) as f64 / constants.l2_bytes_per_us,
+            goes_on: variant.warpgroups,
             readers,
             least_in_turn: in_all.div_ceil(facts.multiprocessors.max(1)),
             lengths: Vec::new(),
@@ -234,16 +306,27 @@ impl<'a> Model<'a> {
         }
     }
 
-    pub(super) fn split(&self, keys: usize) -> Split {
-        let (mut blocks, mut slots) = (0.0, 0.0);
+    /// In clusters of `fixed` blocks, or of as many as fit the parts well.
+    pub(super) fn split(&self, keys: usize, fixed: Option<usize>) -> Split {
+        let (mut whole, mut blocks, mut slots) = (0.0, 0.0, 0.0);
+        let most_parts = fixed.filter(|cluster| *cluster > 1).unwrap_or(usize::MAX);
         for readers in &self.readers {
-            let parts = readers.keys.div_ceil(keys).max(1);
+            let parts = readers.keys.div_ceil(keys).clamp(1, most_parts);
+            whole += readers.blocks as f64;
             blocks += readers.blocks as f64 * parts as f64;
             if parts > 1 {
                 slots += readers.tiles as f64 * parts as f64;
             }
         }
-        Split { keys, blocks, slots }
+        let of_longest = self.readers.last().map_or(1, |readers| readers.keys.div_ceil(keys).max(1));
+        let launched = |cluster: usize| if cluster > 1 { whole * cluster as f64 } else { blocks };
+        let fits_well = |cluster: &usize| {
+            // A fifth may have no keys.
+            self.split_clusters.contains(cluster) && 5.0 * blocks >= 4.0 * launched(*cluster)
+        };
+        let chosen = Some(of_longest.next_power_of_two()).filter(fits_well).unwrap_or(1);
+        let cluster = fixed.unwrap_or(chosen);
+        Split { keys, blocks, slots, cluster, launched: launched(cluster) }
     }
 
     /// The cost of a split.
@@ -251,30 +334,47 @@ impl<'a> Model<'a> {
         #[cfg(test)]
         ESTIMATES.set(ESTIMATES.get() + 1);
         let in_turn = self.busiest(split.keys);
-        self.with_in_turn(split, in_turn)
+        let end_us = match split.cluster {
+            1 => self.combine_us(split),
+            _ => self.constants.join_us,
+        };
+        self.with_in_turn(in_turn, split.launched) + end_us
     }
 
     /// What neither a split nor finer ones cost less than: each step below rounds the greater to no less.
     pub(super) fn least_of_finer(&self, split: &Split) -> f64 {
-        self.with_in_turn(split, self.least_in_turn)
+        self.with_in_turn(self.least_in_turn, split.blocks) + self.least_end_us(split)
     }
 
     /// What a split does not cost less than: some multiprocessor has its longest block.
     pub(super) fn least(&self, split: &Split) -> f64 {
         let longest = self.readers.last().map_or(0, |readers| readers.keys).min(split.keys);
-        self.with_in_turn(split, self.least_in_turn.max(longest.div_ceil(self.tile_keys)))
+        let in_turn = self.least_in_turn.max(longest.div_ceil(self.tile_keys));
+        self.with_in_turn(in_turn, split.blocks) + self.least_end_us(split)
+    }
+
+    /// Of the launch that combines.
+    fn combine_us(&self, split: &Split) -> f64 {
+        match split.slots > 0.0 {
+            true => self.constants.combine_us + self.state_us * split.slots / self.multiprocessors as f64,
+            false => 0.0,
+        }
+    }
+
+    /// In one way or the other.
+    fn least_end_us(&self, split: &Split) -> f64 {
+        match self.split_clusters {
+            [1] => self.combine_us(split),
+            _ => self.combine_us(split).min(self.constants.join_us),
+        }
     }
 
     /// The cost where the busiest multiprocessor has this many K/V tiles. Blocks that share a multiprocessor share all it
     /// has: it takes their tiles as if one after the other, and only starts overlap.
-    fn with_in_turn(&self, split: &Split, in_turn: usize) -> f64 {
-        let waves = (split.blocks / self.resident as f64).ceil().max(1.0);
-        let Constants { combine_us, combine_slot_us, .. } = self.constants;
-        let combine = match split.slots > 0.0 {
-            true => combine_us + combine_slot_us * split.slots / self.multiprocessors as f64,
-            false => 0.0,
-        };
-        in_turn as f64 * self.tile_us + waves * self.wave_us + combine
+    fn with_in_turn(&self, in_turn: usize, blocks: f64) -> f64 {
+        let waves = (blocks / self.resident as f64).ceil().max(1.0);
+        let starts = if self.goes_on { 1.0 } else { waves };
+        in_turn as f64 * self.tile_us + starts * self.constants.block_us + waves * self.end_us
     }
 
     /// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.

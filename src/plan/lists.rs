@@ -20,9 +20,10 @@ struct Parts<'a> {
     /// Folded rows, and tiles of them.
     rows: usize,
     tiles: usize,
-    /// K/V tiles of a part.
+    /// Keys of a part, and K/V tiles of the first.
+    keys: usize,
     length: usize,
-    /// Which parts, of how many.
+    /// Which parts, and into how many states of its own a tile falls.
     parts: Range<usize>,
     of: usize,
     /// The input's first partial state, where there is more than one part.
@@ -32,23 +33,39 @@ struct Parts<'a> {
 impl Lists {
     /// # Errors
     /// [`Error::TooLarge`], before memory is taken.
-    pub(super) fn new(problem: &Problem, variant: &Variant, split_keys: usize) -> Result<Self> {
+    pub(super) fn new(
+        problem: &Problem,
+        variant: &Variant,
+        split_keys: usize,
+        split_cluster: usize,
+    ) -> Result<Self> {
         let kv_heads = problem.kv_heads();
         let mut all = Vec::with_capacity(2 * problem.inputs().len());
         let (mut blocks, mut combined, mut slots) = (0usize, 0, 0usize);
         for input in problem.inputs() {
             let rows = input.rows.len() * problem.group();
             let tiles = rows.div_ceil(variant.tile_rows);
+            let in_clusters = tiles.next_multiple_of(variant.cluster) * kv_heads;
+            if split_cluster > 1 {
+                // Of parts that come to more, each is longer.
+                let evenly = input.keys.len().div_ceil(split_cluster).next_multiple_of(variant.tile_keys);
+                let keys = split_keys.max(evenly);
+                let (parts, length) =
+                    (0..split_cluster, keys.min(input.keys.len()).div_ceil(variant.tile_keys));
+                all.push(Parts { input, rows, tiles, keys, length, parts, of: 1, first_slot: slots });
+                blocks = blocks.saturating_add(in_clusters.saturating_mul(split_cluster));
+                continue;
+            }
             let of = input.keys.len().div_ceil(split_keys).max(1);
             let longest = split_keys / variant.tile_keys;
             let last = (input.keys.len() - (of - 1) * split_keys).div_ceil(variant.tile_keys);
             let long = if last == longest { of } else { of - 1 };
             for (length, parts) in [(longest, 0..long), (last, long..of)] {
                 if !parts.is_empty() {
-                    all.push(Parts { input, rows, tiles, length, parts, of, first_slot: slots });
+                    let keys = split_keys;
+                    all.push(Parts { input, rows, tiles, keys, length, parts, of, first_slot: slots });
                 }
             }
-            let in_clusters = tiles.next_multiple_of(variant.cluster) * kv_heads;
             blocks = blocks.saturating_add(in_clusters.saturating_mul(of));
             if of > 1 {
                 combined += tiles * kv_heads;
@@ -74,13 +91,14 @@ impl Lists {
         }
         // The longest first, so that the last wave is not made of one long block. The order of equals stays.
         all.sort_by_key(|parts| Reverse(parts.length));
-        for Parts { input, rows, tiles, parts, of, first_slot, .. } in all {
+        for Parts { input, rows, tiles, keys: of_part, parts, of, first_slot, .. } in all {
             for kv_head in 0..kv_heads {
-                // Blocks of a cluster stand side by side: neighbouring tiles, the same keys.
+                // Blocks of a cluster stand side by side: neighbouring tiles, the same keys; or all parts of a tile's keys,
+                // of which there may be none for the last.
                 for cluster in (0..tiles).step_by(variant.cluster) {
                     for part in parts.clone() {
-                        let begin = input.keys.start + part * split_keys;
-                        let keys = begin..(begin + split_keys).min(input.keys.end);
+                        let keys_of = |parts: usize| parts.saturating_mul(of_part).min(input.keys.len());
+                        let keys = input.keys.start + keys_of(part)..input.keys.start + keys_of(part + 1);
                         for index in cluster..cluster + variant.cluster {
                             let slot = (of > 1 && index < tiles)
                                 .then(|| first_slot + (kv_head * tiles + index) * of + part);

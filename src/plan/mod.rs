@@ -34,6 +34,11 @@ pub struct PlanOptions {
     pub tile_rows: Option<usize>,
     /// Blocks of a cluster, 1 or 2; `None` lets the cost model choose.
     pub cluster: Option<usize>,
+    /// Blocks of a cluster that share out the keys of a tile and join their states through each other's shared memory: 2, 4 or
+    /// 8, on cards from 9.0 on and in tiles of 16 or 32 rows. 1: states of splits go through memory, and a second launch
+    /// combines them. `None` takes a cluster where that many splits are about what there is. It changes no bit, but that an
+    /// input with more parts than the cluster has blocks is split into that many.
+    pub split_cluster: Option<usize>,
     /// Kernels to choose from; `None` takes those that the card runs best.
     pub architecture: Option<Architecture>,
 }
@@ -43,7 +48,7 @@ impl PlanOptions {
     pub fn of(variant: &Variant) -> Self {
         let Variant { architecture, tile_rows, cluster, .. } = *variant;
         let (tile_rows, cluster) = (Some(tile_rows), Some(cluster));
-        Self { split_keys: None, tile_rows, cluster, architecture: Some(architecture) }
+        Self { split_keys: None, tile_rows, cluster, split_cluster: None, architecture: Some(architecture) }
     }
 
     /// With `split_keys`.
@@ -61,6 +66,11 @@ impl PlanOptions {
         Self { cluster: Some(blocks), ..self }
     }
 
+    /// With `split_cluster`.
+    pub fn with_split_cluster(self, blocks: usize) -> Self {
+        Self { split_cluster: Some(blocks), ..self }
+    }
+
     /// With `architecture`.
     pub fn with_architecture(self, architecture: Architecture) -> Self {
         Self { architecture: Some(architecture), ..self }
@@ -69,7 +79,7 @@ impl PlanOptions {
     /// The kernel and the split of `plan`, for [`Plan::new`] on other lengths that the same prepared launch is to run:
     /// nothing is left to choose, and the search is skipped.
     pub fn like(plan: &Plan) -> Self {
-        Self::of(plan.variant).with_split_keys(plan.split_keys)
+        Self::of(plan.variant).with_split_keys(plan.split_keys).with_split_cluster(plan.split_cluster)
     }
 }
 
@@ -118,6 +128,7 @@ pub struct Plan {
     problem: Problem,
     variant: &'static Variant,
     split_keys: usize,
+    split_cluster: usize,
     work: Vec<Work>,
     combines: Vec<Combine>,
     slots: usize,
@@ -148,7 +159,7 @@ impl Plan {
     /// head the larger tiles of a 16-bit plan read no more.
     ///
     /// # Errors
-    /// As [`Plan::new`]; only compute capability 9.0 has such kernels.
+    /// As [`Plan::new`]; cards of compute capability 9.0 and newer have such kernels.
     pub fn with_e4m3_kv(
         problem: &Problem,
         dtype: DType,
@@ -183,7 +194,9 @@ impl Plan {
                 allowed: &variants::HEAD_DIMS,
             });
         }
-        let Some((variant, split_keys)) = search::choice(problem, dtype, kv_bytes, facts, options) else {
+        let Some((variant, split_keys, split_cluster)) =
+            search::choice(problem, dtype, kv_bytes, facts, options)
+        else {
             return Err(Error::NoKernel {
                 dtype,
                 e4m3_kv: kv_bytes == 1,
@@ -192,11 +205,21 @@ impl Plan {
                 shared_bytes: facts.shared_bytes_per_block,
                 tile_rows: options.tile_rows,
                 cluster: options.cluster,
+                split_cluster: options.split_cluster,
                 architecture: options.architecture,
             });
         };
-        let Lists { work, combines, slots } = Lists::new(problem, variant, split_keys)?;
-        Ok(Self { problem: problem.clone(), variant, split_keys, work, combines, slots, facts: *facts })
+        let Lists { work, combines, slots } = Lists::new(problem, variant, split_keys, split_cluster)?;
+        Ok(Self {
+            problem: problem.clone(),
+            variant,
+            split_keys,
+            split_cluster,
+            work,
+            combines,
+            slots,
+            facts: *facts,
+        })
     }
 
     /// The problem.
@@ -214,12 +237,17 @@ impl Plan {
         self.split_keys
     }
 
+    /// Blocks of a cluster that share out the keys of a tile; 1: there are no such clusters.
+    pub fn split_cluster(&self) -> usize {
+        self.split_cluster
+    }
+
     /// What each block does.
     pub fn work(&self) -> &[Work] {
         &self.work
     }
 
-    /// What is combined afterwards; empty where no input is split.
+    /// What is combined afterwards; empty where no input is split, or clusters join the splits.
     pub fn combines(&self) -> &[Combine] {
         &self.combines
     }
@@ -241,11 +269,11 @@ impl Plan {
 
     /// What was chosen and why, in one line.
     pub fn explain(&self) -> String {
-        let Self { problem, variant, split_keys, facts, .. } = self;
-        let constants = Constants::of(variant.architecture);
+        let Self { problem, variant, split_keys, split_cluster, facts, .. } = self;
+        let constants = Constants::of(facts.compute_capability);
         format!(
-            "{}: tiles of {} rows x {} keys, splits of {split_keys} keys; {} blocks, {} combines, about {} at once on \
-             {} multiprocessors; relative cost {:.1}",
+            "{}: tiles of {} rows x {} keys, splits of {split_keys} keys in clusters of {split_cluster}; {} blocks, {} combines, \
+             about {} at once on {} multiprocessors; relative cost {:.1}",
             variant.kernel(),
             variant.tile_rows,
             variant.tile_keys,
@@ -253,7 +281,7 @@ impl Plan {
             self.combines.len(),
             variant.resident(facts).saturating_mul(facts.multiprocessors),
             facts.multiprocessors,
-            cost::estimate(problem, variant, *split_keys, facts, constants),
+            cost::estimate(problem, variant, (*split_keys, *split_cluster), facts, constants),
         )
     }
 }

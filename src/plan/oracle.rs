@@ -8,8 +8,8 @@ use super::cost::Constants;
 use super::*;
 use crate::problem::Input;
 
-/// Variant, keys of a split, work, combines, slots.
-pub(super) type Made = (&'static Variant, usize, Vec<Work>, Vec<Combine>, usize);
+/// Variant, keys of a split, blocks of a cluster that share them out, work, combines, slots.
+pub(super) type Made = (&'static Variant, usize, usize, Vec<Work>, Vec<Combine>, usize);
 
 pub(super) fn plan(
     problem: &Problem,
@@ -25,27 +25,45 @@ pub(super) fn plan(
             && v.shared_bytes <= facts.shared_bytes_per_block
             && options.tile_rows.is_none_or(|rows| rows == v.tile_rows)
             && options.cluster.map_or(v.cluster == 1 || fills_clusters(problem, v), |c| c == v.cluster)
+            && options.split_cluster.is_none_or(|cluster| v.split_clusters().contains(&cluster))
             && options.architecture.is_none_or(|architecture| architecture == v.architecture)
     };
-    // Where the card has kernels of its own, the others only cost time to consider.
-    let newest = variants::all().filter(fits).map(|v| v.architecture).max();
-    let fits = |v: &&Variant| fits(v) && Some(v.architecture) == newest;
-    let mut best: Option<(f64, &'static Variant, usize)> = None;
+    // Of tiles of as many rows the newest kernels.
+    let newest =
+        |rows| variants::all().filter(fits).filter(|v| v.tile_rows == rows).map(|v| v.architecture).max();
+    let fits = |v: &&Variant| fits(v) && Some(v.architecture) == newest(v.tile_rows);
+    let mut best: Option<(f64, &'static Variant, usize, usize)> = None;
     for variant in variants::all().filter(fits) {
         for split_keys in splits(problem, variant, facts, options) {
-            let constants = Constants::of(variant.architecture);
-            let cost = estimate_split(problem, variant, facts, split_keys, constants);
+            let constants = Constants::of(facts.compute_capability);
+            let cluster =
+                options.split_cluster.unwrap_or_else(|| split_cluster(problem, variant, split_keys));
+            let cost = estimate_split(problem, variant, facts, (split_keys, cluster), constants);
             if best.is_none_or(|(least, ..)| cost < least) {
-                best = Some((cost, variant, split_keys));
+                best = Some((cost, variant, split_keys, cluster));
             }
         }
     }
-    let (_, variant, split_keys) = best?;
+    let (_, variant, split_keys, split_cluster) = best?;
     let (mut work, mut combines, mut slots) = (Vec::new(), Vec::new(), 0);
     for input in problem.inputs() {
         for kv_head in 0..problem.kv_heads() {
             let rows = input.rows.len() * problem.group();
             let parts = input.keys.len().div_ceil(split_keys).max(1);
+            if split_cluster > 1 {
+                let coarser = input.keys.len().div_ceil(variant.tile_keys).div_ceil(split_cluster);
+                let of_part = if parts > split_cluster { coarser * variant.tile_keys } else { split_keys };
+                for tile in (0..rows).step_by(variant.tile_rows) {
+                    let mut keys = input.keys.clone();
+                    for _ in 0..split_cluster {
+                        let part = keys.start..(keys.start + of_part).min(keys.end);
+                        keys.start = part.end;
+                        let (row_base, kv_slot) = (input.rows.start, input.slot);
+                        work.push(Work { row_base, rows, tile, kv_head, kv_slot, keys: part, slot: None });
+                    }
+                }
+                continue;
+            }
             // Blocks of a cluster stand side by side: neighbouring tiles, the same keys.
             for cluster in (0..rows).step_by(variant.cluster * variant.tile_rows) {
                 let tiles = (0..variant.cluster).map(|block| cluster + block * variant.tile_rows);
@@ -72,8 +90,27 @@ pub(super) fn plan(
     }
     // The longest first, so that the last wave is not made of one long block. The order of equals stays, and with
     // it clusters.
-    work.sort_by_key(|w| std::cmp::Reverse(w.keys.len().div_ceil(variant.tile_keys)));
-    Some((variant, split_keys, work, combines, slots))
+    // By the first of those that share out keys, which has the most.
+    let mut clusters: Vec<Vec<Work>> = work.chunks(split_cluster).map(<[Work]>::to_vec).collect();
+    clusters.sort_by_key(|blocks| std::cmp::Reverse(blocks[0].keys.len().div_ceil(variant.tile_keys)));
+    Some((variant, split_keys, split_cluster, clusters.concat(), combines, slots))
+}
+
+/// Blocks of a cluster for these splits: a power of two that the longest input needs, and that leaves no more than a fifth of
+/// all blocks without keys.
+fn split_cluster(problem: &Problem, variant: &Variant, split_keys: usize) -> usize {
+    let parts_of = |input: &Input| input.keys.len().div_ceil(split_keys).max(1);
+    let tiles_of = |input: &Input| (input.rows.len() * problem.group()).div_ceil(variant.tile_rows);
+    let with_rows = || problem.inputs().iter().filter(|input| !input.rows.is_empty());
+    let most = with_rows().map(parts_of).max().unwrap_or(1);
+    let parts: usize = with_rows().map(|input| tiles_of(input) * parts_of(input)).sum();
+    let tiles: usize = with_rows().map(tiles_of).sum();
+    let cluster = most.next_power_of_two();
+    let few_rows = variant.architecture >= Architecture::Sm90 && variant.tile_rows <= 32;
+    match few_rows && cluster <= 8 && 5 * parts >= 4 * tiles * cluster {
+        true => cluster,
+        false => 1,
+    }
 }
 
 /// Whether some input has two row tiles or more, so that a cluster has something to share.
@@ -89,6 +126,7 @@ fn splits(problem: &Problem, variant: &Variant, facts: &DeviceFacts, options: &P
     let tiles = longest(problem).div_ceil(variant.tile_keys).max(1);
     // More parts than fit at once only add combines.
     let most = tiles.min(4 * facts.multiprocessors).min(128);
+    let most = options.split_cluster.filter(|cluster| *cluster > 1).map_or(most, |cluster| most.min(cluster));
     let mut sizes: Vec<usize> = (1..=most).map(|parts| tiles.div_ceil(parts) * variant.tile_keys).collect();
     sizes.dedup();
     sizes
@@ -98,7 +136,7 @@ fn estimate_split(
     problem: &Problem,
     variant: &Variant,
     facts: &DeviceFacts,
-    split_keys: usize,
+    (split_keys, split_cluster): (usize, usize),
     constants: &Constants,
 ) -> f64 {
     let scores = (variant.tile_rows * variant.tile_keys) as f64;
@@ -117,7 +155,7 @@ fn estimate_split(
         let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows);
         let parts = input.keys.len().div_ceil(split_keys).max(1);
         let same_keys = tiles.next_multiple_of(variant.cluster) * problem.kv_heads();
-        blocks += (same_keys * parts) as f64;
+        blocks += (same_keys * if split_cluster > 1 { split_cluster } else { parts }) as f64;
         let (whole, rest) = (input.keys.len() / split_keys, input.keys.len() % split_keys);
         *lengths.entry(split_keys.div_ceil(variant.tile_keys)).or_default() += whole * same_keys;
         *lengths.entry(rest.div_ceil(variant.tile_keys)).or_default() += same_keys;
@@ -135,6 +173,7 @@ fn estimate_split(
         from_memory.max(from_l2),
         4.0 * scores * variant.head_dim as f64 / flops_per_us,
         scores / constants.exponentials_per_us,
+        cost::instructions(variant) / constants.instructions_per_us,
     ];
     let longest_part = parts.into_iter().fold(0.0, f64::max);
     let hidden: f64 = parts.iter().sum::<f64>() - longest_part;
@@ -144,7 +183,12 @@ fn estimate_split(
     let in_turn = busiest(&lengths, facts.multiprocessors) as f64;
     let waves = (blocks / (variant.resident(facts) * facts.multiprocessors) as f64).ceil().max(1.0);
     let combine = match slots > 0.0 {
-        true => constants.combine_us + constants.combine_slot_us * slots / facts.multiprocessors as f64,
+        _ if split_cluster > 1 => constants.join_us,
+        true => {
+            let state_bytes = (variant.tile_rows * variant.head_dim * size_of::<f32>()) as f64;
+            let state_us = 2.0 * state_bytes / constants.l2_bytes_per_us;
+            constants.combine_us + state_us * slots / facts.multiprocessors as f64
+        }
         false => 0.0,
     };
     let end_us = match variant.warpgroups {
@@ -153,7 +197,9 @@ fn estimate_split(
             (variant.threads / 32 * 16 * (variant.head_dim + 8) * 4) as f64 / constants.meeting_bytes_per_us
         }
     };
-    in_turn * tile_us + waves * (constants.block_us + end_us) + combine
+    // Blocks of warpgroups go on to further work.
+    let starts = if variant.warpgroups { 1.0 } else { waves };
+    in_turn * tile_us + starts * constants.block_us + waves * end_us + combine
 }
 
 /// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.

@@ -5,14 +5,15 @@ use super::{DeviceFacts, LIMIT, PlanOptions, Variant, variants};
 use crate::dtype::DType;
 use crate::problem::Problem;
 
-/// The variant and the keys of a split that cost the least, the first of equals; `None` where no variant fits.
+/// The variant, the keys of a split and the cluster for splits that cost the least, the first of equals; `None` where no
+/// variant fits.
 pub(super) fn choice(
     problem: &Problem,
     dtype: DType,
     kv_bytes: usize,
     facts: &DeviceFacts,
     options: &PlanOptions,
-) -> Option<(&'static Variant, usize)> {
+) -> Option<(&'static Variant, usize, usize)> {
     let sizes = Sizes::of(problem);
     // A cluster has something to share where some input has two row tiles or more.
     let cluster_fits = |v: &Variant| v.cluster == 1 || sizes.most_rows() > v.tile_rows;
@@ -20,21 +21,25 @@ pub(super) fn choice(
         (v.dtype, v.kv_bytes, v.head_dim) == (dtype, kv_bytes, problem.head_dim())
             && v.fits(facts)
             && options.tile_rows.is_none_or(|rows| rows == v.tile_rows)
+            && options.split_cluster.is_none_or(|cluster| v.split_clusters().contains(&cluster))
             && options.cluster.map_or_else(|| cluster_fits(v), |cluster| cluster == v.cluster)
             && options.architecture.is_none_or(|architecture| architecture == v.architecture)
     };
     let mut fitting: Vec<&'static Variant> = variants::all().filter(fits).collect();
-    // Where the card has kernels of its own, the others only cost time to consider.
-    let newest = fitting.iter().map(|v| v.architecture).max();
-    fitting.retain(|v| Some(v.architecture) == newest);
+    // What a newer kernel does only costs time to consider.
+    let all = fitting.clone();
+    fitting.retain(|v| !all.iter().any(|other| other.supersedes(v)));
+    let constants = Constants::of(facts.compute_capability);
     if let (&[variant], Some(_)) = (&fitting[..], options.split_keys) {
-        return Some((variant, splits(0, variant, facts, options).next()?));
+        let keys = splits(0, variant, facts, options).next()?;
+        let split = || Model::new(&sizes, variant, facts, constants).split(keys, None);
+        return Some((variant, keys, options.split_cluster.unwrap_or_else(|| split().cluster)));
     }
-    let mut best: Option<(f64, &'static Variant, usize)> = None;
+    let mut best: Option<(f64, &'static Variant, usize, usize)> = None;
     for variant in fitting {
-        let mut model = Model::new(&sizes, variant, facts, Constants::of(variant.architecture));
+        let mut model = Model::new(&sizes, variant, facts, constants);
         for keys in splits(sizes.most_keys(), variant, facts, options) {
-            let split = model.split(keys);
+            let split = model.split(keys, options.split_cluster);
             let is_no_better = |cost| best.is_some_and(|(least, ..)| cost >= least);
             if is_no_better(model.least_of_finer(&split)) {
                 break;
@@ -44,11 +49,11 @@ pub(super) fn choice(
             }
             let cost = model.cost(&split);
             if best.is_none_or(|(least, ..)| cost < least) {
-                best = Some((cost, variant, keys));
+                best = Some((cost, variant, keys, split.cluster));
             }
         }
     }
-    best.map(|(_, variant, keys)| (variant, keys))
+    best.map(|(_, variant, keys, cluster)| (variant, keys, cluster))
 }
 
 /// Keys of a split to compare, from coarse to fine: the fixed number, or those that divide the longest input evenly.
@@ -66,7 +71,9 @@ fn splits(
         // More parts than fit at once only add combines.
         None => (
             Some(tiles).filter(|_| facts.multiprocessors > 0),
-            tiles.min(facts.multiprocessors.saturating_mul(4)).min(128),
+            tiles
+                .min(facts.multiprocessors.saturating_mul(4))
+                .min(options.split_cluster.filter(|cluster| *cluster > 1).unwrap_or(128)),
         ),
     };
     // The fewest parts that are shorter than these.

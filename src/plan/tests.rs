@@ -29,6 +29,10 @@ const H200: DeviceFacts = DeviceFacts {
     threads_per_multiprocessor: 2048,
 };
 
+const B200: DeviceFacts = DeviceFacts { compute_capability: (10, 0), multiprocessors: 148, ..H200 };
+
+const RTX5090: DeviceFacts = DeviceFacts { compute_capability: (12, 0), multiprocessors: 170, ..RTX4090 };
+
 fn problem(heads: usize, kv_heads: usize, head_dim: usize, inputs: &[(usize, usize)]) -> Problem {
     let offsets = |f: fn(&(usize, usize)) -> usize| {
         inputs.iter().fold(vec![0], |mut all, input| {
@@ -60,7 +64,7 @@ proptest! {
             (
                 prop::option::of(prop::sample::select(vec![16usize, 32, 64, 128])),
                 Just(None),
-                prop::sample::select(vec![A100, RTX4090, H200]),
+                prop::sample::select(vec![A100, RTX4090, H200, B200, RTX5090]),
             ),
             (Just(Some(128)), Just(Some(2)), Just(H200)),
         ],
@@ -119,7 +123,7 @@ fn inputs() -> impl Strategy<Value = Vec<(usize, usize)>> {
 
 /// Real cards, and one of few multiprocessors, where the rounding of waves and loads weighs more.
 fn cards() -> impl Strategy<Value = DeviceFacts> {
-    let real = prop::sample::select(vec![A100, RTX4090, H200]);
+    let real = prop::sample::select(vec![A100, RTX4090, H200, B200, RTX5090]);
     prop_oneof![
         4 => real.clone(),
         1 => (real, 1..9usize).prop_map(|(card, multiprocessors)| DeviceFacts { multiprocessors, ..card }),
@@ -141,16 +145,17 @@ proptest! {
         split_keys in prop::option::weighted(0.1, 1..3000usize),
         tile_rows in prop::option::weighted(0.1, prop::sample::select(vec![16usize, 32, 64, 128])),
         cluster in prop::option::weighted(0.1, 1..3usize),
-        architecture in prop::option::weighted(0.1, Just(Architecture::Sm80)),
+        split_cluster in prop::option::weighted(0.2, prop::sample::select(vec![1usize, 2, 3, 4, 8])),
+        architecture in prop::option::weighted(0.1, prop::sample::select(vec![Architecture::Sm80, Architecture::Sm90])),
     ) {
         let problem = problem(heads, kv_heads, head_dim, &inputs);
-        let options = PlanOptions { split_keys, tile_rows, cluster, architecture };
+        let options = PlanOptions { split_keys, tile_rows, cluster, split_cluster, architecture };
         let kv_bytes = if e4m3 { 1 } else { dtype.size_bytes() };
         let plan = match e4m3 {
             true => Plan::with_e4m3_kv(&problem, dtype, &facts, &options),
             false => Plan::new(&problem, dtype, &facts, &options),
         };
-        let made = plan.ok().map(|p| (p.variant, p.split_keys, p.work, p.combines, p.slots));
+        let made = plan.ok().map(|p| (p.variant, p.split_keys, p.split_cluster, p.work, p.combines, p.slots));
         prop_assert_eq!(made, oracle::plan(&problem, dtype, kv_bytes, &facts, &options));
     }
 }
@@ -201,19 +206,51 @@ fn hopper_takes_its_own_kernels() {
     for (rows, least, most) in [(1, 16, 16), (30, 32, 32), (64, 64, 64), (128, 64, 128), (2048, 128, 192)] {
         let plan = plan(rows, 4096, &H200, &default);
         let variant = plan.variant();
-        assert_eq!(variant.architecture, Architecture::Sm90a, "{}", plan.explain());
+        let architecture = if variant.warpgroups { Architecture::Sm90a } else { Architecture::Sm90 };
+        assert_eq!(variant.architecture, architecture, "{}", plan.explain());
         assert!((least..=most).contains(&variant.tile_rows), "{rows} rows: {}", plan.explain());
         assert_eq!(variant.warpgroups, variant.tile_rows >= 64);
     }
     let ours = PlanOptions { architecture: Some(Architecture::Sm80), ..default };
     assert_eq!(plan(30, 512, &H200, &ours).variant().architecture, Architecture::Sm80);
-    // Cards newer than Hopper have no wgmma.
-    for capability in [(8, 0), (8, 9), (10, 0), (12, 0)] {
-        let facts = DeviceFacts { compute_capability: capability, ..H200 };
-        assert_eq!(plan(30, 512, &facts, &default).variant().architecture, Architecture::Sm80);
+    // No other card has wgmma, and those before it no copy engine.
+    for (facts, few) in [
+        (A100, Architecture::Sm80),
+        (RTX4090, Architecture::Sm80),
+        (B200, Architecture::Sm90),
+        (DeviceFacts { compute_capability: (10, 3), ..B200 }, Architecture::Sm90),
+        (DeviceFacts { compute_capability: (11, 0), multiprocessors: 20, ..B200 }, Architecture::Sm90),
+        (RTX5090, Architecture::Sm120),
+        (DeviceFacts { compute_capability: (12, 1), multiprocessors: 48, ..RTX5090 }, Architecture::Sm120),
+    ] {
+        for rows in [1, 16, 30, 64, 512] {
+            let plan = plan(rows, 4096, &facts, &default);
+            let architecture = if plan.variant().tile_rows <= 32 { few } else { Architecture::Sm80 };
+            assert_eq!(plan.variant().architecture, architecture, "{facts:?}: {}", plan.explain());
+            assert!(rows > 30 || plan.variant().tile_rows <= 32, "{facts:?}: {}", plan.explain());
+        }
         let hopper = PlanOptions { architecture: Some(Architecture::Sm90a), ..default };
         let refused = Plan::new(&problem(2, 2, 64, &[(1, 1)]), DType::Bf16, &facts, &hopper).unwrap_err();
         assert!(refused.to_string().contains("architecture sm_90a"), "{refused}");
+    }
+}
+
+/// Few rows have a kernel of the copy engine at every head_dim, for 16-bit and e4m3 K and V, in the shared memory of every
+/// card from 9.0 on.
+#[test]
+fn few_rows_use_the_copy_engine_from_9_0_on() {
+    for facts in [H200, B200, RTX5090] {
+        for (head_dim, tile_rows) in variants::HEAD_DIMS.into_iter().flat_map(|d| [(d, 16), (d, 32)]) {
+            for dtype in [DType::Bf16, DType::F16] {
+                let options = PlanOptions::default().with_tile_rows(tile_rows);
+                let problem = problem(2, 2, head_dim, &[(tile_rows, 500)]);
+                for plan in [Plan::new, Plan::with_e4m3_kv] {
+                    let variant = plan(&problem, dtype, &facts, &options).unwrap().variant();
+                    assert!(variant.architecture >= Architecture::Sm90, "{facts:?}: {}", variant.kernel());
+                    assert!(variant.shared_bytes <= facts.shared_bytes_per_block && !variant.warpgroups);
+                }
+            }
+        }
     }
 }
 
@@ -233,9 +270,9 @@ fn clusters_where_row_tiles_share() {
         }
     }
     let alone = PlanOptions { cluster: Some(1), ..default };
-    assert_eq!(plan(128, 2048, &alone).variant().kernel(), "onekv_sm90_bf16_128_128");
+    assert_eq!(plan(128, 2048, &alone).variant().kernel(), "onekv_sm90a_bf16_128_128");
     let pair = PlanOptions { cluster: Some(2), ..default };
-    assert_eq!(plan(128, 5, &pair).variant().kernel(), "onekv_sm90_bf16_128_128x2");
+    assert_eq!(plan(128, 5, &pair).variant().kernel(), "onekv_sm90a_bf16_128_128x2");
 }
 
 /// Two plans that differ in the row tiles that share K and V: where L2 is slow the cluster is worth more.
@@ -249,16 +286,16 @@ fn a_cluster_halves_what_comes_from_l2() {
             ..PlanOptions::default()
         };
         let plan = Plan::new(&problem(16, 16, 128, &[(2048, 4096)]), DType::Bf16, &H200, &options).unwrap();
-        let constants = Constants { l2_bytes_per_us, ..*Constants::of(Architecture::Sm90a) };
-        cost::estimate(&plan.problem, plan.variant, plan.split_keys, &H200, &constants)
+        let constants = Constants { l2_bytes_per_us, ..*Constants::of((9, 0)) };
+        cost::estimate(&plan.problem, plan.variant, (plan.split_keys, plan.split_cluster), &H200, &constants)
     };
     assert_eq!(cost(2, 10_000.0), cost(1, 20_000.0));
     assert!(cost(2, 10_000.0) < 0.6 * cost(1, 10_000.0));
 }
 
-/// K and V in e4m3: Hopper alone has the kernels, which count half of the bytes.
+/// K and V in e4m3: cards from 9.0 on have the kernels, which count half of the bytes.
 #[test]
-fn e4m3_plans_are_hoppers() {
+fn e4m3_plans_count_half_of_the_bytes() {
     let problem = problem(16, 8, 128, &[(8, 8192)]);
     let options = PlanOptions::default();
     let wide = Plan::new(&problem, DType::F16, &H200, &options).unwrap();
@@ -266,8 +303,8 @@ fn e4m3_plans_are_hoppers() {
     assert_eq!((wide.variant().kernel(), wide.variant().kv_bytes), ("onekv_sm90_f16_128_16".to_owned(), 2));
     assert_eq!(narrow.variant().kernel(), "onekv_sm90_f16_e4m3_128_16");
     let cost = |plan: &Plan| {
-        let constants = Constants::of(Architecture::Sm90a);
-        cost::estimate(&plan.problem, plan.variant, plan.split_keys, &H200, constants)
+        let constants = Constants::of((9, 0));
+        cost::estimate(&plan.problem, plan.variant, (plan.split_keys, plan.split_cluster), &H200, constants)
     };
     // Few rows wait for the bytes; starting and merging stay.
     assert!(cost(&narrow) < 0.75 * cost(&wide), "{}\n{}", narrow.explain(), wide.explain());
@@ -275,9 +312,38 @@ fn e4m3_plans_are_hoppers() {
         let refused = Plan::with_e4m3_kv(&problem, dtype, &facts, &options).unwrap_err().to_string();
         assert!(refused.starts_with(&format!("no kernel for {dtype} with e4m3 K/V")), "{refused}");
         assert!(
-            refused.ends_with("allowed: bf16 or f16 with e4m3 K/V, 9.0, 16 or 32 tile_rows, cluster 1"),
+            refused.ends_with("9.0 or newer, 16 or 32 tile_rows, cluster 1, split_cluster 1, 2, 4 or 8"),
             "{refused}"
         );
+    }
+}
+
+/// Few rows: how much e4m3 saves of a long stream, and that the instructions of its conversions count.
+#[test]
+fn few_rows_cost_less_in_e4m3() {
+    for (head_dim, rows, most) in
+        [(64, 16, 0.65), (128, 16, 0.65), (256, 16, 0.65), (64, 32, 0.75), (128, 32, 0.75), (256, 32, 0.75)]
+    {
+        let problem = problem(16, 16, head_dim, &[(rows, 32 << 10); 4]);
+        let options = PlanOptions { tile_rows: Some(rows), ..PlanOptions::default() };
+        let cost = |plan: Plan, constants: &Constants| {
+            cost::estimate(
+                &plan.problem,
+                plan.variant,
+                (plan.split_keys, plan.split_cluster),
+                &H200,
+                constants,
+            )
+        };
+        let wide = || Plan::new(&problem, DType::Bf16, &H200, &options).unwrap();
+        let narrow = || Plan::with_e4m3_kv(&problem, DType::Bf16, &H200, &options).unwrap();
+        let constants = Constants::of((9, 0));
+        let ratio = cost(narrow(), constants) / cost(wide(), constants);
+        assert!((0.5..most).contains(&ratio), "{rows} rows of {head_dim}: {ratio}");
+        // Where an eighth of the instructions can be issued, they are what e4m3 waits for.
+        let slow = Constants { instructions_per_us: constants.instructions_per_us / 8.0, ..*constants };
+        assert_eq!(cost(wide(), &slow), cost(wide(), constants));
+        assert!(cost(narrow(), &slow) > 1.3 * cost(narrow(), constants), "{rows} rows of {head_dim}");
     }
 }
 

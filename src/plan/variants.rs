@@ -76,16 +76,19 @@ const fn tensor(
     }
 }
 
-/// Registers suffice for what shared memory holds.
-const fn hopper_blocks(shared_bytes: usize) -> usize {
-    (228 << 10) / (shared_bytes + 1024)
+/// Registers suffice for what shared memory holds: that of the smallest card of an architecture.
+const fn blocks_in_shared(architecture: Architecture, shared_bytes: usize) -> usize {
+    let of_multiprocessor = match architecture {
+        Architecture::Sm120 => 100 << 10,
+        _ => 228 << 10,
+    };
+    of_multiprocessor / (shared_bytes + 1024)
 }
 
-/// Few rows on Hopper: four warps, `row_warps` of them to a K/V tile, each with `row_tiles` times 16 rows, and a ring
+/// Few rows from 9.0 on: four warps, `row_warps` of them to a K/V tile, each with `row_tiles` times 16 rows, and a ring
 /// of `ring` tiles for every `row_warps` warps. As `StreamShape` in cuda/sm90/stream.cuh.
 const fn stream(
-    dtype: DType,
-    kv_bytes: usize,
+    (architecture, dtype, kv_bytes): (Architecture, DType, usize),
     head_dim: usize,
     row_warps: usize,
     row_tiles: usize,
@@ -93,14 +96,15 @@ const fn stream(
     ring: usize,
 ) -> Variant {
     let (tile_rows, key_warps) = (16 * row_warps * row_tiles, 4 / row_warps);
-    let in_loop = 2 * key_warps * ring * tile_keys * head_dim * kv_bytes + tile_rows * head_dim * 2;
+    let exchanged = if kv_bytes == 1 && row_warps == 2 { 4 * (tile_keys / 8 * 512) } else { 0 };
+    let in_loop =
+        2 * key_warps * ring * tile_keys * head_dim * kv_bytes + tile_rows * head_dim * 2 + exchanged;
     let joined = join_bytes(head_dim, tile_rows, key_warps, kv_bytes);
     let shared_bytes = largest(in_loop, joined).next_multiple_of(128)
-        + 128
-        + key_warps * ring * 8
+        + (key_warps * ring + 1) * 8
         + if kv_bytes == 1 { 4 * tile_rows } else { 0 };
     Variant {
-        architecture: Architecture::Sm90a,
+        architecture,
         dtype,
         kv_bytes,
         head_dim,
@@ -111,13 +115,13 @@ const fn stream(
         threads: 128,
         stages: key_warps * ring,
         shared_bytes,
-        blocks: hopper_blocks(shared_bytes),
+        blocks: blocks_in_shared(architecture, shared_bytes),
         warpgroups: false,
     }
 }
 
 /// Many rows on Hopper: `groups` consumer warpgroups of 64 rows and a producer. As `WarpgroupShape` in
-/// cuda/sm90/warpgroups.cuh.
+/// cuda/sm90a/warpgroups.cuh.
 const fn warpgroups(
     dtype: DType,
     head_dim: usize,
@@ -138,7 +142,7 @@ const fn warpgroups(
         threads: 128 + 128 * groups,
         stages,
         shared_bytes,
-        blocks: hopper_blocks(shared_bytes),
+        blocks: blocks_in_shared(Architecture::Sm90a, shared_bytes),
         warpgroups: true,
     }
 }
@@ -168,7 +172,8 @@ const fn plain(head_dim: usize, blocks: usize) -> Variant {
     }
 }
 
-const fn of_type(dtype: DType) -> [Variant; 27] {
+const fn of_type(dtype: DType) -> [Variant; 33] {
+    use Architecture::{Sm90, Sm120};
     [
         tensor(dtype, 64, 1, 4, 64, 3, 4),
         tensor(dtype, 64, 2, 2, 64, 3, 3),
@@ -181,49 +186,69 @@ const fn of_type(dtype: DType) -> [Variant; 27] {
         tensor(dtype, 256, 1, 2, 32, 2, 3),
         tensor(dtype, 256, 2, 2, 32, 2, 2),
         tensor(dtype, 256, 4, 1, 16, 4, 2),
-        stream(dtype, 2, 64, 1, 1, 32, 2),
-        stream(dtype, 2, 64, 1, 2, 32, 3),
+        stream((Sm90, dtype, 2), 64, 1, 1, 32, 2),
+        stream((Sm90, dtype, 2), 64, 1, 2, 32, 3),
+        stream((Sm90, dtype, 2), 128, 1, 1, 16, 3),
+        stream((Sm90, dtype, 2), 128, 1, 2, 16, 3),
+        stream((Sm90, dtype, 2), 256, 1, 1, 16, 3),
+        stream((Sm90, dtype, 2), 256, 2, 1, 16, 6),
         warpgroups(dtype, 64, 1, 128, 3),
         warpgroups(dtype, 64, 2, 128, 4),
         pairs(dtype, 64, 2, 128, 4),
         warpgroups(dtype, 64, 3, 128, 4),
-        stream(dtype, 2, 128, 1, 1, 16, 3),
-        stream(dtype, 2, 128, 1, 2, 16, 3),
         warpgroups(dtype, 128, 1, 64, 3),
         warpgroups(dtype, 128, 2, 128, 2),
         pairs(dtype, 128, 2, 128, 2),
-        stream(dtype, 2, 256, 1, 1, 16, 3),
-        stream(dtype, 2, 256, 2, 1, 16, 6),
         warpgroups(dtype, 256, 1, 64, 2),
-        warpgroups(dtype, 256, 2, 64, 2),
-        pairs(dtype, 256, 2, 64, 2),
+        warpgroups(dtype, 256, 2, 80, 2),
+        pairs(dtype, 256, 2, 80, 2),
+        stream((Sm120, dtype, 2), 64, 1, 1, 32, 2),
+        stream((Sm120, dtype, 2), 64, 1, 2, 32, 2),
+        stream((Sm120, dtype, 2), 128, 1, 1, 16, 2),
+        stream((Sm120, dtype, 2), 128, 1, 2, 16, 2),
+        stream((Sm120, dtype, 2), 256, 1, 1, 16, 1),
+        stream((Sm120, dtype, 2), 256, 2, 1, 16, 2),
     ]
 }
 
 /// K and V in e4m3, Q and the output of `dtype`.
-const fn of_e4m3(dtype: DType) -> [Variant; 6] {
-    [
-        stream(dtype, 1, 64, 1, 1, 64, 2),
-        stream(dtype, 1, 64, 1, 2, 32, 6),
-        stream(dtype, 1, 128, 1, 1, 32, 3),
-        stream(dtype, 1, 128, 1, 2, 32, 3),
-        stream(dtype, 1, 256, 1, 1, 32, 3),
-        stream(dtype, 1, 256, 2, 1, 32, 6),
-    ]
+const fn of_e4m3(dtype: DType, architecture: Architecture) -> [Variant; 6] {
+    match architecture {
+        Architecture::Sm120 => [
+            stream((architecture, dtype, 1), 64, 1, 1, 64, 2),
+            stream((architecture, dtype, 1), 64, 1, 2, 64, 2),
+            stream((architecture, dtype, 1), 128, 1, 1, 32, 2),
+            stream((architecture, dtype, 1), 128, 2, 1, 64, 2),
+            stream((architecture, dtype, 1), 256, 1, 1, 32, 1),
+            stream((architecture, dtype, 1), 256, 2, 1, 32, 2),
+        ],
+        _ => [
+            stream((architecture, dtype, 1), 64, 1, 1, 64, 2),
+            stream((architecture, dtype, 1), 64, 1, 2, 64, 3),
+            stream((architecture, dtype, 1), 128, 1, 1, 32, 3),
+            stream((architecture, dtype, 1), 128, 1, 2, 32, 3),
+            stream((architecture, dtype, 1), 256, 1, 1, 32, 3),
+            stream((architecture, dtype, 1), 256, 2, 1, 32, 6),
+        ],
+    }
 }
 
-const BF16: [Variant; 27] = of_type(DType::Bf16);
-const F16: [Variant; 27] = of_type(DType::F16);
-const BF16_E4M3: [Variant; 6] = of_e4m3(DType::Bf16);
-const F16_E4M3: [Variant; 6] = of_e4m3(DType::F16);
+const BF16: [Variant; 33] = of_type(DType::Bf16);
+const F16: [Variant; 33] = of_type(DType::F16);
+const E4M3: [[Variant; 6]; 4] = [
+    of_e4m3(DType::Bf16, Architecture::Sm90),
+    of_e4m3(DType::F16, Architecture::Sm90),
+    of_e4m3(DType::Bf16, Architecture::Sm120),
+    of_e4m3(DType::F16, Architecture::Sm120),
+];
 const F32: [Variant; 3] = [plain(64, 5), plain(128, 5), plain(256, 4)];
 
 /// Head dimensions that kernels exist for.
 pub const HEAD_DIMS: [usize; 3] = [64, 128, 256];
 
-/// Every variant, smallest tile first within the types and a head_dim.
+/// Every variant, by type and architecture, smallest tile first within a head_dim.
 pub fn all() -> impl Iterator<Item = &'static Variant> {
-    BF16.iter().chain(&F16).chain(&F32).chain(&BF16_E4M3).chain(&F16_E4M3)
+    BF16.iter().chain(&F16).chain(&F32).chain(E4M3.as_flattened())
 }
 
 impl Variant {
@@ -238,6 +263,22 @@ impl Variant {
             && self.shared_bytes <= facts.shared_bytes_per_block
     }
 
+    /// Whether blocks of a cluster can share out the keys of a tile, and how many: [`PlanOptions::split_cluster`].
+    ///
+    /// [`PlanOptions::split_cluster`]: super::PlanOptions::split_cluster
+    pub fn split_clusters(&self) -> &'static [usize] {
+        match self.architecture.has_copy_engine() && !self.warpgroups {
+            true => &[1, 2, 4, 8],
+            false => &[1],
+        }
+    }
+
+    /// Whether it does what `older` does on a newer architecture: where both fit, it is taken.
+    pub fn supersedes(&self, older: &Variant) -> bool {
+        let does = |v: &Variant| (v.dtype, v.kv_bytes, v.head_dim, v.tile_rows);
+        does(self) == does(older) && self.architecture > older.architecture
+    }
+
     /// Blocks that a multiprocessor of a card holds at once.
     pub fn resident(&self, facts: &DeviceFacts) -> usize {
         // The hardware keeps 1 KiB of shared memory per block for itself.
@@ -245,32 +286,50 @@ impl Variant {
         by_shared.min(facts.threads_per_multiprocessor / self.threads).min(self.blocks).max(1)
     }
 
-    /// Name of the kernel: `onekv_<dtype>_<head_dim>_<tile rows>`, with `sm90_` after `onekv_` for Hopper's, `e4m3_` after
-    /// the dtype where K and V are, and `x2` at the end for clusters of two.
+    /// Blocks of a launch over so many entries of work, whole clusters both. Blocks of warpgroups go on to further entries,
+    /// so that there are no more of them than a card holds at once.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn blocks_for(&self, entries: usize, facts: &DeviceFacts) -> usize {
+        let at_once =
+            self.resident(facts).saturating_mul(facts.multiprocessors) / self.cluster * self.cluster;
+        if self.warpgroups { entries.min(at_once.max(self.cluster)) } else { entries }
+    }
+
+    /// Name of the kernel: `onekv_<dtype>_<head_dim>_<tile rows>`, with the architecture after `onekv_` but for the first
+    /// (`sm90_`), `e4m3_` after the dtype where K and V are, and `x2` at the end for clusters of two.
     pub fn kernel(&self) -> String {
         let kv = if self.e4m3_kv() { "e4m3_" } else { "" };
         let cluster = if self.cluster > 1 { format!("x{}", self.cluster) } else { String::new() };
-        format!("onekv_{}{}_{kv}{}_{}{cluster}", self.prefix(), self.dtype, self.head_dim, self.tile_rows)
+        let prefix = prefix(self.architecture);
+        format!("onekv_{prefix}{}_{kv}{}_{}{cluster}", self.dtype, self.head_dim, self.tile_rows)
     }
 
     /// Source that the kernel is compiled from: its folder and stem under `cuda/`, joined by `_`.
     pub fn module(&self) -> String {
+        let prefix = prefix(self.architecture);
         match self.e4m3_kv() {
-            true => format!("{}attention_e4m3", self.prefix()),
-            false => format!("{}attention_{}", self.prefix(), self.dtype),
+            true => format!("{prefix}attention_e4m3"),
+            false => format!("{prefix}attention_{}", self.dtype),
         }
     }
 
     /// Source and name of the kernel that combines its partial states.
     pub fn combine(&self) -> (String, String) {
-        let prefix = self.prefix();
-        (format!("{prefix}combine"), format!("onekv_{prefix}combine_{}_{}", self.dtype, self.head_dim))
+        // One for all cards whose launches overlap.
+        let (module, kernel) = match self.architecture {
+            Architecture::Sm80 => ("", ""),
+            Architecture::Sm90 | Architecture::Sm90a => ("sm90_", "sm90_"),
+            Architecture::Sm120 => ("sm120_", "sm90_"),
+        };
+        (format!("{module}combine"), format!("onekv_{kernel}combine_{}_{}", self.dtype, self.head_dim))
     }
+}
 
-    fn prefix(&self) -> &'static str {
-        match self.architecture {
-            Architecture::Sm80 => "",
-            Architecture::Sm90a => "sm90_",
-        }
+fn prefix(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Sm80 => "",
+        Architecture::Sm90 => "sm90_",
+        Architecture::Sm90a => "sm90a_",
+        Architecture::Sm120 => "sm120_",
     }
 }

@@ -109,7 +109,8 @@ def ours(program: str, point: Point, runs: int, dry: bool) -> list[dict]:
         run("both", [], "")
     else:
         # What does not fit the card should not take what does with it.
-        run("all", [], "") or run("pid", [], "")
+        library = ["--gemm", "cublaslt"]
+        run("all", library, "") or run("pid", library, "")
         run("pid", ["--gemm", "own"], ", own")
     lines = []
     for method, figure in told.items():

@@ -58,9 +58,9 @@ fn write_source(text: &mut String, variants: &[&Variant]) {
         let kind = match (v.dtype, v.architecture, v.warpgroups, v.e4m3_kv()) {
             (DType::F32, ..) => "PLAIN",
             (_, Architecture::Sm80, ..) => "TILE",
-            (_, Architecture::Sm90a, true, _) => "WARPGROUPS",
-            (_, Architecture::Sm90a, false, false) => "STREAM",
-            (_, Architecture::Sm90a, false, true) => "STREAM_E4M3",
+            (_, _, true, _) => "WARPGROUPS",
+            (_, _, false, false) => "STREAM",
+            (_, _, false, true) => "STREAM_E4M3",
         };
         let numbers = [
             v.head_dim,

@@ -16,7 +16,7 @@ use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use indicatif::ProgressBar;
 use onekv::plan::cost::{Constants, estimate};
-use onekv::plan::{Architecture, DeviceFacts, Plan, PlanOptions, variants};
+use onekv::plan::{DeviceFacts, Plan, PlanOptions, variants};
 use onekv::{Keys, Problem, ProblemSpec};
 use rayon::prelude::*;
 
@@ -39,17 +39,18 @@ pub struct Arguments {
 
 /// The constants by name, in the order of their definition.
 type Field = (&'static str, fn(&mut Constants) -> &mut f64);
-const FIELDS: [Field; 12] = [
+const FIELDS: [Field; 13] = [
     ("block_us", |c| &mut c.block_us),
     ("warpgroups_us", |c| &mut c.warpgroups_us),
     ("meeting_bytes_per_us", |c| &mut c.meeting_bytes_per_us),
     ("combine_us", |c| &mut c.combine_us),
-    ("combine_slot_us", |c| &mut c.combine_slot_us),
+    ("join_us", |c| &mut c.join_us),
     ("bytes_per_us", |c| &mut c.bytes_per_us),
     ("l2_bytes_per_us", |c| &mut c.l2_bytes_per_us),
     ("mma_flops_per_us", |c| &mut c.mma_flops_per_us),
     ("wgmma_flops_per_us", |c| &mut c.wgmma_flops_per_us),
     ("exponentials_per_us", |c| &mut c.exponentials_per_us),
+    ("instructions_per_us", |c| &mut c.instructions_per_us),
     ("not_hidden", |c| &mut c.not_hidden),
     ("fma_flops_per_us", |c| &mut c.fma_flops_per_us),
 ];
@@ -68,72 +69,65 @@ struct Sweeps {
     shapes: Vec<Measured>,
 }
 
-/// A shape with the plans that were timed, of the architecture that the library takes on this card.
+/// A shape with the plans that were timed, of kernels that the library takes on this card.
 struct Measured {
     shape: Shape,
-    architecture: Architecture,
     plans: Vec<(Plan, f64)>,
     best_us: f64,
-    /// The best of other architectures' kernels: not for the constants to choose.
+    /// The best of kernels that newer ones supersede: not for the constants to choose.
     others_us: Option<f64>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let sweeps = read(&arguments.files)?;
-    let mut architectures: Vec<Architecture> = sweeps.shapes.iter().map(|m| m.architecture).collect();
-    architectures.sort();
-    architectures.dedup();
-    for architecture in architectures {
-        let shapes: Vec<&Measured> =
-            sweeps.shapes.iter().filter(|m| m.architecture == architecture).collect();
-        let plans: usize = shapes.iter().map(|m| m.plans.len()).sum();
-        println!("{}, {architecture}: {} shapes, {plans} plans", sweeps.machine.card, shapes.len());
-        let current = *Constants::of(architecture);
-        let bar = ProgressBar::new(u64::from(arguments.starts)).with_message("starts");
-        let fitted = fit(&shapes, &sweeps.facts, &current, arguments.starts, &bar);
-        bar.finish_and_clear();
-        println!("{}", table(&shapes, &sweeps.facts, &current, &fitted));
-        let after = regrets(&shapes, &sweeps.facts, &fitted);
+    let (name, current) = Constants::named(sweeps.facts.compute_capability);
+    let shapes: Vec<&Measured> = sweeps.shapes.iter().collect();
+    let plans: usize = shapes.iter().map(|m| m.plans.len()).sum();
+    println!("{}, {name}: {} shapes, {plans} plans", sweeps.machine.card, shapes.len());
+    let bar = ProgressBar::new(u64::from(arguments.starts)).with_message("starts");
+    let fitted = fit(&shapes, &sweeps.facts, current, arguments.starts, &bar);
+    bar.finish_and_clear();
+    println!("{}", table(&shapes, &sweeps.facts, current, &fitted));
+    let after = regrets(&shapes, &sweeps.facts, &fitted);
+    println!(
+        "aim: under {:.0} % mean and {:.0} % worst: {}",
+        AIM.0 * 100.0,
+        AIM.1 * 100.0,
+        if mean(&after) < AIM.0 && worst(&after) < AIM.1 { "met" } else { "missed" }
+    );
+    if let Some((regret, measured)) = after.iter().zip(&shapes).max_by(|a, b| a.0.total_cmp(b.0)) {
+        let (chosen, best) = (measured.choice(&sweeps.facts, &fitted), measured.best());
         println!(
-            "aim: under {:.0} % mean and {:.0} % worst: {}",
-            AIM.0 * 100.0,
-            AIM.1 * 100.0,
-            if mean(&after) < AIM.0 && worst(&after) < AIM.1 { "met" } else { "missed" }
+            "worst: {}: {:.1} %: {} where {} is best",
+            measured.shape,
+            regret * 100.0,
+            said(chosen),
+            said(best)
         );
-        if let Some((regret, measured)) = after.iter().zip(&shapes).max_by(|a, b| a.0.total_cmp(b.0)) {
-            let (chosen, best) = (measured.choice(&sweeps.facts, &fitted), measured.best());
-            println!(
-                "worst: {}: {:.1} %: {} where {} is best",
-                measured.shape,
-                regret * 100.0,
-                said(chosen),
-                said(best)
-            );
-        }
-        let gain = |m: &&Measured| Some(m.best_us / m.others_us.filter(|us| *us < m.best_us)? - 1.0);
-        let gains: Vec<f64> = shapes.iter().filter_map(gain).collect();
-        if !gains.is_empty() {
-            println!(
-                "On {} shapes a kernel of another architecture is quicker than all of these, which take up to {:.1} % longer.",
-                gains.len(),
-                worst(&gains) * 100.0
-            );
-        }
-        if fitted == current {
-            println!("No constants were found that are better than those of {architecture}.");
-            continue;
-        }
-        let files: Vec<String> = arguments.files.iter().map(|f| f.display().to_string()).collect();
-        let text = source(architecture, &fitted, &sweeps.machine, &files);
-        println!("\n{text}");
-        if arguments.write {
-            let path = root().join("src/plan/cost.rs");
-            let old =
-                std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let new = replaced(&old, architecture, &text).with_context(|| path.display().to_string())?;
-            std::fs::write(&path, new).with_context(|| format!("cannot write {}", path.display()))?;
-            println!("wrote {}", path.display());
-        }
+    }
+    let gain = |m: &&Measured| Some(m.best_us / m.others_us.filter(|us| *us < m.best_us)? - 1.0);
+    let gains: Vec<f64> = shapes.iter().filter_map(gain).collect();
+    if !gains.is_empty() {
+        println!(
+            "On {} shapes a superseded kernel is quicker than all of these, which take up to {:.1} % longer.",
+            gains.len(),
+            worst(&gains) * 100.0
+        );
+    }
+    if fitted == *current {
+        println!("No constants were found that are better than {name}.");
+        return Ok(());
+    }
+    let files: Vec<String> = arguments.files.iter().map(|f| f.display().to_string()).collect();
+    let text = source(name, &fitted, &sweeps.machine, &files);
+    println!("\n{text}");
+    if arguments.write {
+        let path = root().join("src/plan/cost.rs");
+        let old =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let new = replaced(&old, name, &text).with_context(|| path.display().to_string())?;
+        std::fs::write(&path, new).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("wrote {}", path.display());
     }
     Ok(())
 }
@@ -198,10 +192,13 @@ fn plan(line: &Line, facts: &DeviceFacts) -> Result<Plan> {
         row_offsets: (0..=inputs).map(|b| b * rows).collect(),
         keys: Keys::Packed { offsets: (0..=inputs).map(|b| b * keys).collect() },
     })?;
-    let options =
-        PlanOptions::of(variant).with_split_keys(chosen.split_keys).with_tile_rows(chosen.tile_rows);
+    let options = PlanOptions::of(variant)
+        .with_split_keys(chosen.split_keys)
+        .with_split_cluster(chosen.split_cluster)
+        .with_tile_rows(chosen.tile_rows);
     let plan = Plan::new(&problem, variant.dtype, facts, &options)?;
-    if plan.variant() != variant || plan.split_keys() != chosen.split_keys {
+    let splits = (plan.split_keys(), plan.split_cluster());
+    if plan.variant() != variant || splits != (chosen.split_keys, chosen.split_cluster) {
         bail!(
             "tile_rows {} and split_keys {} give {} with splits of {} today, not {}",
             chosen.tile_rows,
@@ -217,13 +214,13 @@ fn plan(line: &Line, facts: &DeviceFacts) -> Result<Plan> {
 impl Measured {
     /// None where there is nothing to choose between.
     fn new(shape: Shape, plans: Vec<(Plan, f64)>) -> Option<Self> {
-        // As Plan::new: where the card has kernels of its own, these.
-        let architecture = plans.iter().map(|(plan, _)| plan.variant().architecture).max()?;
-        let (plans, others): (Vec<_>, Vec<_>) =
-            plans.into_iter().partition(|(plan, _)| plan.variant().architecture == architecture);
+        // As Plan::new.
+        let variants: Vec<_> = plans.iter().map(|(plan, _)| plan.variant()).collect();
+        let (others, plans): (Vec<_>, Vec<_>) =
+            plans.into_iter().partition(|(plan, _)| variants.iter().any(|v| v.supersedes(plan.variant())));
         let least = |plans: &[(Plan, f64)]| plans.iter().map(|p| p.1).min_by(f64::total_cmp);
         let (best_us, others_us) = (least(&plans)?, least(&others));
-        (plans.len() > 1).then_some(Self { shape, architecture, plans, best_us, others_us })
+        (plans.len() > 1).then_some(Self { shape, plans, best_us, others_us })
     }
 
     /// The plan that these constants prefer, with its time.
@@ -256,7 +253,7 @@ impl Measured {
 
 /// What these constants say that a plan costs.
 fn cost(plan: &Plan, facts: &DeviceFacts, constants: &Constants) -> f64 {
-    estimate(plan.problem(), plan.variant(), plan.split_keys(), facts, constants)
+    estimate(plan.problem(), plan.variant(), (plan.split_keys(), plan.split_cluster()), facts, constants)
 }
 
 /// Regret and the error of the prediction.
@@ -276,8 +273,16 @@ fn fit(
     bar: &ProgressBar,
 ) -> Constants {
     let mut copy = *current;
+    // What no plan of the sweep depends on is not searched for: of conversions, say, where nothing is e4m3.
+    let moves = |field: fn(&mut Constants) -> &mut f64| {
+        let mut other = *current;
+        *field(&mut other) *= 2.0;
+        let moved = |(plan, _): &(Plan, f64)| cost(plan, facts, &other) != cost(plan, facts, current);
+        shapes.iter().any(|measured| measured.plans.iter().any(moved))
+    };
     // A zero is of what an architecture does not have; it has no logarithm, and stays.
-    let fields: Vec<&Field> = FIELDS.iter().filter(|(_, field)| *field(&mut copy) > 0.0).collect();
+    let fields: Vec<&Field> =
+        FIELDS.iter().filter(|(_, field)| *field(&mut copy) > 0.0 && moves(*field)).collect();
     let with = |logs: &[f64]| {
         let mut constants = *current;
         for ((name, field), log) in fields.iter().zip(logs) {
@@ -349,13 +354,8 @@ fn table(shapes: &[&Measured], facts: &DeviceFacts, current: &Constants, fitted:
     table
 }
 
-/// Name of an architecture's constants in src/plan/cost.rs.
-fn constant_name(architecture: Architecture) -> String {
-    architecture.to_string().to_uppercase().replace('_', "")
-}
-
 /// The constants as they stand in src/plan/cost.rs.
-fn source(architecture: Architecture, constants: &Constants, machine: &Machine, files: &[String]) -> String {
+fn source(name: &str, constants: &Constants, machine: &Machine, files: &[String]) -> String {
     let mut copy = *constants;
     let fields: String =
         FIELDS.iter().map(|(name, field)| format!("    {name}: {},\n", literal(*field(&mut copy)))).collect();
@@ -364,7 +364,7 @@ fn source(architecture: Architecture, constants: &Constants, machine: &Machine, 
         "/// Fitted to {}, {date}: `cargo xtask fit {}`.\nconst {}: Constants = Constants {{\n{fields}}};\n",
         machine.card,
         files.join(" "),
-        constant_name(architecture)
+        name
     )
 }
 
@@ -380,9 +380,9 @@ fn literal(value: f64) -> String {
     format!("{}.{fraction}", whole.chars().enumerate().flat_map(apart).collect::<String>())
 }
 
-/// `old` with the constants of an architecture, and their comment, replaced by `text`.
-fn replaced(old: &str, architecture: Architecture, text: &str) -> Result<String> {
-    let head = format!("const {}: Constants = Constants {{", constant_name(architecture));
+/// `old` with the constants of this name, and their comment, replaced by `text`.
+fn replaced(old: &str, name: &str, text: &str) -> Result<String> {
+    let head = format!("const {name}: Constants = Constants {{");
     let at = old.find(&head).with_context(|| format!("no `{head}`"))?;
     let end = old[at..].find("};\n").with_context(|| format!("no end of `{head}`"))? + at + "};\n".len();
     // Back over the comment's lines.

@@ -4,6 +4,7 @@ mod bindings;
 mod codegen;
 mod fit;
 mod kit;
+mod model;
 mod package;
 mod peers;
 mod planted;
@@ -36,7 +37,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Compile every kernel for every card by two versions of nvcc and write cuda/codegen.md: registers, occupancy
+    /// Compile every kernel for every card by two versions of nvcc and write cuda/codegen.md: registers, occupancy, instructions
     Codegen,
     /// Set up what the tests need and run all of them
     Test {
@@ -65,6 +66,12 @@ enum Task {
     /// measures one. Prints how much longer the plan's choices take than the best plans measured, with today's constants
     /// and with the refitted ones, and the constants as they go into src/plan/cost.rs.
     Fit(fit::Arguments),
+    /// Predict what a card should show, from what was counted and what is assumed: nothing of it is measured
+    ///
+    /// Instructions of a tile of keys come from cuda/codegen.md, blocks from the plan, clocks, rates and latencies from
+    /// xtask/src/model/assumptions.rs, with their sources. Prints a table for few rows, many rows and T5's decode step beside
+    /// their targets. Where results/ has a file of the card, prints how far off the model is and fails past 20 %.
+    Model(model::Arguments),
     /// Turn the measurements in results/ into docs/performance.md
     Report {
         #[command(subcommand)]
@@ -83,6 +90,7 @@ fn main() -> ExitCode {
         Task::Planted { only } => planted::run(only.as_deref()),
         Task::Peers { device } => peers::run(&device),
         Task::Fit(arguments) => fit::run(&arguments),
+        Task::Model(arguments) => model::run(&arguments),
         Task::Report { report } => report::run(&report.unwrap_or(report::Report::Performance)),
     };
     match done {

@@ -5,9 +5,9 @@ mod cpu;
 mod crossover;
 pub mod data;
 mod figures;
-mod page;
+pub mod page;
 pub mod performance;
-mod sweep;
+pub mod sweep;
 mod t5;
 mod targets;
 #[cfg(test)]

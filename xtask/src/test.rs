@@ -12,6 +12,8 @@ use crate::{bindings, kit, setup};
 /// Cards that the virtual GPU plays for the CUDA tests, and whether cudarc tracks events: what concerns streams is tested in
 /// both ways on each.
 const CARDS: [(&str, bool); 3] = [("a100", false), ("rtx4090", true), ("h200", true)];
+/// Cards that the kernels for the copy engine are tested on besides.
+const NEWER_CARDS: [&str; 2] = ["b200", "rtx5090"];
 /// And for the T5 example's: one on which launches overlap, and one on which they do not.
 const T5_CARDS: [&str; 2] = ["a100", "h200"];
 /// And for candle's tensors.
@@ -48,9 +50,14 @@ pub fn run(transformers: bool) -> Result<()> {
     eprintln!("==> are src/cuda/abi.rs and cuda/attention/variants.h fresh?");
     bindings::run(true)?;
     for (card, tracking) in CARDS {
-        let mut tests = cuda_tests();
+        let mut tests = cuda_tests(&CUDA_TESTS);
         on_virtual_card(&mut tests, &driver, card);
         tests.env("ONEKV_EVENT_TRACKING", if tracking { "1" } else { "0" });
+        step(&format!("test the CUDA kernels on a virtual {card}"), &mut tests)?;
+    }
+    for card in NEWER_CARDS {
+        let mut tests = cuda_tests(&["cuda", "e4m3"]);
+        on_virtual_card(&mut tests, &driver, card);
         step(&format!("test the CUDA kernels on a virtual {card}"), &mut tests)?;
     }
     for card in T5_CARDS {
@@ -76,7 +83,7 @@ pub fn run(transformers: bool) -> Result<()> {
         Some(Err(_)) => bail!("the thread that installs transformers panicked"),
     }
     if Path::new("/dev/nvidiactl").exists() {
-        step("test the CUDA kernels on this machine's card", &mut cuda_tests())?;
+        step("test the CUDA kernels on this machine's card", &mut cuda_tests(&CUDA_TESTS))?;
         t5_tests("this machine's card", |_| ())?;
     }
     Ok(())
@@ -91,9 +98,10 @@ fn convert(python: &Path) -> Result<()> {
     step("test T5 on folders that transformers 5 converts", tests.env("PATH", path))
 }
 
-fn cuda_tests() -> Command {
-    let names = ["attention", "cuda", "e4m3", "streams", "allocations", "soak"];
-    let names: Vec<&str> = names.into_iter().flat_map(|name| ["--test", name]).collect();
+const CUDA_TESTS: [&str; 6] = ["attention", "cuda", "e4m3", "streams", "allocations", "soak"];
+
+fn cuda_tests(names: &[&'static str]) -> Command {
+    let names: Vec<&str> = names.iter().flat_map(|name| ["--test", *name]).collect();
     let mut tests = workspace("test", "cuda", &names);
     tests.env("ONEKV_REQUIRE_CUDA", "1");
     tests

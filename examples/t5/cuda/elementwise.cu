@@ -4,12 +4,25 @@
 #include "order.cuh"
 #include "sum.cuh"
 
-// out[t] = table[ids[t]], or table[ids[index[t]]]. A block per token.
+// out[t] = table[ids[t]], or table[ids[index[t]]]. A block per token. Where a norm of it is begun, that gets out * weight,
+// and the sum of squares.
 template <typename T>
-__device__ __forceinline__ void embed(const T* table, const int* ids, int stride, const int* index, float* out, int width) {
+__device__ __forceinline__ void embed(const T* table, const int* ids, int stride, const int* index, float* out, int width,
+                                      const float* next_weight, T* next, float* next_squares) {
     const int64_t token = blockIdx.x, from = index ? static_cast<int64_t>(index[token]) * stride : token;
     const T* row = table + static_cast<int64_t>(ids[from]) * width;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) out[token * width + i] = to_float(row[i]);
+    float squares = 0;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        const float x = to_float(row[i]);
+        out[token * width + i] = x;
+        if (next) {
+            next[token * width + i] = from_float<T>(x * next_weight[i]);
+            squares = fmaf(x, x, squares);
+        }
+    }
+    if (!next) return;
+    squares = sum_of_block(squares);
+    if (threadIdx.x == 0) next_squares[token] = squares;
 }
 
 // Eight neighbours: one or two accesses of 16 bytes. Widths are multiples of 8.
@@ -64,16 +77,17 @@ __device__ __forceinline__ void activate(const T* h, T* out, int width, int64_t 
 }
 
 #define T5_ELEMENTWISE(T, TYPE)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(256) t5_embed_##TYPE(const T* table, const int* ids, int stride,            \
-                                                                      const int* index, float* out, int width) {             \
+    extern "C" __global__ void __launch_bounds__(256, 6) t5_embed_##TYPE(const T* table, const int* ids, int stride,            \
+                                                                      const int* index, float* out, int width,               \
+                                                                      const float* next_weight, T* next, float* next_squares) { \
         in_order();                                                                                                          \
-        embed(table, ids, stride, index, out, width);                                                                        \
+        embed(table, ids, stride, index, out, width, next_weight, next, next_squares);                                       \
     }                                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(256) t5_rms_norm_##TYPE(const float* x, const float* weight, T* out,        \
+    extern "C" __global__ void __launch_bounds__(256, 5) t5_rms_norm_##TYPE(const float* x, const float* weight, T* out,     \
                                                                          int width, float epsilon) {                         \
         rms_norm(x, weight, out, width, epsilon);                                                                            \
     }                                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(256) t5_activate_##TYPE(const T* h, T* out, int width, int64_t count,       \
+    extern "C" __global__ void __launch_bounds__(256, 6) t5_activate_##TYPE(const T* h, T* out, int width, int64_t count,    \
                                                                          int activation, int gated) {                        \
         in_order();                                                                                                          \
         activate(h, out, width, count, activation, gated);                                                                   \
@@ -83,7 +97,7 @@ T5_ELEMENTWISE(__half, f16)
 T5_ELEMENTWISE(float, f32)
 
 // out[r] = x[first[r + 1] - 1]: the last token of every row. A block per row.
-extern "C" __global__ void __launch_bounds__(256) t5_last_tokens(const float* x, const int* first, float* out, int width) {
+extern "C" __global__ void __launch_bounds__(256, 6) t5_last_tokens(const float* x, const int* first, float* out, int width) {
     in_order();
     const int64_t row = blockIdx.x, token = first[row + 1] - 1;
     for (int i = threadIdx.x; i < width; i += blockDim.x) out[row * width + i] = x[token * width + i];

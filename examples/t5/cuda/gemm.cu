@@ -111,14 +111,14 @@ __device__ __forceinline__ void gemm_plain(const float* a, const float* w, float
 }
 
 // Names: t5_gemm_<type of A and W>_<type of C>.
-#define T5_GEMM(T, TYPE, O, OUT, THREADS, GEMM)                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
+#define T5_GEMM(T, TYPE, O, OUT, THREADS, BLOCKS, GEMM)                                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                            \
         t5_gemm_##TYPE##_##OUT(const T* a, const T* w, O* c, int m, int n, int k, int add) {                                 \
         in_order();                                                                                                          \
         GEMM(a, w, c, m, n, k, add != 0);                                                                                    \
     }
-T5_GEMM(__nv_bfloat16, bf16, __nv_bfloat16, bf16, 128, gemm_tensor)
-T5_GEMM(__nv_bfloat16, bf16, float, f32, 128, gemm_tensor)
-T5_GEMM(__half, f16, __half, f16, 128, gemm_tensor)
-T5_GEMM(__half, f16, float, f32, 128, gemm_tensor)
-T5_GEMM(float, f32, float, f32, 256, gemm_plain)
+T5_GEMM(__nv_bfloat16, bf16, __nv_bfloat16, bf16, 128, 5, gemm_tensor)
+T5_GEMM(__nv_bfloat16, bf16, float, f32, 128, 5, gemm_tensor)
+T5_GEMM(__half, f16, __half, f16, 128, 5, gemm_tensor)
+T5_GEMM(__half, f16, float, f32, 128, 5, gemm_tensor)
+T5_GEMM(float, f32, float, f32, 256, 3, gemm_plain)

@@ -62,9 +62,9 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
     /// Matrix products on CUDA: NVIDIA's library, or kernels of this example: on Hopper made for decode steps, elsewhere
-    /// for where the library is absent
-    #[arg(long, value_enum, default_value_t = Products::Cublaslt)]
-    pub gemm: Products,
+    /// for where the library is absent [default: own on Hopper in bf16 and f16, else cublaslt]
+    #[arg(long, value_enum)]
+    pub gemm: Option<Products>,
     /// CPU threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = whole(1, 1024), allow_negative_numbers = true)]
     pub threads: Option<usize>,

@@ -67,8 +67,11 @@ pub fn overflow() -> anyhow::Error {
 
 /// One device.
 pub trait Backend {
-    /// Activations `[tokens, width]`. The residual stream and logits are f32 on every device.
+    /// Activations `[tokens, width]`. Logits are f32 on every device.
     type Matrix;
+    /// The residual stream `[tokens, d_model]`, f32 on every device. Whoever writes it is told the norm that comes `next`,
+    /// of which a device may do a part where the stream passes by anyway.
+    type Residual;
     /// A projection, in the layout that the device likes.
     type Linear;
     /// A norm's weights.
@@ -131,13 +134,19 @@ pub trait Backend {
     fn bias(&self, values: Vec<Vec<f32>>, zero: usize) -> Result<Self::Bias>;
 
     /// The embeddings of `ids`.
-    fn embed(&self, table: &Self::Matrix, ids: &[u32]) -> Result<Self::Matrix>;
-    /// `x / rms(x) * weight`, by token.
-    fn rms_norm(&self, x: &Self::Matrix, weight: &Self::Norm, epsilon: f32) -> Result<Self::Matrix>;
+    fn embed(&self, table: &Self::Matrix, ids: &[u32], next: &Self::Norm) -> Result<Self::Residual>;
+    /// `x / rms(x) * weight`, by token, for products: a device may have them divide.
+    fn rms_norm(&self, x: &mut Self::Residual, weight: &Self::Norm, epsilon: f32) -> Result<Self::Matrix>;
     /// `x W^T`.
     fn linear(&self, x: &Self::Matrix, weights: &Self::Linear) -> Result<Self::Matrix>;
-    /// `sum += x W^T` on the residual stream.
-    fn add_linear(&self, sum: &mut Self::Matrix, x: &Self::Matrix, weights: &Self::Linear) -> Result<()>;
+    /// `x += y W^T`.
+    fn add_linear(
+        &self,
+        x: &mut Self::Residual,
+        y: &Self::Matrix,
+        weights: &Self::Linear,
+        next: &Self::Norm,
+    ) -> Result<()>;
     /// `x W^T` in f32.
     fn logits(&self, x: &Self::Matrix, weights: &Self::Linear) -> Result<Self::Matrix>;
     /// `x W^T`, activated.
@@ -192,7 +201,12 @@ pub trait Backend {
     /// A cache for `slots` rows of at most `longest` tokens of `inner` elements.
     fn self_cache(&self, slots: usize, longest: usize, inner: usize) -> Result<Self::SelfCache>;
     /// The embeddings of the next tokens of all rows.
-    fn embed_next(&self, table: &Self::Matrix, rows: &Self::Rows) -> Result<Self::Matrix>;
+    fn embed_next(
+        &self,
+        table: &Self::Matrix,
+        rows: &Self::Rows,
+        next: &Self::Norm,
+    ) -> Result<Self::Residual>;
     /// Causal self-attention of each row's next tokens over all its tokens, which `cache` then holds. Scale 1.
     fn decoder_attention(
         &self,
@@ -202,7 +216,7 @@ pub trait Backend {
         bias: &Self::Bias,
     ) -> Result<Self::Matrix>;
     /// The last of the next tokens of every row.
-    fn last_tokens(&self, x: Self::Matrix, rows: &Self::Rows) -> Result<Self::Matrix>;
+    fn last_tokens(&self, x: Self::Residual, rows: &Self::Rows) -> Result<Self::Residual>;
     /// Ends a pass: every row that has not finished takes the largest of its `logits`, the first of equals, that the
     /// rules allow, or what they force, as its output and its next token.
     fn choose(&self, logits: Self::Matrix, rows: &mut Self::Rows) -> Result<()>;

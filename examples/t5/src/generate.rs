@@ -372,8 +372,8 @@ pub fn forced_logits<B: Backend>(model: &Model<'_, B>, task: &Task) -> Result<Ve
     // The session has seated its first batch: all prompts.
     let Session { memory, decoding, tokens, .. } = &mut session;
     model.encode(&[(0, &task.input)], memory, &ProgressBar::hidden())?;
-    let x = model.pass(decoding, memory)?;
-    let logits = model.backend.to_host(&model.logits(&x)?)?;
+    let mut x = model.pass(decoding, memory)?;
+    let logits = model.backend.to_host(&model.logits(&mut x)?)?;
     let mut rest = &logits[..];
     let of_row =
         |ids: &Vec<u32>| rest.split_off(..ids.len() * model.config.vocab).unwrap_or_default().to_vec();

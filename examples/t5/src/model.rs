@@ -195,14 +195,17 @@ impl<'b, B: Backend> Model<'b, B> {
         let offsets = offsets(inputs.iter().map(|ids| ids.len()));
         let longest = inputs.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let biases = self.biases(&self.encoder_bias, Direction::Both, longest)?;
-        let mut x = b.embed(&self.embedding, &inputs.concat())?;
+        // The norm that each layer begins with, and the last.
+        let mut norms = self.encoder.iter().map(|layer| &layer.attention.norm).chain([&self.encoder_norm]);
+        let mut next = || norms.next().unwrap_or(&self.encoder_norm);
+        let mut x = b.embed(&self.embedding, &inputs.concat(), next())?;
         for (layer, bias) in self.encoder.iter().zip(biases.iter().cycle()) {
-            let qkv = self.project(&x, &layer.attention)?;
+            let qkv = self.project(&mut x, &layer.attention)?;
             let attended = b.encoder_attention(&qkv, &offsets, bias)?;
-            b.add_linear(&mut x, &attended, &layer.attention.out)?;
-            self.feed_forward(&mut x, &layer.feed_forward)?;
+            b.add_linear(&mut x, &attended, &layer.attention.out, &layer.feed_forward.norm)?;
+            self.feed_forward(&mut x, &layer.feed_forward, next())?;
         }
-        b.rms_norm(&x, &self.encoder_norm, c.epsilon)
+        b.rms_norm(&mut x, &self.encoder_norm, c.epsilon)
     }
 
     /// The relative bias of a stack's layers for sequences of `longest` tokens.
@@ -299,33 +302,36 @@ impl<'b, B: Backend> Model<'b, B> {
     /// One pass over the next tokens of all rows, whole prompts first, and the choice of the ones to follow.
     pub fn step(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<()> {
         let x = self.pass(decoding, memory)?;
-        let last = self.backend.last_tokens(x, &decoding.rows)?;
+        let mut last = self.backend.last_tokens(x, &decoding.rows)?;
         decoding.begins = false;
-        self.backend.choose(self.logits(&last)?, &mut decoding.rows)
+        self.backend.choose(self.logits(&mut last)?, &mut decoding.rows)
     }
 
     /// One pass over the next tokens of all rows: the residual stream `[tokens, d_model]`.
-    pub fn pass(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<B::Matrix> {
+    pub fn pass(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<B::Residual> {
         let b = self.backend;
         let Decoding { rows, caches, biases, prefill, steps, begins, .. } = decoding;
         let Some(Planned { cross, .. }) = (if *begins { prefill } else { steps }) else {
             bail!("no rows are in the batch")
         };
-        let mut x = b.embed_next(&self.embedding, rows)?;
+        let mut norms = self.decoder.iter().map(|layer| &layer.attention.norm).chain([&self.decoder_norm]);
+        let mut next = || norms.next().unwrap_or(&self.decoder_norm);
+        let mut x = b.embed_next(&self.embedding, rows, next())?;
         let of_layers = self.decoder.iter().zip(caches).zip(&memory.layers).zip(biases.iter().cycle());
         for (((layer, cache), kv), bias) in of_layers {
-            let qkv = self.project(&x, &layer.attention)?;
+            let qkv = self.project(&mut x, &layer.attention)?;
             let attended = b.decoder_attention(&qkv, cache, rows, bias)?;
-            b.add_linear(&mut x, &attended, &layer.attention.out)?;
-            let q = self.project(&x, &layer.cross)?;
-            b.add_linear(&mut x, &b.cross_attention(&q, kv, cross)?, &layer.cross.out)?;
-            self.feed_forward(&mut x, &layer.feed_forward)?;
+            b.add_linear(&mut x, &attended, &layer.attention.out, &layer.cross.norm)?;
+            let q = self.project(&mut x, &layer.cross)?;
+            let attended = b.cross_attention(&q, kv, cross)?;
+            b.add_linear(&mut x, &attended, &layer.cross.out, &layer.feed_forward.norm)?;
+            self.feed_forward(&mut x, &layer.feed_forward, next())?;
         }
         Ok(x)
     }
 
     /// Logits of the residual stream `x`.
-    pub fn logits(&self, x: &B::Matrix) -> Result<B::Matrix> {
+    pub fn logits(&self, x: &mut B::Residual) -> Result<B::Matrix> {
         let hidden = self.backend.rms_norm(x, &self.decoder_norm, self.config.epsilon)?;
         self.backend.logits(&hidden, &self.head)
     }
@@ -346,15 +352,16 @@ impl<'b, B: Backend> Model<'b, B> {
     }
 
     /// What the residual stream gives a sublayer.
-    fn project(&self, x: &B::Matrix, layer: &Sublayer<B>) -> Result<B::Matrix> {
+    fn project(&self, x: &mut B::Residual, layer: &Sublayer<B>) -> Result<B::Matrix> {
         self.backend.linear(&self.backend.rms_norm(x, &layer.norm, self.config.epsilon)?, &layer.into)
     }
 
-    fn feed_forward(&self, x: &mut B::Matrix, layer: &Sublayer<B>) -> Result<()> {
+    /// `next`: the norm behind it.
+    fn feed_forward(&self, x: &mut B::Residual, layer: &Sublayer<B>, next: &B::Norm) -> Result<()> {
         let (b, c) = (self.backend, &self.config);
         let normed = b.rms_norm(x, &layer.norm, c.epsilon)?;
         let by = Activated { activation: c.activation, gated: c.gated };
-        b.add_linear(x, &b.linear_activated(&normed, &layer.into, by)?, &layer.out)
+        b.add_linear(x, &b.linear_activated(&normed, &layer.into, by)?, &layer.out, next)
     }
 }
 

@@ -131,6 +131,8 @@ pub struct Chosen {
     pub kernel: String,
     pub tile_rows: usize,
     pub split_keys: usize,
+    /// Blocks of a cluster that share out a tile's keys.
+    pub split_cluster: usize,
     pub by_cost: bool,
 }
 
@@ -145,7 +147,8 @@ impl Machine {
 impl Chosen {
     /// Whether the two launch the same, whoever chose.
     pub fn same(&self, other: &Self) -> bool {
-        (&self.kernel, self.split_keys) == (&other.kernel, other.split_keys)
+        let launch = |chosen: &Self| (chosen.kernel.clone(), chosen.split_keys, chosen.split_cluster);
+        launch(self) == launch(other)
     }
 }
 

@@ -39,7 +39,7 @@ fn line(
     json!({
         "system": system, "layout": layout, "model": name, "heads": heads, "kv_heads": kv_heads,
         "head_dim": head_dim, "softcap": null, "inputs": inputs, "rows": rows, "keys": keys,
-        "kernel": "onekv_bf16_64_16", "split_keys": 64, "tile_rows": 16, "chosen": true,
+        "kernel": "onekv_bf16_64_16", "split_keys": 64, "split_cluster": 1, "tile_rows": 16, "chosen": true,
         "bytes": bytes, "flops": 4.0 * (inputs * rows * width * keys) as f64,
         "cold_us": { "median": us, "p10": us, "p90": us, "runs": 21 }, "warm_us": null, "mean_abs": 0.25,
     })
@@ -390,7 +390,10 @@ fn bad_files_are_refused_with_file_and_field() {
         (changed("/sweep", json!("other")), "sweep is other, which belongs into attention-other.json"),
         (without("/lines/0", "cold_us"), "lines[0].cold_us.median is missing, and there is no error"),
         (without("/lines/0", "rows"), "lines[0]: missing field `rows`"),
-        (without("/lines/0", "kernel"), "lines[0] is ours and lacks kernel, tile_rows or split_keys"),
+        (
+            without("/lines/0", "kernel"),
+            "lines[0] is ours and lacks kernel, tile_rows, split_keys or split_cluster",
+        ),
         (without("/machine", "simulated"), "machine: missing field `simulated`"),
         (without("", "lines"), "missing field `lines`"),
         (refused(FILE, "{"), "EOF while parsing"),

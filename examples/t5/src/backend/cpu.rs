@@ -140,6 +140,7 @@ fn parallel() -> Parallelism {
 
 impl Backend for Cpu {
     type Matrix = Matrix;
+    type Residual = Matrix;
     type Linear = Linear;
     type Norm = Vec<f32>;
     type Bias = Bias;
@@ -196,12 +197,12 @@ impl Backend for Cpu {
         Ok(Bias { values, zero })
     }
 
-    fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Matrix> {
+    fn embed(&self, table: &Matrix, ids: &[u32], _next: &Vec<f32>) -> Result<Matrix> {
         let rows: Vec<usize> = ids.iter().map(|&id| id as usize).collect();
         Ok(table.take_rows(&rows))
     }
 
-    fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, epsilon: f32) -> Result<Matrix> {
+    fn rms_norm(&self, x: &mut Matrix, weight: &Vec<f32>, epsilon: f32) -> Result<Matrix> {
         let mut out = Matrix::zeros(x.rows, x.cols);
         self.each_row(&mut out, |i, row| {
             let x = &x.data[i * x.cols..][..x.cols];
@@ -216,8 +217,8 @@ impl Backend for Cpu {
         Ok(out)
     }
 
-    fn add_linear(&self, sum: &mut Matrix, x: &Matrix, weights: &Linear) -> Result<()> {
-        matmul(&mut sum.data, x.view(), weights.view(), true, parallel());
+    fn add_linear(&self, x: &mut Matrix, y: &Matrix, weights: &Linear, _next: &Vec<f32>) -> Result<()> {
+        matmul(&mut x.data, y.view(), weights.view(), true, parallel());
         Ok(())
     }
 
@@ -351,9 +352,9 @@ impl Backend for Cpu {
         Ok(SelfCache { rows: (0..slots).map(|_| RowCache::default()).collect(), inner })
     }
 
-    fn embed_next(&self, table: &Matrix, rows: &Rows) -> Result<Matrix> {
+    fn embed_next(&self, table: &Matrix, rows: &Rows, norm: &Vec<f32>) -> Result<Matrix> {
         let next: Vec<u32> = rows.batch().flat_map(|row| &row.next).copied().collect();
-        self.embed(table, &next)
+        self.embed(table, &next, norm)
     }
 
     fn decoder_attention(

@@ -19,7 +19,7 @@ use cublaslt::CublasLt;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use driver::Driver;
 use half::{bf16, f16};
-use kernels::{Bias, Ids, Matrix, SelfCache, Target, Tile};
+use kernels::{Begun, Bias, Ids, Matrix, Residual, SelfCache, Target, Tile};
 use memory::{Buffer, Pinned, Pool};
 use onekv::cuda::{Memory, Prepared, Queue, Recorder};
 use onekv::plan::{Plan, PlanOptions};
@@ -66,27 +66,34 @@ pub struct Recording {
 }
 
 impl Cuda {
-    /// Opens the first card.
-    pub fn open(dtype: Option<Dtype>, products: Products) -> Result<Self> {
+    /// Opens the first card. Where nothing is said: bf16, and the products that are made for the card and the type.
+    pub fn open(dtype: Option<Dtype>, products: Option<Products>) -> Result<Self> {
         let driver = Driver::open()?;
         let attention = onekv::cuda::Kernels::new(&driver.context)?;
         let queue = Queue::new(&attention, &driver.stream)?;
         let pool = Pool::new(&queue);
-        let products = match products {
-            Products::Cublaslt => Some(CublasLt::new(&driver.stream, &pool)?),
-            Products::Own => None,
-        };
         let dtype = match dtype {
             Some(Dtype::F32) => DType::F32,
             Some(Dtype::F16) => DType::F16,
             Some(Dtype::Bf16) | None => DType::Bf16,
+        };
+        let own = driver.hopper && dtype != DType::F32;
+        let products = match products.unwrap_or(if own { Products::Own } else { Products::Cublaslt }) {
+            Products::Cublaslt => Some(CublasLt::new(&driver.stream, &pool)?),
+            Products::Own => None,
         };
         let (tiles, recorder) = (RefCell::default(), RefCell::default());
         Ok(Self { products, tiles, attention, queue, recorder, pool, driver, dtype })
     }
 
     pub fn matrix(&self, rows: usize, cols: usize, dtype: DType) -> Result<Matrix> {
-        Ok(Matrix { data: self.pool.take(rows * cols * dtype.size_bytes())?, rows, cols, dtype })
+        Ok(Matrix {
+            data: self.pool.take(rows * cols * dtype.size_bytes())?,
+            rows,
+            cols,
+            dtype,
+            squares: None,
+        })
     }
 
     /// Values in the type of the backend.
@@ -103,10 +110,19 @@ impl Cuda {
         self.products.is_none() && self.driver.hopper && self.dtype != DType::F32
     }
 
+    /// Where norms are begun by whom the residual stream is written: for products that end them, and in a type whose range
+    /// is that of f32, as the stream is not divided yet.
+    fn begin(&self, rows: usize, next: &Buffer, cols: usize, parts: usize) -> Result<Option<Begun>> {
+        let begins = self.streams_weights() && self.dtype == DType::Bf16;
+        begins.then(|| Begun::new(&self.pool, rows, next, cols, parts)).transpose()
+    }
+
     fn multiply(&self, x: &Matrix, weights: &Matrix, target: Target<'_>) -> Result<()> {
         match &self.products {
             Some(library) => library.multiply(self.driver.lane.get(), x, weights, target),
-            None if self.streams_weights() => kernels::gemm_sm90(&self.driver, x, weights, target, None),
+            None if self.streams_weights() => {
+                kernels::gemm_sm90a(&self.driver, x, weights, target, None, None)
+            }
             None => kernels::gemm(&self.driver, x, weights, target),
         }
     }
@@ -119,6 +135,13 @@ impl Cuda {
 }
 
 impl Cuda {
+    fn embedded(&self, table: &Matrix, ids: Ids<'_>, tokens: usize, next: &Buffer) -> Result<Residual> {
+        let mut sum = self.matrix(tokens, table.cols, DType::F32)?;
+        let mut begun = self.begin(tokens, next, table.cols, 1)?;
+        kernels::embed(&self.driver, table, ids, &mut sum, begun.as_mut())?;
+        Ok(Residual { sum, begun })
+    }
+
     /// At once, or in the step that is being recorded.
     fn attend<E: Element + Pod>(&self, q: &Matrix, kv: &CrossKv, cross: &Prepared) -> Result<Matrix> {
         let out = self.matrix(q.rows, q.cols, self.dtype)?;
@@ -159,6 +182,7 @@ fn flops_per_clock(capability: (i32, i32)) -> (f64, f64) {
 
 impl Backend for Cuda {
     type Matrix = Matrix;
+    type Residual = Residual;
     type Linear = Matrix;
     type Norm = Buffer;
     type Bias = Bias;
@@ -232,7 +256,7 @@ impl Backend for Cuda {
 
     fn linear_weights(&self, data: Vec<f32>, inputs: usize) -> Result<Matrix> {
         let rows = data.len() / inputs;
-        Ok(Matrix { data: self.upload(&data)?, rows, cols: inputs, dtype: self.dtype })
+        Ok(Matrix { data: self.upload(&data)?, rows, cols: inputs, dtype: self.dtype, squares: None })
     }
 
     fn table(&self, data: Vec<f32>, width: usize) -> Result<Matrix> {
@@ -248,15 +272,16 @@ impl Backend for Cuda {
         Ok(Bias { data: self.pool.upload(&values.concat())?, heads, span, zero })
     }
 
-    fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Matrix> {
-        let mut out = self.matrix(ids.len(), table.cols, DType::F32)?;
-        kernels::embed(&self.driver, table, Ids::List(&self.pool.upload(ids)?), &mut out)?;
-        Ok(out)
+    fn embed(&self, table: &Matrix, ids: &[u32], next: &Buffer) -> Result<Residual> {
+        self.embedded(table, Ids::List(&self.pool.upload(ids)?), ids.len(), next)
     }
 
-    fn rms_norm(&self, x: &Matrix, weight: &Buffer, epsilon: f32) -> Result<Matrix> {
-        let mut out = self.matrix(x.rows, x.cols, self.dtype)?;
-        kernels::rms_norm(&self.driver, x, weight, epsilon, &mut out)?;
+    fn rms_norm(&self, x: &mut Residual, weight: &Buffer, epsilon: f32) -> Result<Matrix> {
+        if let Some(begun) = x.begun.take().and_then(|begun| begun.end(weight, epsilon)) {
+            return Ok(begun);
+        }
+        let mut out = self.matrix(x.sum.rows, x.sum.cols, self.dtype)?;
+        kernels::rms_norm(&self.driver, &x.sum, weight, epsilon, &mut out)?;
         Ok(out)
     }
 
@@ -264,8 +289,14 @@ impl Backend for Cuda {
         self.product(x, weights, self.dtype)
     }
 
-    fn add_linear(&self, sum: &mut Matrix, x: &Matrix, weights: &Matrix) -> Result<()> {
-        self.multiply(x, weights, Target { data: &mut sum.data, at: 0, dtype: sum.dtype, add: true })
+    fn add_linear(&self, x: &mut Residual, y: &Matrix, weights: &Matrix, next: &Buffer) -> Result<()> {
+        let Residual { sum, begun } = x;
+        let target = Target { data: &mut sum.data, at: 0, dtype: sum.dtype, add: true };
+        *begun = self.begin(sum.rows, next, sum.cols, Begun::parts_of_product(sum.cols))?;
+        match begun {
+            Some(_) => kernels::gemm_sm90a(&self.driver, y, weights, target, None, begun.as_mut()),
+            None => self.multiply(y, weights, target),
+        }
     }
 
     fn logits(&self, x: &Matrix, weights: &Matrix) -> Result<Matrix> {
@@ -277,7 +308,7 @@ impl Backend for Cuda {
         let mut out = self.matrix(x.rows, width, self.dtype)?;
         if self.streams_weights() {
             let target = Target { data: &mut out.data, at: 0, dtype: self.dtype, add: false };
-            kernels::gemm_sm90(&self.driver, x, w, target, Some(by))?;
+            kernels::gemm_sm90a(&self.driver, x, w, target, Some(by), None)?;
         } else {
             kernels::activate(&self.driver, &self.linear(x, w)?, by, &mut out)?;
         }
@@ -355,11 +386,9 @@ impl Backend for Cuda {
         Ok(SelfCache { data, slots, capacity: longest, inner })
     }
 
-    fn embed_next(&self, table: &Matrix, rows: &Rows) -> Result<Matrix> {
-        let mut out = self.matrix(rows.pass().tokens, table.cols, DType::F32)?;
+    fn embed_next(&self, table: &Matrix, rows: &Rows, next: &Buffer) -> Result<Residual> {
         let ids = rows.pass().ids.as_ref().map_or(Ids::Next(rows), Ids::List);
-        kernels::embed(&self.driver, table, ids, &mut out)?;
-        Ok(out)
+        self.embedded(table, ids, rows.pass().tokens, next)
     }
 
     fn decoder_attention(
@@ -374,13 +403,13 @@ impl Backend for Cuda {
         Ok(out)
     }
 
-    fn last_tokens(&self, x: Matrix, rows: &Rows) -> Result<Matrix> {
-        if x.rows == rows.live.len() {
+    fn last_tokens(&self, x: Residual, rows: &Rows) -> Result<Residual> {
+        if x.sum.rows == rows.live.len() {
             return Ok(x);
         }
-        let mut out = self.matrix(rows.live.len(), x.cols, DType::F32)?;
-        kernels::last_tokens(&self.driver, &x, rows, &mut out)?;
-        Ok(out)
+        let mut sum = self.matrix(rows.live.len(), x.sum.cols, DType::F32)?;
+        kernels::last_tokens(&self.driver, &x.sum, rows, &mut sum)?;
+        Ok(Residual { sum, begun: None })
     }
 
     fn choose(&self, mut logits: Matrix, rows: &mut Rows) -> Result<()> {
@@ -424,7 +453,10 @@ impl Backend for Cuda {
         }
         let Some(recorded) = recording.as_mut().filter(|_| left > 0) else { return Ok(()) };
         if recorded.step.is_none() {
-            let recorder = self.queue.record()?;
+            let mut recorder = self.queue.record()?;
+            // SAFETY: K and V of the encoder are written when an input is admitted (`project_cross_kv`, `copy_cross_kv`), before
+            // its steps are replayed and never by a step.
+            unsafe { recorder.assume_kv_settled() };
             self.driver.lane.set(recorder.cu_stream());
             self.recorder.replace(Some(recorder));
             let result = self.pool.without_new(step);

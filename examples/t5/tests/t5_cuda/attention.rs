@@ -139,3 +139,30 @@ fn the_decoder_attends_to_all_before() {
         }
     }
 }
+
+/// Values are read eight rows at a time, the last of them again behind the end: an infinite one counts once.
+#[test]
+fn an_infinite_value_stays_infinite() {
+    let Some(mut cuda) = card() else { return };
+    for dtype in DTYPES {
+        let (heads, dim) = (1, 64);
+        let spec = RowsSpec { slots: 1, most_tokens: 3, max_new_tokens: 1, rules: Rules::default() };
+        let capacity = spec.longest();
+        let mut rows = cuda.rows(spec).unwrap();
+        cuda.seat(&mut rows, &[BatchRow { slot: 0, begins: Some(&[0; 3]) }]).unwrap();
+        let mut qkv = noise(1, 3 * 3 * dim, 0.7, dtype);
+        // One column of the last token's V.
+        let column = 5;
+        qkv[8 * dim + column] = f32::INFINITY;
+        let qkv = matrix(&mut cuda, &qkv, 3, 3 * dim, dtype);
+        let data = matrix(&mut cuda, &vec![0.0; capacity * 2 * dim], 1, capacity * 2 * dim, dtype).data;
+        let mut cache = kernels::SelfCache { data, slots: 1, capacity, inner: dim };
+        let biases = bias(&cuda, &vec![0.0; capacity], heads, capacity - 1);
+        let mut out = poisoned(&mut cuda, 3, dim, dtype);
+        kernels::attend_self(&cuda.driver, &qkv, &mut cache, &rows, &biases, &mut out).unwrap();
+        for (i, x) in result(&cuda, &out).into_iter().enumerate() {
+            let infinite = i == 2 * dim + column;
+            assert!(if infinite { x == f32::INFINITY } else { x.is_finite() }, "{dtype}: element {i} is {x}");
+        }
+    }
+}

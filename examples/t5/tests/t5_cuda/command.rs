@@ -6,7 +6,7 @@ use crate::arguments::Products;
 use crate::support::{PRODUCTS, card, card_with};
 use crate::t5_example::{answers, error, json, path_text, program, root, stdout};
 
-/// transformers' ids, in f32; cublasLt is what products are computed by where nothing is said.
+/// transformers' ids, in f32, where cublasLt computes the products if nothing is said.
 #[test]
 fn ids_equal_transformers() {
     let case = root().join("tests/goldens/gated-untied");
@@ -120,18 +120,65 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
     }
 }
 
-/// Random weights in bf16 with what is taken where nothing is said.
+/// Where nothing is said, Hopper has its own products in 16 bits; what is said is done.
 #[test]
-fn cublaslt_is_the_default() {
-    if card_with(Products::Cublaslt).is_none() {
+fn products_are_by_card_and_type() {
+    let Some(cuda) = card_with(Products::Cublaslt) else { return };
+    let made_for = if cuda.driver.hopper { "own gemm" } else { "cublasLt" };
+    let arguments = ["--random", "tiny", "--backend", "cuda", "--keys", "20", "--prompt-count", "3"];
+    let cases: [(&[&str], String); 5] = [
+        (&[], format!("bf16, {made_for}")),
+        (&["--dtype", "f16"], format!("f16, {made_for}")),
+        (&["--dtype", "f32"], "f32, cublasLt".to_owned()),
+        (&["--gemm", "cublaslt"], "bf16, cublasLt".to_owned()),
+        (&["--dtype", "f32", "--gemm", "own"], "f32, own gemm".to_owned()),
+    ];
+    for (said, ends) in cases {
+        let more = ["--max-new-tokens", "7", "--mode", "all", "--json"];
+        let report = json(&[&arguments[..], &more, said].concat());
+        for method in ["pid", "pid-replicated", "pie"] {
+            assert_eq!(report[method]["new_tokens"], 21, "{method}");
+            let device = report[method]["device"].as_str().unwrap();
+            assert!(device.starts_with("cuda: ") && device.ends_with(&ends), "{said:?}: {device}");
+        }
+    }
+}
+
+/// Kernels of a decode step on Hopper, as the virtual GPU reports them: eight a layer where norms are begun and ended by
+/// their neighbours, eleven where they are kernels of their own, and those of tokens and logits.
+#[test]
+fn a_step_has_eight_kernels_a_layer() {
+    if !card().is_some_and(|cuda| cuda.driver.hopper) {
         return;
     }
-    let arguments = ["--random", "tiny", "--backend", "cuda", "--keys", "20", "--prompt-count", "3"];
-    let report = json(&[&arguments[..], &["--max-new-tokens", "7", "--mode", "all", "--json"]].concat());
-    for method in ["pid", "pid-replicated", "pie"] {
-        assert_eq!(report[method]["new_tokens"], 21, "{method}");
-        let device = report[method]["device"].as_str().unwrap();
-        assert!(device.starts_with("cuda: ") && device.ends_with("bf16, cublasLt"), "{device}");
+    let folder = tempfile::tempdir().unwrap();
+    let kernels = |dtype: &str, tokens: &str| {
+        let report = folder.path().join(format!("{dtype}-{tokens}"));
+        let mut run = std::process::Command::new(program());
+        run.args([
+            "--random",
+            "tiny",
+            "--backend",
+            "cuda",
+            "--gemm",
+            "own",
+            "--keys",
+            "20",
+            "--prompt-count",
+            "3",
+        ]);
+        run.args(["--mode", "pid", "--dtype", dtype, "--max-new-tokens", tokens]);
+        assert!(run.env("PTXSIM_REPORT", &report).output().unwrap().status.success());
+        std::fs::read_to_string(report).map(|lines| lines.lines().count()).ok()
+    };
+    let (layers, steps) = (2, 4);
+    // Embedding, logits and choice; the norm of the last sum.
+    for (dtype, want) in [("bf16", 8 * layers + 3), ("f16", 11 * layers + 4)] {
+        let [Some(few), Some(many)] = ["5", "9"].map(|tokens| kernels(dtype, tokens)) else {
+            println!("a card does not report its kernels");
+            return;
+        };
+        assert_eq!(many - few, steps * want, "{dtype}");
     }
 }
 
@@ -159,7 +206,7 @@ fn no_cublaslt_is_one_line() {
             .output()
             .unwrap()
     };
-    let output = run(&[]);
+    let output = run(&["--gemm", "cublaslt"]);
     let text = String::from_utf8(output.stderr).unwrap();
     if output.status.success() {
         println!("this machine's cublasLt is found without LD_LIBRARY_PATH");
@@ -168,8 +215,11 @@ fn no_cublaslt_is_one_line() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.contains("libcublasLt was not found") && text.trim_end().ends_with("--gemm own"), "{text}");
-    // That is all that was missing.
+    // That is all that was missing. Hopper's default needs nothing.
     assert!(run(&["--gemm", "own"]).status.success());
+    let hopper = card().is_some_and(|cuda| cuda.driver.hopper);
+    assert_eq!(run(&[]).status.success(), hopper);
+    assert_eq!(run(&["--dtype", "f32"]).status.code(), Some(2));
 }
 
 /// Without a driver: one line; `auto` goes on on the CPU and says why.

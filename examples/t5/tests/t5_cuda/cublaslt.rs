@@ -7,6 +7,7 @@ use proptest::test_runner::TestRunner;
 use crate::arguments::{Dtype, Products};
 use crate::backend::Backend as _;
 use crate::backend::cuda::Cuda;
+use crate::backend::cuda::kernels::Residual;
 use crate::reference::product;
 use crate::support::{DTYPES, assert_close, card_with, matrix, noise, stand_in, unit};
 
@@ -36,9 +37,12 @@ fn products_equal_plain_ones() {
         compare(cuda.to_host(&result).unwrap(), dtype, &zeros);
         let result = cuda.logits(&x_data, &w_data).unwrap();
         compare(cuda.to_host(&result).unwrap(), DType::F32, &zeros);
-        cuda.add_linear(&mut sum, &x_data, &w_data).unwrap();
-        sum.rows = m + 1;
-        let mut got = cuda.to_host(&sum).unwrap();
+        let mut sum = Residual { sum, begun: None };
+        let norm = cuda.norm(vec![1.0; n]).unwrap();
+        cuda.add_linear(&mut sum, &x_data, &w_data, &norm).unwrap();
+        assert!(sum.begun.is_none(), "a norm is begun that no product ends");
+        sum.sum.rows = m + 1;
+        let mut got = cuda.to_host(&sum.sum).unwrap();
         assert!(got.split_off(m * n).iter().all(|x| x.is_nan()), "written behind the result");
         compare(got, DType::F32, &before);
         Ok(())
@@ -55,12 +59,13 @@ fn an_algorithm_is_searched_once_per_shape() {
     let w = matrix(&mut cuda, &noise(1, 24 * 16, 1.0, DType::F32), 24, 16, DType::F32);
     let [few, many] =
         [2, 3].map(|rows| matrix(&mut cuda, &noise(2, rows * 16, 1.0, DType::F32), rows, 16, DType::F32));
-    let mut sum = matrix(&mut cuda, &[0.0; 48], 2, 24, DType::F32);
+    let sum = matrix(&mut cuda, &[0.0; 48], 2, 24, DType::F32);
+    let (mut sum, norm) = (Residual { sum, begun: None }, cuda.norm(vec![1.0; 24]).unwrap());
     let searched = library.queries();
     for _ in 0..3 {
         cuda.linear(&few, &w).unwrap();
         // Of the same shape: whether something is added is no matter of the algorithm.
-        cuda.add_linear(&mut sum, &few, &w).unwrap();
+        cuda.add_linear(&mut sum, &few, &w, &norm).unwrap();
     }
     assert_eq!(library.queries() - searched, 1);
     cuda.linear(&many, &w).unwrap();
@@ -95,7 +100,7 @@ fn failures_name_the_product() {
     library.fail(0);
     cuda.logits(&x, &w).unwrap();
     library.fail(1);
-    let error = format!("{:#}", Cuda::open(Some(Dtype::F32), Products::Cublaslt).err().unwrap());
+    let error = format!("{:#}", Cuda::open(Some(Dtype::F32), Some(Products::Cublaslt)).err().unwrap());
     assert!(error.starts_with("cannot start cublasLt: ") && error.contains("NOT_INITIALIZED"), "{error}");
     drop(cuda);
     assert_eq!(library.alive(), before);

@@ -2,13 +2,16 @@
 
 use onekv::DType;
 
+use crate::arguments::Products;
 use crate::backend::cuda::Cuda;
-use crate::backend::cuda::kernels;
+use crate::backend::cuda::kernels::{self, Target};
 use crate::backend::cuda::rows::Rows;
 use crate::backend::{Backend as _, BatchRow, RowsSpec, Rules, overflow};
 use crate::config::Activated;
-use crate::reference::activated;
-use crate::support::{ACTIVATIONS, DTYPES, assert_close, card, matrix, noise, poisoned, result, unit};
+use crate::reference::{activated, product};
+use crate::support::{
+    ACTIVATIONS, DTYPES, PRODUCTS, assert_close, card, card_with, matrix, noise, poisoned, result, unit,
+};
 
 #[test]
 fn embeddings_are_rows_of_the_table() {
@@ -22,7 +25,7 @@ fn embeddings_are_rows_of_the_table() {
             let mut out = poisoned(&mut cuda, ids.len(), width, DType::F32);
             let ids_data = cuda.pool.upload(&ids).unwrap();
             let list = kernels::Ids::List(&ids_data);
-            kernels::embed(&cuda.driver, &table_data, list, &mut out).unwrap();
+            kernels::embed(&cuda.driver, &table_data, list, &mut out, None).unwrap();
             let want: Vec<f64> = ids
                 .iter()
                 .flat_map(|id| table[*id as usize * width..][..width].iter().map(|x| f64::from(*x)))
@@ -162,7 +165,7 @@ fn the_next_token_is_the_first_of_the_largest() {
         let mut out = poisoned(&mut cuda, 2, 8, DType::F32);
         let table = noise(3, vocab * 8, 1.0, DType::F32);
         let table_data = matrix(&mut cuda, &table, vocab, 8, DType::F32);
-        kernels::embed(&cuda.driver, &table_data, kernels::Ids::Next(&rows), &mut out).unwrap();
+        kernels::embed(&cuda.driver, &table_data, kernels::Ids::Next(&rows), &mut out, None).unwrap();
         assert_eq!(result(&cuda, &out), [&table[last * 8..], &table[last * 8..]].concat());
         for step in 0..3 {
             let logits = vec![peaks(&[2 + step], 5.0), peaks(&[3 + step], 5.0)];
@@ -359,4 +362,101 @@ fn the_last_token_of_every_row_is_taken() {
     let want: Vec<f64> =
         [2, 3, 8].iter().flat_map(|t| x[t * 264..][..264].iter().map(|x| f64::from(*x))).collect();
     assert_close("last", &result(&cuda, &out), &want, 0.0, 0.0);
+}
+
+/// A norm that is begun where the residual stream is written and ended by the product behind it is what the kernel for
+/// norms makes of it, but for where it rounds. Widths of one tile of columns, of several, with a rest; k undivided and
+/// divided; rows of one tile and of more, plain, activated and gated.
+#[test]
+fn norms_are_begun_and_ended_by_neighbours() {
+    let Some(mut cuda) = card_with(Products::Own).filter(|cuda| cuda.driver.hopper) else { return };
+    let dtype = DType::Bf16;
+    for (tokens, width, multiprocessors) in
+        [(1, 8, 1), (3, 128, 132), (30, 264, 132), (70, 520, 132), (5, 2056, 1)]
+    {
+        cuda.driver.multiprocessors = multiprocessors;
+        let (inputs, outputs, words) = (192, 40, 9);
+        // Norms of 1 and of thousands: bf16 has the range.
+        let mut table = noise(1, words * width, 1.0, dtype);
+        table[..width].iter_mut().for_each(|x| *x *= 4096.0);
+        let weights = [2, 3].map(|seed| noise(seed, width, 2.0, DType::F32));
+        let norms = weights.clone().map(|w| cuda.norm(w).unwrap());
+        let ids: Vec<u32> = (0..tokens as u32).map(|token| token % words as u32).collect();
+        let table_data = matrix(&mut cuda, &table, words, width, dtype);
+        let y = noise(4, tokens * inputs, 1.0, dtype);
+        let into = noise(5, width * inputs, 1.0, dtype);
+        let out = noise(6, 2 * outputs * width, 1.0, dtype);
+        let y_data = matrix(&mut cuda, &y, tokens, inputs, dtype);
+        let into_data = matrix(&mut cuda, &into, width, inputs, dtype);
+        let out_data = matrix(&mut cuda, &out, 2 * outputs, width, dtype);
+        let mut stream: Vec<f64> = ids
+            .iter()
+            .flat_map(|id| table[*id as usize * width..][..width].iter().map(|x| f64::from(*x)))
+            .collect();
+        let mut x = cuda.embed(&table_data, &ids, &norms[0]).unwrap();
+        for (norm, weight) in norms.iter().zip(&weights) {
+            assert!(x.begun.is_some());
+            if norm.at() == norms[1].at() {
+                cuda.add_linear(&mut x, &y_data, &into_data, norm).unwrap();
+                let before: Vec<f32> = stream.iter().map(|x| *x as f32).collect();
+                stream = product(&y, &into, &before, width, inputs);
+                let got = cuda.to_host(&x.sum).unwrap();
+                assert_close("stream", &got, &stream, 1e-4, 1.0);
+            }
+            let normed: Vec<f32> = stream
+                .chunks_exact(width)
+                .flat_map(|x| {
+                    let factor = 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / width as f64 + 1e-6).sqrt();
+                    x.iter().zip(weight).map(move |(x, w)| (x * factor * f64::from(*w)) as f32)
+                })
+                .collect();
+            let want = product(&normed, &out, &vec![0.0; 2 * tokens * outputs], 2 * outputs, width);
+            // Each element of the norm is rounded once: errors add up like a walk, of steps of the size of the elements.
+            let least = (width as f64).sqrt();
+            let begun = cuda.rms_norm(&mut x, norm, 1e-6).unwrap();
+            assert!(x.begun.is_none() && begun.squares.is_some());
+            let got = cuda.logits(&begun, &out_data).unwrap();
+            let what = format!("{tokens} x {width}");
+            assert_close(&what, &cuda.to_host(&got).unwrap(), &want, 4.0 * unit(dtype), least);
+            // The same by its kernel.
+            let apart = cuda.rms_norm(&mut x, norm, 1e-6).unwrap();
+            assert!(apart.squares.is_none());
+            let got = cuda.logits(&apart, &out_data).unwrap();
+            assert_close(&what, &cuda.to_host(&got).unwrap(), &want, 4.0 * unit(dtype), least);
+            let gated = Activated { activation: ACTIVATIONS[0], gated: true };
+            let got = cuda.linear_activated(&begun, &out_data, gated).unwrap();
+            let gate = |i: usize| want[i / outputs * 2 * outputs + i % outputs].max(0.0);
+            let gated: Vec<f64> = (0..tokens * outputs)
+                .map(|i| gate(i) * want[i / outputs * 2 * outputs + outputs + i % outputs])
+                .collect();
+            let size = least * least * 8.0;
+            assert_close(&what, &cuda.to_host(&got).unwrap(), &gated, 8.0 * unit(dtype), size);
+            // Another norm than the one that was begun is computed from the stream.
+            let nothing = matrix(&mut cuda, &vec![0.0; tokens * inputs], tokens, inputs, dtype);
+            cuda.add_linear(&mut x, &nothing, &into_data, norm).unwrap();
+        }
+        assert!(cuda.rms_norm(&mut x, &norms[0], 1e-6).unwrap().squares.is_none());
+    }
+}
+
+/// f16 has not the range for a stream that is not divided yet, and only Hopper's own products divide.
+#[test]
+fn norms_are_begun_where_they_can_be_ended() {
+    for products in PRODUCTS {
+        let Some(mut cuda) = card_with(products) else { continue };
+        for dtype in DTYPES {
+            let table = matrix(&mut cuda, &[1.0; 16], 2, 8, dtype);
+            let norm = cuda.norm(vec![1.0; 8]).unwrap();
+            let mut x = cuda.embed(&table, &[1, 0, 1], &norm).unwrap();
+            let begins = products == Products::Own && cuda.driver.hopper && dtype == DType::Bf16;
+            assert_eq!(x.begun.is_some(), begins, "{products:?}, {dtype}");
+            let x = cuda.rms_norm(&mut x, &norm, 1e-6).unwrap();
+            if begins {
+                let mut out = matrix(&mut cuda, &[0.0; 6], 3, 2, DType::F32);
+                let target = Target { data: &mut out.data, at: 0, dtype: DType::F32, add: false };
+                let error = kernels::gemm(&cuda.driver, &x, &table, target).unwrap_err().to_string();
+                assert_eq!(error, "x is a norm that was begun, allowed: one that has ended");
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use proptest::test_runner::TestRunner;
 
 use crate::backend::Backend as _;
 use crate::backend::cuda::driver::Driver;
-use crate::backend::cuda::kernels::{Matrix, Target, gemm, gemm_sm90};
+use crate::backend::cuda::kernels::{Matrix, Target, gemm, gemm_sm90a};
 use crate::backend::cuda::{CrossKv, Cuda};
 use crate::config::Activated;
 use crate::reference::{activated, product};
@@ -118,7 +118,7 @@ fn hoppers_products_equal_plain_ones() {
         let dtype = if half { DType::F16 } else { DType::Bf16 };
         let case = Case { m, n, k, dtype, wide, add, activated, seed };
         let multiply = |driver: &Driver, x: &Matrix, w: &Matrix, target: Target<'_>| {
-            gemm_sm90(driver, x, w, target, activated)
+            gemm_sm90a(driver, x, w, target, activated, None)
         };
         let mut cuda = cuda.borrow_mut();
         cuda.driver.multiprocessors = multiprocessors;
@@ -126,6 +126,36 @@ fn hoppers_products_equal_plain_ones() {
         Ok(())
     };
     TestRunner::new(cases()).run(&shapes, check).unwrap();
+}
+
+/// Blocks that divide k add their parts in the order of k, whichever comes first: every bit is that of the parts, added one
+/// after the other.
+#[test]
+fn parts_of_hoppers_products_are_added_in_order() {
+    let Some(mut cuda) = card().filter(|cuda| cuda.driver.hopper) else { return };
+    cuda.driver.multiprocessors = 132;
+    let dtype = DType::Bf16;
+    for (m, parts) in [(1, 2), (5, 4), (30, 8), (70, 8), (140, 4)] {
+        let (n, k) = (24, 64 * parts);
+        let (x, w) = (noise(m as u64, m * k, 1.0, dtype), noise(2, n * k, 1.0, dtype));
+        let mut multiply = |x: &[f32], w: &[f32], k: usize| {
+            let mut out = matrix(&mut cuda, &vec![0.0; m * n], m, n, DType::F32);
+            let (x, w) = (matrix(&mut cuda, x, m, k, dtype), matrix(&mut cuda, w, n, k, dtype));
+            let target = Target { data: &mut out.data, at: 0, dtype: DType::F32, add: false };
+            gemm_sm90a(&cuda.driver, &x, &w, target, None, None).unwrap();
+            cuda.to_host(&Matrix { dtype: DType::F32, ..out }).unwrap()
+        };
+        let got = multiply(&x, &w, k);
+        let mut want = vec![0.0; m * n];
+        for part in 0..parts {
+            let of = |rows: &[f32]| -> Vec<f32> {
+                rows.chunks_exact(k).flat_map(|row| &row[64 * part..][..64]).copied().collect()
+            };
+            want.iter_mut().zip(multiply(&of(&x), &of(&w), 64)).for_each(|(sum, part)| *sum += part);
+        }
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&got), bits(&want), "{m} rows, {parts} parts");
+    }
 }
 
 /// Infinity and NaN stay in their rows and columns.
@@ -157,7 +187,7 @@ fn hoppers_activations_pass_nan_on() {
         let activated = Activated { activation, gated: false };
         let mut out = matrix(&mut cuda, &vec![0.0; m * n], m, n, dtype);
         let target = Target { data: &mut out.data, at: 0, dtype, add: false };
-        gemm_sm90(&cuda.driver, &x_data, &w_data, target, Some(activated)).unwrap();
+        gemm_sm90a(&cuda.driver, &x_data, &w_data, target, Some(activated), None).unwrap();
         let got = cuda.to_host(&out).unwrap();
         assert!(got.iter().enumerate().all(|(i, x)| x.is_nan() == (i / n == 1)), "{activation:?}");
     }

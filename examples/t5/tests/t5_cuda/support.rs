@@ -25,7 +25,7 @@ pub fn card() -> Option<Cuda> {
 }
 
 pub fn card_with(products: Products) -> Option<Cuda> {
-    match Cuda::open(Some(Dtype::F32), products) {
+    match opened(products) {
         Ok(cuda) => Some(cuda),
         Err(error)
             if std::env::var_os(match products {
@@ -38,6 +38,20 @@ pub fn card_with(products: Products) -> Option<Cuda> {
             None
         }
         Err(error) => panic!("CUDA is required: {error:#}"),
+    }
+}
+
+/// cudarc waits for the whole context when that gets its first stream, which the driver refuses while another test records.
+fn opened(products: Products) -> anyhow::Result<Cuda> {
+    let mut tries = 0;
+    loop {
+        match Cuda::open(Some(Dtype::F32), Some(products)) {
+            Err(error) if format!("{error:#}").contains("STREAM_CAPTURE_UNSUPPORTED") && tries < 6000 => {
+                tries += 1;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            opened => return opened,
+        }
     }
 }
 
@@ -117,7 +131,7 @@ pub fn noise(seed: u64, len: usize, magnitude: f32, dtype: DType) -> Vec<f32> {
 pub fn matrix(cuda: &mut Cuda, values: &[f32], rows: usize, cols: usize, dtype: DType) -> Matrix {
     assert!(values.len() >= rows * cols);
     cuda.dtype = dtype;
-    Matrix { data: cuda.upload(values).unwrap(), rows, cols, dtype }
+    Matrix { data: cuda.upload(values).unwrap(), rows, cols, dtype, squares: None }
 }
 
 pub fn bias(cuda: &Cuda, values: &[f32], heads: usize, zero: usize) -> Bias {

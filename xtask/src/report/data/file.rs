@@ -37,6 +37,7 @@ struct AttentionLine {
     error: Option<String>,
     kernel: Option<String>,
     split_keys: Option<usize>,
+    split_cluster: Option<usize>,
     tile_rows: Option<usize>,
     chosen: Option<bool>,
     bytes: Option<f64>,
@@ -95,12 +96,16 @@ impl AttentionLine {
 
     fn timed(self, path: &Path, i: usize, owner: Owner, system: String) -> Result<Line> {
         let shape = self.shape();
-        let plan = match (owner, self.kernel, self.tile_rows, self.split_keys) {
+        let plan = match (owner, self.kernel, self.tile_rows, self.split_keys, self.split_cluster) {
             (Owner::Peer, ..) => None,
-            (_, Some(kernel), Some(tile_rows), Some(split_keys)) => {
-                Some(Chosen { kernel, tile_rows, split_keys, by_cost: self.chosen.unwrap_or(true) })
+            (_, Some(kernel), Some(tile_rows), Some(split_keys), Some(split_cluster)) => {
+                let by_cost = self.chosen.unwrap_or(true);
+                Some(Chosen { kernel, tile_rows, split_keys, split_cluster, by_cost })
             }
-            _ => bail!("{}: lines[{i}] is ours and lacks kernel, tile_rows or split_keys", path.display()),
+            _ => bail!(
+                "{}: lines[{i}] is ours and lacks kernel, tile_rows, split_keys or split_cluster",
+                path.display()
+            ),
         };
         let need = |field: &str, value: Option<f64>| {
             let value = value.with_context(|| {

@@ -97,6 +97,7 @@ impl CublasLt {
 
     /// `target = x W^T`, or added to it, on the library's stream or a recording of it.
     pub fn multiply(&self, lane: CUstream, x: &Matrix, w: &Matrix, target: Target<'_>) -> Result<()> {
+        x.check("x", w.dtype)?;
         check_product(x, w, w.rows, &target)?;
         if x.rows == 0 {
             return Ok(());

@@ -17,7 +17,7 @@ const FATBINS: [(&str, &[u8]); 5] = [
     ("decode", include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"))),
     ("encode", include_bytes!(concat!(env!("OUT_DIR"), "/encode.fatbin"))),
     ("gemm", include_bytes!(concat!(env!("OUT_DIR"), "/gemm.fatbin"))),
-    ("gemm_sm90", include_bytes!(concat!(env!("OUT_DIR"), "/gemm_sm90.fatbin"))),
+    ("gemm_sm90a", include_bytes!(concat!(env!("OUT_DIR"), "/gemm_sm90a.fatbin"))),
 ];
 
 /// A context, its one stream and the kernels.
@@ -27,7 +27,7 @@ pub struct Driver {
     /// Where kernels go: to that stream, or to a recording.
     pub lane: Cell<CUstream>,
     pub multiprocessors: usize,
-    /// Whether `cuda/gemm_sm90.cu` runs here.
+    /// Whether `cuda/gemm_sm90a.cu` runs here.
     pub hopper: bool,
     modules: Modules,
 }
@@ -83,7 +83,7 @@ impl Driver {
         // SAFETY: what the build script had nvcc write.
         let modules = unsafe { Modules::new(&context, FATBINS.to_vec()) };
         // Of the images in a fatbin the driver takes one; whether that is Hopper's is what it has.
-        let found = || modules.function("gemm_sm90", "t5_gemm_sm90_bf16_64", 0).is_ok();
+        let found = || modules.function("gemm_sm90a", "t5_gemm_sm90a_bf16_64", 0).is_ok();
         let hopper = capability == (9, 0) && found();
         let lane = Cell::new(stream.cu_stream());
         Ok(Self { multiprocessors: multiprocessors as usize, hopper, context, stream, lane, modules })

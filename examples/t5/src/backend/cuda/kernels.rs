@@ -6,7 +6,7 @@ use onekv::DType;
 use onekv::cuda::Grid;
 
 use super::driver::{Argument, Driver, boxes};
-use super::memory::Buffer;
+use super::memory::{Buffer, Pool};
 use super::rows::Rows;
 use crate::config::Activated;
 use Argument::{At, Bytes, Float, Int, Long, Map};
@@ -17,6 +17,63 @@ pub struct Matrix {
     pub rows: usize,
     pub cols: usize,
     pub dtype: DType,
+    /// Where a norm is begun: its rows are yet to be divided by their root mean square. Hopper's products do.
+    pub squares: Option<Squares>,
+}
+
+/// Sums of the squares of parts of every row `[rows, parts]`, and what is added to their mean.
+pub struct Squares {
+    data: Buffer,
+    parts: usize,
+    epsilon: f32,
+}
+
+/// The residual stream `[tokens, d_model]`, f32, with the norm that was begun where it was written last.
+pub struct Residual {
+    pub sum: Matrix,
+    pub begun: Option<Begun>,
+}
+
+/// The norm of a residual stream, begun: by whom its elements passed by anyway.
+pub struct Begun {
+    /// The sum times the norm's weight.
+    scaled: Matrix,
+    squares: Buffer,
+    parts: usize,
+    weight: u64,
+}
+
+/// Columns of a product's tile.
+const TILE_COLUMNS: usize = 128;
+
+impl Begun {
+    /// Room for the norm of `[rows, cols]` whose sums of squares are over `parts` of each row; none of `weight`'s elements are
+    /// read before the kernel that this is given to.
+    pub fn new(pool: &Pool, rows: usize, weight: &Buffer, cols: usize, parts: usize) -> Result<Self> {
+        room("weight", weight, cols * 4)?;
+        by_eight("width", cols)?;
+        let data = pool.take(rows * cols * DType::Bf16.size_bytes())?;
+        let scaled = Matrix { data, rows, cols, dtype: DType::Bf16, squares: None };
+        Ok(Self { scaled, squares: pool.take(rows * parts * 4)?, parts, weight: weight.at() })
+    }
+
+    /// Parts of a row that products sum over.
+    pub fn parts_of_product(cols: usize) -> usize {
+        cols.div_ceil(TILE_COLUMNS)
+    }
+
+    /// What products take for the normed stream, if this is the norm with these weights.
+    pub fn end(self, weight: &Buffer, epsilon: f32) -> Option<Matrix> {
+        let Self { scaled, squares: data, parts, .. } = self;
+        let squares = Some(Squares { data, parts, epsilon });
+        (self.weight == weight.at()).then_some(Matrix { squares, ..scaled })
+    }
+
+    fn check(&self, rows: usize, cols: usize, parts: usize) -> Result<()> {
+        same("rows of the norm", self.scaled.rows, rows)?;
+        same("width of the norm", self.scaled.cols, cols)?;
+        same("parts of the norm", self.parts, parts)
+    }
 }
 
 /// Bias `[heads, span]`, f32, offset 0 at `zero`.
@@ -52,7 +109,14 @@ pub fn tile_rows(dtype: DType) -> usize {
 }
 
 impl Matrix {
-    fn check(&self, what: &str, dtype: DType) -> Result<()> {
+    pub fn check(&self, what: &str, dtype: DType) -> Result<()> {
+        if self.squares.is_some() {
+            bail!("{what} is a norm that was begun, allowed: one that has ended");
+        }
+        self.fits(what, dtype)
+    }
+
+    fn fits(&self, what: &str, dtype: DType) -> Result<()> {
         if self.dtype != dtype {
             bail!("{what} is {:?}, allowed: {dtype:?}", self.dtype);
         }
@@ -109,8 +173,14 @@ pub enum Ids<'a> {
     Next(&'a Rows),
 }
 
-/// The embeddings of `ids`.
-pub fn embed(driver: &Driver, table: &Matrix, ids: Ids<'_>, out: &mut Matrix) -> Result<()> {
+/// The embeddings of `ids`, and of their norm the beginning, over whole rows.
+pub fn embed(
+    driver: &Driver,
+    table: &Matrix,
+    ids: Ids<'_>,
+    out: &mut Matrix,
+    next: Option<&mut Begun>,
+) -> Result<()> {
     let [ids, stride, index] = match ids {
         Ids::List(ids) => {
             room("ids", ids, out.rows * 4)?;
@@ -123,7 +193,15 @@ pub fn embed(driver: &Driver, table: &Matrix, ids: Ids<'_>, out: &mut Matrix) ->
     };
     out.check("out", DType::F32)?;
     same("width", out.cols, table.cols)?;
-    let list = [At(table.data.at()), ids, stride, index, At(out.data.at()), int(out.cols)];
+    let mut list = vec![At(table.data.at()), ids, stride, index, At(out.data.at()), int(out.cols)];
+    list.extend(match next {
+        Some(begun) => {
+            begun.check(out.rows, out.cols, 1)?;
+            same("bytes of an element", table.dtype.size_bytes(), begun.scaled.dtype.size_bytes())?;
+            [begun.weight, begun.scaled.data.at(), begun.squares.at()].map(At)
+        }
+        None => [At(0); 3],
+    });
     // SAFETY: see above.
     unsafe { driver.launch("elementwise", &format!("t5_embed_{}", table.dtype), per_token(out.rows), &list) }
 }
@@ -225,6 +303,7 @@ pub fn attend_encoder(
 
 /// `target = x W^T`, or added to it.
 pub fn gemm(driver: &Driver, x: &Matrix, w: &Matrix, target: Target<'_>) -> Result<()> {
+    x.check("x", w.dtype)?;
     check_product(x, w, w.rows, &target)?;
     let list = [
         At(x.data.at()),
@@ -241,11 +320,15 @@ pub fn gemm(driver: &Driver, x: &Matrix, w: &Matrix, target: Target<'_>) -> Resu
     unsafe { driver.launch("gemm", &format!("t5_gemm_{}_{}", w.dtype, target.dtype), grid, &list) }
 }
 
-/// What becomes of a product; `T5Epilogue` of cuda/gemm_sm90.cu.
+/// What becomes of a product; `T5Epilogue` of cuda/gemm_sm90a.cu.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Epilogue {
     out: u64,
+    squares: u64,
+    next_weight: u64,
+    next: u64,
+    next_squares: u64,
     m: i32,
     n: i32,
     k: i32,
@@ -253,6 +336,8 @@ struct Epilogue {
     add: i32,
     activation: i32,
     gated: i32,
+    parts: i32,
+    epsilon: f32,
     unused: i32,
 }
 
@@ -262,13 +347,15 @@ fn dividing_blocks(tiles: usize, steps: usize, multiprocessors: usize) -> usize 
     [1, 2, 4].into_iter().find(full).unwrap_or(8).min(1 << steps.ilog2())
 }
 
-/// `target = x W^T`, added to it or activated, on Hopper; 16-bit types.
-pub fn gemm_sm90(
+/// `target = x W^T`, added to it or activated, on Hopper; 16-bit types. Ends the norm of `x` where it was begun, and begins
+/// that of the target, in bf16 and f32.
+pub fn gemm_sm90a(
     driver: &Driver,
     x: &Matrix,
     w: &Matrix,
     target: Target<'_>,
     activated: Option<Activated>,
+    next: Option<&mut Begun>,
 ) -> Result<()> {
     let gated = activated.is_some_and(|a| a.gated);
     let planes = if gated { 2 } else { 1 };
@@ -279,10 +366,29 @@ pub fn gemm_sm90(
         return Ok(());
     }
     let x_map = boxes(x.data.at(), x.dtype, [1, x.rows, x.cols], 64)?;
-    let w_map = boxes(w.data.at(), w.dtype, [planes, n, w.cols], 128 / planes)?;
+    let w_map = boxes(w.data.at(), w.dtype, [planes, n, w.cols], TILE_COLUMNS / planes)?;
+    if let Some(squares) = &x.squares {
+        room("squares", &squares.data, x.rows * squares.parts * 4)?;
+    }
+    if let Some(begun) = &next {
+        begun.check(x.rows, n, Begun::parts_of_product(n))?;
+        if (w.dtype, target.dtype, gated) != (begun.scaled.dtype, DType::F32, false) {
+            bail!(
+                "a norm is begun of {} from {}, allowed: F32 from Bf16, without a gate",
+                target.dtype,
+                w.dtype
+            );
+        }
+    }
+    let [next_weight, next, next_squares] =
+        next.map_or([0; 3], |begun| [begun.weight, begun.scaled.data.at(), begun.squares.at()]);
     let count = |value: usize| i32::try_from(value).context("a product has more than 2^31 rows or columns");
     let epilogue = Epilogue {
         out: target.data.at() + target.at as u64,
+        squares: x.squares.as_ref().map_or(0, |squares| squares.data.at()),
+        next_weight,
+        next,
+        next_squares,
         m: count(x.rows)?,
         n: count(n)?,
         k: count(w.cols)?,
@@ -290,25 +396,27 @@ pub fn gemm_sm90(
         add: i32::from(target.add),
         activation: activated.map_or(-1, |a| a.activation as i32),
         gated: i32::from(gated),
+        parts: count(x.squares.as_ref().map_or(0, |squares| squares.parts))?,
+        epsilon: x.squares.as_ref().map_or(0.0, |squares| squares.epsilon),
         unused: 0,
     };
-    // As `GemmShape` in cuda/gemm_sm90.cu.
+    // As `GemmShape` in cuda/gemm_sm90a.cu.
     let groups = x.rows.div_ceil(64).next_power_of_two().min(4);
     let stages = if groups == 2 { 3 } else { 4 };
-    let shared_bytes = stages * ((64 * groups + 128) * 128 + 2 * 8);
-    let (tiles, y) = (n.div_ceil(128 / planes), x.rows.div_ceil(64 * groups));
+    let shared_bytes = stages * ((64 * groups + 128) * 128 + 2 * 8) + 8 + 64 * groups * 4;
+    let (tiles, y) = (n.div_ceil(TILE_COLUMNS / planes), x.rows.div_ceil(64 * groups));
     let cluster = dividing_blocks(tiles * y, w.cols.div_ceil(64), driver.multiprocessors);
     let grid =
         Grid { x: tiles * cluster, y, cluster, threads: 128 * groups + 32, shared_bytes, overlaps: false };
-    let name = format!("t5_gemm_sm90_{}_{}", w.dtype, 64 * groups);
+    let name = format!("t5_gemm_sm90a_{}_{}", w.dtype, 64 * groups);
     let list = [Map(&x_map), Map(&w_map), Bytes(bytemuck::bytes_of(&epilogue))];
     // SAFETY: see above.
-    unsafe { driver.launch("gemm_sm90", &name, grid, &list) }
+    unsafe { driver.launch("gemm_sm90a", &name, grid, &list) }
 }
 
 /// The operands of a product of `n` columns fit each other.
 pub fn check_product(x: &Matrix, w: &Matrix, n: usize, target: &Target<'_>) -> Result<()> {
-    x.check("x", w.dtype)?;
+    x.fits("x", w.dtype)?;
     same("width", x.cols, w.cols)?;
     room("weights", &w.data, w.rows * w.cols * w.dtype.size_bytes())?;
     room("product", target.data, target.at + x.rows * n * target.dtype.size_bytes())?;

@@ -1,0 +1,2 @@
+#include "../sm90/kernels.cuh"
+ONEKV_SM120_ATTENTION_E4M3

@@ -1,0 +1,2 @@
+#include "kernels.cuh"
+ONEKV_SM90A_ATTENTION_F16

@@ -1,0 +1,164 @@
+//! The model moves the right way, stays above its floors, and is held to what is measured.
+
+use onekv::plan::{Variant, variants};
+use serde_json::json;
+
+use super::assumptions::{ALL, T5};
+use super::attention::{floor_us, tile};
+use super::*;
+
+fn tiles() -> String {
+    codegen::read().unwrap()[2].clone()
+}
+
+fn all_shapes() -> Vec<Shape> {
+    shapes::Sweep::MustShow.shapes().iter().map(shape).collect()
+}
+
+/// Times of all shapes and of T5's step.
+fn times(a: &Assumptions, tiles: &str) -> Vec<f64> {
+    let times =
+        all_shapes().iter().filter_map(|s| Some(predicted(s, a, tiles).unwrap().1?.us)).collect::<Vec<_>>();
+    times.into_iter().chain(step(a, tiles).unwrap().map(|step| step.us)).collect()
+}
+
+#[test]
+fn the_page_is_of_todays_counts_plans_and_assumptions() {
+    let written = std::fs::read_to_string(root().join(PAGE)).unwrap();
+    assert!(written == page(&tiles()).unwrap(), "{PAGE} is stale; run `cargo xtask model --write`");
+}
+
+#[test]
+fn the_page_says_everywhere_that_it_is_a_prediction() {
+    let page = page(&tiles()).unwrap();
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    let rows =
+        page.lines().filter(|line| line.starts_with("| ") && line.contains(|c: char| c.is_ascii_digit()));
+    let rows = rows.filter(|line| !line.contains("not predicted"));
+    assert!(rows.clone().count() > 100);
+    headings.chain(rows).for_each(|line| assert!(line.contains(LABEL), "{line}"));
+}
+
+#[test]
+fn every_assumption_moves_times_the_right_way() {
+    let tiles = tiles();
+    let hopper = CARDS[0];
+    let before = times(&hopper, &tiles);
+    for (name, worse) in ALL {
+        let mut a = hopper;
+        worse(&mut a, 16.0);
+        let after = times(&a, &tiles);
+        assert!(
+            before.iter().zip(&after).all(|(before, after)| after >= before),
+            "{name} makes a shape quicker"
+        );
+        assert!(before.iter().sum::<f64>() < after.iter().sum(), "{name} changes nothing");
+    }
+    for hidden in [Assumptions { start_hidden: 1.0, ..hopper }, Assumptions { early: 1.0, ..hopper }] {
+        let after = times(&hidden, &tiles);
+        assert!(before.iter().zip(&after).all(|(before, after)| after <= before) && before != after);
+    }
+}
+
+/// Bytes that are read twice as fast take half as long where they are most of what is done, and less nowhere.
+#[test]
+fn twice_the_bandwidth_helps_few_rows_and_hardly_many() {
+    let tiles = tiles();
+    let fast = Assumptions {
+        memory_bytes_per_s: 2.0 * CARDS[0].memory_bytes_per_s,
+        l2_bytes_per_clock: 48.0,
+        ..CARDS[0]
+    };
+    let gain = |shape: &Shape| {
+        let [slow, fast] = [&CARDS[0], &fast].map(|a| predicted(shape, a, &tiles).unwrap().1.unwrap().us);
+        slow / fast
+    };
+    let model = "t5-base".to_owned();
+    let few = Shape { model, heads: 12, kv_heads: 12, head_dim: 64, inputs: 8, rows: 8, keys: 8192 };
+    assert!(gain(&few) > 1.6 && gain(&Shape { rows: 2048, keys: 2048, ..few }) < 1.05);
+}
+
+#[test]
+fn more_instructions_take_no_less() {
+    let tiles = tiles();
+    for shape in all_shapes() {
+        let (plan, now) = predicted(&shape, &CARDS[0], &tiles).unwrap();
+        let counts = codegen::per_tile(&tiles, &plan.variant().kernel(), "9.0").unwrap().unwrap();
+        let more = predict(&shape, &plan, &counts.map(|n| 2 * n), &CARDS[0]).unwrap();
+        assert!(more.us >= now.unwrap().us, "{shape}");
+    }
+}
+
+#[test]
+fn nothing_is_quicker_than_its_floor() {
+    let tiles = tiles();
+    for a in &CARDS {
+        for shape in all_shapes() {
+            if let Some(p) = predicted(&shape, a, &tiles).unwrap().1 {
+                assert!(p.us > floor_us(&shape, a), "{}: {shape}", a.card);
+            }
+        }
+        let Some(step) = step(a, &tiles).unwrap() else { continue };
+        assert!(step.us > step.floor_us, "{}", a.card);
+        // Nor where a product's weights may all come early, and nothing else takes time.
+        let t5 = T5 { small_us: 0.0, positions: 0.0, product_end_us: 0.0, ring_bytes: 1e12, ..a.t5 };
+        let none = Assumptions { gap_us: 0.0, idle_latency_us: 0.0, t5, ..*a };
+        let step = super::step(&none, &tiles).unwrap().unwrap();
+        assert!(step.us > step.floor_us, "{}: {} us, floor {}", a.card, step.us, step.floor_us);
+    }
+}
+
+/// The guess of what does not hide, against the figures that it was made for: steady state, 40 instructions of addresses.
+#[test]
+fn the_guess_of_overlap_is_that_of_flash_attention_3() {
+    for (head_dim, keys, published) in
+        [(64, 128, 500.0..530.0), (128, 176, 650.0..700.0), (256, 80, 700.0..760.0)]
+    {
+        let like = |v: &&Variant| v.warpgroups && (v.head_dim, v.tile_rows, v.cluster) == (head_dim, 128, 2);
+        let mut v = *variants::all().find(like).unwrap();
+        v.tile_keys = keys;
+        // Of a thread's scores an exponential each, scaled, summed, compared; of its outputs a product.
+        let counts = [40, 16, keys / 2 + 2, 3 * keys / 2 + head_dim / 2 + keys / 4, 1, 12, 4, 4];
+        let tile = tile(&v, &counts, 1, &CARDS[1]);
+        let clocks =
+            tile.parts.iter().map(|part| part.1).fold(0.0, f64::max) + CARDS[1].not_hidden * tile.shorter;
+        let tflops = (4 * 128 * keys * head_dim * 132) as f64 / clocks * CARDS[1].products_ghz * 1e-3;
+        assert!(published.contains(&tflops), "head_dim {head_dim}: {tflops:.0}");
+    }
+}
+
+/// A made-up file of a card: a time as predicted, and one that is `times` as long.
+fn made_up(times: f64) -> (String, usize) {
+    let tiles = tiles();
+    let line = |rows: usize, times: f64| {
+        let (model, inputs, keys) = ("t5-base".to_owned(), 8, 8192);
+        let shape = Shape { model, heads: 12, kv_heads: 12, head_dim: 64, inputs, rows, keys };
+        let us = times * predicted(&shape, &CARDS[0], &tiles).unwrap().1.unwrap().us;
+        json!({
+            "system": "onekv", "layout": "shared", "model": "t5-base", "heads": 12, "kv_heads": 12, "head_dim": 64,
+            "inputs": inputs, "rows": rows, "keys": keys, "kernel": "onekv_sm90_bf16_64_16", "split_keys": 64, "split_cluster": 1, "tile_rows": 16,
+            "bytes": shape.bytes(), "flops": shape.flops(), "cold_us": { "median": us },
+        })
+    };
+    let file = json!({
+        "machine": { "card": "NVIDIA H200", "compute_capability": "9.0", "multiprocessors": 132, "simulated": false },
+        "sweep": "must-show", "copy_bytes_per_s": 4e12, "empty_pair_us": { "median": 3.0 },
+        "lines": [line(1, 1.0), line(16, times)],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("h200")).unwrap();
+    std::fs::write(folder.path().join("h200/attention-must-show.json"), file.to_string()).unwrap();
+    compared(folder.path(), &tiles).unwrap()
+}
+
+#[test]
+fn measured_times_that_are_far_off_fail() {
+    for (times, error) in [(1.3, "model -23 %, too far"), (0.7, "model +43 %, too far")] {
+        let (text, off) = made_up(times);
+        assert!(text.contains("U = 1, n = 8192") && text.contains("model +0 %\n"), "{text}");
+        assert!(text.contains(error) && off == 1, "{text}");
+        assert!(trusted(off).unwrap_err().to_string().contains("1 measured times are more than 20 %"));
+    }
+    let (text, off) = made_up(1.15);
+    assert!(text.contains("model -13 %\n") && trusted(off).is_ok(), "{text}");
+}
