@@ -155,19 +155,7 @@ fn a_step_has_eight_kernels_a_layer() {
     let kernels = |dtype: &str, tokens: &str| {
         let report = folder.path().join(format!("{dtype}-{tokens}"));
         let mut run = std::process::Command::new(program());
-        run.args([
-            "--random",
-            "tiny",
-            "--backend",
-            "cuda",
-            "--gemm",
-            "own",
-            "--keys",
-            "20",
-            "--prompt-count",
-            "3",
-        ]);
-        run.args(["--mode", "pid", "--dtype", dtype, "--max-new-tokens", tokens]);
+        run.args(TINY).args([tokens, "--mode", "pid", "--dtype", dtype]);
         assert!(run.env("PTXSIM_REPORT", &report).output().unwrap().status.success());
         std::fs::read_to_string(report).map(|lines| lines.lines().count()).ok()
     };
