@@ -3,22 +3,23 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
-use cudarc::driver::{CudaContext, result};
+use cudarc::driver::{CudaContext, DeviceRepr, result};
 use half::bf16;
-use onekv::cuda::{Kernels, Memory, Prepared, Queue, Recorder, Recording};
+use onekv::cuda::{Kernels, Memory, Prepared, QuantizedKv, Queue, Recorder, Recording};
 use onekv::plan::{DeviceFacts, Plan, PlanOptions, Variant, variants};
-use onekv::{DType, Problem, SharedKv, View};
+use onekv::{DType, SharedKv, View};
 use serde::Serialize;
 
-use crate::check::{self, PERIOD, TOLERANCE};
+use crate::check::{self, TOLERANCE};
 use crate::shapes::Shape;
 use crate::timing::{Micros, replay};
 
 #[derive(Clone, Serialize)]
 pub struct Machine {
     card: String,
-    compute_capability: String,
+    pub compute_capability: String,
     multiprocessors: usize,
     l2_bytes: usize,
     memory_bytes: usize,
@@ -88,30 +89,66 @@ pub struct Card {
     empty: sys::CUfunction,
     effort: Effort,
     pub machine: Machine,
-    /// Operands of more bytes are left out.
+    /// Operands of more bytes, K and V in 16 bits, are left out.
     pub most_bytes: usize,
 }
 
 /// Memory for the operands of every shape, filled once.
 pub struct Pool {
     q: Memory<bf16>,
-    k: Memory<bf16>,
-    v: Memory<bf16>,
+    kv: [Memory<bf16>; 2],
+    codes: [Memory<u8>; 2],
+    /// Of one set, what the codes stand for.
+    decoded: [Memory<bf16>; 2],
+    /// Of every head.
+    scales: Memory<f32>,
     out: Memory<bf16>,
 }
 
+enum Kv {
+    Own(SharedKv<Memory<bf16>>),
+    E4m3(QuantizedKv<Memory<u8>, Memory<f32>>),
+}
+
 /// Q, K and V, and the output: a set of operands.
-type Operands = (View<Memory<bf16>>, SharedKv<Memory<bf16>>, View<Memory<bf16>>);
+struct Operands {
+    q: View<Memory<bf16>>,
+    kv: Kv,
+    out: View<Memory<bf16>>,
+}
+
+/// Set `set` of K and V.
+fn kv_set<E>(
+    [k, v]: &[Memory<E>; 2],
+    shape: &Shape,
+    prepared: &Prepared,
+    set: usize,
+) -> Result<SharedKv<Memory<E>>> {
+    let range = || set * shape.kv_len()..(set + 1) * shape.kv_len();
+    Ok(SharedKv::contiguous(prepared.kv_shape(), k.slice(range())?, v.slice(range())?))
+}
 
 impl Pool {
     /// Set `set` of a shape.
     fn operands(&self, shape: &Shape, prepared: &Prepared, set: usize) -> Result<Operands> {
-        let part = |memory: &Memory<bf16>, len: usize| memory.slice(set * len..(set + 1) * len);
-        let (q_len, kv_len) = (shape.q_len(), shape.kv_len());
-        let (q, out) = (part(&self.q, q_len)?, part(&self.out, q_len)?);
-        let kv = SharedKv::contiguous(prepared.kv_shape(), part(&self.k, kv_len)?, part(&self.v, kv_len)?);
-        let rows = prepared.query_shape();
-        Ok((View::contiguous(rows, q), kv, View::contiguous(rows, out)))
+        let kv = match shape.e4m3_kv {
+            false => Kv::Own(kv_set(&self.kv, shape, prepared, set)?),
+            true => {
+                let codes = kv_set(&self.codes, shape, prepared, set)?;
+                Kv::E4m3(QuantizedKv { codes, k_scale: self.scales.clone(), v_scale: self.scales.clone() })
+            }
+        };
+        let rows = |memory: &Memory<bf16>| -> Result<View<Memory<bf16>>> {
+            let len = shape.q_len();
+            Ok(View::contiguous(prepared.query_shape(), memory.slice(set * len..(set + 1) * len)?))
+        };
+        Ok(Operands { q: rows(&self.q)?, kv, out: rows(&self.out)? })
+    }
+
+    /// The first set of a shape with K and V in e4m3, for plans of 16 bits.
+    fn decoded(&self, shape: &Shape, prepared: &Prepared) -> Result<Operands> {
+        let kv = Kv::Own(kv_set(&self.decoded, shape, prepared, 0)?);
+        Ok(Operands { kv, ..self.operands(shape, prepared, 0)? })
     }
 }
 
@@ -151,7 +188,7 @@ impl Card {
     /// Bytes that a copy reads and writes per second.
     pub fn copy_bandwidth(&self) -> Result<f64> {
         let bytes = self.effort.copy_bytes;
-        let (from, to) = (self.filled(bytes / 2, 1)?, self.queue.zeros::<bf16>(bytes / 2)?);
+        let (from, to) = (self.filled(bytes / 2, &check::noise(1))?, self.queue.zeros::<bf16>(bytes / 2)?);
         let recording = self.record(|recorder| {
             // SAFETY: both are that long, and live until the last replay is over.
             let copy =
@@ -207,15 +244,23 @@ impl Card {
 
     /// Memory in which each of `shapes` finds its operands.
     pub fn pool(&self, shapes: &[Shape]) -> Result<Pool> {
-        let most = |len: fn(&Shape) -> usize| {
-            let fitting = shapes.iter().filter(|shape| shape.bytes() <= self.most_bytes);
-            fitting.map(|shape| len(shape) * self.sets(shape)).max().unwrap_or(0)
+        let fitting: Vec<&Shape> =
+            shapes.iter().filter(|s| s.with_16_bit_kv().bytes() <= self.most_bytes).collect();
+        let (e4m3, own): (Vec<&Shape>, Vec<&Shape>) = fitting.iter().partition(|s| s.e4m3_kv);
+        let most = |some: &[&Shape], len: &dyn Fn(&Shape) -> usize| {
+            some.iter().map(|shape| len(shape)).max().unwrap_or(0)
         };
-        let (q_len, kv_len) = (most(Shape::q_len), most(Shape::kv_len));
+        let q_len = most(&fitting, &|s| s.q_len() * self.sets(s));
+        let kv_len = |some| most(some, &|s| s.kv_len() * self.sets(s));
+        let [k, v] = [2, 3].map(check::quantized);
+        let codes_len = kv_len(&e4m3);
+        let decoded_len = most(&e4m3, &Shape::kv_len);
         Ok(Pool {
-            q: self.filled(q_len, 1)?,
-            k: self.filled(kv_len, 2)?,
-            v: self.filled(kv_len, 3)?,
+            q: self.filled(q_len, &check::noise(1))?,
+            kv: [self.filled(kv_len(&own), &check::noise(2))?, self.filled(kv_len(&own), &check::noise(3))?],
+            codes: [self.filled(codes_len, &k.0)?, self.filled(codes_len, &v.0)?],
+            decoded: [self.filled(decoded_len, &k.1)?, self.filled(decoded_len, &v.1)?],
+            scales: self.filled(most(&e4m3, &|s| s.model.kv_heads), &[check::SCALE])?,
             out: self.queue.zeros(q_len)?,
         })
     }
@@ -224,16 +269,15 @@ impl Card {
     /// card with many splits, joined in clusters and by a second launch, and superseded tiles with the splits that suit them
     /// best.
     pub fn plans(&self, shape: &Shape, every: bool) -> Result<Vec<Plan>> {
-        let problem = shape.problem()?;
-        let facts = self.queue.kernels().facts();
-        let mut plans = vec![Plan::new(&problem, DType::Bf16, facts, &PlanOptions::default())?];
+        let facts = self.facts();
+        let mut plans = vec![shape.plan(facts, &PlanOptions::default())?];
         if !every {
             return Ok(plans);
         }
         // Tiles that are mostly empty, and far more blocks than the card holds, are never the best.
-        let most_rows = 16.max(4 * shape.rows * problem.group());
+        let most_rows = 16.max(4 * shape.folded_rows());
         let most_blocks = 8 * facts.multiprocessors;
-        for variant in kernels(&problem).into_iter().filter(|v| v.tile_rows <= most_rows) {
+        for variant in kernels(shape).into_iter().filter(|v| v.tile_rows <= most_rows) {
             let parts: &[usize] = &[1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 48, 64, 128];
             let superseded = variants::all().any(|v| v.fits(facts) && v.supersedes(variant));
             let splits: Vec<PlanOptions> = match superseded {
@@ -246,7 +290,7 @@ impl Card {
             };
             for options in splits {
                 // A kernel that this card does not run is no plan of it.
-                let Ok(plan) = Plan::new(&problem, DType::Bf16, facts, &options) else { continue };
+                let Ok(plan) = shape.plan(facts, &options) else { continue };
                 let too_many = !plan.combines().is_empty() && plan.work().len() > most_blocks;
                 if !too_many && !plans.iter().any(|other| same(other, &plan)) {
                     plans.push(plan);
@@ -274,8 +318,11 @@ impl Card {
         let rounds = (self.effort.replay_us / (floor_us * sets as f64)).ceil().max(1.0) as usize;
         let launches = sets * rounds;
         let attend = |recorder: &mut Recorder, set: usize| -> Result<()> {
-            let (q, kv, out) = pool.operands(shape, &prepared, set)?;
-            Ok(recorder.run(&prepared, q, kv, out, None)?)
+            let Operands { q, kv, out } = pool.operands(shape, &prepared, set)?;
+            Ok(match kv {
+                Kv::Own(kv) => recorder.run(&prepared, q, kv, out, None),
+                Kv::E4m3(kv) => recorder.run_e4m3(&prepared, q, kv, out, None),
+            }?)
         };
         let cold = self.record(|recorder| (0..launches).try_for_each(|i| attend(recorder, i % sets)))?;
         let runs = if chosen { self.effort.runs } else { self.effort.runs.min(RUNS_OF_OTHERS) };
@@ -320,26 +367,44 @@ impl Card {
         })
     }
 
-    /// Compares with a second plan; gives the output's mean absolute value.
+    /// Compares with a second plan, and in e4m3 with one of 16 bits on what the codes stand for; gives the output's mean
+    /// absolute value.
     fn check(&self, pool: &Pool, shape: &Shape, plan: &Plan, prepared: &Prepared) -> Result<f64> {
+        let got = once(prepared, pool.operands(shape, prepared, 0)?)?;
+        let compare = |other: &Plan, want: Vec<bf16>| {
+            let error = check::worst_error(&got, &want, shape.model.head_dim);
+            if error > TOLERANCE {
+                let name =
+                    |plan: &Plan| format!("{} with splits of {}", plan.variant().kernel(), plan.split_keys());
+                bail!("{} and {} differ by {error:.3}", name(plan), name(other));
+            }
+            Ok(())
+        };
         let second = self.second(shape, plan)?;
-        let got = once(pool, shape, prepared)?;
-        let want = once(pool, shape, &self.queue.prepare(&second)?)?;
-        let error = check::worst_error(&got, &want, shape.model.head_dim);
-        if error > TOLERANCE {
-            let name =
-                |plan: &Plan| format!("{} with splits of {}", plan.variant().kernel(), plan.split_keys());
-            bail!("{} and {} differ by {error:.3}", name(plan), name(&second));
+        let with_second = self.queue.prepare(&second)?;
+        compare(&second, once(&with_second, pool.operands(shape, &with_second, 0)?)?)?;
+        if shape.e4m3_kv {
+            let own = shape.with_16_bit_kv().plan(self.facts(), &PlanOptions::default())?;
+            let with_own = self.queue.prepare(&own)?;
+            compare(&own, once(&with_own, pool.decoded(shape, &with_own)?)?)?;
         }
         Ok(check::mean_abs(&got))
+    }
+
+    fn facts(&self) -> &DeviceFacts {
+        self.queue.kernels().facts()
+    }
+
+    /// Whether the card has kernels for K and V in e4m3.
+    pub fn has_e4m3(&self) -> bool {
+        variants::all().any(|v| v.e4m3_kv() && v.fits(self.facts()))
     }
 
     /// A plan of another kernel, if there is one, of another architecture if there is that, and another number of
     /// splits.
     fn second(&self, shape: &Shape, plan: &Plan) -> Result<Plan> {
-        let problem = plan.problem();
         let own = plan.variant();
-        let mut others = kernels(problem);
+        let mut others = kernels(shape);
         // The nearest other tile: far ones take long. At last its own.
         others.sort_by_key(|other| {
             let (more, fewer) = (other.tile_rows.max(own.tile_rows), other.tile_rows.min(own.tile_rows));
@@ -349,18 +414,16 @@ impl Card {
         others
             .into_iter()
             .map(|variant| options(split_keys, variant))
-            .filter_map(|options| {
-                Plan::new(problem, DType::Bf16, self.queue.kernels().facts(), &options).ok()
-            })
+            .filter_map(|options| shape.plan(self.facts(), &options).ok())
             .find(|second| !same(second, plan))
             .context("no second plan to compare with")
     }
 
-    /// Noise of `seed`, again and again.
-    fn filled(&self, len: usize, seed: u32) -> Result<Memory<bf16>> {
-        let memory = self.queue.zeros::<bf16>(len)?;
-        let mut filled = PERIOD.min(len);
-        memory.write(&check::noise(seed)[..filled])?;
+    /// `period`, again and again.
+    fn filled<E: Pod + DeviceRepr>(&self, len: usize, period: &[E]) -> Result<Memory<E>> {
+        let memory = self.queue.zeros::<E>(len)?;
+        let mut filled = period.len().min(len);
+        memory.write(&period[..filled])?;
         // Doubling copies within the card are quicker than filling it from the host.
         while filled < len {
             let more = filled.min(len - filled);
@@ -372,11 +435,13 @@ impl Card {
 }
 
 /// One run into poisoned memory.
-fn once(pool: &Pool, shape: &Shape, prepared: &Prepared) -> Result<Vec<bf16>> {
-    let (q, kv, out) = pool.operands(shape, prepared, 0)?;
+fn once(prepared: &Prepared, Operands { q, kv, out }: Operands) -> Result<Vec<bf16>> {
     let memory = out.data.clone();
     memory.write(&vec![bf16::NAN; memory.len()])?;
-    prepared.run(q, kv, out, None)?;
+    match kv {
+        Kv::Own(kv) => prepared.run(q, kv, out, None),
+        Kv::E4m3(kv) => prepared.run_e4m3(q, kv, out, None),
+    }?;
     Ok(memory.read()?)
 }
 
@@ -400,10 +465,10 @@ impl Machine {
     }
 }
 
-/// Kernels that there are for this problem.
-fn kernels(problem: &Problem) -> Vec<&'static Variant> {
-    let fits = |v: &&Variant| (v.dtype, v.kv_bytes, v.head_dim) == (DType::Bf16, 2, problem.head_dim());
-    variants::all().filter(fits).collect()
+/// Kernels that there are for this shape.
+fn kernels(shape: &Shape) -> Vec<&'static Variant> {
+    let wanted = (DType::Bf16, shape.e4m3_kv, shape.model.head_dim);
+    variants::all().filter(|v| (v.dtype, v.e4m3_kv(), v.head_dim) == wanted).collect()
 }
 
 fn options(split_keys: Option<usize>, variant: &Variant) -> PlanOptions {

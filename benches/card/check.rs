@@ -1,13 +1,17 @@
 //! The numbers that are computed on, and whether a result is right.
 
 use half::bf16;
+use onekv::e4m3;
 
 /// Numbers repeat after this many, a prime: no stride of a tensor meets the same ones again soon.
-pub const PERIOD: usize = 65_521;
+const PERIOD: usize = 65_521;
 
 /// Worst vector's relative error that rounding P and the output to bf16 explains, with room: about 0.005 is usual,
 /// one key forgotten in 512 gives 0.04.
 pub const TOLERANCE: f64 = 0.03;
+
+/// What codes of the noise are multiplied with. A power of two, so that the products are bf16 exactly.
+pub const SCALE: f32 = 1.0 / 256.0;
 
 /// Evenly spread between -1 and 1. tools/peers/card.py makes the same numbers.
 pub fn noise(seed: u32) -> Vec<bf16> {
@@ -18,6 +22,12 @@ pub fn noise(seed: u32) -> Vec<bf16> {
         x ^ (x >> 16)
     };
     (0..PERIOD as u32).map(|i| bf16::from_f32((mix(i) >> 8) as f32 / (1 << 23) as f32 - 1.0)).collect()
+}
+
+/// Noise in e4m3: codes, and what they stand for.
+pub fn quantized(seed: u32) -> (Vec<u8>, Vec<bf16>) {
+    let codes = noise(seed).into_iter().map(|x| e4m3::encode(x.to_f32() / SCALE));
+    codes.map(|code| (code, bf16::from_f32(e4m3::decode(code) * SCALE))).unzip()
 }
 
 /// Largest relative error of a vector of `head_dim` elements; infinite where an element is NaN, as those that were

@@ -44,6 +44,9 @@ struct Arguments {
     /// Also time the prompts with a copy of K and V each
     #[arg(long)]
     replicated: bool,
+    /// Also time each shape with K and V in e4m3, a scale per head: few rows, on cards from 9.0 on
+    #[arg(long)]
+    e4m3: bool,
     /// Print the shapes that peers measure as JSON and stop
     #[arg(long)]
     list: bool,
@@ -128,11 +131,26 @@ fn run(arguments: &Arguments) -> Result<()> {
             }
         };
     }
+    let e4m3 = arguments.e4m3 && card.has_e4m3();
+    if arguments.e4m3 && !e4m3 {
+        let capability = &card.machine.compute_capability;
+        eprintln!(
+            "--e4m3 adds nothing: this card is {capability}, kernels for K and V in e4m3 are for 9.0 and newer"
+        );
+    }
+    // System, layout, operands, and whether every plan is timed.
+    let ways = |shape: &Shape| {
+        let mut ways = vec![("onekv", "shared", *shape, arguments.every_plan)];
+        if arguments.replicated && is_replicated(shape) {
+            ways.push(("onekv, K/V per prompt", "replicated", shape.replicated(), false));
+        }
+        if e4m3 && has_few_rows(shape) {
+            ways.push(("onekv, K/V in e4m3", "e4m3", shape.with_e4m3_kv(), arguments.every_plan));
+        }
+        ways
+    };
     let mut shapes = arguments.sweep.shapes();
-    let copies: Vec<Shape> =
-        shapes.iter().filter(|shape| is_replicated(shape)).map(Shape::replicated).collect();
-    let operands: Vec<Shape> =
-        if arguments.replicated { [&shapes[..], &copies].concat() } else { shapes.clone() };
+    let operands: Vec<Shape> = shapes.iter().flat_map(ways).map(|way| way.2).collect();
     let pool = card.pool(&operands)?;
     let mut report = Report {
         machine: card.machine.clone(),
@@ -150,11 +168,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             break;
         }
         let shape = shapes.remove(0);
-        let mut ways = vec![("onekv", "shared", shape, arguments.every_plan)];
-        if arguments.replicated && is_replicated(&shape) {
-            ways.push(("onekv, K/V per prompt", "replicated", shape.replicated(), false));
-        }
-        for (system, layout, operands, every) in ways {
+        for (system, layout, operands, every) in ways(&shape) {
             let outcomes = measure(&card, &pool, &operands, every, &report.ceilings);
             report.lines.extend(outcomes.into_iter().map(|outcome| {
                 bar.suspend(|| eprintln!("{system}: {}: {}", describe(&shape), told(&card, &outcome)));
@@ -187,12 +201,17 @@ fn is_replicated(shape: &Shape) -> bool {
     (2..=256).contains(&shape.rows)
 }
 
+/// What e4m3 is for: its tiles have 32 rows at most, and each reads all of its keys.
+fn has_few_rows(shape: &Shape) -> bool {
+    shape.folded_rows() <= 64
+}
+
 /// Every plan of a shape; a failure is a line, not the end.
 fn measure(card: &Card, pool: &card::Pool, shape: &Shape, every: bool, run: &Ceilings) -> Vec<Outcome> {
     let failed = |error: anyhow::Error| Outcome::Failed { error: format!("{error:#}") };
-    if shape.bytes() > card.most_bytes {
-        let error =
-            format!("needs {} bytes, the benchmark takes {} of this card", shape.bytes(), card.most_bytes);
+    let bytes = shape.with_16_bit_kv().bytes();
+    if bytes > card.most_bytes {
+        let error = format!("needs {bytes} bytes, the benchmark takes {} of this card", card.most_bytes);
         return vec![Outcome::TooLarge { error }];
     }
     match card.plans(shape, every) {
@@ -210,7 +229,7 @@ fn measure(card: &Card, pool: &card::Pool, shape: &Shape, every: bool, run: &Cei
 }
 
 fn describe(shape: &Shape) -> String {
-    let Shape { model, inputs, rows, keys } = shape;
+    let Shape { model, inputs, rows, keys, .. } = shape;
     format!("{}, b {inputs}, U {rows}, n {keys}", model.model)
 }
 

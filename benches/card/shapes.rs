@@ -1,6 +1,7 @@
 //! What is measured: heads of well-known models, query rows, keys, inputs.
 
-use onekv::{Keys, Problem, ProblemSpec};
+use onekv::plan::{DeviceFacts, Plan, PlanOptions};
+use onekv::{DType, Keys, Problem, ProblemSpec};
 use serde::Serialize;
 
 /// The cross-attention of one layer of a model.
@@ -35,6 +36,9 @@ pub struct Shape {
     pub inputs: usize,
     pub rows: usize,
     pub keys: usize,
+    /// K and V in e4m3 with a scale per head; else in the 16 bits of Q.
+    #[serde(skip)]
+    pub e4m3_kv: bool,
 }
 
 /// How much is measured.
@@ -131,7 +135,7 @@ fn expand(grids: &[Grid]) -> Vec<Shape> {
             for &inputs in grid.inputs {
                 for &keys in grid.keys {
                     for &rows in grid.rows {
-                        let shape = Shape { model, inputs, rows, keys };
+                        let shape = Shape { model, inputs, rows, keys, e4m3_kv: false };
                         if !shapes.contains(&shape) {
                             shapes.push(shape);
                         }
@@ -144,7 +148,7 @@ fn expand(grids: &[Grid]) -> Vec<Shape> {
 }
 
 impl Shape {
-    pub fn problem(&self) -> onekv::Result<Problem> {
+    fn problem(&self) -> onekv::Result<Problem> {
         let Model { heads, kv_heads, head_dim, softcap, .. } = self.model;
         Problem::new(ProblemSpec {
             heads,
@@ -157,9 +161,33 @@ impl Shape {
         })
     }
 
+    /// A plan for it in bf16.
+    pub fn plan(&self, facts: &DeviceFacts, options: &PlanOptions) -> onekv::Result<Plan> {
+        let problem = self.problem()?;
+        match self.e4m3_kv {
+            true => Plan::with_e4m3_kv(&problem, DType::Bf16, facts, options),
+            false => Plan::new(&problem, DType::Bf16, facts, options),
+        }
+    }
+
     /// The same prompts with a copy of K and V each: prompt-in-encoder.
     pub fn replicated(&self) -> Self {
         Self { inputs: self.inputs * self.rows, rows: 1, ..*self }
+    }
+
+    /// The same with K and V in e4m3.
+    pub fn with_e4m3_kv(&self) -> Self {
+        Self { e4m3_kv: true, ..*self }
+    }
+
+    /// The same with K and V in 16 bits.
+    pub fn with_16_bit_kv(&self) -> Self {
+        Self { e4m3_kv: false, ..*self }
+    }
+
+    /// Rows that read one K/V head of one input.
+    pub fn folded_rows(&self) -> usize {
+        self.rows * self.model.heads / self.model.kv_heads
     }
 
     /// Elements of one of K and V.
@@ -172,9 +200,10 @@ impl Shape {
         self.inputs * self.rows * self.model.heads * self.model.head_dim
     }
 
-    /// Bytes that must move: K, V, Q read once, the output written once, of 16-bit elements.
+    /// Bytes that must move: K, V with their scales, Q read once, the output written once.
     pub fn bytes(&self) -> usize {
-        2 * (2 * self.kv_len() + 2 * self.q_len())
+        let kv = if self.e4m3_kv { self.kv_len() + 4 * self.model.kv_heads } else { 2 * self.kv_len() };
+        2 * kv + 2 * 2 * self.q_len()
     }
 
     /// Multiplications and additions of scores and values.

@@ -211,7 +211,7 @@ t5() {
 smoke() {
     tests smoke- 60 --test-threads=1 a_captured_graph_replays_with_new_data the_same_bits_twice
     conformance
-    bench smoke 60 60 --replicated
+    bench smoke 60 60 --replicated --e4m3
 }
 
 # collect COMMAND...: writes JSON.
@@ -239,10 +239,10 @@ for stage in "${stages[@]}"; do
     correctness) tests '' 200 ;;
     conformance) conformance ;;
     sanitizer) sanitizer ;;
-    must-show) bench must-show 100 200 --replicated ;;
-    bench-first) bench first 110 200 --replicated ;;
+    must-show) bench must-show 140 200 --replicated --e4m3 ;;
+    bench-first) bench first 150 200 --replicated --e4m3 ;;
     bench-full) bench full 460 420 ;;
-    fit-sweep) bench fit 420 1 --every-plan ;;
+    fit-sweep) bench fit 540 1 --every-plan --e4m3 ;;
     t5) t5 ;;
     smoke) smoke ;;
     esac

@@ -17,7 +17,6 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use indicatif::ProgressBar;
 use onekv::plan::cost::{Constants, estimate};
 use onekv::plan::{DeviceFacts, Plan, PlanOptions, variants};
-use onekv::{Keys, Problem, ProblemSpec};
 use rayon::prelude::*;
 
 use crate::codegen;
@@ -157,7 +156,7 @@ fn read(files: &[PathBuf]) -> Result<Sweeps> {
             Some(_) => {}
             None => machine = Some((run.machine.clone(), facts, file)),
         }
-        for line in run.lines.iter().filter(|line| line.owner == Owner::Ours) {
+        for line in run.lines.iter().filter(|line| matches!(line.owner, Owner::Ours | Owner::E4m3)) {
             let plan = plan(line, &facts).with_context(|| format!("{}: {}", file.display(), line.shape))?;
             let plans = groups.entry((i, line.shape.clone())).or_default();
             // The plan that was chosen is among the others too: one plan, timed twice.
@@ -182,21 +181,11 @@ fn plan(line: &Line, facts: &DeviceFacts) -> Result<Plan> {
     let chosen = line.plan.as_ref().context("a line of ours without a plan")?;
     let variant = variants::all().find(|v| v.kernel() == chosen.kernel);
     let variant = variant.with_context(|| format!("kernel {} is not one of today's", chosen.kernel))?;
-    let Shape { heads, kv_heads, head_dim, inputs, rows, keys, .. } = line.shape;
-    let problem = Problem::new(ProblemSpec {
-        heads,
-        kv_heads,
-        head_dim,
-        scale: 1.0,
-        softcap: None,
-        row_offsets: (0..=inputs).map(|b| b * rows).collect(),
-        keys: Keys::Packed { offsets: (0..=inputs).map(|b| b * keys).collect() },
-    })?;
     let options = PlanOptions::of(variant)
         .with_split_keys(chosen.split_keys)
         .with_split_cluster(chosen.split_cluster)
         .with_tile_rows(chosen.tile_rows);
-    let plan = Plan::new(&problem, variant.dtype, facts, &options)?;
+    let plan = line.shape.plan(variant.dtype, facts, &options)?;
     let splits = (plan.split_keys(), plan.split_cluster());
     if plan.variant() != variant || splits != (chosen.split_keys, chosen.split_cluster) {
         bail!(

@@ -310,7 +310,8 @@ fn check_in(kit: &Path, elsewhere: &Path) -> Result<()> {
 /// What a smoke run left.
 struct Verdict {
     steps: Vec<(String, String)>,
-    timed: usize,
+    /// Systems of the lines that have a time.
+    timed: Vec<String>,
     errors: Vec<String>,
     simulated: bool,
 }
@@ -329,7 +330,10 @@ impl Verdict {
         let ours = || lines.iter().filter(|line| text(&line["system"]).starts_with("onekv"));
         Ok(Self {
             steps: steps.iter().map(|step| (text(&step["name"]), text(&step["outcome"]))).collect(),
-            timed: ours().filter(|line| line["cold_us"]["median"].is_f64()).count(),
+            timed: ours()
+                .filter(|line| line["cold_us"]["median"].is_f64())
+                .map(|line| text(&line["system"]))
+                .collect(),
             errors: ours().filter(|line| !line["error"].is_null()).map(|line| text(&line["error"])).collect(),
             simulated: bench["machine"]["simulated"] == true,
         })
@@ -346,10 +350,15 @@ impl Verdict {
         if let Some(error) = self.errors.first() {
             bail!("the kit's benchmark: {error}");
         }
-        if self.timed == 0 || !self.simulated {
-            bail!("the kit's benchmark has {} lines, simulated {}", self.timed, self.simulated);
+        for system in ["onekv", "onekv, K/V per prompt", "onekv, K/V in e4m3"] {
+            if !self.timed.iter().any(|timed| timed == system) {
+                bail!("the kit's benchmark has no line of {system}");
+            }
         }
-        println!("the kit runs: {} steps, {} lines of the benchmark", self.steps.len(), self.timed);
+        if !self.simulated {
+            bail!("the kit's benchmark was not simulated");
+        }
+        println!("the kit runs: {} steps, {} lines of the benchmark", self.steps.len(), self.timed.len());
         Ok(())
     }
 }

@@ -17,8 +17,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
+use onekv::DType;
 use onekv::plan::{Plan, PlanOptions};
-use onekv::{DType, Keys, Problem, ProblemSpec};
 
 use crate::codegen;
 use crate::report::data::{Results, Shape};
@@ -66,23 +66,14 @@ fn trusted(off: usize) -> Result<()> {
 
 fn shape(s: &shapes::Shape) -> Shape {
     let shapes::Model { model, heads, kv_heads, head_dim, .. } = s.model;
-    let (model, inputs, rows, keys) = (model.to_owned(), s.inputs, s.rows, s.keys);
-    Shape { model, heads, kv_heads, head_dim, inputs, rows, keys }
+    let (model, inputs, rows, keys, e4m3_kv) = (model.to_owned(), s.inputs, s.rows, s.keys, s.e4m3_kv);
+    Shape { model, heads, kv_heads, head_dim, inputs, rows, keys, e4m3_kv }
 }
 
 /// What the plan takes and how long that is; `None` for kernels whose instructions were not counted.
 fn predicted(shape: &Shape, a: &Assumptions, tiles: &str) -> Result<(Plan, Option<Prediction>)> {
-    let problem = Problem::new(ProblemSpec {
-        heads: shape.heads,
-        kv_heads: shape.kv_heads,
-        head_dim: shape.head_dim,
-        scale: 1.0,
-        softcap: None,
-        row_offsets: (0..=shape.inputs).map(|b| b * shape.rows).collect(),
-        keys: Keys::Packed { offsets: (0..=shape.inputs).map(|b| b * shape.keys).collect() },
-    })?;
     let facts = codegen::facts(a.compute_capability, a.multiprocessors)?;
-    let plan = Plan::new(&problem, DType::Bf16, &facts, &PlanOptions::default())?;
+    let plan = shape.plan(DType::Bf16, &facts, &PlanOptions::default())?;
     let counts = codegen::per_tile(tiles, &plan.variant().kernel(), a.compute_capability)?;
     let prediction = counts.map(|counts| predict(shape, &plan, &counts, a)).transpose()?;
     Ok((plan, prediction))
@@ -106,6 +97,7 @@ enum Aim {
 
 fn aim(shape: &Shape, a: &Assumptions) -> Aim {
     match shape.head_dim {
+        _ if shape.e4m3_kv => Aim::None,
         _ if is_large(shape) => Aim::OfCopy(0.9),
         _ if !is_many(shape) || shape.keys < 2048 || a.compute_capability != "9.0" => Aim::None,
         64 => Aim::Tflops(480.0),
@@ -166,7 +158,8 @@ fn step(a: &Assumptions, tiles: &str) -> Result<Option<t5::Step>> {
     let model = work.model().context("no such model")?;
     let heads = model.heads as usize;
     let (inputs, rows, keys, head_dim) = (1, work.prompts, work.keys, model.head_dim as usize);
-    let shape = Shape { model: work.shape.clone(), heads, kv_heads: heads, head_dim, inputs, rows, keys };
+    let (model, kv_heads) = (work.shape.clone(), heads);
+    let shape = Shape { model, heads, kv_heads, head_dim, inputs, rows, keys, e4m3_kv: false };
     let (_, attention) = predicted(&shape, a, tiles)?;
     Ok(attention.and_then(|attention| t5::step(&work, &attention, a)))
 }
@@ -201,6 +194,24 @@ fn page(tiles: &str) -> Result<String> {
         }
         writeln!(text, "{table}")?;
     }
+    write!(
+        text,
+        "\n## {}, few rows, K and V in e4m3: {LABEL}\n\nUp to 32 prompts over K/V of 67 MB and more in 16 bits. Gain: \
+         time predicted in 16 bits over this.\n\n",
+        first.card
+    )?;
+    let mut e4m3 = table(&[&COLUMNS[..7], &["gain"]].concat());
+    for own in shapes.iter().filter(|shape| is_large(shape) && shape.rows <= 32) {
+        let shape = Shape { e4m3_kv: true, ..own.clone() };
+        let [Some(own), Some(less)] = [predicted(own, first, tiles)?.1, predicted(&shape, first, tiles)?.1]
+        else {
+            bail!("{shape}: its instructions were not counted");
+        };
+        let mut cells = row(&shape, first, tiles)?;
+        cells.truncate(7);
+        e4m3.add_row(cells.into_iter().chain([format!("{:.2}x", own.us / less.us)]));
+    }
+    writeln!(text, "{e4m3}")?;
     write!(text, "\n## Decode step of Flan-T5-XL, U = 64, n = 512, bf16: {LABEL}\n\n")?;
     let mut steps = table(&["card", "kernels", "time", "unit", "over its floor", "target", ""]);
     for a in &CARDS {
@@ -296,7 +307,9 @@ fn compared(results: &Path, tiles: &str) -> Result<(String, usize)> {
             writeln!(text, "{folder}, sweep {}: measured, and the model's error", run.sweep)?;
             let joined = crate::report::sweep::Joined::new(run);
             // Softcaps cost what was not counted.
-            for (shape, _, line) in joined.ours().filter(|(shape, ..)| !shape.model.contains("softcap")) {
+            let lines = joined.rows.values().flat_map(|row| [row.ours, row.e4m3]).flatten();
+            for line in lines.filter(|line| !line.shape.model.contains("softcap")) {
+                let shape = &line.shape;
                 let Some(p) = predicted(shape, &a, tiles)?.1 else { continue };
                 let error = p.us / line.cold_us - 1.0;
                 let is_off = error.abs() > TRUSTED;

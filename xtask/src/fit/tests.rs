@@ -27,45 +27,35 @@ fn machine((capability, _, multiprocessors): Card) -> Value {
     })
 }
 
+fn shape(head_dim: usize, inputs: usize, rows: usize, keys: usize) -> Shape {
+    let (model, heads) = ("made-up".to_owned(), 12);
+    Shape { model, heads, kv_heads: heads, head_dim, inputs, rows, keys, e4m3_kv: false }
+}
+
 /// Every plan of a shape, at the times that `truth` gives them, but for noise.
-fn shape_lines(
-    card: Card,
-    shape: (usize, usize, usize, usize),
-    truth: &Constants,
-    random: &mut StdRng,
-) -> Vec<Value> {
+fn shape_lines(card: Card, shape: &Shape, truth: &Constants, random: &mut StdRng) -> Vec<Value> {
     let facts = codegen::facts(card.0, card.2).unwrap();
-    let (head_dim, inputs, rows, keys) = shape;
-    let heads = 12;
-    let problem = Problem::new(ProblemSpec {
-        heads,
-        kv_heads: heads,
-        head_dim,
-        scale: 1.0,
-        softcap: None,
-        row_offsets: (0..=inputs).map(|b| b * rows).collect(),
-        keys: Keys::Packed { offsets: (0..=inputs).map(|b| b * keys).collect() },
-    })
-    .unwrap();
-    let splits = (0..).map(|power| keys.div_ceil(1 << power)).take_while(|keys| *keys >= 64);
-    let mut plans =
-        vec![(true, Plan::new(&problem, onekv::DType::Bf16, &facts, &PlanOptions::default()).unwrap())];
+    let plan = |options: &PlanOptions| shape.plan(onekv::DType::Bf16, &facts, options);
+    let splits = (0..).map(|power| shape.keys.div_ceil(1 << power)).take_while(|keys| *keys >= 64);
+    let mut plans = vec![(true, plan(&PlanOptions::default()).unwrap())];
     for split_keys in splits {
-        for variant in variants::all()
-            .filter(|v| (v.dtype, v.kv_bytes) == (onekv::DType::Bf16, 2) && !superseded(v, &facts))
-        {
+        for variant in variants::all().filter(|v| {
+            (v.dtype, v.e4m3_kv()) == (onekv::DType::Bf16, shape.e4m3_kv) && !superseded(v, &facts)
+        }) {
             let options = PlanOptions::of(variant).with_split_keys(split_keys);
-            if let Ok(plan) = Plan::new(&problem, onekv::DType::Bf16, &facts, &options)
+            if let Ok(plan) = plan(&options)
                 && !plans.iter().any(|(chosen, other)| !chosen && *other == plan)
             {
                 plans.push((false, plan));
             }
         }
     }
+    let Shape { heads, kv_heads, head_dim, inputs, rows, keys, .. } = *shape;
+    let (system, layout) = if shape.e4m3_kv { ("onekv, K/V in e4m3", "e4m3") } else { ("onekv", "shared") };
     let line = |(chosen, plan): (bool, Plan)| {
         let us = cost(&plan, &facts, truth) * random.random_range(0.995..1.005);
         json!({
-            "system": "onekv", "layout": "shared", "model": "made-up", "heads": heads, "kv_heads": heads,
+            "system": system, "layout": layout, "model": "made-up", "heads": heads, "kv_heads": kv_heads,
             "head_dim": head_dim, "inputs": inputs, "rows": rows, "keys": keys, "kernel": plan.variant().kernel(),
             "tile_rows": plan.variant().tile_rows, "split_keys": plan.split_keys(), "split_cluster": plan.split_cluster(), "chosen": chosen,
             "bytes": 1.0, "flops": 1.0, "cold_us": { "median": us, "p10": us, "p90": us, "runs": 21 },
@@ -81,7 +71,12 @@ fn sweep(card: Card, truth: &Constants) -> Value {
         for inputs in [1, 16] {
             for keys in [512, 8192] {
                 for rows in [1, 30, 64, 512] {
-                    lines.extend(shape_lines(card, (head_dim, inputs, rows, keys), truth, &mut random));
+                    let shape = shape(head_dim, inputs, rows, keys);
+                    lines.extend(shape_lines(card, &shape, truth, &mut random));
+                    if card == HOPPER && rows <= 64 {
+                        let e4m3 = Shape { e4m3_kv: true, ..shape };
+                        lines.extend(shape_lines(card, &e4m3, truth, &mut random));
+                    }
                 }
             }
         }
@@ -117,6 +112,7 @@ fn truth(card: Card) -> Constants {
         bytes_per_us: now.bytes_per_us * bytes,
         mma_flops_per_us: now.mma_flops_per_us * mma,
         wgmma_flops_per_us: now.wgmma_flops_per_us * 1.4,
+        instructions_per_us: now.instructions_per_us * 0.5,
         exponentials_per_us: now.exponentials_per_us * 1.5,
         not_hidden: 0.4,
         ..*now
@@ -128,7 +124,15 @@ fn constants_behind_a_sweep_are_recovered() {
     for card in [HOPPER, AMPERE] {
         let sweeps = read_all(&[sweep(card, &truth(card))]).unwrap();
         let shapes: Vec<&Measured> = sweeps.shapes.iter().collect();
-        assert_eq!(shapes.len(), 3 * 2 * 2 * 4);
+        let e4m3 = shapes.iter().filter(|m| m.shape.e4m3_kv).count();
+        assert_eq!(
+            (shapes.len() - e4m3, e4m3),
+            (3 * 2 * 2 * 4, if card == HOPPER { 3 * 2 * 2 * 3 } else { 0 })
+        );
+        for measured in &shapes {
+            let fits = |plan: &Plan| plan.variant().e4m3_kv() == measured.shape.e4m3_kv;
+            assert!(measured.plans.iter().all(|(plan, _)| fits(plan)), "{}", measured.shape);
+        }
         let current = Constants::of(card.1);
         let fitted = fit(&shapes, &sweeps.facts, current, 8, &ProgressBar::hidden());
         let before = regrets(&shapes, &sweeps.facts, current);
@@ -143,6 +147,10 @@ fn constants_behind_a_sweep_are_recovered() {
         let error = shapes.iter().map(|m| m.error(&sweeps.facts, &fitted)).sum::<f64>() / shapes.len() as f64;
         assert!(error.sqrt() < 0.05, "{}", error.sqrt());
         assert_eq!(fitted.fma_flops_per_us, current.fma_flops_per_us, "the sweep has no f32");
+        if card == HOPPER {
+            let found = fitted.instructions_per_us / truth(card).instructions_per_us;
+            assert!((0.8..1.25).contains(&found), "e4m3 says what instructions cost: {found}");
+        }
         if card == AMPERE {
             let none = [fitted.warpgroups_us, fitted.join_us];
             assert_eq!(none, [0.0; 2], "what the architecture does not have");
@@ -153,7 +161,7 @@ fn constants_behind_a_sweep_are_recovered() {
 #[test]
 fn true_constants_stay() {
     let now = Constants::of((9, 0));
-    let lines = shape_lines(HOPPER, (64, 1, 16, 2048), now, &mut StdRng::seed_from_u64(7));
+    let lines = shape_lines(HOPPER, &shape(64, 1, 16, 2048), now, &mut StdRng::seed_from_u64(7));
     let mut exact = file(machine(HOPPER), lines);
     for line in exact["lines"].as_array_mut().unwrap() {
         // Without noise the plan's own choice is the best one.
@@ -168,10 +176,10 @@ fn true_constants_stay() {
 #[test]
 fn only_kernels_that_the_library_takes_are_fitted() {
     let mut random = StdRng::seed_from_u64(7);
-    let lines = shape_lines(HOPPER, (64, 1, 16, 2048), &truth(HOPPER), &mut random);
+    let lines = shape_lines(HOPPER, &shape(64, 1, 16, 2048), &truth(HOPPER), &mut random);
     let own = lines.len() - 1;
     // The same shape by kernels for 8.0, which run on Hopper too, and here take no time.
-    let mut older = shape_lines(AMPERE, (64, 1, 16, 2048), &truth(AMPERE), &mut random);
+    let mut older = shape_lines(AMPERE, &shape(64, 1, 16, 2048), &truth(AMPERE), &mut random);
     for line in &mut older {
         line["cold_us"]["median"] = json!(1e-3);
         line["chosen"] = json!(false);
@@ -188,7 +196,7 @@ fn only_kernels_that_the_library_takes_are_fitted() {
 #[test]
 fn what_cannot_be_fitted_is_refused() {
     let refused = |files: &[Value]| format!("{:#}", read_all(files).err().expect("should be refused"));
-    let lines = shape_lines(HOPPER, (64, 1, 16, 512), &truth(HOPPER), &mut StdRng::seed_from_u64(7));
+    let lines = shape_lines(HOPPER, &shape(64, 1, 16, 512), &truth(HOPPER), &mut StdRng::seed_from_u64(7));
     let good = file(machine(HOPPER), lines.clone());
     assert!(read_all(&[good.clone(), good.clone()]).is_ok());
 
@@ -215,6 +223,13 @@ fn what_cannot_be_fitted_is_refused() {
     let error = refused(&[with("/lines/0/kernel", json!("onekv_of_old"))]);
     assert!(
         error.contains("made-up, b = 1, U = 16, n = 512: kernel onekv_of_old is not one of today's"),
+        "{error}"
+    );
+    let mut e4m3 = good.clone();
+    (e4m3["lines"][0]["system"], e4m3["lines"][0]["layout"]) = (json!("onekv, K/V in e4m3"), json!("e4m3"));
+    let error = refused(&[e4m3]);
+    assert!(
+        error.contains("n = 512, K/V in e4m3: tile_rows") && error.contains(", not onekv_sm90_bf16_64_"),
         "{error}"
     );
     let error = refused(&[with("/lines/0/split_keys", json!(3))]);

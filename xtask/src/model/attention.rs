@@ -46,9 +46,10 @@ pub struct Prediction {
 }
 
 impl Shape {
-    /// Bytes that must move, of 16-bit elements, and operations.
+    /// Bytes that must move: K, V with their scales, Q and the output; and operations.
     pub fn bytes(&self) -> f64 {
-        self.kv_bytes() + (4 * self.inputs * self.rows * self.heads * self.head_dim) as f64
+        let scales = if self.e4m3_kv { 2 * 4 * self.kv_heads } else { 0 };
+        self.kv_bytes() + (scales + 4 * self.inputs * self.rows * self.heads * self.head_dim) as f64
     }
 
     pub fn flops(&self) -> f64 {

@@ -11,8 +11,15 @@ fn tiles() -> String {
     codegen::read().unwrap()[2].clone()
 }
 
+/// As the benchmark measures them, with K and V in 16 bits, and few rows in e4m3 too.
+fn all_measured() -> Vec<shapes::Shape> {
+    let own = shapes::Sweep::MustShow.shapes();
+    let few = own.iter().filter(|shape| shape.folded_rows() <= 64).map(shapes::Shape::with_e4m3_kv);
+    own.iter().copied().chain(few).collect()
+}
+
 fn all_shapes() -> Vec<Shape> {
-    shapes::Sweep::MustShow.shapes().iter().map(shape).collect()
+    all_measured().iter().map(shape).collect()
 }
 
 /// Times of all shapes and of T5's step.
@@ -60,6 +67,13 @@ fn every_assumption_moves_times_the_right_way() {
     }
 }
 
+#[test]
+fn bytes_are_those_that_the_benchmark_says() {
+    for measured in all_measured() {
+        assert_eq!(shape(&measured).bytes(), measured.bytes() as f64, "{}", shape(&measured));
+    }
+}
+
 /// Bytes that are read twice as fast take half as long where they are most of what is done, and less nowhere.
 #[test]
 fn twice_the_bandwidth_helps_few_rows_and_hardly_many() {
@@ -74,7 +88,16 @@ fn twice_the_bandwidth_helps_few_rows_and_hardly_many() {
         slow / fast
     };
     let model = "t5-base".to_owned();
-    let few = Shape { model, heads: 12, kv_heads: 12, head_dim: 64, inputs: 8, rows: 8, keys: 8192 };
+    let few = Shape {
+        model,
+        heads: 12,
+        kv_heads: 12,
+        head_dim: 64,
+        inputs: 8,
+        rows: 8,
+        keys: 8192,
+        e4m3_kv: false,
+    };
     assert!(gain(&few) > 1.6 && gain(&Shape { rows: 2048, keys: 2048, ..few }) < 1.05);
 }
 
@@ -127,15 +150,16 @@ fn the_guess_of_overlap_is_that_of_flash_attention_3() {
     }
 }
 
-/// A made-up file of a card: a time as predicted, and one that is `times` as long.
-fn made_up(times: f64) -> (String, usize) {
+/// A made-up file of a card: times as predicted, and one that is `times` as long, of K and V in e4m3 or not.
+fn made_up(times: f64, e4m3: bool) -> (String, usize) {
     let tiles = tiles();
-    let line = |rows: usize, times: f64| {
+    let line = |rows: usize, times: f64, e4m3_kv: bool| {
         let (model, inputs, keys) = ("t5-base".to_owned(), 8, 8192);
-        let shape = Shape { model, heads: 12, kv_heads: 12, head_dim: 64, inputs, rows, keys };
+        let shape = Shape { model, heads: 12, kv_heads: 12, head_dim: 64, inputs, rows, keys, e4m3_kv };
+        let (system, layout) = if e4m3_kv { ("onekv, K/V in e4m3", "e4m3") } else { ("onekv", "shared") };
         let us = times * predicted(&shape, &CARDS[0], &tiles).unwrap().1.unwrap().us;
         json!({
-            "system": "onekv", "layout": "shared", "model": "t5-base", "heads": 12, "kv_heads": 12, "head_dim": 64,
+            "system": system, "layout": layout, "model": "t5-base", "heads": 12, "kv_heads": 12, "head_dim": 64,
             "inputs": inputs, "rows": rows, "keys": keys, "kernel": "onekv_sm90_bf16_64_16", "split_keys": 64, "split_cluster": 1, "tile_rows": 16,
             "bytes": shape.bytes(), "flops": shape.flops(), "cold_us": { "median": us },
         })
@@ -143,7 +167,7 @@ fn made_up(times: f64) -> (String, usize) {
     let file = json!({
         "machine": { "card": "NVIDIA H200", "compute_capability": "9.0", "multiprocessors": 132, "simulated": false },
         "sweep": "must-show", "copy_bytes_per_s": 4e12, "empty_pair_us": { "median": 3.0 },
-        "lines": [line(1, 1.0), line(16, times)],
+        "lines": [line(1, 1.0, false), line(16, times, e4m3), line(16, 1.0, !e4m3)],
     });
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("h200")).unwrap();
@@ -153,12 +177,17 @@ fn made_up(times: f64) -> (String, usize) {
 
 #[test]
 fn measured_times_that_are_far_off_fail() {
-    for (times, error) in [(1.3, "model -23 %, too far"), (0.7, "model +43 %, too far")] {
-        let (text, off) = made_up(times);
-        assert!(text.contains("U = 1, n = 8192") && text.contains("model +0 %\n"), "{text}");
-        assert!(text.contains(error) && off == 1, "{text}");
+    for (times, e4m3, shape, error) in [
+        (1.3, false, "n = 8192: ", "model -23 %"),
+        (0.7, false, "n = 8192: ", "model +43 %"),
+        (1.3, true, "n = 8192, K/V in e4m3: ", "model -23 %"),
+    ] {
+        let (text, off) = made_up(times, e4m3);
+        assert_eq!((text.matches("model +0 %\n").count(), off), (2, 1), "{text}");
+        let line = text.lines().find(|line| line.ends_with(", too far")).unwrap();
+        assert!(line.contains(&format!("U = 16, {shape}")) && line.contains(error), "{text}");
         assert!(trusted(off).unwrap_err().to_string().contains("1 measured times are more than 20 %"));
     }
-    let (text, off) = made_up(1.15);
+    let (text, off) = made_up(1.15, true);
     assert!(text.contains("model -13 %\n") && trusted(off).is_ok(), "{text}");
 }

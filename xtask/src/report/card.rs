@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use super::data::{AttentionRun, Card, Shape};
+use super::data::{AttentionRun, Card, Line, Shape};
 use super::page::{Files, folded, picture, short, source, without_time};
 use super::sweep::{Joined, Row};
 use super::{crossover, figures, t5, targets};
@@ -65,17 +65,20 @@ fn sweep(folder: &str, run: &AttentionRun, files: &mut Files) -> Result<String> 
 
 fn table(joined: &Joined, shown: impl Fn(&Shape) -> bool) -> Result<String> {
     let replicated = joined.rows.values().any(|row| row.replicated.is_some());
+    let e4m3 = joined.rows.values().any(|row| row.e4m3.is_some());
     let mut text = String::from("| model | b | n | U | us, cold | us, warm | GB/s | of copy | TFLOPS |");
     if replicated {
         text += " K/V per prompt |";
     }
+    if e4m3 {
+        text += " K/V in e4m3, of copy |";
+    }
     for peer in &joined.peers {
         write!(text, " {peer} |")?;
     }
-    let columns = 9 + usize::from(replicated) + joined.peers.len();
+    let columns = 9 + usize::from(replicated) + usize::from(e4m3) + joined.peers.len();
     writeln!(text, "\n|{}", " --- |".repeat(columns))?;
-    let mut rows: Vec<(&Shape, &Row)> =
-        joined.rows.iter().map(|(s, row)| (*s, row)).filter(|r| shown(r.0)).collect();
+    let mut rows: Vec<(&Shape, &Row)> = joined.rows.iter().filter(|r| shown(r.0)).collect();
     let place = |shape: &Shape| joined.models.iter().position(|m| *m == shape.model);
     rows.sort_by_key(|(s, _)| (place(s), s.inputs, s.keys, s.rows));
     for (shape, row) in rows {
@@ -93,15 +96,18 @@ fn table(joined: &Joined, shown: impl Fn(&Shape) -> bool) -> Result<String> {
             100.0 * joined.of_copy(ours),
             short(ours.flops / ours.cold_us * 1e-6),
         )?;
-        let mut ratio = |us: Option<f64>| match us {
-            Some(us) => write!(text, " {:.2}x |", us / ours.cold_us),
-            None => write!(text, " |"),
+        let ratio = |line: Option<&Line>| {
+            line.map(|line| format!(" {:.2}x", line.cold_us / ours.cold_us)).unwrap_or_default()
         };
         if replicated {
-            ratio(row.replicated.map(|line| line.cold_us))?;
+            write!(text, "{} |", ratio(row.replicated))?;
+        }
+        if e4m3 {
+            let part = |line: &Line| format!(", {:.1} %", 100.0 * joined.of_copy(line));
+            write!(text, "{}{} |", ratio(row.e4m3), row.e4m3.map(part).unwrap_or_default())?;
         }
         for peer in &joined.peers {
-            ratio(row.peers.iter().find(|line| line.system == *peer).map(|line| line.cold_us))?;
+            write!(text, "{} |", ratio(row.peers.iter().copied().find(|line| line.system == *peer)))?;
         }
         text.push('\n');
     }

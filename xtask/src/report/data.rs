@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use onekv::plan::{DeviceFacts, Plan, PlanOptions};
+use onekv::{DType, Keys, Problem, ProblemSpec};
 use serde::Deserialize;
 use t5::cost::{ModelShape, Workload};
 
@@ -123,6 +125,8 @@ pub enum Owner {
     Ours,
     /// onekv, a copy of K/V per prompt: prompt-in-encoder.
     Replicated,
+    /// onekv, one K/V in e4m3.
+    E4m3,
     Peer,
 }
 
@@ -161,23 +165,50 @@ pub struct Shape {
     pub inputs: usize,
     pub rows: usize,
     pub keys: usize,
+    /// K and V in e4m3 with a scale per head; else in 16 bits.
+    pub e4m3_kv: bool,
 }
 
 impl Shape {
+    /// The same with K and V in 16 bits.
+    pub fn with_16_bit_kv(&self) -> Self {
+        Self { e4m3_kv: false, ..self.clone() }
+    }
+
+    /// The library's plan for it.
+    pub fn plan(&self, dtype: DType, facts: &DeviceFacts, options: &PlanOptions) -> onekv::Result<Plan> {
+        let Self { heads, kv_heads, head_dim, inputs, rows, keys, .. } = *self;
+        let problem = Problem::new(ProblemSpec {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0,
+            softcap: None,
+            row_offsets: (0..=inputs).map(|b| b * rows).collect(),
+            keys: Keys::Packed { offsets: (0..=inputs).map(|b| b * keys).collect() },
+        })?;
+        match self.e4m3_kv {
+            true => Plan::with_e4m3_kv(&problem, dtype, facts, options),
+            false => Plan::new(&problem, dtype, facts, options),
+        }
+    }
+
     /// Rows that read one K/V head of one input.
     pub fn folded_rows(&self) -> usize {
         self.rows * self.heads / self.kv_heads
     }
 
-    /// Bytes of one K and one V of 16-bit elements.
+    /// Bytes of one K and one V.
     pub fn kv_bytes(&self) -> f64 {
-        (4 * self.inputs * self.keys * self.kv_heads * self.head_dim) as f64
+        let of_element = if self.e4m3_kv { 1 } else { 2 };
+        (2 * of_element * self.inputs * self.keys * self.kv_heads * self.head_dim) as f64
     }
 }
 
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{}, b = {}, U = {}, n = {}", self.model, self.inputs, self.rows, self.keys)
+        let kv = if self.e4m3_kv { ", K/V in e4m3" } else { "" };
+        write!(f, "{}, b = {}, U = {}, n = {}{kv}", self.model, self.inputs, self.rows, self.keys)
     }
 }
 

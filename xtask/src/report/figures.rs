@@ -12,8 +12,9 @@ pub struct Shown {
     pub figure: Figure,
 }
 
-/// Looks: ours and PIE's copies, then the peers.
+/// Looks: ours, with K and V in e4m3, and PIE's copies, then the peers.
 const OURS: usize = 0;
+const E4M3: usize = 7;
 const REPLICATED: usize = 6;
 const FIRST_PEER: usize = 1;
 
@@ -51,7 +52,7 @@ fn model_title(joined: &Joined, model: &str) -> String {
     })
 }
 
-fn ticks<'a>(shapes: impl Iterator<Item = &'a &'a Shape>) -> Vec<f64> {
+fn ticks<'a>(shapes: impl Iterator<Item = &'a Shape>) -> Vec<f64> {
     let mut rows: Vec<usize> = shapes.map(|shape| shape.rows).collect();
     rows.sort();
     rows.dedup();
@@ -137,7 +138,10 @@ fn time(joined: &Joined) -> Shown {
                 points: rows().filter_map(|(s, row)| Some((s.rows as f64, of(row)?))).collect(),
                 ..Series::default()
             };
-            let mut series = vec![line("onekv", OURS, &|row| Some(row.ours?.cold_us))];
+            let mut series = vec![
+                line("onekv", OURS, &|row| Some(row.ours?.cold_us)),
+                line("onekv, K/V in e4m3", E4M3, &|row| Some(row.e4m3?.cold_us)),
+            ];
             for peer in &joined.peers {
                 let time = |row: &Row| row.peers.iter().find(|l| l.system == *peer).map(|l| l.cold_us);
                 series.push(line(peer, look(joined, peer), &time));
@@ -147,7 +151,10 @@ fn time(joined: &Joined) -> Shown {
             let mut series = some(series);
             let least = |row: &Row| Some(row.ours?.bytes / joined.run.copy_bytes_per_s * 1e6);
             let floor = rows().filter_map(|(s, row)| Some((s.rows as f64, least(row)?))).collect();
-            series.push(rule("bytes that must move, at the copy's bandwidth".to_owned(), floor));
+            series.push(rule(
+                "bytes that must move, K/V in 16 bits, at the copy's bandwidth".to_owned(),
+                floor,
+            ));
             panels.push(Panel {
                 title: format!("{}, n = {keys}, b = {inputs}", model_title(joined, model)),
                 x: ROWS.to_owned(),
@@ -180,7 +187,7 @@ fn by_keys(joined: &Joined, y: &str, value: &dyn Fn(&Shape, &Line) -> Option<f64
             title: format!("{}, b = {inputs}", model_title(joined, model)),
             x: ROWS.to_owned(),
             y: y.to_owned(),
-            x_ticks: ticks(groups.iter().flatten().map(|(shape, _)| shape)),
+            x_ticks: ticks(groups.iter().flatten().map(|(shape, _)| *shape)),
             series: some(series.collect()),
         }
     };

@@ -19,7 +19,8 @@ const HEAD: &str = "\
 
 Every number here is from a file in [results](../results), whose machine and date stand with it. b is the number of
 inputs, U the prompts (query rows) of each, n the keys of each. A peer's ratio is its time over ours in the same run:
-more than 1 means that ours is the quicker. Targets are those set for an H200.
+more than 1 means that ours is the quicker. Ours with K/V per prompt or in e4m3 has its time over that with one K/V in
+Q's type. Targets are those set for an H200.
 ";
 
 const NO_CARD: &str = "

@@ -12,13 +12,15 @@ pub struct Row<'a> {
     /// Other plans, where the sweep has them.
     pub others: Vec<&'a Line>,
     pub replicated: Option<&'a Line>,
+    pub e4m3: Option<&'a Line>,
     pub peers: Vec<&'a Line>,
 }
 
 /// A sweep with its lines by shape.
 pub struct Joined<'a> {
     pub run: &'a AttentionRun,
-    pub rows: BTreeMap<&'a Shape, Row<'a>>,
+    /// By shape with K and V in 16 bits.
+    pub rows: BTreeMap<Shape, Row<'a>>,
     /// Models and peers in the order of the file.
     pub models: Vec<&'a str>,
     pub peers: Vec<&'a str>,
@@ -28,11 +30,14 @@ impl<'a> Joined<'a> {
     pub fn new(run: &'a AttentionRun) -> Self {
         let mut joined = Self { run, rows: BTreeMap::new(), models: Vec::new(), peers: Vec::new() };
         for line in &run.lines {
-            let row = joined.rows.entry(&line.shape).or_default();
+            let row = joined.rows.entry(line.shape.with_16_bit_kv()).or_default();
             match (line.owner, line.plan.as_ref().is_none_or(|plan| plan.by_cost)) {
                 (Owner::Ours, true) => row.ours = Some(line),
                 (Owner::Ours, false) => row.others.push(line),
                 (Owner::Replicated, _) => row.replicated = Some(line),
+                (Owner::E4m3, true) => row.e4m3 = Some(line),
+                // For `fit` alone.
+                (Owner::E4m3, false) => {}
                 (Owner::Peer, _) => row.peers.push(line),
             }
             let known = |names: &mut Vec<&'a str>, name: &'a str| {
@@ -50,7 +55,7 @@ impl<'a> Joined<'a> {
 
     /// Shapes that ours has a time for.
     pub fn ours(&self) -> impl Iterator<Item = (&'a Shape, &Row<'a>, &'a Line)> {
-        self.rows.iter().filter_map(|(shape, row)| Some((*shape, row, row.ours?)))
+        self.rows.values().filter_map(|row| Some((&row.ours?.shape, row, row.ours?)))
     }
 
     /// Part of the copy's bandwidth at which the bytes that must move did.

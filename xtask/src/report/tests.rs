@@ -35,7 +35,9 @@ fn line(
     let (inputs, rows, keys) = shape;
     let copies = if layout == "replicated" { rows } else { 1 };
     let width = heads * head_dim;
-    let bytes = 4 * inputs * (copies * keys * kv_heads * head_dim + rows * width);
+    let kv = 4 * inputs * copies * keys * kv_heads * head_dim;
+    let kv = if layout == "e4m3" { kv / 2 + 8 * kv_heads } else { kv };
+    let bytes = kv + 4 * inputs * rows * width;
     json!({
         "system": system, "layout": layout, "model": name, "heads": heads, "kv_heads": kv_heads,
         "head_dim": head_dim, "softcap": null, "inputs": inputs, "rows": rows, "keys": keys,
@@ -84,6 +86,7 @@ fn refused(file: &str, content: &str) -> String {
 }
 
 const FILE: &str = "made-up/attention-full.json";
+const E4M3: &str = "onekv, K/V in e4m3";
 
 /// A whole sweep with peers, of a card that obeys a roofline.
 fn sweep() -> Value {
@@ -103,6 +106,9 @@ fn sweep() -> Value {
                     if rows > 1 && rows <= 256 {
                         let us = time("replicated", 0.85, 4.0);
                         lines.push(line("onekv, K/V per prompt", "replicated", model, shape, us));
+                    }
+                    if rows <= 64 {
+                        lines.push(line(E4M3, "e4m3", model, shape, time("e4m3", 0.85, 4.0)));
                     }
                     let folded = time("shared", 0.5, 6.0);
                     lines.push(line("PyTorch SDPA flash", "folded", model, shape, folded));
@@ -135,10 +141,10 @@ fn a_whole_sweep_has_every_figure_with_every_series() {
         );
     }
     for system in
-        ["onekv", "PyTorch SDPA flash, folded", "PyTorch SDPA flash, expanded", "FlexAttention, folded"]
+        ["onekv", E4M3, "PyTorch SDPA flash, folded", "PyTorch SDPA flash, expanded", "FlexAttention, folded"]
     {
         assert!(has(figure("time"), system), "{system}");
-        assert_eq!(has(figure("peers"), system), system != "onekv", "{system}");
+        assert_eq!(has(figure("peers"), system), !system.starts_with("onekv"), "{system}");
     }
     // Two key lengths of three models, ten numbers of rows, and the legend.
     let ours = |svg: &str| svg.lines().filter(|l| l.starts_with("<circle") && l.contains("#D55E00")).count();
@@ -312,12 +318,14 @@ fn tables_hold_what_was_measured() {
     let lines = vec![
         line("onekv", "shared", BASE, shape, 10.0),
         line("onekv, K/V per prompt", "replicated", BASE, shape, 160.0),
+        line(E4M3, "e4m3", BASE, shape, 6.0),
         line("SDPA", "folded", BASE, shape, 25.0),
     ];
     let made = report(FILE, &run(lines).to_string()).unwrap();
     // K, V: 2 x 8 x 512 x 768 x 2 bytes, Q and O 2 x 8 x 30 x 768 x 2: 13,320,192 bytes in 10 us are 1332 GB/s, 33.3 %
-    // of 4 TB/s. 4 x 8 x 30 x 768 x 512 = 377,487,360 FLOP in 10 us are 37.7 TFLOPS.
-    let row = "| t5-base | 8 | 512 | 30 | 10.0 |  | 1332 | 33.3 % | 37.7 | 16.00x | 2.50x |";
+    // of 4 TB/s. 4 x 8 x 30 x 768 x 512 = 377,487,360 FLOP in 10 us are 37.7 TFLOPS. K and V in e4m3 are 6,291,456 bytes and
+    // 96 of scales, with Q and O 7,028,832, in 6 us 29.3 %.
+    let row = "| t5-base | 8 | 512 | 30 | 10.0 |  | 1332 | 33.3 % | 37.7 | 16.00x | 0.60x, 29.3 % | 2.50x |";
     for path in ["docs/performance.md", "results/made-up/attention-full.md"] {
         assert!(made[path].contains(row), "{}", made[path]);
     }
@@ -339,17 +347,22 @@ fn lines_without_a_time_are_said_and_not_counted() {
     failed["error"] = json!("out of memory\nat some place");
     let mut wrong = line("Other", "folded", BASE, shape, 1.0);
     wrong["mean_abs"] = json!(0.26);
-    let lines = vec![line("onekv", "shared", BASE, shape, 10.0), failed, wrong];
+    let mut e4m3 = line(E4M3, "e4m3", BASE, shape, 6.0);
+    e4m3["mean_abs"] = json!(0.24);
+    let mut copies = line("onekv, K/V per prompt", "replicated", BASE, shape, 160.0);
+    copies["mean_abs"] = json!(0.26);
+    let lines = vec![line("onekv", "shared", BASE, shape, 10.0), failed, wrong, e4m3, copies];
     let mut file = run(lines);
     file["peers"] =
         json!({ "flashinfer": { "absent": "no wheel" }, "torch": { "version": "2.9.1", "more": 1 } });
     let page = &report(FILE, &file.to_string()).unwrap()["docs/performance.md"];
     assert!(page.contains("- flashinfer was not measured: no wheel\n- torch 2.9.1\n"), "{page}");
     assert!(page.contains("- FA3, folded: no time for 1 of its shapes: out of memory\n"), "{page}");
-    assert!(
-        page.contains("- Other, folded: no time for 1 of its shapes: left out: its output is not"),
-        "{page}"
-    );
+    for system in ["Other, folded", E4M3] {
+        let why = format!("- {system}: no time for 1 of its shapes: left out: its output is not");
+        assert!(page.contains(&why), "{page}");
+    }
+    assert!(page.contains("| 16.00x |"), "copies hold other numbers: {page}");
     assert!(
         page.contains("Every shape: time of the best peer over ours | >= 0.95x | no such case"),
         "{page}"
@@ -385,6 +398,11 @@ fn bad_files_are_refused_with_file_and_field() {
         (changed("/lines/0/kv_heads", json!(0)), "lines[0].kv_heads is 0, allowed: 1 or more"),
         (changed("/lines/0/layout", json!("upside down")), "lines[0].layout: unknown variant `upside down`"),
         (changed("/lines/0/layout", json!("folded")), "layout does not fit system \"onekv\""),
+        (changed("/lines/0/layout", json!("e4m3")), "layout does not fit system \"onekv\""),
+        (
+            changed("/lines/0/system", json!(E4M3)),
+            "layout does not fit system \"onekv, K/V in e4m3\", allowed",
+        ),
         (changed("/copy_bytes_per_s", json!(0)), "copy_bytes_per_s is 0"),
         (changed("/machine/simulated", json!(true)), "machine.simulated is true"),
         (changed("/sweep", json!("other")), "sweep is other, which belongs into attention-other.json"),
@@ -453,5 +471,5 @@ fn results_are_read_by_folder() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), FILE, &sweep().to_string());
     let results = Results::read(folder.path()).unwrap();
-    assert_eq!(results.cards["made-up"].attention[0].lines.len(), 3 * 3 * 4 * (10 * 5 + 7));
+    assert_eq!(results.cards["made-up"].attention[0].lines.len(), 3 * 3 * 4 * (10 * 5 + 7 + 6));
 }
