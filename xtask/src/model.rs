@@ -97,7 +97,6 @@ enum Aim {
 
 fn aim(shape: &Shape, a: &Assumptions) -> Aim {
     match shape.head_dim {
-        _ if shape.e4m3_kv => Aim::None,
         _ if is_large(shape) => Aim::OfCopy(0.9),
         _ if !is_many(shape) || shape.keys < 2048 || a.compute_capability != "9.0" => Aim::None,
         64 => Aim::Tflops(480.0),

@@ -30,6 +30,8 @@ const CLI: &[&str] = &["-p", "t5", "--test", "t5_cli"];
 const SASS: &[&str] = &["-p", "xtask", "codegen::sass"];
 const BOUNDS: &[&str] = &["-p", "xtask", "allowed"];
 const MODEL: &[&str] = &["-p", "xtask", "model::"];
+const FIT: &[&str] = &["-p", "xtask", "fit::"];
+const REPORT: &[&str] = &["-p", "xtask", "report::"];
 const SIM: &[&str] = &["-p", "ptxsim"];
 const CUDA: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "cuda"];
 const STREAMS: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "streams"];
@@ -563,6 +565,12 @@ const BUGS: &[Planted] = &[
     Planted { name: "weights are fetched before there is time for it", file: "xtask/src/model/t5.rs",
         from: "let early = (free_us + a.gap_us).min(bytes.min(a.t5.ring_bytes) / bytes_per_us);",
         to: "let early = bytes.min(a.t5.ring_bytes) / bytes_per_us;", caught_by: MODEL },
+    Planted { name: "the model's bytes are those of 16 bits in e4m3", file: "xtask/src/report/data.rs",
+        from: "if self.e4m3_kv { 1 } else { 2 }", to: "2", caught_by: MODEL },
+    Planted { name: "fit compares plans in e4m3 with those in 16 bits", file: "xtask/src/fit.rs",
+        from: "groups.entry((i, line.shape.clone()))", to: "groups.entry((i, line.shape.with_16_bit_kv()))", caught_by: FIT },
+    Planted { name: "the report holds copies of K and V to the output of one", file: "xtask/src/report/data/file.rs",
+        from: ".filter(|_| owner != Owner::Replicated)", to: "", caught_by: REPORT },
     Planted { name: "the virtual GPU ends a context that another thread has retained", file: "ptxsim/driver/src/api/context.rs",
         from: "if all || card.primary_references == 0 {", to: "{", caught_by: DRIVER },
 ];
