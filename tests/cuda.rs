@@ -169,6 +169,71 @@ fn every_ring_goes_round() {
     }
 }
 
+/// Maxima that grow from tile to tile in some rows of a warp and not in others, by more and by less than a kernel puts up with
+/// before it follows: to 2^207 times the first weights.
+fn growing(variant: &Variant) -> Case {
+    let keys = 9 * variant.key_warps * variant.tile_keys + 5;
+    let mut case = Case::packed(1, 1, variant.head_dim, &[(variant.tile_rows, keys)]);
+    (case.magnitude, case.trend, case.spec.scale) = (12.0, true, 1.0);
+    case
+}
+
+#[test]
+fn maxima_grow_row_by_row() {
+    let Some(card) = card() else { return };
+    for variant in on_tensor_cores(card) {
+        run_variant(variant, &growing(variant), &of_variant(variant, 1 << 20));
+    }
+}
+
+/// Exponentials are right to 2^-21 at every place of a tile, those on the FMA pipes too, and NaN stays NaN.
+#[test]
+fn every_exponential_of_a_tile_is_exact() {
+    let Some(card) = card() else { return };
+    for variant in runnable(card).filter(|v| v.warpgroups && v.cluster == 1) {
+        match variant.dtype {
+            DType::F16 => exponentials::<f16>(variant),
+            _ => exponentials::<bf16>(variant),
+        }
+    }
+}
+
+/// A head for each key of the first tile, which has scores of 0 to -1.5 by rows. One key of the second tile has a score of 0,
+/// all others -inf: the LSE is log(1 + exp(score)). At last all scores are -inf.
+fn exponentials<E: TestElement>(variant: &Variant) {
+    let (keys, dim) = (variant.tile_keys, variant.head_dim);
+    let mut case = Case::packed(keys, keys, dim, &[(64, 2 * keys)]);
+    case.spec.scale = 1.0;
+    let vector = |first: f32, second: f32| {
+        let rest = std::iter::repeat_n(0.0, dim - 2);
+        [first, second].into_iter().chain(rest).map(E::from_f32)
+    };
+    for value in [-1.5, f32::NAN, f32::NEG_INFINITY] {
+        let mut operands = Operands::<E>::new(&case);
+        operands.q = (0..64 * keys).flat_map(|i| vector((i / keys) as f32 / 64.0, 1.0)).collect();
+        operands.k = (0..2 * keys * keys)
+            .flat_map(|i| match (i / keys, i % keys) {
+                _ if value == f32::NEG_INFINITY => vector(0.0, value),
+                (key, head) if key == head => vector(value, 0.0),
+                (key, _) if key == keys => vector(0.0, 0.0),
+                _ => vector(0.0, f32::NEG_INFINITY),
+            })
+            .collect();
+        let answer = operands.run(|problem, q, kv, out, lse| {
+            attend_with(&of_variant(variant, 1 << 20), problem, q, kv, out, lse).map(|_| ())
+        });
+        for (i, got) in answer.lse.into_iter().enumerate() {
+            let (row, head) = (i / keys, i % keys);
+            let score = f64::from(value) * row as f64 / 64.0;
+            let same = match value {
+                f32::NEG_INFINITY => got == value,
+                _ => (f64::from(got) - score.exp().ln_1p()).abs() < 4e-7 || got.is_nan() && value.is_nan(),
+            };
+            assert!(same, "{}, key {head}, score {score}: an LSE of {got}", variant.kernel());
+        }
+    }
+}
+
 /// More entries of work than blocks at once: blocks of warpgroups go on to a second and a third, longer and shorter, with
 /// and without keys, and the rings go round from one to the next.
 #[test]
@@ -787,6 +852,29 @@ fn settled_keys_and_values_do_not_wait() {
             let seen = "read while the launch before may still store it: griddepcontrol.wait comes first";
             assert!(said[1].contains(seen) && said[1].contains(&kernel), "{kernel}: {said:?}");
         }
+    }
+}
+
+/// Where no maximum grows by much, no output is rescaled behind the first tile: of 9 of each warp 3 at least.
+#[test]
+fn outputs_are_rescaled_where_maxima_grow() {
+    let work = || {
+        let Some(card) = card() else { return };
+        for variant in on_tensor_cores(card) {
+            let growing = growing(variant);
+            let flat = Case { magnitude: 0.5, trend: false, ..growing.clone() };
+            for case in [growing, flat] {
+                run_variant(variant, &case, &of_variant(variant, 1 << 20));
+            }
+        }
+    };
+    let name = "outputs_are_rescaled_where_maxima_grow";
+    let (Some(card), Some(launches)) = (card(), counted(name, work)) else { return };
+    assert_eq!(launches.len(), 2 * on_tensor_cores(card).count());
+    for (variant, launches) in on_tensor_cores(card).zip(launches.chunks(2)) {
+        let products = variant.key_warps * variant.tile_rows * variant.head_dim / 32;
+        let saved = launches[0].warp_instructions as i64 - launches[1].warp_instructions as i64;
+        assert!(saved >= 3 * products as i64, "{} of {products} a tile: {saved}", launches[0].kernel);
     }
 }
 

@@ -12,12 +12,36 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
+// 2^x for x <= 0 on the FMA pipes, to 2^-22 as ex2.approx: 2^n p(x - n), n the nearest integer, where p has the least
+// relative error of degree 5 on [-1/2, 1/2] with p(0) = 1. What is below 2^-126.5 becomes 0; NaN stays NaN.
+__device__ __forceinline__ float exp2_polynomial(float x) {
+    float clamped;
+    asm("max.NaN.f32 %0, %1, 0fC2FE0000;" : "=f"(clamped) : "f"(x));  // -127: 2^n is the float 0 then
+    // n + 127, what the exponent of 2^n is, in the last bits of the sum.
+    constexpr float ROUND = 12582912.0f + 127;
+    const float rounded = clamped + ROUND, r = clamped - (rounded - ROUND);
+    float p = fmaf(0.0013264727f, r, 0.009671513f);
+    p = fmaf(p, r, 0.055507336f), p = fmaf(p, r, 0.24022242f), p = fmaf(p, r, 0.693147f);
+    return fmaf(p, r, 1.0f) * __int_as_float(__float_as_int(rounded) << 23);
+}
+
 // tanh to 2^-23, absolutely: (1 - e) / (1 + e) with e = exp(-2 |x|). tanhf branches by size, which costs the loops
 // more than the exponentials do.
 __device__ __forceinline__ float tanh_approx(float x) {
     const float e = exp2_approx(-2 * LOG2E * fabsf(x));
     return copysignf(__fdividef(1 - e, 1 + e), x);
 }
+
+// Of a warp's sixteen rows: each times its own factor.
+template <int N>
+__device__ __forceinline__ void scale_rows(float (&tile)[N][4], const float (&factors)[2]) {
+#pragma unroll
+    for (int j = 0; j < N; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) tile[j][i] *= factors[i / 2];
+}
+// What softmax() gives is mostly 1 in all rows of a warp: a vote costs less than to multiply all outputs.
+__device__ __forceinline__ bool all_one(const float (&factors)[2]) { return __all_sync(~0u, factors[0] == 1 && factors[1] == 1); }
 
 // Scores from dot products: either untouched, with the scale left to the exponential, or capped.
 struct Score {
@@ -36,8 +60,9 @@ struct Score {
     __device__ __forceinline__ float shift(float highest) const {
         return highest == -INFINITY ? 0.0f : highest * log2_scale;
     }
-    __device__ __forceinline__ float weight(float score, float shift) const {
-        return exp2_approx(fmaf(score, log2_scale, -shift));
+    __device__ __forceinline__ float weight(float score, float shift, bool polynomial = false) const {
+        const float x = fmaf(score, log2_scale, -shift);
+        return polynomial ? exp2_polynomial(x) : exp2_approx(x);
     }
 
     // Of a warp's scores of 16 rows: element i of s[j] is row lane / 4 + i / 2 * 8, key 8 j + lane % 4 * 2 + i % 2.
@@ -62,13 +87,15 @@ struct Score {
                 if (8 * j + i % 2 >= left) s[j][i] = -INFINITY;
     }
     // Scores to weights. Raises the maxima of the two rows, adds to a lane's share of their sums, and gives the
-    // factor on what was summed up before.
-    template <int N>
+    // factor on what was summed up before: mostly 1, as a maximum stays until it would make weights of more than 2^8. Only the
+    // row itself has a say in that. POLYNOMIALS: a tenth of the weights is left to the FMA pipes, where those for
+    // exponentials are what is short.
+    template <bool POLYNOMIALS = false, int N>
     __device__ __forceinline__ void softmax(float (&s)[N][4], float (&highest)[2], float (&sum)[2], float (&rescale)[2]) const {
-        softmax(s, highest, sum, rescale, {log2_scale, log2_scale});
+        softmax<POLYNOMIALS>(s, highest, sum, rescale, {log2_scale, log2_scale});
     }
     // The same where the scores of each row have a scale of their own.
-    template <int N>
+    template <bool POLYNOMIALS = false, int N>
     __device__ __forceinline__ void softmax(
         float (&s)[N][4], float (&highest)[2], float (&sum)[2], float (&rescale)[2], const float (&log2_scales)[2]) const {
 #pragma unroll
@@ -80,14 +107,17 @@ struct Score {
             for (int j = 0; j < N; j++) top = fmaxf(top, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
             top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
             top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+            const bool rises = (top - highest[r]) * row.log2_scale > 8;
+            top = rises ? top : highest[r];
             const float down = row.shift(top);
-            rescale[r] = row.weight(highest[r], down);
+            // The exponent of an equal maximum is what its product with the scale was rounded by, not 0.
+            rescale[r] = rises ? row.weight(highest[r], down) : 1.0f;
             highest[r] = top;
             sum[r] *= rescale[r];
 #pragma unroll
             for (int j = 0; j < N; j++) {
                 s[j][2 * r] = row.weight(s[j][2 * r], down);
-                s[j][2 * r + 1] = row.weight(s[j][2 * r + 1], down);
+                s[j][2 * r + 1] = row.weight(s[j][2 * r + 1], down, POLYNOMIALS && j % 5 == 2);
                 sum[r] += s[j][2 * r] + s[j][2 * r + 1];
             }
         }

@@ -104,10 +104,7 @@ __device__ __forceinline__ void attend_tile(const OnekvAttention& p, const Onekv
         score.mask(s, work.key_end - work.key_begin - tile * KEYS - first, lane);
         float rescale[2];
         score.softmax(s, highest, sum, rescale);
-#pragma unroll
-        for (int j = 0; j < DIM / 8; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) out[j][i] *= rescale[i / 2];
+        if (!all_one(rescale)) scale_rows(out, rescale);
 
 #pragma unroll
         for (int key = 0; key < WARP_KEYS; key += 16) {

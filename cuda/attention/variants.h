@@ -26,12 +26,12 @@
 
 #define ONEKV_SM90A_ATTENTION_BF16 \
     ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_64, 64, 64, 1, 128, 1, 256, 3, 106592, 2) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_128, 64, 128, 1, 128, 1, 384, 4, 147584, 1) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_128x2, 64, 128, 2, 128, 1, 384, 4, 147584, 1) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_192, 64, 192, 1, 128, 1, 512, 4, 155776, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_128, 64, 128, 1, 128, 1, 384, 4, 163968, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_128x2, 64, 128, 2, 128, 1, 384, 4, 163968, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_64_192, 64, 192, 1, 128, 1, 512, 4, 180352, 1) \
     ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_128_64, 128, 64, 1, 64, 1, 256, 3, 114784, 2) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_128_128, 128, 128, 1, 128, 1, 384, 2, 163904, 1) \
-    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_128_128x2, 128, 128, 2, 128, 1, 384, 2, 163904, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_128_128, 128, 128, 1, 128, 1, 384, 2, 196672, 1) \
+    ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_128_128x2, 128, 128, 2, 128, 1, 384, 2, 196672, 1) \
     ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_256_64, 256, 64, 1, 64, 1, 256, 2, 163904, 1) \
     ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_256_128, 256, 128, 1, 80, 1, 384, 2, 229440, 1) \
     ONEKV_WARPGROUPS(__nv_bfloat16, onekv_sm90a_bf16_256_128x2, 256, 128, 2, 80, 1, 384, 2, 229440, 1)
@@ -67,12 +67,12 @@
 
 #define ONEKV_SM90A_ATTENTION_F16 \
     ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_64, 64, 64, 1, 128, 1, 256, 3, 106592, 2) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_128, 64, 128, 1, 128, 1, 384, 4, 147584, 1) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_128x2, 64, 128, 2, 128, 1, 384, 4, 147584, 1) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_192, 64, 192, 1, 128, 1, 512, 4, 155776, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_128, 64, 128, 1, 128, 1, 384, 4, 163968, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_128x2, 64, 128, 2, 128, 1, 384, 4, 163968, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_64_192, 64, 192, 1, 128, 1, 512, 4, 180352, 1) \
     ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_128_64, 128, 64, 1, 64, 1, 256, 3, 114784, 2) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_128_128, 128, 128, 1, 128, 1, 384, 2, 163904, 1) \
-    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_128_128x2, 128, 128, 2, 128, 1, 384, 2, 163904, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_128_128, 128, 128, 1, 128, 1, 384, 2, 196672, 1) \
+    ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_128_128x2, 128, 128, 2, 128, 1, 384, 2, 196672, 1) \
     ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_256_64, 256, 64, 1, 64, 1, 256, 2, 163904, 1) \
     ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_256_128, 256, 128, 1, 80, 1, 384, 2, 229440, 1) \
     ONEKV_WARPGROUPS(__half, onekv_sm90a_f16_256_128x2, 256, 128, 2, 80, 1, 384, 2, 229440, 1)

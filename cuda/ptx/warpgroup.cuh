@@ -56,6 +56,7 @@ struct RegisterProduct;
 #define ONEKV_SUMS_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define ONEKV_SUMS_40 ONEKV_SUMS_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define ONEKV_SUMS_64 ONEKV_SUMS_40 ", %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define ONEKV_SUMS_128 ONEKV_SUMS_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 // SUMS accumulators, and the numbers of the operands that follow them.
 #define ONEKV_SHARED_PRODUCT(T, TYPE, N, SUMS, A, B, ADD, ...) \
     template <> \
@@ -69,7 +70,7 @@ struct RegisterProduct;
 #define ONEKV_REGISTER_PRODUCT(T, TYPE, N, SUMS, A0, A1, A2, A3, B, ...) \
     template <> \
     struct RegisterProduct<T, N> { \
-        __device__ __forceinline__ static void run(float (*d)[4], const uint32_t (&a)[4], uint64_t b) { \
+        __device__ __forceinline__ static void run(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64_t b) { \
             asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" ONEKV_SUMS_##SUMS "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", 1, 1, 1, 1;" \
                          : __VA_ARGS__ \
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)); \
@@ -80,6 +81,7 @@ struct RegisterProduct;
     ONEKV_SHARED_PRODUCT(T, TYPE, 80, 40, 40, 41, 42, ONEKV_D32(d, 0), ONEKV_D8(d, 8)) \
     ONEKV_SHARED_PRODUCT(T, TYPE, 128, 64, 64, 65, 66, ONEKV_D32(d, 0), ONEKV_D32(d, 8)) \
     ONEKV_REGISTER_PRODUCT(T, TYPE, 64, 32, 32, 33, 34, 35, 36, ONEKV_D32(d, 0)) \
-    ONEKV_REGISTER_PRODUCT(T, TYPE, 128, 64, 64, 65, 66, 67, 68, ONEKV_D32(d, 0), ONEKV_D32(d, 8))
+    ONEKV_REGISTER_PRODUCT(T, TYPE, 128, 64, 64, 65, 66, 67, 68, ONEKV_D32(d, 0), ONEKV_D32(d, 8)) \
+    ONEKV_REGISTER_PRODUCT(T, TYPE, 256, 128, 128, 129, 130, 131, 132, ONEKV_D32(d, 0), ONEKV_D32(d, 8), ONEKV_D32(d, 16), ONEKV_D32(d, 24))
 ONEKV_PRODUCTS(__nv_bfloat16, "bf16")
 ONEKV_PRODUCTS(__half, "f16")

@@ -143,7 +143,8 @@ struct StreamProducts {
         const float (&rescale)[ROW_TILES][2], uint32_t v_tile) const {
         const uint32_t first = panel_chunk<KEYS>(v_tile, lane % 16, lane / 16);
 #pragma unroll
-        for (int t = 0; t < ROW_TILES; t++) scale_rows(out[t], rescale[t]);
+        for (int t = 0; t < ROW_TILES; t++)
+            if (!all_one(rescale[t])) scale_rows(out[t], rescale[t]);
 #pragma unroll
         for (int key = 0; key < KEYS; key += 16) {
             uint32_t a[ROW_TILES][4];
@@ -160,13 +161,6 @@ struct StreamProducts {
                 }
             }
         }
-    }
-    template <int N>
-    __device__ __forceinline__ static void scale_rows(float (&tile)[N][4], const float (&factors)[2]) {
-#pragma unroll
-        for (int j = 0; j < N; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) tile[j][i] *= factors[i / 2];
     }
     // The warps that share a tile.
     __device__ __forceinline__ void team_sync() const {
@@ -249,7 +243,7 @@ __device__ __forceinline__ void attend_stream(
         for (int t = 0; t < ROW_TILES; t++) {
             if (score.cap > 0) {
                 const float factors[2] = {products.row_factor(t, 0), products.row_factor(t, 1)};
-                products.scale_rows(s[t], factors);
+                scale_rows(s[t], factors);
                 score.cap_all(s[t]);
             }
             score.mask(s[t], left, lane);

@@ -8,8 +8,8 @@
 // TILE_KEYS clocks (two warps' tiles in half), in which a scheduler issues as many instructions. For four bytes of each
 // lane a warp issues two conversions of K; a permutation and two conversions of V; two products per row tile. With the
 // softmax and all else in the loop, counted in what ptxas 13.0 made for bf16 Q, that is of the clocks, in percent:
-// 32, 30, 25 for 16 rows of DIM 64, 128, 256, and 49, 45, 42 for 32 rows. K widened to bf16 instead, which needs no
-// factors on Q, takes six instructions more for four bytes of K.
+// 31, 27, 21 for 16 rows of DIM 64, 128, 256, and 47, 39, 35 for 32 rows, in tiles that rescale nothing. K widened to
+// bf16 instead, which needs no factors on Q, takes six instructions more for four bytes of K.
 #pragma once
 #include <type_traits>
 
@@ -162,7 +162,8 @@ struct StreamProductsE4m3 : StreamProducts<Shape_> {
             rescales[OUT_TILES - 1][0] = other[0], rescales[OUT_TILES - 1][1] = other[1];
         }
 #pragma unroll
-        for (int t = 0; t < OUT_TILES; t++) this->scale_rows(out[t], rescales[t]);
+        for (int t = 0; t < OUT_TILES; t++)
+            if (!all_one(rescales[t])) scale_rows(out[t], rescales[t]);
         const uint32_t first = chunk(v_tile, this->lane % 16, this->first_column() / 16 + this->lane / 16);
 #pragma unroll
         for (int i = 0; i < KEYS / 16; i++) {

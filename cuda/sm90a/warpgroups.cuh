@@ -39,13 +39,17 @@ struct WarpgroupShape {
     static constexpr int PART_PANELS = PART_OF_PANELS ? DIM / 64 / CLUSTER : 0, PART_KEYS = PART_OF_PANELS ? 0 : TILE_KEYS / CLUSTER;
     static constexpr int PART_BYTES = TILE_BYTES / CLUSTER;
     static constexpr int Q_BYTES = 64 * DIM * 2;  // of one warpgroup
+    static constexpr bool TURNS = GROUPS >= 2 && DIM <= 128;
+    // Where a second one fits, the next entry's Q comes beside the products of the one before it.
+    static constexpr int Q_PLACES = TURNS ? 2 : 1;
     // K stages, V stages, Q, barriers.
     static constexpr int Q_AT = 2 * STAGES * TILE_BYTES;
-    static constexpr int BARRIERS_AT = Q_AT + GROUPS * Q_BYTES;
+    static constexpr int BARRIERS_AT = Q_AT + GROUPS * Q_PLACES * Q_BYTES;
     static constexpr int SHARED_BYTES = BARRIERS_AT + 4 * STAGES * 8;
     // What 64 K registers are divided into: the producer needs few.
     static constexpr int BLOCKS = SHARED_BYTES <= 113 * 1024 && GROUPS == 1 ? 2 : 1;
-    static constexpr bool TURNS = GROUPS >= 2 && DIM <= 128;
+    // At DIM 256 exponentials are far from what is short.
+    static constexpr bool POLYNOMIALS = DIM <= 128;
     static constexpr int PRODUCER_REGISTERS = GROUPS == 2 ? 24 : GROUPS == 3 ? 32 : 40;
     static constexpr int CONSUMER_REGISTERS = GROUPS == 2 ? 240 : GROUPS == 3 ? 160 : BLOCKS == 2 ? 216 : 240;
 };
@@ -54,7 +58,7 @@ struct WarpgroupShape {
 template <typename Shape>
 struct Products {
     using T = typename Shape::Element;
-    static constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS, N = DIM < 128 ? DIM : 128;
+    static constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS;
 
     __device__ __forceinline__ static uint64_t k_tile(uint32_t address) { return tile_descriptor(address, 16); }
     __device__ __forceinline__ static uint64_t v_tile(uint32_t address) { return tile_descriptor(address, KEYS * 128); }
@@ -68,10 +72,7 @@ struct Products {
     // O += P V.
     __device__ __forceinline__ static void values(float (&out)[DIM / 8][4], const uint32_t (&weights)[KEYS / 16][4], uint64_t v) {
 #pragma unroll
-        for (int key = 0; key < KEYS; key += 16)
-#pragma unroll
-            for (int d = 0; d < DIM; d += N)
-                RegisterProduct<T, N>::run(out + d / 8, weights[key / 16], further(v, d / 64 * KEYS * 8 + key * 8));
+        for (int key = 0; key < KEYS; key += 16) RegisterProduct<T, DIM>::run(out, weights[key / 16], further(v, key * 8));
     }
 };
 
@@ -176,7 +177,7 @@ __device__ __forceinline__ void attend_warpgroups(
         registers_take<Shape::CONSUMER_REGISTERS>();
         predecessors_wait();
         const int first_row = (group - 1) * 64;
-        const uint32_t q_tile = base + Shape::Q_AT + (group - 1) * Shape::Q_BYTES;
+        const uint32_t q_places = base + Shape::Q_AT + (group - 1) * Shape::Q_PLACES * Shape::Q_BYTES;
         const Score score(p);
         float s[KEYS / 8][4], out[DIM / 8][4], highest[2], sum[2], rescale[2];
         uint32_t weights[KEYS / 16][4];
@@ -192,17 +193,14 @@ __device__ __forceinline__ void attend_warpgroups(
         };
         using Multiply = Products<Shape>;
         // Of the first stages. Opaque: what they are made of is not to be computed again for every product.
-        uint64_t q_desc = Multiply::k_tile(q_tile), k_desc = Multiply::k_tile(k_at(0)), v_desc = Multiply::v_tile(v_at(0));
-        asm volatile("" : "+l"(q_desc), "+l"(k_desc), "+l"(v_desc));
+        uint64_t k_desc = Multiply::k_tile(k_at(0)), v_desc = Multiply::v_tile(v_at(0));
+        asm volatile("" : "+l"(k_desc), "+l"(v_desc));
         // To the scale of the values that are added next. Where there are no turns it runs beside Q K^T; a turn would only be
         // longer by it.
         auto rescale_out = [&] {
-#pragma unroll
-            for (int j = 0; j < DIM / 8; j++) {
-#pragma unroll
-                for (int e = 0; e < 4; e++) out[j][e] *= rescale[e / 2];
-                settle(out[j]);
-            }
+            if (all_one(rescale)) return;
+            scale_rows(out, rescale);
+            settle(out);
         };
         auto multiply_values = [&](int stage) {
             if (!Shape::TURNS) rescale_out();
@@ -219,22 +217,34 @@ __device__ __forceinline__ void attend_warpgroups(
         // The first warpgroup begins.
         if (group == Shape::GROUPS) pass_turn();
         Place<STAGES> at;
-        for (; work.rows > 0; work = passes.next(p)) {
-            for (auto& row : out) row[0] = row[1] = row[2] = row[3] = 0;
-            highest[0] = highest[1] = -INFINITY, sum[0] = sum[1] = 0;
-            // Nobody reads what stands in the place of Q any more.
-            named_sync(group, 128);
-            // Folded rows past the input's end are zeros: they are computed and not written.
+        // Folded rows past the input's end are zeros: they are computed and not written.
+        auto fetch_q = [&](const OnekvWork& work, uint32_t to) {
             const T* q = static_cast<const T*>(p.q);
             for (int i = thread; i < 64 * CHUNKS; i += 128) {
                 const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile + first_row + row;
                 const bool valid = folded < work.rows;
-                copy_async_16(panel_chunk<64>(q_tile, row, chunk), q + row_offset(p, work, valid ? folded : 0, p.q_strides) + chunk * 8, valid);
+                copy_async_16(panel_chunk<64>(to, row, chunk), q + row_offset(p, work, valid ? folded : 0, p.q_strides) + chunk * 8, valid);
             }
             copy_commit();
+        };
+        constexpr bool AHEAD = Shape::Q_PLACES == 2;
+        if (AHEAD) fetch_q(work, q_places);
+        OnekvWork next;
+        for (int place = 0; work.rows > 0; work = AHEAD ? next : passes.next(p), place ^= AHEAD) {
+            const uint32_t q_tile = q_places + place * Shape::Q_BYTES;
+            for (auto& row : out) row[0] = row[1] = row[2] = row[3] = 0;
+            highest[0] = highest[1] = -INFINITY, sum[0] = sum[1] = 0;
+            if (!AHEAD) {
+                // Nobody reads what stands in the place of Q any more.
+                named_sync(group, 128);
+                fetch_q(work, q_tile);
+            }
             copy_wait<0>();
             fence_async();
             named_sync(group, 128);
+            if (AHEAD) next = passes.next(p);
+            uint64_t q_desc = Multiply::k_tile(q_tile);
+            asm volatile("" : "+l"(q_desc));
             // What stands behind the last key may be NaN, and 0 x NaN is NaN: it becomes zero.
             const int tiles = tiles_of(work), left = work.key_end - work.key_begin - (tiles - 1) * KEYS;
             if (tiles > 0 && left < KEYS) {
@@ -255,9 +265,11 @@ __device__ __forceinline__ void attend_warpgroups(
                 release(K_EMPTY, at.stage);
                 score.cap_all(s);
                 score.mask(s, left, lane);
-                score.softmax(s, highest, sum, rescale);
+                score.template softmax<Shape::POLYNOMIALS>(s, highest, sum, rescale);
                 pack_all();
             }
+            // Nobody reads what stands there: the entry before this one is written.
+            if (AHEAD && next.rows > 0) fetch_q(next, q_places + (place ^ 1) * Shape::Q_BYTES);
             for (int i = 1; i < tiles; i++) {
                 const Place<STAGES> last = at;
                 at.next();
@@ -273,7 +285,7 @@ __device__ __forceinline__ void attend_warpgroups(
                 settle(s);
                 release(K_EMPTY, at.stage);
                 score.cap_all(s);
-                score.softmax(s, highest, sum, rescale);
+                score.template softmax<Shape::POLYNOMIALS>(s, highest, sum, rescale);
                 stay_before(sum[0] + sum[1], q_tile);
                 warpgroup_wait<0>();
                 settle(out);

@@ -129,7 +129,9 @@ const fn warpgroups(
     tile_keys: usize,
     stages: usize,
 ) -> Variant {
-    let shared_bytes = 2 * stages * tile_keys * head_dim * 2 + groups * 64 * head_dim * 2 + 4 * stages * 8;
+    let q_places = if groups >= 2 && head_dim <= 128 { 2 } else { 1 };
+    let shared_bytes =
+        2 * stages * tile_keys * head_dim * 2 + groups * q_places * 64 * head_dim * 2 + 4 * stages * 8;
     Variant {
         architecture: Architecture::Sm90a,
         dtype,

@@ -62,6 +62,8 @@ pub struct Case {
     pub layouts: [Layout; 4],
     /// Size of the scores' inputs.
     pub magnitude: f32,
+    /// Whether scores grow from key to key, or fall, by rows up to `magnitude` squared times the scale, with little noise.
+    pub trend: bool,
     pub seed: u64,
 }
 
@@ -84,7 +86,7 @@ impl Case {
             row_offsets: offsets(|i| i.0),
             keys: Keys::Packed { offsets: offsets(|i| i.1) },
         };
-        Self { spec, layouts: [Layout::PLAIN; 4], magnitude: 1.0, seed: 1 }
+        Self { spec, layouts: [Layout::PLAIN; 4], magnitude: 1.0, trend: false, seed: 1 }
     }
 
     /// Gives each input a slot, of `padding` keys more than the longest has.
@@ -128,13 +130,21 @@ impl<E: Element> Operands<E> {
         let every: Vec<(usize, usize)> = (0..rows.tokens).map(|row| (0, row)).collect();
         let used: Vec<(usize, usize)> =
             problem.inputs().iter().flat_map(|i| i.keys.clone().map(|key| (i.slot, key))).collect();
+        let trend = |which: usize, token: usize| match which {
+            // Eight rows up, eight rows down.
+            0 => [1.0, 0.7, 0.5, 0.25, 0.1, 0.05, 0.03, 0.0][token % 8] * [1.0, -1.0][token / 8 % 2],
+            _ => token as f32 / keys.tokens as f32,
+        };
         let mut fill = |which: usize, shape: Shape, used: &[(usize, usize)], magnitude: f32| {
             let strides = case.layouts[which].strides(shape);
             let mut data = vec![E::from_f32(f32::NAN); span(strides, shape)];
             for &(input, token) in used {
                 for head in 0..shape.heads {
-                    for x in &mut data[at(strides, input, token, head)..][..shape.vector] {
-                        *x = E::from_f32(rng.random_range(-magnitude..magnitude));
+                    let vector = &mut data[at(strides, input, token, head)..][..shape.vector];
+                    let noise = if case.trend && which < 2 { magnitude / 16.0 } else { magnitude };
+                    vector.fill_with(|| E::from_f32(rng.random_range(-noise..noise)));
+                    if case.trend && which < 2 {
+                        vector[0] = E::from_f32(magnitude * trend(which, token));
                     }
                 }
             }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use onekv::plan::{Architecture, Variant, variants};
 
 use super::cards::{ARCHS, Multiprocessor, capability, facts};
-use super::sass::{ADDRESS, CLASSES, Counts};
+use super::sass::{ADDRESS, CLASSES, Counts, FP32};
 use super::table::{self, HOPPER_COLUMN, MACHINE_CODE, NONE, OF_ARCHS, OR, row};
 use super::{COMPILERS, EARLY, ENDS, HIDDEN, MULTICAST, PRODUCT, digest, sources};
 
@@ -22,8 +22,8 @@ struct Bound {
     most: usize,
 }
 
-const fn address(head_dim: usize, most: usize) -> Bound {
-    Bound { warpgroups: true, kv_bytes: 2, head_dim, tile_rows: 0, class: Some(ADDRESS), most }
+const fn warpgroups(head_dim: usize, class: usize, most: usize) -> Bound {
+    Bound { warpgroups: true, kv_bytes: 2, head_dim, tile_rows: 0, class: Some(class), most }
 }
 
 const fn stream(kv_bytes: usize, head_dim: usize, tile_rows: usize, most: usize) -> Bound {
@@ -32,24 +32,28 @@ const fn stream(kv_bytes: usize, head_dim: usize, tile_rows: usize, most: usize)
 
 /// On Hopper. Warpgroups issue these between their products, which wait for them: what was counted, rounded up. A stream's
 /// are slots that pass while its bytes arrive, at 20 bytes a clock: the parts of them that docs/kernels.md has.
-const BOUNDS: [Bound; 15] = [
-    // Of them 32, 48 and 80 are the descriptors of products; clusters of two take eight more.
-    address(64, 62),
-    address(128, 80),
-    address(256, 110),
-    stream(2, 64, 16, 262),
-    stream(2, 64, 32, 425),
-    stream(2, 128, 16, 265),
-    stream(2, 128, 32, 442),
-    stream(2, 256, 16, 400),
-    stream(2, 256, 32, 405),
-    // 32, 30 and 25 % of what can be issued while their bytes come; with 32 rows 49, 45 and 42.
-    stream(1, 64, 16, 525),
-    stream(1, 128, 16, 495),
-    stream(1, 256, 16, 820),
-    stream(1, 64, 32, 805),
-    stream(1, 128, 32, 742),
-    stream(1, 256, 32, 686),
+const BOUNDS: [Bound; 18] = [
+    // Of them 32, 48 and 74 are the descriptors of products, 6 the shifts of polynomials; clusters of two take eight more.
+    warpgroups(64, ADDRESS, 70),
+    warpgroups(128, ADDRESS, 90),
+    warpgroups(256, ADDRESS, 103),
+    // As long as no tile rescales the output.
+    warpgroups(64, FP32, 312),
+    warpgroups(128, FP32, 312),
+    warpgroups(256, FP32, 168),
+    stream(2, 64, 16, 243),
+    stream(2, 64, 32, 388),
+    stream(2, 128, 16, 216),
+    stream(2, 128, 32, 340),
+    stream(2, 256, 16, 287),
+    stream(2, 256, 32, 290),
+    // 31, 27 and 21 % of what can be issued while their bytes come; with 32 rows 47, 39 and 35.
+    stream(1, 64, 16, 508),
+    stream(1, 128, 16, 445),
+    stream(1, 256, 16, 706),
+    stream(1, 64, 32, 767),
+    stream(1, 128, 32, 641),
+    stream(1, 256, 32, 577),
 ];
 
 impl Bound {
@@ -140,8 +144,10 @@ fn check_machine_code(variant: &Variant, code: &str) -> Result<()> {
     let kernel = variant.kernel();
     let products = if variant.warpgroups { "HGMMA" } else { "HMMA" };
     let copies = if variant.cluster > 1 { MULTICAST } else { "UTMALDG" };
-    // The exponentials of a thread's scores: those that a softcap adds stand behind a branch.
-    if variant.warpgroups && count(code, HIDDEN) != Some(variant.tile_keys + 2) {
+    // The exponentials of a thread's scores: those that a softcap adds stand behind a branch. Those of every fifth pair of a
+    // row's weights are polynomials.
+    let polynomials = if variant.head_dim <= 128 { 2 * ((variant.tile_keys / 8 + 2) / 5) } else { 0 };
+    if variant.warpgroups && count(code, HIDDEN) != Some(variant.tile_keys + 2 - polynomials) {
         bail!("the exponentials of {kernel} do not run beside its products: {code}");
     }
     for meant in [products, copies] {

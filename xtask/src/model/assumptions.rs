@@ -54,8 +54,8 @@ pub struct Assumptions {
     /// have settled: they are fetched before the wait for it, as in the benchmark's recordings and a decode step. Guess: Q
     /// comes behind it.
     pub early: f64,
-    /// The part of a block's start and end that passes beside its own products where it goes on to the next tile: K and V of that
-    /// are fetched meanwhile, its Q is not. Guess.
+    /// The part of a block's start and end that passes beside its own products where it goes on to the next tile, whose K and V are
+    /// fetched meanwhile. Its Q is waited for but where there are two places for it. Guess.
     pub start_hidden: f64,
     /// Two barriers of a cluster, and rows that the copy engine takes from block to block between them. Guess.
     pub join_us: f64,

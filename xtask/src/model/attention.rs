@@ -145,8 +145,13 @@ pub fn predict(shape: &Shape, plan: &Plan, counts: &Counts, a: &Assumptions) -> 
     let turns = blocks.div_ceil(a.multiprocessors) as f64 / beside.max(1) as f64;
     let begin_us = a.start_us + a.loaded_latency_us;
     let first_us = (a.gap_us + begin_us) * (1.0 - a.early) + a.end_us;
-    let hidden = if v.warpgroups { a.start_hidden } else { 0.0 };
-    let next_us = (begin_us + a.end_us) * (1.0 - hidden) / beside.max(1) as f64;
+    let next_us = if v.warpgroups {
+        // As `Q_PLACES` in cuda/sm90a/warpgroups.cuh.
+        let q_us = if v.tile_rows >= 128 && v.head_dim <= 128 { 0.0 } else { a.loaded_latency_us };
+        (a.start_us + a.end_us) * (1.0 - a.start_hidden) + q_us
+    } else {
+        begin_us + a.end_us
+    } / beside.max(1) as f64;
     let mut starts_us = first_us + (turns - 1.0).max(0.0) * next_us;
     if plan.split_cluster() > 1 {
         starts_us += a.join_us;
