@@ -23,7 +23,7 @@ pub struct Constants {
     pub combine_us: f64,
     /// Microseconds in which the blocks of a cluster join what they have of a tile; 0 where there are no clusters.
     pub join_us: f64,
-    /// Bytes that one multiprocessor streams from memory per microsecond.
+    /// Bytes that memory gives per microsecond, for each multiprocessor of the card.
     pub bytes_per_us: f64,
     /// Bytes that one multiprocessor draws from L2 per microsecond: K and V once more for every row tile, states of splits on
     /// their way to memory and back.
@@ -207,8 +207,10 @@ pub(super) struct Model<'a> {
     resident: usize,
     tile_keys: usize,
     split_clusters: &'static [usize],
-    /// Microseconds of a K/V tile, and of what a block does else.
-    tile_us: f64,
+    /// Microseconds in which K and V come from memory, whichever multiprocessors ask for them.
+    memory_us: f64,
+    tile: Tile,
+    /// Microseconds of what a block does behind its tiles.
     end_us: f64,
     /// Microseconds of one multiprocessor to write and read a partial state.
     state_us: f64,
@@ -220,6 +222,15 @@ pub(super) struct Model<'a> {
     /// Memory of [`Model::busiest`]: blocks by their K/V tiles, multiprocessors by the tiles they have got.
     lengths: Vec<(usize, usize)>,
     loads: VecDeque<(usize, usize)>,
+}
+
+/// Microseconds of a K/V tile: to draw it from L2, of the longest part of what is computed, and of all parts.
+struct Tile {
+    drawn_us: f64,
+    longest_us: f64,
+    computed_us: f64,
+    /// As `longest_us`, of a block alone on its multiprocessor: the products and exponentials of one warpgroup take turns.
+    alone_us: f64,
 }
 
 /// What reads inputs of the same number of keys, in order of that. Inputs without rows have no readers.
@@ -256,12 +267,11 @@ impl<'a> Model<'a> {
             (_, true) => constants.wgmma_flops_per_us,
             (_, false) => constants.mma_flops_per_us,
         };
-        // Keys times row tiles that read them, and keys that any tile reads.
-        let (mut read, mut distinct) = (0, 0);
+        // Keys that any tile of rows reads: together they read memory once, and each draws from L2, a cluster as one.
+        let mut distinct = 0;
         let mut readers: Vec<Readers> = Vec::with_capacity(sizes.inputs.len());
         for size in sizes.inputs.iter().filter(|size| size.rows > 0) {
             let tiles = size.rows.div_ceil(variant.tile_rows);
-            read += tiles * size.keys * size.inputs;
             distinct += size.keys * size.inputs;
             let heads = sizes.kv_heads * size.inputs;
             let (tiles, blocks) = (tiles * heads, tiles.next_multiple_of(variant.cluster) * heads);
@@ -270,18 +280,14 @@ impl<'a> Model<'a> {
                 None => readers.push(Readers { keys: size.keys, tiles, blocks }),
             }
         }
-        // Row tiles that share K and V: together they read memory once; each draws from L2, a cluster as one.
-        let sharing = if distinct > 0 { read as f64 / distinct as f64 } else { 1.0 };
-        let from_memory = tile_bytes / sharing / constants.bytes_per_us;
-        let from_l2 = tile_bytes / variant.cluster as f64 / constants.l2_bytes_per_us;
-        let parts = [
-            from_memory.max(from_l2),
+        let bytes = (2 * variant.head_dim * variant.kv_bytes * sizes.kv_heads) as f64 * distinct as f64;
+        let computed = [
             4.0 * scores * variant.head_dim as f64 / flops_per_us,
             scores / constants.exponentials_per_us,
             instructions(variant) / constants.instructions_per_us,
         ];
-        let longest_part = parts.into_iter().fold(0.0, f64::max);
-        let hidden: f64 = parts.iter().sum::<f64>() - longest_part;
+        let longest_us = computed.into_iter().fold(0.0, f64::max);
+        let computed_us = computed.iter().sum();
         let end_us = match variant.warpgroups {
             true => constants.warpgroups_us,
             false => {
@@ -297,7 +303,17 @@ impl<'a> Model<'a> {
             resident: variant.resident(facts).saturating_mul(facts.multiprocessors),
             tile_keys: variant.tile_keys,
             split_clusters: variant.split_clusters(),
-            tile_us: longest_part + constants.not_hidden * hidden,
+            memory_us: bytes / (constants.bytes_per_us * facts.multiprocessors as f64),
+            tile: Tile {
+                drawn_us: tile_bytes / variant.cluster as f64 / constants.l2_bytes_per_us,
+                longest_us,
+                computed_us,
+                alone_us: if variant.warpgroups && variant.tile_rows == 64 {
+                    computed_us
+                } else {
+                    longest_us
+                },
+            },
             end_us,
             state_us: (2 * 4 * variant.tile_rows * variant.head_dim) as f64 / constants.l2_bytes_per_us,
             goes_on: variant.warpgroups,
@@ -340,19 +356,21 @@ impl<'a> Model<'a> {
             1 => self.combine_us(split),
             _ => self.constants.join_us,
         };
-        self.with_in_turn(in_turn, split.launched) + end_us
+        let alone = split.launched <= self.multiprocessors as f64;
+        let longest_us = if alone { self.tile.alone_us } else { self.tile.longest_us };
+        self.with_in_turn(in_turn, longest_us, split.launched) + end_us
     }
 
     /// What neither a split nor finer ones cost less than: each step below rounds the greater to no less.
     pub(super) fn least_of_finer(&self, split: &Split) -> f64 {
-        self.with_in_turn(self.least_in_turn, split.blocks) + self.least_end_us(split)
+        self.with_in_turn(self.least_in_turn, self.tile.longest_us, split.blocks) + self.least_end_us(split)
     }
 
     /// What a split does not cost less than: some multiprocessor has its longest block.
     pub(super) fn least(&self, split: &Split) -> f64 {
         let longest = self.readers.last().map_or(0, |readers| readers.keys).min(split.keys);
         let in_turn = self.least_in_turn.max(longest.div_ceil(self.tile_keys));
-        self.with_in_turn(in_turn, split.blocks) + self.least_end_us(split)
+        self.with_in_turn(in_turn, self.tile.longest_us, split.blocks) + self.least_end_us(split)
     }
 
     /// Of the launch that combines.
@@ -371,12 +389,18 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The cost where the busiest multiprocessor has this many K/V tiles. Blocks that share a multiprocessor share all it
-    /// has: it takes their tiles as if one after the other, and only starts overlap.
-    fn with_in_turn(&self, in_turn: usize, blocks: f64) -> f64 {
+    /// The cost where the busiest multiprocessor has this many K/V tiles, each of which takes `longest_us` to compute. Blocks
+    /// that share a multiprocessor share all it has: it takes their tiles as if one after the other, and only starts overlap.
+    /// Where fewer multiprocessors are busy, each gets more of the memory's bandwidth, up to what it draws from L2.
+    fn with_in_turn(&self, in_turn: usize, longest_us: f64, blocks: f64) -> f64 {
         let waves = (blocks / self.resident as f64).ceil().max(1.0);
         let starts = if self.goes_on { 1.0 } else { waves };
-        in_turn as f64 * self.tile_us + starts * self.constants.block_us + waves * self.end_us
+        let tiles = in_turn as f64;
+        let drawn_us = (tiles * self.tile.drawn_us).max(self.memory_us);
+        let longest_us = drawn_us.max(tiles * longest_us);
+        let hidden_us = drawn_us + tiles * self.tile.computed_us - longest_us;
+        let tiles_us = longest_us + self.constants.not_hidden * hidden_us;
+        tiles_us + starts * self.constants.block_us + waves * self.end_us
     }
 
     /// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.

@@ -149,8 +149,8 @@ fn estimate_split(
     let (mut blocks, mut slots) = (0.0, 0.0);
     // Blocks by the number of K/V tiles that they take.
     let mut lengths = BTreeMap::<usize, usize>::new();
-    // Keys times row tiles that read them, and keys that any tile reads.
-    let (mut read, mut distinct) = (0.0, 0.0);
+    // Keys that any tile of rows reads.
+    let mut distinct = 0.0;
     for input in problem.inputs() {
         let tiles = (input.rows.len() * problem.group()).div_ceil(variant.tile_rows);
         let parts = input.keys.len().div_ceil(split_keys).max(1);
@@ -162,22 +162,20 @@ fn estimate_split(
         if parts > 1 {
             slots += (tiles * problem.kv_heads() * parts) as f64;
         }
-        read += (tiles * input.keys.len()) as f64;
         distinct += (tiles.min(1) * input.keys.len()) as f64;
     }
-    // Row tiles that share K and V: together they read memory once; each draws from L2, a cluster as one.
-    let sharing = if distinct > 0.0 { read / distinct } else { 1.0 };
-    let from_memory = tile_bytes / sharing / constants.bytes_per_us;
-    let from_l2 = tile_bytes / variant.cluster as f64 / constants.l2_bytes_per_us;
-    let parts = [
-        from_memory.max(from_l2),
+    let bytes = (2 * variant.head_dim * variant.kv_bytes * problem.kv_heads()) as f64 * distinct;
+    let memory_us = bytes / (constants.bytes_per_us * facts.multiprocessors as f64);
+    let from_l2_us = tile_bytes / variant.cluster as f64 / constants.l2_bytes_per_us;
+    let computed = [
         4.0 * scores * variant.head_dim as f64 / flops_per_us,
         scores / constants.exponentials_per_us,
         cost::instructions(variant) / constants.instructions_per_us,
     ];
-    let longest_part = parts.into_iter().fold(0.0, f64::max);
-    let hidden: f64 = parts.iter().sum::<f64>() - longest_part;
-    let tile_us = longest_part + constants.not_hidden * hidden;
+    // One warpgroup alone on a multiprocessor multiplies and takes exponentials in turn.
+    let alone = variant.warpgroups && variant.tile_rows == 64 && blocks <= facts.multiprocessors as f64;
+    let longest_computed =
+        if alone { computed.iter().sum() } else { computed.into_iter().fold(0.0, f64::max) };
     // Blocks that share a multiprocessor share all it has: it takes their tiles as if one after the other, and only
     // starts overlap.
     let in_turn = busiest(&lengths, facts.multiprocessors) as f64;
@@ -199,7 +197,11 @@ fn estimate_split(
     };
     // Blocks of warpgroups go on to further work.
     let starts = if variant.warpgroups { 1.0 } else { waves };
-    in_turn * tile_us + starts * constants.block_us + waves * end_us + combine
+    let drawn = (in_turn * from_l2_us).max(memory_us);
+    let longest_us = drawn.max(in_turn * longest_computed);
+    let hidden = drawn + in_turn * computed.iter().sum::<f64>() - longest_us;
+    let tiles_us = longest_us + constants.not_hidden * hidden;
+    tiles_us + starts * constants.block_us + waves * end_us + combine
 }
 
 /// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.

@@ -168,7 +168,7 @@ fn a_plan_like_another_has_nothing_to_choose() {
         let plan = Plan::with_e4m3_kv(&problem(12, 12, 64, inputs), DType::F16, &H200, options).unwrap();
         (plan, cost::ESTIMATES.get() - before)
     };
-    let (first, estimates) = plan(&[(30, 4096); 2], &PlanOptions::default());
+    let (first, estimates) = plan(&[(30, 4096); 2], &PlanOptions::default().with_split_cluster(1));
     assert!(estimates > 1 && !first.combines().is_empty(), "{estimates}: {}", first.explain());
     let like = PlanOptions::like(&first);
     assert_eq!(plan(&[(30, 4096); 2], &like), (first.clone(), 0));

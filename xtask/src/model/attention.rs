@@ -109,7 +109,8 @@ pub fn tile(v: &Variant, counts: &Counts, beside: usize, a: &Assumptions) -> Til
             (Limit::SharedMemory, shared),
             (Limit::Chain, chain),
         ],
-        shorter: if v.warpgroups { products.min(own) } else { 0.0 },
+        // One warpgroup alone has both in its chain already.
+        shorter: if v.warpgroups && consumers * beside > 128 { products.min(own) } else { 0.0 },
     }
 }
 
