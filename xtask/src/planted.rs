@@ -305,13 +305,13 @@ const BUGS: &[Planted] = &[
         from: "rises ? row.weight(highest[r], down) : 1.0f;", to: "row.weight(highest[r], down);", caught_by: CUDA },
     Planted { name: "one row of a warp without a new maximum keeps all from being rescaled", file: "cuda/attention/softmax.cuh",
         from: "__all_sync(~0u, factors[0]", to: "__any_sync(~0u, factors[0]", caught_by: CUDA },
-    Planted { name: "the vote on factors forgets every second row", file: "cuda/attention/softmax.cuh",
+    Planted { name: "Hopper, many rows: the vote on factors forgets every second row", file: "cuda/attention/softmax.cuh",
         from: "factors[0] == 1 && factors[1] == 1", to: "factors[0] == 1", caught_by: CUDA },
-    Planted { name: "the polynomial of 2^x loses a degree", file: "cuda/attention/softmax.cuh",
+    Planted { name: "Hopper, many rows: the polynomial of 2^x loses a degree", file: "cuda/attention/softmax.cuh",
         from: "fmaf(0.0013264727f, r, 0.009671513f)", to: "0.009671513f", caught_by: CUDA },
-    Planted { name: "the polynomial of 2^x makes a number of NaN", file: "cuda/attention/softmax.cuh",
+    Planted { name: "Hopper, many rows: the polynomial of 2^x makes a number of NaN", file: "cuda/attention/softmax.cuh",
         from: "max.NaN.f32", to: "max.f32", caught_by: CUDA },
-    Planted { name: "the polynomial of 2^-inf is not 0", file: "cuda/attention/softmax.cuh",
+    Planted { name: "Hopper, many rows: the polynomial of 2^-inf is not 0", file: "cuda/attention/softmax.cuh",
         from: "0fC2FE0000", to: "0fC2C80000", caught_by: CUDA },
     Planted { name: "Hopper, many rows: Q of the next entry comes over this one's", file: "cuda/sm90a/warpgroups.cuh",
         from: "q_places + (place ^ 1) * Shape::Q_BYTES", to: "q_places + place * Shape::Q_BYTES", caught_by: CUDA },
@@ -377,7 +377,9 @@ const BUGS: &[Planted] = &[
     Planted { name: "Hopper, many rows: what stands behind the list is work", file: "cuda/sm90a/warpgroups.cuh",
         from: "entry < p.work_count ? p.work[entry] : OnekvWork{}", to: "p.work[entry]", caught_by: CUDA },
     Planted { name: "Hopper, many rows: Q of the next entry comes over rows that are still written", file: "cuda/sm90a/warpgroups.cuh",
-        from: "named_sync(group, 128);\n            // Folded", to: "// Folded", caught_by: CUDA },
+        from: "named_sync(group, 128);\n                fetch_q(work, q_tile);", to: "fetch_q(work, q_tile);", caught_by: CUDA },
+    Planted { name: "Hopper, many rows: products begin before all of Q is there", file: "cuda/sm90a/warpgroups.cuh",
+        from: "named_sync(group, 128);\n            if (AHEAD)", to: "if (AHEAD)", caught_by: CUDA },
     Planted { name: "Hopper, many rows: the next entry reads the last tile again", file: "cuda/sm90a/warpgroups.cuh",
         from: "release(V_EMPTY, at.stage);\n                at.next();", to: "release(V_EMPTY, at.stage);", caught_by: CUDA },
     Planted { name: "Hopper, many rows: the output of the entry before is added", file: "cuda/sm90a/warpgroups.cuh",
@@ -643,12 +645,7 @@ pub fn run(only: Option<&str>) -> Result<()> {
 
 /// Plants one bug, runs the tests that must fail, takes it out again.
 fn plant(copy: &Path, bug: &Planted, driver: &Path) -> Result<bool> {
-    let path = copy.join(bug.file);
-    let text = std::fs::read_to_string(&path)?;
-    let flat = text.matches(bug.from).count();
-    if flat != 1 {
-        bail!("`{}` occurs {flat} times in {}; a planted bug needs a place of its own", bug.from, bug.file);
-    }
+    let (path, text) = (copy.join(bug.file), bug.text(copy)?);
     std::fs::write(&path, text.replace(bug.from, bug.to))?;
     // A bug that does not compile shows nothing.
     let built = bug.test(copy, driver, &["--no-run"])?;
@@ -670,6 +667,16 @@ impl Planted {
         if hopper { "h200" } else { "a100" }
     }
 
+    /// Its file, in which its text has a place of its own.
+    fn text(&self, tree: &Path) -> Result<String> {
+        let (file, from) = (self.file, self.from);
+        let text = std::fs::read_to_string(tree.join(file)).with_context(|| format!("cannot read {file}"))?;
+        match text.matches(from).count() {
+            1 => Ok(text),
+            found => bail!("`{from}` occurs {found} times in {file}; a planted bug needs a place of its own"),
+        }
+    }
+
     /// The tests that must fail, in the copy of the tree and on a virtual card.
     fn test(&self, copy: &Path, driver: &Path, more: &[&str]) -> Result<Output> {
         let mut cargo = crate::run::cargo(&["test", "--quiet"]);
@@ -684,4 +691,12 @@ impl Planted {
         }
         Ok(cargo.output()?)
     }
+}
+
+/// A change that moves a text takes its planted bug along.
+#[test]
+fn every_bug_has_a_place() {
+    let astray: Vec<String> =
+        BUGS.iter().filter_map(|bug| Some(format!("{}: {}", bug.name, bug.text(&root()).err()?))).collect();
+    assert!(astray.is_empty(), "{}", astray.join("\n"));
 }
