@@ -118,9 +118,12 @@ fn a_scale_of_zero_is_a_head_of_zeros() {
     if capable().is_none() {
         return;
     }
-    for softcap in [None, Some(5.0)] {
-        let mut case = Case::packed(4, 2, 64, &[(5, 70)]);
-        case.spec.softcap = softcap;
+    // Rows of Q that are small besides: what their scores are multiplied by is then too small for a float.
+    for (softcap, magnitude, keys) in
+        [(None, 1.0, 70), (Some(5.0), 1.0, 70), (None, 1e-3, 70), (None, 1e-3, 64)]
+    {
+        let mut case = Case::packed(4, 2, 64, &[(5, keys)]);
+        (case.spec.softcap, case.magnitude) = (softcap, magnitude);
         let mut quantized = QuantizedCase::<bf16>::new(&case, 1.0);
         (quantized.k.scales[0], quantized.v.scales[1]) = (0.0, 0.0);
         assert_close(DType::Bf16, &quantized.run(&fixed(64, 16)).0, &quantized.reference(), &case);

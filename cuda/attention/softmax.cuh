@@ -12,8 +12,8 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
-// 2^x for x <= 0 on the FMA pipes, to 2^-22 as ex2.approx: 2^n p(x - n), n the nearest integer, where p has the least
-// relative error of degree 5 on [-1/2, 1/2] with p(0) = 1. What is below 2^-126.5 becomes 0; NaN stays NaN.
+// 2^x for x < 127, of which weights have up to 8, on the FMA pipes, to 2^-22 as ex2.approx: 2^n p(x - n), n the nearest integer, where p has the least
+// relative error of degree 5 on [-1/2, 1/2] with p(0) = 1. From x = -126.5 down it is 0; NaN stays NaN.
 __device__ __forceinline__ float exp2_polynomial(float x) {
     float clamped;
     asm("max.NaN.f32 %0, %1, 0fC2FE0000;" : "=f"(clamped) : "f"(x));  // -127: 2^n is the float 0 then

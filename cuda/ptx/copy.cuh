@@ -46,6 +46,10 @@ __device__ __forceinline__ uint4 load_16(uint32_t from) {
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(from) : "memory");
     return x;
 }
+// To global memory; nvcc makes four stores of an ordinary one whose value comes from load_16().
+__device__ __forceinline__ void store_global_16(void* to, uint4 x) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
 // Asked for here: an ordinary load is moved down to where it is used, behind a loop if need be.
 __device__ __forceinline__ float load_here(const float* from) {
     float x;

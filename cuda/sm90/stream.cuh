@@ -230,7 +230,11 @@ __device__ __forceinline__ void attend_stream(
 #pragma unroll
     for (int t = 0; t < ROW_TILES; t++)
 #pragma unroll
-        for (int r = 0; r < 2; r++) highest[t][r] = -INFINITY, log2_scale[t][r] = score.log2_scale * (score.cap > 0 ? 1 : products.row_factor(t, r));
+        for (int r = 0; r < 2; r++) {
+            highest[t][r] = -INFINITY;
+            // Not 0, though the product be too small for a float: 0 times -inf, the score of no key, is NaN.
+            log2_scale[t][r] = fmaxf(score.log2_scale * (score.cap > 0 ? 1 : products.row_factor(t, r)), __FLT_DENORM_MIN__);
+        }
     for (int tile = key_warp, stage = 0, parity = 0; tile < tiles; tile += KEY_WARPS) {
         const int left = work.key_end - work.key_begin - tile * KEYS;
         const uint32_t k_tile = ring + stage * 2 * Shape::TILE_BYTES, v_tile = k_tile + Shape::TILE_BYTES;

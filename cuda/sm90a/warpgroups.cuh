@@ -40,7 +40,7 @@ struct WarpgroupShape {
     static constexpr int PART_BYTES = TILE_BYTES / CLUSTER;
     static constexpr int Q_BYTES = 64 * DIM * 2;  // of one warpgroup
     static constexpr bool TURNS = GROUPS >= 2 && DIM <= 128;
-    // Where a second one fits, the next entry's Q comes beside the products of the one before it.
+    // Where a second one fits, the next entry's Q comes beside the products of the one before it. Tiles of 64 rows have few entries.
     static constexpr int Q_PLACES = TURNS ? 2 : 1;
     // K stages, V stages, Q, barriers.
     static constexpr int Q_AT = 2 * STAGES * TILE_BYTES;
@@ -346,7 +346,7 @@ __device__ __forceinline__ void attend_warpgroups(
                 const int row = warp * 16 + i / CHUNKS, chunk = i % CHUNKS, folded = work.tile + first_row + row;
                 if (folded >= work.rows) continue;
                 T* to = static_cast<T*>(p.out) + row_offset(p, work, folded, p.out_strides) + chunk * 8;
-                *reinterpret_cast<uint4*>(to) = load_16(panel_chunk<64>(q_tile, row, chunk));
+                store_global_16(to, load_16(panel_chunk<64>(q_tile, row, chunk)));
             }
         }
         // The last turn is nobody's: the first warpgroup takes it, so that as many are waited for as are passed.

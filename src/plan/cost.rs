@@ -134,7 +134,7 @@ const FROM_12_0: Constants = Constants {
 
 /// Instructions of all warps for a K/V tile, where they may be what takes longest: with e4m3 K and V, of which each four bytes
 /// of a lane take two conversions, and V's a permutation. The softmax takes five a score; all else is a fifth more and, of each
-/// warp, 60: within 6 % of what is counted in Hopper's machine code, 12 % where two warps share a tile. The output is hardly
+/// warp, 60: within 7 % of what is counted in Hopper's machine code, 12 % where two warps share a tile. The output is hardly
 /// ever rescaled.
 pub(super) fn instructions(variant: &Variant) -> f64 {
     if !variant.e4m3_kv() {
@@ -229,8 +229,6 @@ struct Tile {
     drawn_us: f64,
     longest_us: f64,
     computed_us: f64,
-    /// As `longest_us`, of a block alone on its multiprocessor: the products and exponentials of one warpgroup take turns.
-    alone_us: f64,
 }
 
 /// What reads inputs of the same number of keys, in order of that. Inputs without rows have no readers.
@@ -286,8 +284,6 @@ impl<'a> Model<'a> {
             scores / constants.exponentials_per_us,
             instructions(variant) / constants.instructions_per_us,
         ];
-        let longest_us = computed.into_iter().fold(0.0, f64::max);
-        let computed_us = computed.iter().sum();
         let end_us = match variant.warpgroups {
             true => constants.warpgroups_us,
             false => {
@@ -306,13 +302,8 @@ impl<'a> Model<'a> {
             memory_us: bytes / (constants.bytes_per_us * facts.multiprocessors as f64),
             tile: Tile {
                 drawn_us: tile_bytes / variant.cluster as f64 / constants.l2_bytes_per_us,
-                longest_us,
-                computed_us,
-                alone_us: if variant.warpgroups && variant.tile_rows == 64 {
-                    computed_us
-                } else {
-                    longest_us
-                },
+                longest_us: computed.into_iter().fold(0.0, f64::max),
+                computed_us: computed.iter().sum(),
             },
             end_us,
             state_us: (2 * 4 * variant.tile_rows * variant.head_dim) as f64 / constants.l2_bytes_per_us,
@@ -356,21 +347,19 @@ impl<'a> Model<'a> {
             1 => self.combine_us(split),
             _ => self.constants.join_us,
         };
-        let alone = split.launched <= self.multiprocessors as f64;
-        let longest_us = if alone { self.tile.alone_us } else { self.tile.longest_us };
-        self.with_in_turn(in_turn, longest_us, split.launched) + end_us
+        self.with_in_turn(in_turn, split.launched) + end_us
     }
 
     /// What neither a split nor finer ones cost less than: each step below rounds the greater to no less.
     pub(super) fn least_of_finer(&self, split: &Split) -> f64 {
-        self.with_in_turn(self.least_in_turn, self.tile.longest_us, split.blocks) + self.least_end_us(split)
+        self.with_in_turn(self.least_in_turn, split.blocks) + self.least_end_us(split)
     }
 
     /// What a split does not cost less than: some multiprocessor has its longest block.
     pub(super) fn least(&self, split: &Split) -> f64 {
         let longest = self.readers.last().map_or(0, |readers| readers.keys).min(split.keys);
         let in_turn = self.least_in_turn.max(longest.div_ceil(self.tile_keys));
-        self.with_in_turn(in_turn, self.tile.longest_us, split.blocks) + self.least_end_us(split)
+        self.with_in_turn(in_turn, split.blocks) + self.least_end_us(split)
     }
 
     /// Of the launch that combines.
@@ -389,17 +378,19 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The cost where the busiest multiprocessor has this many K/V tiles, each of which takes `longest_us` to compute. Blocks
-    /// that share a multiprocessor share all it has: it takes their tiles as if one after the other, and only starts overlap.
-    /// Where fewer multiprocessors are busy, each gets more of the memory's bandwidth, up to what it draws from L2.
-    fn with_in_turn(&self, in_turn: usize, longest_us: f64, blocks: f64) -> f64 {
+    /// The cost where the busiest multiprocessor has this many K/V tiles. Blocks that share a multiprocessor share all it
+    /// has: it takes their tiles as if one after the other, and only starts overlap. Where fewer multiprocessors are busy,
+    /// each gets more of the memory's bandwidth, up to what it draws from L2.
+    fn with_in_turn(&self, in_turn: usize, blocks: f64) -> f64 {
         let waves = (blocks / self.resident as f64).ceil().max(1.0);
         let starts = if self.goes_on { 1.0 } else { waves };
         let tiles = in_turn as f64;
         let drawn_us = (tiles * self.tile.drawn_us).max(self.memory_us);
-        let longest_us = drawn_us.max(tiles * longest_us);
-        let hidden_us = drawn_us + tiles * self.tile.computed_us - longest_us;
-        let tiles_us = longest_us + self.constants.not_hidden * hidden_us;
+        let longest_us = drawn_us.max(tiles * self.tile.longest_us);
+        // Of the longest all, of the others what is not hidden: as sums alone, for the bounds of the search.
+        let not_hidden = self.constants.not_hidden;
+        let tiles_us =
+            (1.0 - not_hidden) * longest_us + not_hidden * (drawn_us + tiles * self.tile.computed_us);
         tiles_us + starts * self.constants.block_us + waves * self.end_us
     }
 

@@ -172,10 +172,7 @@ fn estimate_split(
         scores / constants.exponentials_per_us,
         cost::instructions(variant) / constants.instructions_per_us,
     ];
-    // One warpgroup alone on a multiprocessor multiplies and takes exponentials in turn.
-    let alone = variant.warpgroups && variant.tile_rows == 64 && blocks <= facts.multiprocessors as f64;
-    let longest_computed =
-        if alone { computed.iter().sum() } else { computed.into_iter().fold(0.0, f64::max) };
+    let longest_computed = computed.into_iter().fold(0.0, f64::max);
     // Blocks that share a multiprocessor share all it has: it takes their tiles as if one after the other, and only
     // starts overlap.
     let in_turn = busiest(&lengths, facts.multiprocessors) as f64;
@@ -199,8 +196,9 @@ fn estimate_split(
     let starts = if variant.warpgroups { 1.0 } else { waves };
     let drawn = (in_turn * from_l2_us).max(memory_us);
     let longest_us = drawn.max(in_turn * longest_computed);
-    let hidden = drawn + in_turn * computed.iter().sum::<f64>() - longest_us;
-    let tiles_us = longest_us + constants.not_hidden * hidden;
+    let not_hidden = constants.not_hidden;
+    let tiles_us =
+        (1.0 - not_hidden) * longest_us + not_hidden * (drawn + in_turn * computed.iter().sum::<f64>());
     tiles_us + starts * constants.block_us + waves * end_us + combine
 }
 

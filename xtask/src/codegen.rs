@@ -26,7 +26,9 @@ const COMPILERS: [&str; 2] = ["13.0", setup::NEWEST];
 
 /// Machine instructions that say what path a kernel takes: products of warpgroups and of warps, copies by the copy
 /// engine, into one block and into all of a cluster. The longer name comes first.
-const COUNTED: [&str; 4] = ["HGMMA", "HMMA", MULTICAST, "UTMALDG"];
+const COUNTED: [&str; 5] = ["HGMMA", "HMMA", ROWS_OUT, MULTICAST, "UTMALDG"];
+/// Stores of sixteen bytes to global memory.
+const ROWS_OUT: &str = "STG.E.128";
 const MULTICAST: &str = "UTMALDG.5D.MULTICAST";
 /// Products of warpgroups that end a group, which a wait is for: all of them where ptxas puts one after the other.
 const ENDS: &str = "HGMMA at a group's end";

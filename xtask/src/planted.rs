@@ -474,6 +474,8 @@ const BUGS: &[Planted] = &[
         from: "sum[0][0], sum[0][1]);\n            this->team_sync();", to: "sum[0][0], sum[0][1]);", caught_by: E4M3 },
     Planted { name: "e4m3: both warps multiply the same half of head_dim", file: "cuda/sm90/stream_e4m3.cuh",
         from: "chunk(k_tile, this->lane, this->first_column() / 16)", to: "chunk(k_tile, this->lane, 0)", caught_by: E4M3 },
+    Planted { name: "a k_scale of 0 and a small row of Q mask no keys", file: "cuda/sm90/stream.cuh",
+        from: ", __FLT_DENORM_MIN__);", to: ", 0);", caught_by: E4M3 },
     Planted { name: "a k_scale of 0 masks no keys", file: "cuda/sm90/stream_e4m3.cuh",
         from: "scale == 0 ? __FLT_MIN__ : scale", to: "scale", caught_by: E4M3 },
     Planted { name: "Q's chunks are stored in one order: bank conflicts", file: "cuda/sm90/stream_e4m3.cuh",

@@ -8,7 +8,7 @@ use onekv::plan::{Architecture, Variant, variants};
 use super::cards::{ARCHS, Multiprocessor, capability, facts};
 use super::sass::{ADDRESS, CLASSES, Counts, FP32};
 use super::table::{self, HOPPER_COLUMN, MACHINE_CODE, NONE, OF_ARCHS, OR, row};
-use super::{COMPILERS, EARLY, ENDS, HIDDEN, MULTICAST, PRODUCT, digest, sources};
+use super::{COMPILERS, EARLY, ENDS, HIDDEN, MULTICAST, PRODUCT, ROWS_OUT, digest, sources};
 
 /// The most instructions of a class, or of all, that a tile of keys may take in some kernels.
 struct Bound {
@@ -33,7 +33,7 @@ const fn stream(kv_bytes: usize, head_dim: usize, tile_rows: usize, most: usize)
 /// On Hopper. Warpgroups issue these between their products, which wait for them: what was counted, rounded up. A stream's
 /// are slots that pass while its bytes arrive, at 20 bytes a clock: the parts of them that docs/kernels.md has.
 const BOUNDS: [Bound; 18] = [
-    // Of them 32, 48 and 74 are the descriptors of products, 6 the shifts of polynomials; clusters of two take eight more.
+    // Of them 32, 48 and 74 are the descriptors of products, 6 the shifts of polynomials; clusters of two take 7 to 11 more.
     warpgroups(64, ADDRESS, 70),
     warpgroups(128, ADDRESS, 90),
     warpgroups(256, ADDRESS, 103),
@@ -144,13 +144,13 @@ fn check_machine_code(variant: &Variant, code: &str) -> Result<()> {
     let kernel = variant.kernel();
     let products = if variant.warpgroups { "HGMMA" } else { "HMMA" };
     let copies = if variant.cluster > 1 { MULTICAST } else { "UTMALDG" };
-    // The exponentials of a thread's scores: those that a softcap adds stand behind a branch. Those of every fifth pair of a
-    // row's weights are polynomials.
+    // The exponentials of a thread's scores: those that a softcap adds stand behind a branch. One of every fifth pair of a
+    // row's weights is a polynomial.
     let polynomials = if variant.head_dim <= 128 { 2 * ((variant.tile_keys / 8 + 2) / 5) } else { 0 };
     if variant.warpgroups && count(code, HIDDEN) != Some(variant.tile_keys + 2 - polynomials) {
         bail!("the exponentials of {kernel} do not run beside its products: {code}");
     }
-    for meant in [products, copies] {
+    for meant in [products, copies, ROWS_OUT] {
         if count(code, meant).is_none() {
             bail!("the machine code of {kernel} has no {meant}: {code}");
         }

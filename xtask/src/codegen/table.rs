@@ -153,7 +153,8 @@ pub fn text(versions: &[String], tables: &[Table; 2]) -> Result<String> {
         text,
         "\n{LOOP_HEADING}\n\n\
          Instructions of one warp in the loop that multiplies, for a tile of keys (of 64 of k in T5's products): of a consumer\n\
-         where there is a producer. Without what waits again, masks keys and caps scores, which stands behind branches.\n\
+         where there is a producer. Without what waits again, masks keys, caps scores\n\
+         and rescales the output, which stands behind branches.\n\
          Address: arithmetic on integers, moves. FP32: conversions too. Barriers: waits and elections too. In flight: K and V\n\
          under way to a multiprocessor, all its stages times all its blocks.\n\n\
          | kernel | for | in flight, KiB | {} | all |\n\
