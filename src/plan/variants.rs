@@ -120,6 +120,13 @@ const fn stream(
     }
 }
 
+/// Tiles of Q that a block of warpgroups has room for: of a second one, the next entry's Q comes beside the products. As
+/// `Q_PLACES` in cuda/sm90a/warpgroups.cuh.
+#[doc(hidden)]
+pub const fn q_places(tile_rows: usize, head_dim: usize) -> usize {
+    if tile_rows >= 128 && head_dim <= 128 { 2 } else { 1 }
+}
+
 /// Many rows on Hopper: `groups` consumer warpgroups of 64 rows and a producer. As `WarpgroupShape` in
 /// cuda/sm90a/warpgroups.cuh.
 const fn warpgroups(
@@ -129,9 +136,8 @@ const fn warpgroups(
     tile_keys: usize,
     stages: usize,
 ) -> Variant {
-    let q_places = if groups >= 2 && head_dim <= 128 { 2 } else { 1 };
-    let shared_bytes =
-        2 * stages * tile_keys * head_dim * 2 + groups * q_places * 64 * head_dim * 2 + 4 * stages * 8;
+    let q_bytes = 64 * groups * head_dim * 2 * q_places(64 * groups, head_dim);
+    let shared_bytes = 2 * stages * tile_keys * head_dim * 2 + q_bytes + 4 * stages * 8;
     Variant {
         architecture: Architecture::Sm90a,
         dtype,

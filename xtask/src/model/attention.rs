@@ -1,7 +1,7 @@
 //! How long a plan takes, from what was counted and what is assumed.
 
 use anyhow::{Context as _, Result};
-use onekv::plan::{Plan, Variant};
+use onekv::plan::{Plan, Variant, variants};
 
 use super::assumptions::Assumptions;
 use crate::codegen::sass::{ADDRESS, Counts, EXPONENTIALS, FP32};
@@ -147,8 +147,8 @@ pub fn predict(shape: &Shape, plan: &Plan, counts: &Counts, a: &Assumptions) -> 
     let begin_us = a.start_us + a.loaded_latency_us;
     let first_us = (a.gap_us + begin_us) * (1.0 - a.early) + a.end_us;
     let next_us = if v.warpgroups {
-        // As `Q_PLACES` in cuda/sm90a/warpgroups.cuh.
-        let q_us = if v.tile_rows >= 128 && v.head_dim <= 128 { 0.0 } else { a.loaded_latency_us };
+        let waits = variants::q_places(v.tile_rows, v.head_dim) == 1;
+        let q_us = if waits { a.loaded_latency_us } else { 0.0 };
         (a.start_us + a.end_us) * (1.0 - a.start_hidden) + q_us
     } else {
         begin_us + a.end_us
