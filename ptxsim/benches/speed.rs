@@ -8,7 +8,7 @@ mod support;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use half::bf16;
-use ptxsim::{Counters, Options, TensorMap};
+use ptxsim::{Checks, Counters, Options, TensorMap};
 use support::{Gpu, config, noise};
 
 fn halves(n: usize, seed: u64) -> Vec<bf16> {
@@ -52,8 +52,7 @@ fn measure(criterion: &mut Criterion, name: &str, mut gpu: Gpu, run: impl Fn(&Gp
     let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Elements(counters.thread_instructions)).sampling_mode(SamplingMode::Flat);
     group.sample_size(10);
-    let unchecked =
-        Options { check_written: false, check_races: false, check_asynchronous: false, ..Options::default() };
+    let unchecked = Options { checks: Checks::NONE, ..Options::default() };
     for (name, options) in [
         ("checked, one thread", Options { threads: 1, ..Options::default() }),
         ("unchecked, one thread", Options { threads: 1, ..unchecked }),

@@ -4,6 +4,7 @@
 //! works out and with the goldens that are there. With `PTXSIM_CONFORMANCE=card` it runs on the machine's own driver
 //! and writes goldens.
 
+mod encodings;
 mod programs;
 #[path = "../driver/tests/support/mod.rs"]
 mod support;
@@ -50,6 +51,9 @@ fn encode(tensor: &Tensor, address: u64) -> Result<sys::CUtensorMap, CUresult> {
         Element::F16 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
         Element::F32 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
         Element::Bf16 => DataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        Element::F32Ftz => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32_FTZ,
+        Element::Tf32 => DataType::CU_TENSOR_MAP_DATA_TYPE_TFLOAT32,
+        Element::Tf32Ftz => DataType::CU_TENSOR_MAP_DATA_TYPE_TFLOAT32_FTZ,
     };
     let swizzle = match tensor.swizzle {
         0 => Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
@@ -176,8 +180,9 @@ fn difference(compare: Compare, got: &[u8], want: &[u8]) -> Option<String> {
     let word = |part: &[u8]| part.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
     let agree = |got: u64, want: u64| {
         let Some((half, ulps, relative, absolute)) = near else { return got == want };
-        let value =
-            |bits: u64| if half { half_value(bits as u16) } else { f32::from_bits(bits as u32).into() };
+        let value = |bits: u64| {
+            if half { programs::f16_value(bits as u16) } else { f32::from_bits(bits as u32).into() }
+        };
         let (x, y): (f64, f64) = (value(got), value(want));
         let ulp = if half { ulp(y, 10, -14) } else { ulp(y, 23, -126) };
         let close =
@@ -188,17 +193,6 @@ fn difference(compare: Compare, got: &[u8], want: &[u8]) -> Option<String> {
     let wrong = words().filter(|(got, want)| !agree(*got, *want)).count();
     let (i, (first, wanted)) = words().enumerate().find(|(_, (got, want))| !agree(*got, *want))?;
     Some(format!("{wrong} of {} words, first word {i}: {first:#x} for {wanted:#x}", words().count()))
-}
-
-fn half_value(bits: u16) -> f64 {
-    let (sign, exponent) = (if bits >> 15 == 0 { 1.0 } else { -1.0 }, i32::from(bits >> 10 & 31));
-    let fraction = f64::from(bits & 0x3ff) / 1024.0;
-    sign * match exponent {
-        31 if fraction > 0.0 => f64::NAN,
-        31 => f64::INFINITY,
-        0 => fraction * 2f64.powi(-14),
-        _ => (1.0 + fraction) * 2f64.powi(exponent - 15),
-    }
 }
 
 /// Distance of neighbours at `x`: of numbers with `bits` of fraction and normal ones from 2^`least` on.
@@ -213,7 +207,7 @@ fn kit(on_card: bool) {
     let programs = programs::all();
     // A card is asked all of it before the first failure is told: its time is scarce.
     let mut failures = Vec::new();
-    let (mut ran, mut compared, mut known) = (0, 0, 0);
+    let (mut ran, mut compared, mut known, mut observed) = (0, 0, 0, 0);
     for program in &programs {
         // Code for sm_90a runs on 9.0 and on nothing else.
         if program.target == Target::Sm90a && (major, minor) != (9, 0) {
@@ -236,20 +230,43 @@ fn kit(on_card: bool) {
             known += 1;
         }
         let path = golden(&program.name);
+        if let Some(observation) = &program.observation {
+            let tell = |bytes: &[u8]| (observation.tell)(&programs::words_of(bytes));
+            let told = tell(&bytes);
+            eprintln!("observes: {}: {told}", program.name);
+            if !on_card && told != observation.of_virtual_card {
+                fail(format!("ptxsim is known to have: {}, but shows: {told}", observation.of_virtual_card));
+            }
+            observed += 1;
+        }
         if on_card {
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("the folder of the goldens");
             std::fs::write(&path, bytes).expect("a golden");
         } else if let Ok(golden) = std::fs::read(&path) {
-            if let Some(what) = difference(program.compare, &bytes, &golden) {
-                fail(format!("not what the card wrote: {what}"));
+            if let Some(observation) = &program.observation {
+                let told = (observation.tell)(&programs::words_of(&golden));
+                eprintln!("observed on a card: {}: {told}", program.name);
+            } else {
+                compared += 1;
+                if let Some(what) = difference(program.compare, &bytes, &golden) {
+                    fail(format!("not what the card wrote: {what}"));
+                }
             }
-            compared += 1;
+        }
+    }
+    if major >= 9 {
+        let differences = upload(&[0; 64]).map(encodings::differences).expect("memory");
+        for what in &differences {
+            eprintln!("observes: cuTensorMapEncodeTiled: {what}");
+        }
+        if !on_card {
+            failures.extend(differences);
         }
     }
     assert!(failures.is_empty(), "{} of {ran}:\n{}", failures.len(), failures.join("\n"));
     eprintln!(
         "conformance: {major}.{minor} ran {ran} programs and skipped {}; {known} compared with the host's results, \
-         {compared} with a card's",
+         {compared} with a card's; {observed} observed",
         programs.len() - ran
     );
 }
@@ -257,10 +274,41 @@ fn kit(on_card: bool) {
 /// Runs the kit on a virtual card, as test `name`.
 fn on_virtual_card(name: &str, card: &str) {
     let told = support::in_child(name, &[("PTXSIM_DEVICE", card)], || kit(false));
-    if let Some(line) =
-        told.and_then(|told| told.lines().find(|line| line.starts_with("conformance:")).map(str::to_owned))
-    {
-        println!("{line}");
+    let telling = |line: &&str| ["conformance:", "observe"].iter().any(|start| line.starts_with(start));
+    told.iter().flat_map(|told| told.lines()).filter(telling).for_each(|line| println!("{line}"));
+}
+
+/// With `PTXSIM_MMA=truncate` every sum names the model that the card truncates by.
+#[test]
+fn truncating_sums_are_told() {
+    if wants_card() {
+        return;
+    }
+    for (card, number) in [("a100", 0), ("h200", 1)] {
+        let environment = [("PTXSIM_DEVICE", card), ("PTXSIM_MMA", "truncate")];
+        let told = support::in_child("truncating_sums_are_told", &environment, || {
+            let context = CudaContext::new(0).expect("a driver and a card");
+            let is_90 = context.compute_capability().expect("its compute capability") == (9, 0);
+            let number = usize::from(is_90);
+            for program in programs::all().iter().filter(|p| is_90 || p.target == Target::Sm80) {
+                let Some(observation) = &program.observation else { continue };
+                let Some(wanted) = &observation.of_truncating else { continue };
+                let bytes = load(program).and_then(|function| all_rounds(function, program));
+                let bytes = bytes.unwrap_or_else(|code| panic!("{}: {code:?}", program.name));
+                let told = (observation.tell)(&programs::words_of(&bytes));
+                assert!(
+                    told.starts_with(&wanted[number]),
+                    "{}: {told}, not {}",
+                    program.name,
+                    wanted[number]
+                );
+                eprintln!("truncates: {}: {told}", program.name);
+            }
+        });
+        // The child ends here.
+        let Some(told) = told else { return };
+        let sums = told.lines().filter(|line| line.starts_with("truncates: ")).count();
+        assert_eq!(sums, [8, 17][number], "{told}");
     }
 }
 

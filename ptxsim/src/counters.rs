@@ -55,9 +55,10 @@ impl Tally {
         Self { executed: vec![(0, 0); n], conflicts: vec![0; n], total: Counters::default() }
     }
 
-    /// Adds up the tallies of all host threads.
-    pub fn sum(code: &Code, tallies: Vec<Tally>) -> Counters {
+    /// Adds up the tallies of all host threads; the counts of warps by instruction beside.
+    pub fn sum(code: &Code, tallies: Vec<Tally>) -> (Counters, Vec<u64>) {
         let mut sum = Counters { kernel: code.name.clone(), ..Counters::default() };
+        let mut executed = vec![0; code.instructions.len()];
         for tally in tallies {
             let part = tally.total;
             sum.global_load_bytes += part.global_load_bytes;
@@ -70,7 +71,9 @@ impl Tally {
             sum.barriers += part.barriers;
             sum.async_copy_bytes += part.async_copy_bytes;
             let counts = tally.executed.iter().zip(&tally.conflicts);
-            for (instruction, ((warps, threads), conflicts)) in code.instructions.iter().zip(counts) {
+            let each = code.instructions.iter().zip(&mut executed).zip(counts);
+            for ((instruction, all), ((warps, threads), conflicts)) in each {
+                *all += warps;
                 sum.warp_instructions += warps;
                 sum.thread_instructions += threads;
                 if *threads > 0 {
@@ -82,73 +85,87 @@ impl Tally {
                 }
             }
         }
-        sum
+        (sum, executed)
     }
 }
 
 /// 32-byte sectors that accesses of `bytes` at these addresses touch.
 pub(crate) fn sectors(addresses: impl Iterator<Item = u64>, bytes: u64) -> u64 {
-    let mut seen = [u64::MAX; 64];
-    let mut count = 0;
+    let mut seen = [0; 64];
+    let (mut count, mut most) = (0, 0);
     for address in addresses {
         for sector in address / 32..=(address + bytes - 1) / 32 {
-            // Neighbouring threads mostly share the latest one.
-            if count > 0 && seen[count - 1] == sector || seen[..count].contains(&sector) {
-                continue;
-            }
-            if count < seen.len() {
+            // Neighbouring threads mostly share the latest one, or go on to the next.
+            let known =
+                |seen: &[u64]| seen.last() == Some(&sector) || sector <= most && seen.contains(&sector);
+            if count < seen.len() && !known(&seen[..count]) {
                 seen[count] = sector;
                 count += 1;
+                most = most.max(sector);
             }
         }
     }
     count as u64
 }
 
-/// Wavefronts of a shared-memory access, and how many more than its width needs. A pass serves 32 banks
-/// of 4 bytes: all threads at once, halves of the warp for 8 bytes each, quarters for 16.
-pub(crate) fn wavefronts(addresses: &[Option<u32>; 32], bytes: u32) -> (u64, u64) {
-    let words = bytes.div_ceil(4).max(1);
-    let threads_per_pass = (32 / words).max(1) as usize;
+/// Wavefronts of a shared-memory access by the lanes of `mask`, and how many more than its width needs. A pass serves
+/// 32 banks of 4 bytes: all threads at once, halves of the warp for 8 bytes each, quarters for 16.
+pub(crate) fn wavefronts(offsets: &[u32; 32], mask: u32, bytes: u32) -> (u64, u64) {
+    // Aligned accesses of one size: each takes as many banks, whose words all differ where one does.
+    let bytes = bytes.next_power_of_two().clamp(4, 128);
+    let threads_per_pass = (128 / bytes) as usize;
     let (mut total, mut needed) = (0, 0);
-    for group in addresses.chunks(threads_per_pass) {
-        // The first word asked of each bank, and those that differ from it.
-        let mut first = [u32::MAX; 32];
-        let mut more: Vec<u32> = Vec::new();
-        for word in group.iter().flatten().flat_map(|address| address / 4..address / 4 + words) {
-            let held = &mut first[(word % 32) as usize];
-            if *held == u32::MAX {
-                *held = word;
-            } else if *held != word && !more.contains(&word) {
-                more.push(word);
-            }
-        }
-        let mut depth = first.map(|word| u64::from(word != u32::MAX));
-        more.iter().for_each(|word| depth[(word % 32) as usize] += 1);
-        let passes = depth.iter().copied().max().unwrap_or(0);
+    for (group, offsets) in offsets.chunks(threads_per_pass).enumerate() {
+        let passes = passes(offsets, mask >> (group * threads_per_pass), bytes);
         total += passes;
         needed += passes.min(1);
     }
-    (total, total - needed.min(total))
+    (total, total - needed)
+}
+
+/// The most different places that the lanes of `mask` ask of one bank, or of one row of banks.
+fn passes(offsets: &[u32], mask: u32, bytes: u32) -> u64 {
+    let bank_of = |place: u32| place & (128 / bytes - 1);
+    // Banks asked, the first place asked of each, and those that differ from it.
+    let (mut asked, mut first) = (0u32, [0; 32]);
+    let mut more: Vec<u32> = Vec::new();
+    for (_, offset) in offsets.iter().enumerate().filter(|(lane, _)| mask >> lane & 1 == 1) {
+        let place = offset >> bytes.trailing_zeros();
+        let held = &mut first[bank_of(place) as usize];
+        if asked >> bank_of(place) & 1 == 0 {
+            asked |= 1 << bank_of(place);
+            *held = place;
+        } else if *held != place && !more.contains(&place) {
+            more.push(place);
+        }
+    }
+    if more.is_empty() {
+        return u64::from(asked != 0);
+    }
+    let mut depth = [1; 32];
+    more.iter().for_each(|place| depth[bank_of(*place) as usize] += 1);
+    depth.into_iter().max().unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn lanes(f: impl Fn(u32) -> u32) -> [Option<u32>; 32] {
-        std::array::from_fn(|lane| Some(f(lane as u32)))
+    fn lanes(f: impl Fn(u32) -> u32) -> [u32; 32] {
+        std::array::from_fn(|lane| f(lane as u32))
     }
 
     #[test]
     fn conflicts_of_known_patterns() {
-        assert_eq!(wavefronts(&lanes(|l| 4 * l), 4), (1, 0), "a row");
-        assert_eq!(wavefronts(&lanes(|_| 64), 4), (1, 0), "a broadcast");
-        assert_eq!(wavefronts(&lanes(|l| 8 * l), 4), (2, 1), "every second word");
-        assert_eq!(wavefronts(&lanes(|l| 128 * l), 4), (32, 31), "a column of 32 words");
-        assert_eq!(wavefronts(&lanes(|l| 16 * l), 16), (4, 0), "16 bytes each, in a row");
-        assert_eq!(wavefronts(&lanes(|l| 128 * l), 16), (32, 28), "16 bytes each, in a column");
-        assert_eq!(wavefronts(&lanes(|l| 2 * l), 2), (1, 0), "half words");
+        assert_eq!(wavefronts(&lanes(|l| 4 * l), u32::MAX, 4), (1, 0), "a row");
+        assert_eq!(wavefronts(&lanes(|_| 64), u32::MAX, 4), (1, 0), "a broadcast");
+        assert_eq!(wavefronts(&lanes(|l| 8 * l), u32::MAX, 4), (2, 1), "every second word");
+        assert_eq!(wavefronts(&lanes(|l| 128 * l), u32::MAX, 4), (32, 31), "a column of 32 words");
+        assert_eq!(wavefronts(&lanes(|l| 16 * l), u32::MAX, 16), (4, 0), "16 bytes each, in a row");
+        assert_eq!(wavefronts(&lanes(|l| 128 * l), u32::MAX, 16), (32, 28), "16 bytes each, in a column");
+        assert_eq!(wavefronts(&lanes(|l| 2 * l), u32::MAX, 2), (1, 0), "half words");
+        assert_eq!(wavefronts(&lanes(|l| 128 * l), 0x8000_0101, 4), (3, 2), "three lanes of a column");
+        assert_eq!(wavefronts(&lanes(|l| 128 * l), 0, 4), (0, 0), "nobody");
     }
 
     #[test]
@@ -157,6 +174,7 @@ mod tests {
         assert_eq!(sectors((0..32).map(|l| 16 * l), 16), 16);
         assert_eq!(sectors((0..32).map(|l| 1024 * l), 4), 32);
         assert_eq!(sectors((0..32).map(|l| 4 + 4 * l), 4), 5);
+        assert_eq!(sectors((0..32).map(|l| 64 * (l ^ 5) % 1024), 4), 16, "in no order, each twice");
         assert_eq!(sectors(std::iter::repeat_n(64, 32), 4), 1);
     }
 }

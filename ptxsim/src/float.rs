@@ -15,39 +15,58 @@ pub enum Rounding {
     Up,
 }
 
+/// What a format has besides finite numbers; without infinities the largest number stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Specials {
+    Infinities,
+    /// The largest code of either sign.
+    Nan,
+    None,
+}
+
 /// A binary format of at most 16 bits, or tf32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Format {
     pub exponent_bits: u32,
     pub mantissa_bits: u32,
-    /// Has infinities; otherwise the largest finite value stands in (e4m3).
-    pub infinite: bool,
-    /// The NaN that arithmetic makes.
+    pub specials: Specials,
+    /// What a NaN becomes.
     pub nan: u32,
 }
 
-pub const F16: Format = Format { exponent_bits: 5, mantissa_bits: 10, infinite: true, nan: 0x7fff };
-pub const BF16: Format = Format { exponent_bits: 8, mantissa_bits: 7, infinite: true, nan: 0x7fff };
-pub const TF32: Format = Format { exponent_bits: 8, mantissa_bits: 10, infinite: true, nan: 0x3_ffff };
-pub const E4M3: Format = Format { exponent_bits: 4, mantissa_bits: 3, infinite: false, nan: 0x7f };
-pub const E5M2: Format = Format { exponent_bits: 5, mantissa_bits: 2, infinite: true, nan: 0x7f };
+pub const F16: Format =
+    Format { exponent_bits: 5, mantissa_bits: 10, specials: Specials::Infinities, nan: 0x7fff };
+pub const BF16: Format =
+    Format { exponent_bits: 8, mantissa_bits: 7, specials: Specials::Infinities, nan: 0x7fff };
+pub const TF32: Format =
+    Format { exponent_bits: 8, mantissa_bits: 10, specials: Specials::Infinities, nan: 0x3_ffff };
+pub const E4M3: Format = Format { exponent_bits: 4, mantissa_bits: 3, specials: Specials::Nan, nan: 0x7f };
+pub const E5M2: Format =
+    Format { exponent_bits: 5, mantissa_bits: 2, specials: Specials::Infinities, nan: 0x7f };
+pub const E2M1: Format = Format { exponent_bits: 2, mantissa_bits: 1, specials: Specials::None, nan: 7 };
+pub const E2M3: Format = Format { exponent_bits: 2, mantissa_bits: 3, specials: Specials::None, nan: 31 };
+pub const E3M2: Format = Format { exponent_bits: 3, mantissa_bits: 2, specials: Specials::None, nan: 31 };
 
 impl Format {
-    fn sign_bit(self) -> u32 {
+    /// Has infinities.
+    const fn infinite(self) -> bool {
+        matches!(self.specials, Specials::Infinities)
+    }
+
+    const fn sign_bit(self) -> u32 {
         self.exponent_bits + self.mantissa_bits
     }
 
-    fn bias(self) -> i32 {
+    const fn bias(self) -> i32 {
         (1 << (self.exponent_bits - 1)) - 1
     }
 
     /// Magnitude bits of the largest finite value.
-    pub fn largest(self) -> u32 {
-        if self.infinite {
-            (((1 << self.exponent_bits) - 1) << self.mantissa_bits) - 1
-        } else {
-            // All ones but the last: all ones is NaN.
-            (1 << self.sign_bit()) - 2
+    pub const fn largest(self) -> u32 {
+        match self.specials {
+            Specials::Infinities => (((1 << self.exponent_bits) - 1) << self.mantissa_bits) - 1,
+            Specials::Nan => (1 << self.sign_bit()) - 2,
+            Specials::None => (1 << self.sign_bit()) - 1,
         }
     }
 
@@ -55,6 +74,11 @@ impl Format {
     pub fn encode(self, x: f64, rounding: Rounding) -> u32 {
         if x.is_nan() {
             return self.nan;
+        }
+        if rounding == Rounding::Nearest
+            && let Some(bits) = self.encode_normal(x)
+        {
+            return bits;
         }
         let negative = x.is_sign_negative();
         let sign = u32::from(negative) << self.sign_bit();
@@ -65,12 +89,12 @@ impl Format {
             _ => false,
         };
         let overflow = || match rounding {
-            Rounding::Nearest | Rounding::NearestAway if self.infinite => self.largest() + 1,
-            _ if away && self.infinite => self.largest() + 1,
+            Rounding::Nearest | Rounding::NearestAway if self.infinite() => self.largest() + 1,
+            _ if away && self.infinite() => self.largest() + 1,
             _ => self.largest(),
         };
         if magnitude.is_infinite() {
-            return sign | if self.infinite { self.largest() + 1 } else { self.largest() };
+            return sign | if self.infinite() { self.largest() + 1 } else { self.largest() };
         }
         if magnitude == 0.0 {
             return sign;
@@ -78,7 +102,7 @@ impl Format {
         let least = 1 - self.bias();
         // An f64 subnormal is far below every format's smallest value.
         let exponent = (((magnitude.to_bits() >> 52) as i32) - 1023).max(least);
-        if exponent > self.bias() + i32::from(!self.infinite) {
+        if exponent > self.bias() + i32::from(!self.infinite()) {
             return sign | overflow();
         }
         // In units of the last place: below 2^(mantissa + 1), so exact, or a tiny fraction.
@@ -100,29 +124,73 @@ impl Format {
         sign | if bits > self.largest() { overflow() } else { bits }
     }
 
+    /// To nearest, where the result is no subnormal and does not overflow: then the bits above those dropped are the
+    /// result's, and a carry goes where it belongs.
+    fn encode_normal(self, x: f64) -> Option<u32> {
+        let magnitude = x.to_bits() & !(1 << 63);
+        let exponent = (magnitude >> 52) as i32 - 1023;
+        if exponent < 1 - self.bias() || exponent > self.bias() {
+            return None;
+        }
+        let dropped = 52 - self.mantissa_bits;
+        let even = magnitude >> dropped & 1;
+        let rounded = (magnitude + (1 << (dropped - 1)) - 1 + even) >> dropped;
+        let bits = rounded as u32 - (((1023 - self.bias()) as u32) << self.mantissa_bits);
+        (bits <= self.largest()).then_some(bits | u32::from(x.is_sign_negative()) << self.sign_bit())
+    }
+
+    /// The values of all codes of 8 bits.
+    const fn values(self) -> [f32; 256] {
+        let mut all = [0.0; 256];
+        let mut bits = 0;
+        while bits < 256 {
+            all[bits] = self.decode(bits as u32) as f32;
+            bits += 1;
+        }
+        all
+    }
+
     /// The value of `bits`.
-    pub fn decode(self, bits: u32) -> f64 {
+    pub const fn decode(self, bits: u32) -> f64 {
         let mantissa = bits & ((1 << self.mantissa_bits) - 1);
         let exponent = (bits >> self.mantissa_bits) & ((1 << self.exponent_bits) - 1);
         let sign = if bits >> self.sign_bit() & 1 == 1 { -1.0 } else { 1.0 };
         let magnitude = bits & ((1 << self.sign_bit()) - 1);
         if magnitude > self.largest() {
-            return if self.infinite && mantissa == 0 { sign * f64::INFINITY } else { f64::NAN };
+            return if self.infinite() && mantissa == 0 { sign * f64::INFINITY } else { f64::NAN };
         }
-        let unit = power_of_two((exponent.max(1) as i32) - self.bias() - self.mantissa_bits as i32);
-        let units = if exponent == 0 { mantissa } else { mantissa + (1 << self.mantissa_bits) };
-        sign * f64::from(units) * unit
+        let (exponent, units) =
+            if exponent == 0 { (1, mantissa) } else { (exponent, mantissa + (1 << self.mantissa_bits)) };
+        sign * units as f64 * power_of_two(exponent as i32 - self.bias() - self.mantissa_bits as i32)
     }
 }
 
 /// 2^n, for exponents of normal f64.
-fn power_of_two(n: i32) -> f64 {
+const fn power_of_two(n: i32) -> f64 {
     f64::from_bits(((n + 1023) as u64) << 52)
 }
 
-/// The value of f16 bits.
+/// The value of f16 bits: those of an f32 with other exponents, and a NaN is quiet.
+#[inline(always)]
 pub fn f16(bits: u32) -> f32 {
-    half::f16::from_bits(bits as u16).to_f32()
+    let (sign, magnitude) = ((bits & 0x8000) << 16, (bits & 0x7fff) << 13);
+    let finite = (f32::from_bits(magnitude) * f32::from_bits(239 << 23)).to_bits();
+    let quiet = if magnitude > 0x7c00 << 13 { 0x40_0000 } else { 0 };
+    f32::from_bits(sign | if magnitude >= 0x7c00 << 13 { 0x7f80_0000 | magnitude | quiet } else { finite })
+}
+
+/// The value of e4m3 bits.
+#[inline]
+pub fn e4m3(bits: u32) -> f32 {
+    static VALUES: [f32; 256] = E4M3.values();
+    VALUES[(bits & 0xff) as usize]
+}
+
+/// The value of e5m2 bits.
+#[inline]
+pub fn e5m2(bits: u32) -> f32 {
+    static VALUES: [f32; 256] = E5M2.values();
+    VALUES[(bits & 0xff) as usize]
 }
 
 /// The value of bf16 bits.
@@ -170,6 +238,60 @@ pub fn flush(x: f32) -> f32 {
     if x.is_subnormal() { 0f32.copysign(x) } else { x }
 }
 
+/// The smaller; -0 below +0; a NaN only if both are, or `strict`. Selections only: they become vector instructions.
+#[inline(always)]
+pub fn smaller(a: f64, b: f64, strict: bool) -> f64 {
+    let first = (a < b) | ((a == b) & a.is_sign_negative()) | b.is_nan();
+    let least = if first { a } else { b };
+    let (one, both) = (a.is_nan() | b.is_nan(), a.is_nan() & b.is_nan());
+    if both | (one & strict) { f64::NAN } else { least }
+}
+
+/// The larger, likewise.
+#[inline(always)]
+pub fn larger(a: f64, b: f64, strict: bool) -> f64 {
+    -smaller(-a, -b, strict)
+}
+
+/// `x` in ue8m0, the exponent of a power of two alone: of the magnitude, down or up. Its NaN stands for what is too
+/// large as well, unless `finite`.
+pub fn exponent(x: f64, up: bool, finite: bool) -> u32 {
+    const NAN: u32 = 0xff;
+    let magnitude = x.abs();
+    if magnitude.is_nan() {
+        return NAN;
+    }
+    // f32 and bf16 are normal numbers here, but for zero.
+    let (whole, rest) = (magnitude.to_bits() >> 52, magnitude.to_bits() << 12);
+    let code = (whole as i64 - 1023 + 127 + i64::from(up && rest != 0)).clamp(0, NAN.into()) as u32;
+    if finite { code.min(NAN - 1) } else { code }
+}
+
+/// `x` with the sign of `.xorsign`: minus where those of `a` and `b` differ. A NaN stays.
+pub fn signed_by(x: f64, a: f64, b: f64) -> f64 {
+    if x.is_nan() {
+        x
+    } else {
+        x.abs().copysign(if a.is_sign_negative() == b.is_sign_negative() { 1.0 } else { -1.0 })
+    }
+}
+
+/// tf32 bits of an f32 register, as tensor cores read it.
+pub fn tf32(bits: u64) -> f32 {
+    f32::from_bits(bits as u32 & 0xffff_e000)
+}
+
+/// Value of an element of a small type.
+pub fn small(format: Format, bits: u32) -> f32 {
+    match format {
+        F16 => f16(bits),
+        BF16 => bf16(bits),
+        E4M3 => e4m3(bits),
+        E5M2 => e5m2(bits),
+        other => other.decode(bits) as f32,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +300,7 @@ mod tests {
     fn every_f16_and_bf16_survives_a_round_trip() {
         for bits in 0..=0xffffu32 {
             let half = half::f16::from_bits(bits as u16);
+            assert_eq!(f16(bits).to_bits(), half.to_f32().to_bits());
             if !half.is_nan() {
                 assert_eq!(F16.decode(bits), half.to_f64());
                 for mode in [Rounding::Nearest, Rounding::Zero, Rounding::Up, Rounding::Down] {
@@ -212,6 +335,10 @@ mod tests {
 
     #[test]
     fn fp8_corners() {
+        for bits in 0..256 {
+            let same = |x: f32, y: f64| f64::from(x) == y || x.is_nan() && y.is_nan();
+            assert!(same(e4m3(bits), E4M3.decode(bits)) && same(e5m2(bits), E5M2.decode(bits)), "{bits:#x}");
+        }
         assert_eq!(E4M3.decode(0x7e), 448.0);
         assert!(E4M3.decode(0x7f).is_nan());
         assert_eq!(E4M3.encode(1e9, Rounding::Nearest), 0x7e);

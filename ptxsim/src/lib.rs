@@ -42,6 +42,8 @@
 //! | `memory` | global memory |
 //! | `float` | narrow formats and directed rounding |
 //! | `fault`, `counters` | what a launch did wrong, and what it did |
+//! | `mutate` | recorded launches with planted mistakes |
+//! | `recording` | launches taken down, to be run again |
 //! | `card`, `tensor_map` | what the driver's face and the core share |
 #![forbid(unsafe_code)]
 
@@ -54,16 +56,19 @@ mod float;
 mod ir;
 mod memory;
 mod module;
+pub mod mutate;
 mod ptx;
+mod recording;
 mod tensor_map;
 
 pub use card::Card;
 pub use counters::Counters;
 pub use decode::DecodeError;
-pub use exec::{LaunchConfig, Options};
+pub use exec::{Accumulation, Checks, LaunchConfig, Options};
 pub use fault::{Fault, FaultKind};
 pub use ir::{Class, Parameter};
 pub use memory::{GlobalMemory, MemoryError};
 pub use module::{KernelFacts, LaunchError, LoadError, Module};
 pub use ptx::SyntaxError;
+pub use recording::{Difference, Recording, RecordingError, Replay, ReplayError};
 pub use tensor_map::{TENSOR_MAP_BYTES, TensorMap};

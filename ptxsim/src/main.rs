@@ -1,4 +1,9 @@
-//! `ptxsim run` and `ptxsim lint`.
+//! `ptxsim run`, `lint`, `replay` and `mutate`.
+
+mod commands {
+    pub mod mutate;
+    pub mod replay;
+}
 
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -21,6 +26,10 @@ struct Cli {
 enum Task {
     /// Launch a kernel once; prints what it did, or the check that it failed
     Run(Run),
+    /// Launch a recorded kernel again; prints what it did, or the check that it failed
+    Replay(commands::replay::Replay),
+    /// Edit recorded kernels by rule, one mistake at a time, and see which mistakes are noticed
+    Mutate(commands::mutate::Mutate),
     /// List the instructions of a PTX file that the simulator does not run
     Lint {
         /// PTX file
@@ -133,6 +142,10 @@ impl FromStr for Dump {
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Run(run) => launch(&run).map(|()| true),
+        Task::Replay(replay) => {
+            commands::replay::run(&replay).and_then(|counters| show(&counters, replay.json)).map(|()| true)
+        }
+        Task::Mutate(mutate) => commands::mutate::run(&mutate).and_then(|text| say(&text)).map(|()| true),
         Task::Lint { file, device } => lint(&file, device.as_deref()),
     };
     match done {
@@ -221,7 +234,8 @@ fn launch(run: &Run) -> Result<()> {
         dynamic_shared_bytes: run.shared,
         overlaps: false,
     };
-    let counters = module.launch(&kernel, &config, &parameters, &memory, Options::from_environment())?;
+    let options = Options::from_environment().map_err(anyhow::Error::msg)?;
+    let counters = module.launch(&kernel, &config, &parameters, &memory, options)?;
     for Dump(number, path) in &run.dumps {
         let Some(Some((address, bytes))) = buffers.get(*number) else {
             bail!("--dump {number}: argument {number} is no buffer");
@@ -230,7 +244,11 @@ fn launch(run: &Run) -> Result<()> {
         memory.read(*address, &mut data)?;
         std::fs::write(path, data).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    if run.json { say(&(serde_json::to_string_pretty(&counters)? + "\n")) } else { say(&table(&counters)) }
+    show(&counters, run.json)
+}
+
+fn show(counters: &Counters, json: bool) -> Result<()> {
+    if json { say(&(serde_json::to_string_pretty(counters)? + "\n")) } else { say(&table(counters)) }
 }
 
 /// Address and size of a buffer.

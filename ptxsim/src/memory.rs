@@ -12,12 +12,12 @@ const ALIGNMENT: u64 = 256;
 const REMEMBERED: usize = 256;
 
 /// The mark of a word: which of its bytes were ever written.
-const WRITTEN: u16 = 0x000f;
+pub(crate) const WRITTEN: u16 = 0x000f;
 /// Which bytes this launch touched.
 const TOUCHED_SHIFT: u32 = 4;
 const TOUCHED: u16 = 0x00f0;
 /// This launch stored to the word.
-const STORED: u16 = 0x0100;
+pub(crate) const STORED: u16 = 0x0100;
 /// The launch before touched the word, or stored to it.
 const TOUCHED_BEFORE: u16 = 0x0200;
 const STORED_BEFORE: u16 = 0x0400;
@@ -56,13 +56,33 @@ pub enum MemoryError {
     NotAnAllocation(u64),
 }
 
+/// The words of an allocation: the simulator's own, or the host's, which sees at once what kernels store and the other
+/// way round.
+#[derive(Debug)]
+enum Words {
+    Own(Box<[AtomicU32]>),
+    Host(&'static [AtomicU32]),
+}
+
+impl std::ops::Deref for Words {
+    type Target = [AtomicU32];
+
+    #[inline]
+    fn deref(&self) -> &[AtomicU32] {
+        match self {
+            Words::Own(words) => words,
+            Words::Host(words) => words,
+        }
+    }
+}
+
 /// One allocation. Threads of several blocks use it at once, so its words are atomics; every kernel
 /// access is relaxed, which compiles to plain loads and stores.
 #[derive(Debug)]
 pub(crate) struct Allocation {
     pub base: u64,
     pub bytes: u64,
-    words: Box<[AtomicU32]>,
+    words: Words,
     /// Per word, see the constants.
     marks: Box<[AtomicU16]>,
 }
@@ -70,12 +90,13 @@ pub(crate) struct Allocation {
 impl Allocation {
     fn new(base: u64, bytes: u64) -> Option<Self> {
         let count = usize::try_from(bytes.div_ceil(4)).ok()?;
-        Some(Self {
-            base,
-            bytes,
-            words: bytemuck::allocation::try_zeroed_slice_box(count).ok()?,
-            marks: bytemuck::allocation::try_zeroed_slice_box(count).ok()?,
-        })
+        let words = Words::Own(bytemuck::allocation::try_zeroed_slice_box(count).ok()?);
+        Some(Self { base, bytes, words, marks: bytemuck::allocation::try_zeroed_slice_box(count).ok()? })
+    }
+
+    /// What the host writes is not seen: all of its memory counts as written.
+    fn is_host(&self) -> bool {
+        matches!(self.words, Words::Host(_))
     }
 
     /// Reads up to 8 bytes at an offset that is a multiple of them.
@@ -151,12 +172,28 @@ impl Allocation {
     /// All bytes of a range are written.
     #[inline]
     pub fn written(&self, offset: u64, bytes: u32) -> bool {
+        if self.is_host() {
+            return true;
+        }
         if offset.is_multiple_of(4) && bytes.is_multiple_of(4) {
             let word = (offset / 4) as usize;
             let marks = &self.marks[word..word + bytes as usize / 4];
             return marks.iter().all(|m| m.load(Relaxed) & WRITTEN == WRITTEN);
         }
         Self::parts(offset, bytes).all(|(word, mask)| self.marks[word].load(Relaxed) & mask == mask)
+    }
+
+    /// The bits of up to 8 bytes that nothing has written.
+    pub fn undefined(&self, offset: u64, bytes: u32) -> u64 {
+        let unwritten = (0..bytes).filter(|i| !self.written(offset + u64::from(*i), 1));
+        unwritten.fold(0, |bits, i| bits | 0xff << (8 * i))
+    }
+
+    /// What these bytes hold is nothing that anyone has written: they were copied from such.
+    pub fn forget(&self, offset: u64, bytes: u32) {
+        for (word, mask) in Self::parts(offset, bytes) {
+            self.marks[word].fetch_and(!mask, Relaxed);
+        }
     }
 
     /// Adds the places in a range whose bytes nothing has written to `found`, from `base` on.
@@ -178,6 +215,47 @@ impl Allocation {
             }
         }
         fresh
+    }
+
+    /// Reads words of a warp's lanes, `each` from every place in `first` on: how many bytes this launch uses for the first
+    /// time. `None`, and nothing done, if `written` and a word is not.
+    pub fn read_all(&self, first: &[usize; 32], each: usize, written: bool) -> Option<u32> {
+        let mut common = u16::MAX;
+        self.each_mark(first, each, |mark| common &= mark.load(Relaxed));
+        if written && common & WRITTEN != WRITTEN {
+            return None;
+        }
+        Some(if common & TOUCHED == TOUCHED { 0 } else { self.mark_all(first, each, TOUCHED) })
+    }
+
+    /// Writes words likewise, which [`Allocation::set_word`] does not mark.
+    pub fn write_all(&self, first: &[usize; 32], each: usize) -> u32 {
+        self.mark_all(first, each, WRITTEN | TOUCHED | STORED)
+    }
+
+    fn mark_all(&self, first: &[usize; 32], each: usize, wanted: u16) -> u32 {
+        let mut fresh = 0;
+        self.each_mark(first, each, |mark| {
+            if mark.load(Relaxed) & wanted != wanted {
+                fresh += (TOUCHED & !mark.fetch_or(wanted, Relaxed)).count_ones();
+            }
+        });
+        fresh
+    }
+
+    #[inline]
+    fn each_mark(&self, first: &[usize; 32], each: usize, f: impl FnMut(&AtomicU16)) {
+        first.iter().flat_map(|at| &self.marks[*at..*at + each]).for_each(f);
+    }
+
+    #[inline]
+    pub fn word(&self, at: usize) -> u32 {
+        self.words[at].load(Relaxed)
+    }
+
+    #[inline]
+    pub fn set_word(&self, at: usize, value: u32) {
+        self.words[at].store(value, Relaxed);
     }
 
     /// The launch before stored to a word of the range; `touched`: used one in any way.
@@ -205,6 +283,14 @@ impl Allocation {
                 mark.fetch_or(new, Relaxed);
             }
         }
+    }
+
+    /// Its words, and their marks.
+    pub fn image(&self) -> (Vec<u32>, Vec<u16>) {
+        let words = self.words.iter().map(|word| word.load(Relaxed));
+        // What the host shares, the host has written.
+        let host = if self.is_host() { WRITTEN } else { 0 };
+        (words.collect(), self.marks.iter().map(|mark| mark.load(Relaxed) | host).collect())
     }
 
     pub fn read(&self, offset: u64, into: &mut [u8]) {
@@ -296,6 +382,22 @@ impl GlobalMemory {
         Ok(base)
     }
 
+    /// Lets kernels use the first bytes of words of the host's, at the address that the host has them at. They take no
+    /// room on the card.
+    pub fn share(&self, words: &'static [AtomicU32], bytes: u64) -> Result<(), MemoryError> {
+        let bytes = bytes.min(4 * words.len() as u64);
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let marks = bytemuck::allocation::try_zeroed_slice_box(words.len());
+        let marks = marks.map_err(|_| MemoryError::OutOfMemory {
+            asked: bytes,
+            used: table.used,
+            limit: self.limit,
+        })?;
+        let base = words.as_ptr().addr() as u64;
+        table.live.insert(base, Arc::new(Allocation { base, bytes, words: Words::Host(words), marks }));
+        Ok(())
+    }
+
     /// Makes an allocation anew where it was, live or freed, as a graph does at each launch with its own.
     pub fn renew(&self, address: u64, bytes: u64) -> Result<(), MemoryError> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -314,7 +416,7 @@ impl GlobalMemory {
     pub fn free(&self, address: u64) -> Result<(), MemoryError> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let gone = table.live.remove(&address).ok_or(MemoryError::NotAnAllocation(address))?;
-        table.used -= gone.bytes;
+        table.used -= if gone.is_host() { 0 } else { gone.bytes };
         if table.freed.len() == REMEMBERED {
             table.freed.pop_front();
         }
@@ -329,10 +431,10 @@ impl GlobalMemory {
         (address - found.base < found.bytes).then_some((found.base, found.bytes))
     }
 
-    /// The live allocations: start and bytes.
+    /// The live allocations of the card's own: start and bytes.
     pub fn allocations(&self) -> Vec<(u64, u64)> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.live.values().map(|a| (a.base, a.bytes)).collect()
+        table.live.values().filter(|a| !a.is_host()).map(|a| (a.base, a.bytes)).collect()
     }
 
     /// Reads as the host does: unwritten bytes come as they are.
@@ -419,6 +521,25 @@ impl GlobalMemory {
         }
     }
 
+    /// Makes an allocation as it was when its image was taken.
+    pub(crate) fn restore(
+        &self,
+        base: u64,
+        bytes: u64,
+        image: &(Vec<u32>, Vec<u16>),
+    ) -> Result<(), MemoryError> {
+        self.renew(base, bytes)?;
+        let (made, _) = self.range(base, bytes)?;
+        // What is zero is so already, and costs no page.
+        for (word, held) in image.0.iter().zip(made.words.iter()).filter(|(word, _)| **word != 0) {
+            held.store(*word, Relaxed);
+        }
+        for (mark, held) in image.1.iter().zip(&made.marks).filter(|(mark, _)| **mark != 0) {
+            held.store(*mark, Relaxed);
+        }
+        Ok(())
+    }
+
     /// The live allocations as a launch sees them.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
@@ -432,6 +553,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// All of them.
+    pub fn allocations(&self) -> &[Arc<Allocation>] {
+        &self.allocations
+    }
+
     /// The allocation an address lies in.
     #[inline]
     pub fn find(&self, address: u64) -> Option<&Allocation> {
@@ -464,6 +590,26 @@ mod tests {
         assert!(memory.nearest(first + 4).contains("freed"));
         assert_eq!(memory.free(first), Err(MemoryError::NotAnAllocation(first)));
         assert_eq!(memory.used_bytes(), 1);
+    }
+
+    #[test]
+    fn host_words_are_seen_by_both_sides() {
+        static WORDS: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
+        let memory = GlobalMemory::new(100);
+        let at = WORDS.as_ptr().addr() as u64;
+        memory.share(&WORDS, 11).unwrap();
+        WORDS[1].store(0x0403_0201, Relaxed);
+        let mut bytes = [0; 4];
+        memory.read(at + 4, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 2, 3, 4]);
+        memory.write(at + 9, &[7]).unwrap();
+        assert_eq!(WORDS[2].load(Relaxed), 0x0700);
+        assert!(memory.snapshot().find(at).unwrap().written(0, 11), "the host may have written it");
+        assert!(memory.read(at + 8, &mut [0; 4]).is_err());
+        assert_eq!((memory.allocation(at + 1), memory.used_bytes()), (Some((at, 11)), 0));
+        assert!(memory.allocations().is_empty());
+        memory.free(at).unwrap();
+        assert!(memory.read(at, &mut bytes).is_err());
     }
 
     #[test]

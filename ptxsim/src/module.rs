@@ -13,7 +13,7 @@ use crate::memory::{GlobalMemory, MemoryError};
 use crate::ptx::{self, Space, SyntaxError};
 
 /// The newest PTX version taken, times ten.
-const NEWEST_VERSION: u32 = 90;
+const NEWEST_VERSION: u32 = 95;
 /// Threads a block may have on every card.
 const MAX_THREADS: u32 = 1024;
 /// Bytes of local memory that a thread may have on every card.
@@ -112,6 +112,19 @@ pub struct Module {
 impl Module {
     /// Parses a text, checks that the card takes it, puts its variables into memory.
     pub fn load(text: &str, card: &'static Card, memory: &GlobalMemory) -> Result<Self, LoadError> {
+        let mut module = Self::restore(text, card, Vec::new())?;
+        for variable in &module.tree.variables {
+            let placed = place(variable, memory).map_err(|why| {
+                module.unload(memory);
+                LoadError::Variable { name: variable.name.clone(), why }
+            })?;
+            module.addresses.push(placed);
+        }
+        Ok(module)
+    }
+
+    /// The same with variables that are in memory already.
+    pub(crate) fn restore(text: &str, card: &'static Card, addresses: Vec<u64>) -> Result<Self, LoadError> {
         let tree = ptx::parse(text)?;
         if tree.version > NEWEST_VERSION {
             return Err(LoadError::Version(tree.version));
@@ -124,17 +137,6 @@ impl Module {
                 card: card.name,
                 own,
             });
-        }
-        let mut addresses = Vec::new();
-        for variable in &tree.variables {
-            let placed = place(variable, memory).map_err(|why| {
-                for address in addresses.iter().filter(|a| **a != 0) {
-                    // Allocated a moment ago.
-                    let _ = memory.free(*address);
-                }
-                LoadError::Variable { name: variable.name.clone(), why }
-            })?;
-            addresses.push(placed);
         }
         let kernels = tree.functions.iter().enumerate().filter(|(_, f)| f.is_kernel && f.has_body);
         let kernels = kernels.map(|(at, f)| (f.name.clone(), (at, OnceLock::new()))).collect();
@@ -163,6 +165,11 @@ impl Module {
     pub fn variables(&self) -> impl Iterator<Item = (&str, u64, u64)> {
         let all = self.tree.variables.iter().zip(&self.addresses);
         all.filter(|(_, a)| **a != 0).map(|(v, a)| (v.name.as_str(), *a, v.bytes as u64))
+    }
+
+    /// The card it is on, and the address of each variable; 0 for those without bytes.
+    pub(crate) fn places(&self) -> (&'static Card, &[u64]) {
+        (self.card, &self.addresses)
     }
 
     fn code(&self, kernel: &str) -> Result<Arc<Code>, LaunchError> {
@@ -195,6 +202,18 @@ impl Module {
         memory: &GlobalMemory,
         options: Options,
     ) -> Result<Counters, LaunchError> {
+        self.launch_counted(kernel, config, parameters, memory, options).map(|(counters, _)| counters)
+    }
+
+    /// The same; beside the counters how often warps ran each instruction, the kernel's own first.
+    pub(crate) fn launch_counted(
+        &self,
+        kernel: &str,
+        config: &LaunchConfig,
+        parameters: &[u8],
+        memory: &GlobalMemory,
+        options: Options,
+    ) -> Result<(Counters, Vec<u64>), LaunchError> {
         let code = self.code(kernel)?;
         self.check(&code, config, parameters)?;
         Ok(exec::run(&code, config, self.card, parameters, &self.addresses, memory, options)?)

@@ -1,5 +1,8 @@
 //! Tensor maps: what a `CUtensorMap` of the simulator holds.
 
+use crate::float::{self, Rounding};
+use crate::ir::MapField;
+
 /// Bytes of a map.
 pub const TENSOR_MAP_BYTES: usize = 128;
 /// More than the shared memory of any card takes.
@@ -7,6 +10,13 @@ const MOST_BOX_ELEMENTS: u64 = 1 << 20;
 const MAGIC: &[u8; 8] = b"PTXSIMTM";
 /// Bytes of an element by data type: integers 8 to 64, f16, f32, f64, bf16, f32 with flush, tf32 twice.
 const ELEMENT_BYTES: [u32; 13] = [1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4];
+
+/// The driver's number of each `.elemtype` of `tensormap.replace` (PTX ISA 9.7.9.26, table 33): f32 with flush, f64 and
+/// bf16 change places.
+const DRIVER_TYPES: [u8; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 10, 8, 9, 11, 12];
+const F32_FTZ: u8 = 10;
+const TF32_ELEMENTS: u8 = 11;
+const TF32_FTZ: u8 = 12;
 
 /// A tiled tensor in global memory, and the box that one copy moves.
 ///
@@ -38,6 +48,45 @@ pub struct TensorMap {
     pub promotion: u8,
     /// Fill of elements out of bounds: 0 zeros, 1 NaN.
     pub fill: u8,
+}
+
+/// Puts a value into a field of a map's bytes, as `tensormap.replace` does: a map may be no valid one until the last
+/// field is there. What no valid map has is refused, in words.
+pub(crate) fn replace(map: &mut [u8; TENSOR_MAP_BYTES], field: MapField, value: u64) -> Result<(), String> {
+    if &map[..8] != MAGIC {
+        return Err("these 128 bytes are no tensor map".to_owned());
+    }
+    let (name, allowed, fits) = match field {
+        MapField::Address => ("global_address", "multiples of 16", value.is_multiple_of(16)),
+        MapField::Stride(_) => {
+            ("global_stride", "multiples of 16 below 2^40", value.is_multiple_of(16) && value >> 40 == 0)
+        }
+        MapField::Rank => ("rank", "0 to 4", value <= 4),
+        MapField::Box(_) => ("box_dim", "1 to 256", (1..=256).contains(&(value as u32))),
+        MapField::Step(_) => ("element_stride", "1 to 8", (1..=8).contains(&(value as u32))),
+        _ => ("", "", true),
+    };
+    if !fits {
+        return Err(format!("{name} {value}, allowed are {allowed}"));
+    }
+    // Values of 32 bits come in registers of any width.
+    let (value, narrow) = (value, value as u32);
+    let mut put = |at: usize, bytes: &[u8]| map[at..at + bytes.len()].copy_from_slice(bytes);
+    match field {
+        MapField::Address => put(8, &value.to_le_bytes()),
+        MapField::DataType => put(16, &[DRIVER_TYPES[narrow as usize % DRIVER_TYPES.len()]]),
+        MapField::Rank => put(17, &[narrow as u8 + 1]),
+        MapField::Interleave => put(18, &[narrow as u8]),
+        MapField::Swizzle => put(19, &[narrow as u8]),
+        // 16 bytes, as all maps have here.
+        MapField::Atomicity => {}
+        MapField::Fill => put(21, &[narrow as u8]),
+        MapField::Dimension(d) => put(24 + 8 * usize::from(d), &u64::from(narrow).to_le_bytes()),
+        MapField::Stride(d) => put(64 + 8 * usize::from(d), &value.to_le_bytes()),
+        MapField::Box(d) => put(96 + 2 * usize::from(d), &(narrow as u16).to_le_bytes()),
+        MapField::Step(d) => put(106 + usize::from(d), &[narrow as u8]),
+    }
+    Ok(())
 }
 
 impl TensorMap {
@@ -130,6 +179,27 @@ impl TensorMap {
             (_, 2) => 0x7fff,
             (_, 8) => 0x7fff_ffff_ffff_ffff,
             _ => 0x7fff_ffff,
+        }
+    }
+
+    /// Whether elements change on their way to shared memory: f32 with flush, tf32.
+    pub(crate) fn converts(&self) -> bool {
+        (F32_FTZ..=TF32_FTZ).contains(&self.data_type)
+    }
+
+    /// Makes elements what their type has of them: subnormal f32 are flushed for the types with flush, tf32 is rounded
+    /// to nearest even (PTX ISA, "Tensor Dimension, size and format").
+    pub(crate) fn convert(&self, data: &mut [u8]) {
+        for element in data.chunks_exact_mut(4) {
+            let mut x = f32::from_bits(u32::from_le_bytes(element.try_into().unwrap_or_default()));
+            if self.data_type != TF32_ELEMENTS {
+                x = float::flush(x);
+            }
+            let bits = match self.data_type {
+                F32_FTZ => x.to_bits(),
+                _ => float::TF32.encode(x.into(), Rounding::Nearest) << 13,
+            };
+            element.copy_from_slice(&bits.to_le_bytes());
         }
     }
 

@@ -34,6 +34,7 @@ fn each_broken_text_has_one_error() {
         (with("add.s32 %r0, %r9, 1;"), "`%r9` is not declared"),
         (with("add.s32 %r0, %p1, 1;"), "where a value is expected"),
         (with("add.s32 %r0, %r1;"), "2 operands, 3 are expected"),
+        (with("mov.u32 %r0, %envreg2;"), "`%envreg2` of cooperative grids is not supported"),
         (with("bra NOWHERE;"), "no label `NOWHERE`"),
         (with("@%r1 bra HERE;\nHERE:"), "`%r1` is not a declared predicate"),
         (with("mov.b64 {%a0}, %a1;"), "unsupported instruction"),
@@ -51,6 +52,98 @@ fn each_broken_text_has_one_error() {
             "unsupported instruction",
         ),
         (with("st.async.release.gpu.global.b32 [%a0], %r0;"), "unsupported instruction"),
+        (with("tensormap.replace.tile.rank.shared::cta.b1024.b64 [tile], %a0;"), "rank has the type .b32"),
+        (
+            with("tensormap.replace.tile.global_stride.b1024.b64 [%a0], 4, %a1;"),
+            "global_stride 4, allowed are 0 to 3",
+        ),
+        (
+            with("tensormap.replace.tile.elemtype.shared::cta.b1024.b32 [tile], 13;"),
+            "the value 13, allowed are 0 to 12",
+        ),
+        (
+            with("tensormap.replace.tile.fill_mode.shared::cta.b1024.b32 [tile], %r0;"),
+            "a register of 32 bits where a constant is expected",
+        ),
+        (
+            with("tensormap.replace.tile.swizzle_atomicity.shared::cta.b1024.b32 [tile], 0;"),
+            "needs a target like sm_100a",
+        ),
+        (
+            with(
+                "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%a0], [tile], 64;",
+            ),
+            "64 bytes, allowed are 128",
+        ),
+        (with("fence.proxy.tensormap::generic.acquire.gpu [%a0], 64;"), "64 bytes, allowed are 128"),
+        (with("fence.proxy.generic;"), "unsupported instruction"),
+        (with("atom.global.min.f32 %r0, [%a0], %r1;"), "unsupported instruction"),
+        (with("atom.shared.add.v2.f32 {%r0, %r1}, [tile], {%r0, %r1};"), "vectors are for global memory"),
+        (with("atom.global.add.v4.f32 {%r0, %r1}, [%a0], {%r0, %r1, %r2, %r3};"), "2 elements where 4"),
+        (with("atom.global.add.v8.f32 {%r0, %r1}, [%a0], {%r0, %r1};"), "unsupported instruction"),
+        (
+            with(
+                "red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.min.u64 [%r0], %a0, [%r1];",
+            ),
+            "unsupported instruction",
+        ),
+        (with("red.async.release.gpu.global.add.u32 [%a0], %r0;"), "unsupported instruction"),
+        (with("set.lt.u16.s16 %r0, %r1, %r2;"), "unsupported instruction"),
+        (with("setp.lo.s32 %p0, %r1, %r2;"), "unsupported instruction"),
+        (
+            with("wmma.load.a.sync.aligned.row.m16n16k16.global.f16 {%r0, %r1}, [%a0];"),
+            "2 registers of a, 8 are expected",
+        ),
+        (
+            with("wmma.load.a.sync.aligned.row.m16n16k8.global.f16 {%r0, %r1}, [%a0];"),
+            "unsupported instruction",
+        ),
+        (
+            with(
+                "wmma.load.a.sync.aligned.m16n16k16.global.f16 {%r0, %r1, %r2, %r3, %r4, %r5, %r6, %r7}, [%a0];",
+            ),
+            "unsupported instruction",
+        ),
+        (
+            with("wmma.store.d.sync.aligned.row.m16n16k16.global.f32 [%a0], {%r0, %r1};"),
+            "2 registers of d, 8 are expected",
+        ),
+        (
+            with("wmma.mma.sync.aligned.row.col.m8n32k16.s32.s8.u8.s32 {%r0}, {%r0}, {%r0}, {%r0};"),
+            "unsupported instruction",
+        ),
+        (
+            with("wmma.mma.sync.aligned.row.col.m8n32k16.s32.s8.s8.s32 {%r0}, {%r0}, {%r0}, {%r0};"),
+            "1 registers of D, 8 are expected",
+        ),
+        (
+            with(
+                "mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%a0,%a0}, {%a0,%a0}, {%a0,%a0}, {%a0,%a0};",
+            ),
+            "2 registers of D, 4 are expected",
+        ),
+        (
+            with("mma.sync.aligned.m16n8k16.row.col.satfinite.s32.s8.f16.s32 {%r0}, {%r0}, {%r0}, {%r0};"),
+            "unsupported instruction",
+        ),
+        (with("ld.global.v4.b64 {%a0, %a1, %a2, %a3}, [%a0];"), "needs a target of sm_100"),
+        (
+            with("ld.shared.v8.b32 {%r0, %r1, %r2, %r3, %r4, %r5, %r6, %r7}, [tile];"),
+            "32 bytes, allowed are 16",
+        ),
+        (with("ld.global.curious.b32 %r0, [%a0];"), "unsupported instruction"),
+        (with("st.bulk.shared::cta [%a0], 128, 0;"), "unsupported instruction"),
+        (
+            with("cp.async.bulk.global.shared::cta.bulk_group.cp_mask [%a0], [tile], 128, %r0;"),
+            "unsupported instruction",
+        ),
+        (with("multimem.red.relaxed.sys.global.add.f32 [%a0], %r0;"), "multimem addresses are not supported"),
+        (with("cvt.rn.satfinite.e2m1x2.f32 %r0, %r1, %r2;"), "needs a target like sm_100a"),
+        (with("lop3.b32 %r0, %r1, %r2, %r3, 256;"), "table 256, allowed are 0 to 255"),
+        (with("add.f32x2 %a0, %a1, %a2;"), "needs a target of sm_100 or newer, this text is for sm_90"),
+        (with("max.f32 %r0, %r1, %r2, %r3;"), "needs a target of sm_100"),
+        (with("max.s32 %r0, %r1, %r2, %r3;"), "4 operands, 3 are expected"),
+        (with("fma.rn.oob.f16x2 %r0, %r1, %r2, %r3;"), "unsupported instruction"),
         (with(".shared .align 3 .b8 odd[4];"), "alignment 3 of `odd`"),
         (with(".shared .align 4294967296 .b8 odd[4];"), "alignment 4294967296 of `odd`"),
         (with(".shared .b8 large[4294967297];"), "`4294967297` where a number is expected"),
@@ -155,8 +248,8 @@ fn addresses_far_out_are_out_of_bounds() {
 
 #[test]
 fn warpgroups_share_the_registers() {
-    let kernel = |counts: &[u32]| {
-        let each: String = counts
+    let body = |counts: &[u32]| -> String {
+        counts
             .iter()
             .enumerate()
             .map(|(group, count)| {
@@ -166,15 +259,27 @@ fn warpgroups_share_the_registers() {
                      setmaxnreg.{way}.sync.aligned.u32 {count};\nAFTER{group}:\n"
                 )
             })
-            .collect();
-        support::kernel::gpu("registers", &format!("shr.u32 %r0, %t, 7;\n{each}"))
+            .collect()
     };
+    let kernel =
+        |counts: &[u32]| support::kernel::gpu("registers", &format!("shr.u32 %r0, %t, 7;\n{}", body(counts)));
     let out = |gpu: &Gpu| gpu.ints(&[0; 4]);
     let sound = kernel(&[24, 240, 240]);
     let at = out(&sound);
     sound.run("run", &config(1, 384), &[&support::kernel::NO_MAP, &at, &at]);
-    let greedy = kernel(&[40, 240, 240]);
+    // 65,536 for 384 threads are 168 each: 504 for three.
+    let greedy = kernel(&[32, 240, 240]);
     let at = out(&greedy);
     let found = greedy.fault("run", &config(1, 384), &[&support::kernel::NO_MAP, &at, &at]);
-    assert!(found.message.contains("[40, 240, 240] registers per thread, 520 of 512"), "{found}");
+    assert!(found.message.contains("[32, 240, 240] registers per thread, 512 of 504"), "{found}");
+    // Two blocks on a multiprocessor have half each.
+    let half = |counts: &[u32], of: &str| {
+        let text = support::kernel::ptx(&format!("shr.u32 %r0, %t, 7;\n{}", body(counts)));
+        let gpu = Gpu::new("h200", &text.replace(".param .u64 out) {", &format!(".param .u64 out) {of} {{")));
+        let at = out(&gpu);
+        gpu.launch("run", &config(1, 256), &[&support::kernel::NO_MAP, &at, &at]).is_ok()
+    };
+    assert!(half(&[40, 216], ".maxntid 256 .minnctapersm 2"));
+    assert!(!half(&[48, 216], ".maxntid 256 .minnctapersm 2"));
+    assert!(half(&[48, 216], ".maxntid 256 .minnctapersm 1"));
 }

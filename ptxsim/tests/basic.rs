@@ -2,7 +2,7 @@
 
 mod support;
 
-use ptxsim::{Class, FaultKind, LaunchConfig, LaunchError};
+use ptxsim::{Class, FaultKind, LaunchConfig, LaunchError, Options};
 use support::{Gpu, config, noise};
 
 fn gpu() -> Gpu {
@@ -74,12 +74,12 @@ fn reduction_sums_and_needs_its_barrier() {
 #[test]
 fn a_missing_barrier_is_a_race_even_when_the_data_are_there() {
     let mut gpu = gpu();
-    gpu.options.check_written = false;
+    (gpu.options.checks.loads, gpu.options.checks.written) = (false, false);
     let n = 5000;
     let (input, out) = (gpu.floats(&vec![1.0; n as usize]), gpu.floats(&[0.0]));
     let fault = gpu.fault("reduce_missing_barrier", &config(1, 256), &[&input, &out, &n]);
     assert_eq!(fault.kind, FaultKind::Race, "{fault}");
-    gpu.options.check_races = false;
+    gpu.options.checks.races = false;
     gpu.run("reduce_missing_barrier", &config(1, 256), &[&input, &out, &n]);
 }
 
@@ -201,4 +201,62 @@ fn launches_past_a_limit_are_refused() {
         gpu.module.launch("none", &config(1, 1), &[], &gpu.memory, gpu.options),
         Err(LaunchError::NoKernel(_))
     ));
+}
+
+#[test]
+fn the_alignment_of_what_a_parameter_points_to_is_not_its_own() {
+    // ISA, "Kernel Function Parameter Attribute: .ptr".
+    let text = ".version 9.0\n.target sm_80\n.address_size 64\n\
+        .visible .entry run(.param .u32 n, .param .u64 .ptr .global .align 1 out) {\n\
+        .reg .b32 %n;\n.reg .b64 %a;\nld.param.u32 %n, [n];\nld.param.u64 %a, [out];\nst.global.u32 [%a], %n;\nret;\n}\n";
+    let gpu = Gpu::new("a100", text);
+    let out = gpu.space(4);
+    gpu.run("run", &config(1, 1), &[&7u32, &out]);
+    assert_eq!(gpu.read_ints(out, 1), [7]);
+}
+
+#[test]
+fn directives_need_no_space_between() {
+    // cuda_fp16.hpp: `{.reg.b32 f, C, nZ;`.
+    let text = ".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry run(.param.u64 out) {\n\
+        .reg.b64 %a;\nld.param.u64 %a, [out];\n{.reg.b32 n;\nmov.b32 n, 7;\nst.global.u32 [%a], n;}\nret;\n}\n";
+    let gpu = Gpu::new("a100", text);
+    let out = gpu.space(4);
+    gpu.run("run", &config(1, 1), &[&out]);
+    assert_eq!(gpu.read_ints(out, 1), [7]);
+}
+
+#[test]
+fn thirty_two_bit_addresses_wrap() {
+    let text = ".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry run(.param .u64 out) {\n\
+        .shared .align 4 .b8 tile[64];\n.reg .b32 %n, %s;\n.reg .b64 %a;\nld.param.u64 %a, [out];\nmov.u32 %s, tile;\n\
+        mov.u32 %n, 7;\nst.shared.u32 [%s+32], %n;\nsub.u32 %s, %s, 16;\nld.shared.u32 %n, [%s+48];\n\
+        st.global.u32 [%a], %n;\nret;\n}\n";
+    let gpu = Gpu::new("a100", text);
+    let out = gpu.space(4);
+    gpu.run("run", &config(1, 1), &[&out]);
+    assert_eq!(gpu.read_ints(out, 1), [7]);
+}
+
+#[test]
+fn the_last_lane_of_a_store_is_the_one_that_counts() {
+    // CUDA C++ Programming Guide, "SIMT Architecture": of a warp's lanes that write to one place, one does.
+    let text = |value: &str| {
+        format!(
+            ".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry run(.param .u64 out) {{\n\
+             .shared .align 4 .b8 word[4];\n.reg .b32 %t, %n;\n.reg .b64 %a;\nld.param.u64 %a, [out];\nmov.u32 %t, {value};\n\
+             st.shared.u32 [word], %t;\nbar.sync 0;\nld.shared.u32 %n, [word];\nst.global.u32 [%a], %n;\nret;\n}}\n"
+        )
+    };
+    let gpu = |value: &str| {
+        let gpu = Gpu::new("a100", &text(value));
+        Gpu { options: Options::default(), ..gpu }
+    };
+    let strict = Gpu::new("a100", &text("%laneid"));
+    assert_eq!(strict.fault("run", &config(1, 64), &[&0u64]).kind, FaultKind::Race, "same-word");
+    let (word, race) = (gpu("%laneid"), gpu("%tid.x"));
+    let out = word.space(4);
+    word.run("run", &config(1, 64), &[&out]);
+    assert_eq!(word.read_ints(out, 1), [31]);
+    assert_eq!(race.fault("run", &config(1, 64), &[&race.space(4)]).kind, FaultKind::Race);
 }

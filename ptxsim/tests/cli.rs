@@ -1,5 +1,6 @@
-//! `ptxsim run` and `ptxsim lint`, as a user has them.
+//! `ptxsim run`, `lint`, `replay` and `mutate`, as a user has them.
 
+use ptxsim::{Card, GlobalMemory, LaunchConfig, Module, Options, Recording};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -25,7 +26,8 @@ impl Folder {
 
     fn run(&self, arguments: &str) -> Output {
         let program = env!("CARGO_BIN_EXE_ptxsim");
-        Command::new(program).current_dir(&self.0).args(arguments.split(' ')).output().unwrap()
+        let mut command = Command::new(program);
+        command.current_dir(&self.0).args(arguments.split(' ')).env("PTXSIM_CHECKS", "all").output().unwrap()
     }
 
     /// The error's text; there is nothing on stdout.
@@ -41,6 +43,27 @@ impl Drop for Folder {
         // What cannot be removed stays in the build's own folder.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+#[test]
+fn variables_are_checked() {
+    let folder = Folder::new("variables");
+    folder.write("scale.ptx", PTX);
+    folder.write("in.bin", [0; 128]);
+    let run = |mma: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ptxsim"));
+        command.current_dir(&folder.0).env("PTXSIM_MMA", mma);
+        command.args("run scale.ptx --block 32 --arg file=in.bin --arg space=128 --arg f32=1".split(' '));
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    for allowed in ["", "sequential", "truncate"] {
+        assert_eq!(run(allowed), (true, String::new()));
+    }
+    let (success, told) = run("exact");
+    assert!(!success);
+    let wanted = "PTXSIM_MMA=exact: `exact` is no way to add up; allowed: sequential, truncate";
+    assert!(told.contains(wanted), "{told}");
 }
 
 #[test]
@@ -133,15 +156,84 @@ fn wrong_arguments_have_one_line_each() {
     }
 }
 
+/// A launch of `scale` by 2 on 32 ones, of so many threads.
+fn recording(threads: u32) -> Recording {
+    let card = Card::by_name("a100").unwrap();
+    let memory = GlobalMemory::new(card.memory_bytes);
+    let module = Module::load(PTX, card, &memory).unwrap();
+    let [data, out] = [128; 2].map(|bytes| memory.allocate(bytes).unwrap());
+    memory.write(data, &[1f32.to_le_bytes(); 32].concat()).unwrap();
+    let parameters = [&data.to_le_bytes()[..], &out.to_le_bytes(), &2f32.to_le_bytes()].concat();
+    let config = LaunchConfig::new([1; 3], [threads, 1, 1]);
+    let begun = Recording::begin(PTX, &module, "scale", &config, &parameters, &memory);
+    match module.launch("scale", &config, &parameters, &memory, Options::default()) {
+        Ok(_) => begun.end(&memory),
+        Err(_) => begun,
+    }
+}
+
+#[test]
+fn recorded_launches_run_again_and_are_mutated() {
+    let folder = Folder::new("replay");
+    for (name, threads) in [("sound.launch", 32), ("wrong.launch", 33)] {
+        let path = folder.0.join(name);
+        // Of an earlier run that failed.
+        let _ = std::fs::remove_file(&path);
+        recording(threads).save(&path).unwrap();
+    }
+    let output = folder.run("replay sound.launch --ptx scale.ptx");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.lines().any(|l| l.starts_with("global bytes stored") && l.ends_with(" 128")), "{said}");
+    assert_eq!(std::fs::read_to_string(folder.0.join("scale.ptx")).unwrap(), PTX);
+    let said = folder.refused("replay wrong.launch");
+    assert!(said.contains("OutOfBounds in kernel `scale`, block (0, 0, 0), thread (32, 0, 0)"), "{said}");
+    folder.write("cut.launch", &recording(32).to_bytes()[..99]);
+    for (given, wanted) in [
+        ("replay none.launch", "cannot read none.launch"),
+        ("replay cut.launch", "the header is"),
+        ("mutate wrong.launch", "`scale` as it was recorded: the recorded launch failed"),
+        ("mutate sound.launch --rule none", "rule `none`, allowed are drop-fence, "),
+    ] {
+        let said = folder.refused(given);
+        assert!(said.contains(wanted), "{given}: `{said}` does not say `{wanted}`");
+    }
+    let output = folder.run("mutate sound.launch --rule drop-store");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let row = said.lines().find(|line| line.starts_with("drop-store")).unwrap();
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["drop-store", "0", "1", "0", "0", "0", "0"]);
+    let json = folder.run("mutate sound.launch --json --limit 1 --seed 3");
+    let tried: Vec<serde_json::Value> = serde_json::from_slice(&json.stdout).unwrap();
+    // An access 4 bytes on or 16 before, a store left out.
+    assert_eq!(tried.len(), 2, "{tried:?}");
+    assert!(tried.iter().all(|t| t["kernel"] == "scale" && t["verdict"] != "survived"), "{tried:?}");
+}
+
 #[test]
 fn lint_lists_what_is_not_supported() {
     let folder = Folder::new("lint");
     folder.write("sound.ptx", PTX);
     let sound = folder.run("lint sound.ptx");
     assert_eq!((sound.status.code(), sound.stdout), (Some(0), b"scale: ok\n".to_vec()));
-    folder.write("odd.ptx", PTX.replace("mul.f32", "wmma.mma.f32"));
+    folder.write("odd.ptx", PTX.replace("mul.f32", "wonder.f32"));
     let odd = folder.run("lint odd.ptx");
     assert_eq!(odd.status.code(), Some(1));
     let said = String::from_utf8(odd.stdout).unwrap();
-    assert_eq!(said, "scale: PTX line 16: unsupported instruction: `wmma.mma.f32`\n");
+    assert_eq!(said, "scale: PTX line 16: unsupported instruction: `wonder.f32`\n");
+    // Once per opcode, with its first line.
+    let often =
+        "wonder.f32 %f0, %f0, %f1;\nmul.wider.f32 %f0, %f0, %f1;\nwonder.f32 %f0, %f1, %f0;\nwonder.f32";
+    folder.write("often.ptx", PTX.replace("mul.f32", often));
+    let said = String::from_utf8(folder.run("lint often.ptx").stdout).unwrap();
+    assert_eq!(
+        said,
+        "scale: PTX line 16: unsupported instruction: `wonder.f32` (3 times)\n\
+         scale: PTX line 17: unsupported instruction: `mul.wider.f32`\n"
+    );
+    // Newer texts than are known.
+    folder.write("newest.ptx", PTX.replace(".version 8.0", ".version 9.5"));
+    assert!(folder.run("lint newest.ptx").status.success());
+    folder.write("newer.ptx", PTX.replace(".version 8.0", ".version 9.6"));
+    let said = folder.refused("lint newer.ptx");
+    assert!(said.contains("PTX 9.6; the newest known is 9.5"), "{said}");
 }

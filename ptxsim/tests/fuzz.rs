@@ -5,10 +5,11 @@ mod support;
 use proptest::prelude::*;
 use ptxsim::{Card, GlobalMemory, LaunchConfig, Module, Options};
 
-const TEXTS: [&str; 4] = [
+const TEXTS: [&str; 5] = [
     include_str!("kernels/basic.ptx"),
     include_str!("kernels/tensor80.ptx"),
     include_str!("kernels/tensor90.ptx"),
+    include_str!("kernels/wmma.ptx"),
     include_str!("../driver/tests/data/scale.ptx"),
 ];
 

@@ -3,132 +3,8 @@
 
 mod support;
 
-use half::{bf16, f16};
+use support::rows::*;
 use support::{Gpu, config};
-
-/// Operands of a thread and what the instruction must give, in the result's bits.
-type Expected = fn(u64, u64, u64) -> u64;
-
-/// Instruction, widths of the result and the operands (`p` is a predicate), expected bits.
-type Row = (&'static str, &'static str, Expected);
-
-const CORNERS: [u64; 18] = [
-    0,
-    1,
-    2,
-    u64::MAX,
-    1 << 63,
-    1 << 31,
-    0x7fff_ffff,
-    0x7f80_0000,
-    0xff80_0000,
-    0x7fc0_0000,
-    0x0000_0001,
-    0x8000_0001,
-    0x3f80_0000,
-    0xbf80_0000,
-    0x7c00_8000,
-    0x7ff0_0000_0000_0000,
-    0x7ff8_0000_0000_0000,
-    0x3ff0_0000_0000_0000,
-];
-
-fn operands(seed: u64) -> Vec<u64> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    };
-    (0..96)
-        .map(|_| match next() {
-            c if c % 3 == 0 => CORNERS[(c / 3) as usize % CORNERS.len()],
-            // Floats near each other, so that sums cancel and comparisons meet.
-            c if c % 3 == 1 => next() & 0x83ff_ffff_83ff_ffff | 0x3c00_0000_3c00_0000,
-            _ => next(),
-        })
-        .collect()
-}
-
-/// A module with one kernel per row: loads three operands, runs the instruction, stores 64 bits.
-fn module(rows: &[Row], target: &str) -> String {
-    let mut text = format!(".version 8.0\n.target {target}\n.address_size 64\n");
-    for (i, (name, widths, _)) in rows.iter().enumerate() {
-        let mut widths = widths.split(' ');
-        let result = widths.next().unwrap();
-        let sources: Vec<String> = widths
-            .zip(["a", "b", "c"])
-            .map(|(w, letter)| w.strip_prefix('#').map_or_else(|| format!("%{letter}{w}"), str::to_owned))
-            .collect();
-        let (target, widen) = match result {
-            "p" => ("%p0", "selp.u64 %out, 1, 0, %p0;"),
-            "16" => ("%h0", "cvt.u64.u16 %out, %h0;"),
-            "32" => ("%r0", "cvt.u64.u32 %out, %r0;"),
-            _ => ("%l0", "mov.b64 %out, %l0;"),
-        };
-        let mut narrow = String::new();
-        for letter in ["a", "b", "c"] {
-            narrow +=
-                &format!("cvt.u32.u64 %{letter}32, %{letter}64; cvt.u16.u64 %{letter}16, %{letter}64;\n");
-        }
-        let sources = sources.join(", ");
-        text += &format!(
-            ".visible .entry k{i}(.param .u64 results, .param .u64 operands) {{
-            .reg .pred %p<2>; .reg .b16 %h<1>, %a16, %b16, %c16; .reg .b32 %r<1>, %t, %a32, %b32, %c32;
-            .reg .b64 %l<1>, %out, %a64, %b64, %c64, %at, %to;
-            mov.u32 %t, %tid.x; ld.param.u64 %at, [operands]; ld.param.u64 %to, [results];
-            mad.wide.u32 %at, %t, 24, %at; mad.wide.u32 %to, %t, 8, %to;
-            ld.global.b64 %a64, [%at]; ld.global.b64 %b64, [%at+8]; ld.global.b64 %c64, [%at+16];
-            {narrow} {name} {target}, {sources}; {widen} st.global.b64 [%to], %out; ret; }}\n"
-        );
-    }
-    text
-}
-
-fn check(rows: &[Row], card: &str, target: &str) {
-    let gpu = Gpu::new(card, &module(rows, target));
-    for (i, (name, widths, expected)) in rows.iter().enumerate() {
-        for seed in 0..8 {
-            let data = operands(seed);
-            let (input, out) = (gpu.upload(&data, |x| x.to_le_bytes().to_vec()), gpu.space(256));
-            gpu.run(&format!("k{i}"), &config(1, 32), &[&out, &input]);
-            let got = gpu.read_ints(out, 64);
-            let mask = match widths.split(' ').next() {
-                Some("p") => 1,
-                Some("16") => 0xffff,
-                Some("32") => 0xffff_ffff,
-                _ => u64::MAX,
-            };
-            for lane in 0..32 {
-                let (a, b, c) = (data[3 * lane], data[3 * lane + 1], data[3 * lane + 2]);
-                let got = u64::from(got[2 * lane]) | u64::from(got[2 * lane + 1]) << 32;
-                let want = expected(a, b, c) & mask;
-                assert_eq!(got & mask, want, "{name} of {a:#x}, {b:#x}, {c:#x}: {got:#x}, not {want:#x}");
-            }
-            gpu.memory.free(input).unwrap();
-            gpu.memory.free(out).unwrap();
-        }
-    }
-}
-
-fn s(x: u64, bits: u32) -> i128 {
-    let x = i128::from(x) & ((1 << bits) - 1);
-    if x >> (bits - 1) & 1 == 1 { x - (1 << bits) } else { x }
-}
-
-fn u(x: u64, bits: u32) -> i128 {
-    i128::from(x) & ((1 << bits) - 1)
-}
-
-fn bit(x: u64, i: u32) -> bool {
-    i < 64 && x >> i & 1 == 1
-}
-
-/// Bits of a function of bit positions.
-fn bits(n: u32, f: impl Fn(u32) -> bool) -> u64 {
-    (0..n).filter(|i| f(*i)).fold(0, |x, i| x | 1 << i)
-}
 
 #[test]
 fn integers() {
@@ -251,15 +127,6 @@ fn every_table_of_lop3() {
     }
 }
 
-fn f(x: u64) -> f64 {
-    f32::from_bits(x as u32).into()
-}
-
-/// The result of f32 arithmetic: canonical NaN.
-fn single(x: f32) -> u64 {
-    if x.is_nan() { 0x7fff_ffff } else { x.to_bits().into() }
-}
-
 /// `exact` is within an f64; the f32 toward zero.
 fn toward_zero(exact: f64) -> u64 {
     let near = exact as f32;
@@ -348,23 +215,6 @@ fn fused_multiply_add() {
             assert_eq!(u64::from(got[2 * lane]), want);
         }
     }
-}
-
-fn h(x: u64) -> f64 {
-    f16::from_bits(x as u16).to_f64()
-}
-
-fn b(x: u64) -> f64 {
-    bf16::from_bits(x as u16).to_f64()
-}
-
-/// Results of half arithmetic that the operands' f32 sums and products round like.
-fn half_of(x: f64) -> u64 {
-    if x.is_nan() { 0x7fff } else { f16::from_f32(x as f32).to_bits().into() }
-}
-
-fn brain_of(x: f64) -> u64 {
-    if x.is_nan() { 0x7fff } else { bf16::from_f32(x as f32).to_bits().into() }
 }
 
 /// A sum to bf16, by comparing with both neighbours of the nearest f32's bf16: the distances are exact.
@@ -478,4 +328,20 @@ fn approximations() {
             assert!((got - want).abs() <= want.abs() * 2f64.powi(-21), "{name}: {got} for {want}");
         }
     }
+}
+
+/// 11.2.3, and 9.7.9.8 with `.unified`; directives that change nothing here.
+#[test]
+fn aliases_are_called() {
+    let text = ".version 9.0\n.target sm_90\n.address_size 64\n\
+         .func .attribute(.unified(0xABC, 0x123)) (.param .b32 out) twice (.param .b32 x) .abi_preserve 8\n\
+         {\n.reg.b32 %r;\nld.param.b32 %r, [x];\nadd.s32 %r, %r, %r;\nst.param.b32 [out], %r;\nret;\n}\n\
+         .func (.param .b32 out) other (.param .b32 x);\n.alias other, twice;\n\
+         .visible .entry run(.param .u64 to) {\n.reg .b32 %r<2>;\n.reg .b64 %a;\nld.param.u64 %a, [to].unified;\n\
+         ld.global.b32 %r0, [%a].unified;\n{\n.param .b32 p;\n.param .b32 q;\nst.param.b32 [p], %r0;\n\
+         call.uni (q), other, (p);\nld.param.b32 %r1, [q];\n}\nst.global.b32 [%a+4], %r1;\nret;\n}\n";
+    let gpu = Gpu::new("h200", text);
+    let at = gpu.ints(&[21, 0]);
+    gpu.run("run", &config(1, 1), &[&at]);
+    assert_eq!(gpu.read_ints(at, 2), [21, 42]);
 }

@@ -186,3 +186,126 @@ fn movmatrix_transposes() {
     gpu.run("run", &config(1, 32), &[&a, &d]);
     assert_eq!(gpu.read_ints(d, 32), matrix(true));
 }
+
+/// The mma of f64 (9.7.14.5.2, .6 to .8), of eight rows (.3), and sums of s32 that wrap or end at the limits.
+#[test]
+fn mma_of_f64_and_exact_integers() {
+    // Place of element `i` of a lane: neighbours of a register, registers down eight rows, then right.
+    let place_a = |m: usize, each: usize, lane: usize, i: usize| {
+        let (register, i) = (i / each, i % each);
+        let (down, right) = if m == 16 { (register % 2, register / 2) } else { (0, register) };
+        (lane / 4 + 8 * down, each * (lane % 4) + i + 4 * each * right)
+    };
+    let run = |(m, n, k): (usize, usize, usize), a_ty: &str, b_ty: &str, saturate: bool| {
+        let what = format!("m{m}n{n}k{k} {a_ty} {b_ty} {saturate}");
+        let double = a_ty == "f64";
+        let each = if double { 1 } else { 4 };
+        let of = |count: usize, ty: &str, seed: u64| -> Vec<f64> {
+            noise(count, seed)
+                .iter()
+                .map(|x| match ty {
+                    "f64" => f64::from(*x) / 3.0,
+                    "s8" => (x * 128.0).floor().into(),
+                    _ => ((x + 1.0) * 128.0).floor().into(),
+                })
+                .collect()
+        };
+        let (a, b) = (of(m * k, a_ty, 5), of(k * n, b_ty, 6));
+        // Near both limits, and near 2^24, past which f32 skips numbers.
+        let c: Vec<f64> = noise(m * n, 7)
+            .iter()
+            .enumerate()
+            .map(|(i, x)| match i % 3 {
+                _ if double => f64::from(*x),
+                0 => 2f64.powi(31) - 1.0 - (f64::from(*x) * 1000.0).abs().round(),
+                1 => -2f64.powi(31) + (f64::from(*x) * 1000.0).abs().round(),
+                _ => 2f64.powi(24) + (f64::from(*x) * 1000.0).round(),
+            })
+            .collect();
+        let code = |x: f64| if double { x.to_bits() } else { u64::from(x as i32 as u32) };
+        let (kind, sum, load) = if double { ("b64", "f64", "b64") } else { ("b32", "s32", "b32") };
+        let width = if double { 8 } else { 4 };
+        let count = |elements: usize| elements / 32 / each;
+        let moves = |load_it: bool, name: &str, n: usize| -> String {
+            let one = |i: usize| {
+                let at = format!("[%p_{name}+{}]", 32 * width * i);
+                if load_it {
+                    format!("ld.global.{load} %{name}{i}, {at};\n")
+                } else {
+                    format!("st.global.{load} {at}, %{name}{i};\n")
+                }
+            };
+            (0..n).map(one).collect()
+        };
+        let (na, nb, nd) = (count(m * k), count(k * n), m * n / 32);
+        let mut body = format!(".reg .b64 %each;\nmul.wide.u32 %each, %t, {width};\n");
+        for name in ["a", "b", "c", "d"] {
+            body += &format!("add.s64 %p_{name}, %p_{name}, %each;\n");
+        }
+        body += &(moves(true, "a", na) + &moves(true, "b", nb) + &moves(true, "c", nd));
+        body += &format!(
+            "mma.sync.aligned.m{m}n{n}k{k}.row.col{}.{sum}.{a_ty}.{b_ty}.{sum} {}, {}, {}, {};\n",
+            if saturate { ".satfinite" } else { "" },
+            list("%d", 0..nd),
+            list("%a", 0..na),
+            list("%b", 0..nb),
+            list("%c", 0..nd)
+        );
+        body += &moves(false, "d", nd);
+        let registers = format!(".reg .{kind} %a<8>, %b<4>, %c<4>, %d<4>;");
+        let parameters = [("a", false), ("b", false), ("c", false), ("d", false)];
+        let text = kernel("sm_90", &parameters, &registers, &body);
+        dump(&what, &text);
+        let gpu = Gpu::new("h200", &text);
+        // Registers of all lanes, one after the other.
+        let upload = |registers: usize, each: usize, at: &dyn Fn(usize, usize) -> f64| {
+            let (mut all, mask) = (Vec::new(), u64::MAX >> (64 - 8 * width / each));
+            for (r, lane) in (0..registers).flat_map(|r| (0..32).map(move |lane| (r, lane))) {
+                let word =
+                    (0..each).fold(0, |word, i| word | (code(at(lane, r * each + i)) & mask) << (8 * i));
+                all.extend_from_slice(&word.to_le_bytes()[..width]);
+            }
+            gpu.upload(&all, |byte| vec![byte])
+        };
+        let pa = upload(na, each, &|lane, i| {
+            let (row, column) = place_a(m, each, lane, i);
+            a[row * k + column]
+        });
+        let pb = upload(nb, each, &|lane, i| {
+            let row = each * (lane % 4) + i % each + 4 * each * (i / each);
+            b[row * n + lane / 4]
+        });
+        let pc = upload(nd, 1, &|lane, i| {
+            let (row, column) = place_d(lane, i);
+            c[row * n + column]
+        });
+        let pd = gpu.space((32 * width * nd) as u64);
+        gpu.run("run", &config(1, 32), &[&pa, &pb, &pc, &pd]);
+        let words = gpu.read_ints(pd, 8 * width * nd);
+        for (lane, i) in (0..32).flat_map(|lane| (0..nd).map(move |i| (lane, i))) {
+            let (row, column) = place_d(lane, i);
+            let exact = c[row * n + column] + (0..k).map(|x| a[row * k + x] * b[x * n + column]).sum::<f64>();
+            if double {
+                let at = 2 * (32 * i + lane);
+                let got = f64::from_bits(u64::from(words[at]) | u64::from(words[at + 1]) << 32);
+                assert!((got - exact).abs() <= 1e-14, "{what}: {got} for {exact}");
+            } else {
+                let want = match saturate {
+                    true => exact.clamp(-2f64.powi(31), 2f64.powi(31) - 1.0) as i32,
+                    false => exact as i64 as i32,
+                };
+                assert_eq!(words[32 * i + lane] as i32, want, "{what}: row {row}, column {column}");
+            }
+        }
+    };
+    run((8, 8, 4), "f64", "f64", false);
+    for k in [4, 8, 16] {
+        run((16, 8, k), "f64", "f64", false);
+    }
+    for (a, b) in [("s8", "s8"), ("u8", "u8"), ("s8", "u8"), ("u8", "s8")] {
+        for shape in [(8, 8, 16), (16, 8, 16), (16, 8, 32)] {
+            run(shape, a, b, true);
+            run(shape, a, b, false);
+        }
+    }
+}

@@ -26,7 +26,7 @@ struct Case {
 
 impl Case {
     fn bytes(&self) -> usize {
-        [1, 2, 4, 4, 8, 8, 2, 4, 8][usize::from(self.data_type)]
+        [1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4][usize::from(self.data_type)]
     }
 
     fn map(&self, address: u64) -> [u8; 128] {
@@ -306,6 +306,60 @@ fn narrow_boxes_may_be_swizzled() {
             want[place.unwrap()] *= 2.0;
         }
         assert_eq!(gpu.read_floats(tensor, 64), want, "swizzle {swizzle}");
+    }
+}
+
+/// PTX ISA, "Tensor Dimension, size and format": tf32 is rounded to nearest even; the others' names say that
+/// subnormals are flushed.
+#[test]
+fn elements_become_what_their_type_has() {
+    let given = [0x3f80_1000, 0x3f80_3000, 0x3f80_1001, 0x8000_0001, 0x007f_ffff, 0xff80_0000, 0x7fc0_0001];
+    let expected = |flush: bool, round: bool| {
+        let [mut small, mut large] = if flush { [0x8000_0000, 0] } else { [0x8000_0001, 0x007f_ffff] };
+        if round && !flush {
+            (small, large) = (0x8000_0000, 0x0080_0000);
+        }
+        match round {
+            true => [0x3f80_0000, 0x3f80_4000, 0x3f80_2000, small, large, 0xff80_0000, 0x7fff_e000],
+            false => [0x3f80_1000, 0x3f80_3000, 0x3f80_1001, small, large, 0xff80_0000, 0x7fc0_0001],
+        }
+    };
+    for (data_type, flush, round) in
+        [(F32, false, false), (10, true, false), (11, false, true), (12, true, true)]
+    {
+        let case = Case {
+            data_type,
+            dimensions: vec![8],
+            box_size: vec![8],
+            steps: vec![1],
+            swizzle: 0,
+            fill: 0,
+            at: vec![0],
+        };
+        let load = first(
+            "mbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 32;\nmov.u32 %r1, bar;\n\
+             cp.async.bulk.tensor.1d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r39], \
+             [%a2, {0}], [%r1];\n",
+        );
+        let gpu_of_load = gpu("types", &(init(1) + &load + &wait(0) + &copy(false, 8)));
+        let (input, out) = (gpu_of_load.ints(&[&given[..], &[0]].concat()), gpu_of_load.space(32));
+        gpu_of_load.run("run", &config(1, 32), &[&case.map(input), &input, &out]);
+        assert_eq!(gpu_of_load.read_ints(out, 7), expected(flush, round), "data type {data_type}");
+
+        let store = "cp.async.bulk.tensor.1d.global.shared::cta.tile.bulk_group [%a2, {0}], [%r39];\n";
+        let gpu = gpu("store of types", &(copy(true, 8) + PUBLISH + &first(&(store.to_owned() + DRAIN))));
+        let (input, out) = (gpu.ints(&[5; 8]), gpu.ints(&[7; 8]));
+        if data_type == F32 {
+            gpu.run("run", &config(1, 32), &[&case.map(out), &input, &out]);
+            assert_eq!(gpu.read_ints(out, 8), [5; 8]);
+        } else {
+            let fault = gpu.fault("run", &config(1, 32), &[&case.map(out), &input, &out]);
+            let what = format!("a tensor store of data type {data_type}");
+            assert!(
+                fault.kind == FaultKind::IllegalInstruction && fault.to_string().contains(&what),
+                "{fault}"
+            );
+        }
     }
 }
 

@@ -333,6 +333,71 @@ fn clusters_meet_at_their_barrier() {
     assert!(matches!(kind, FaultKind::Race | FaultKind::Uninitialized), "{kind:?}");
 }
 
+/// A relaxed arrival orders what is done, and publishes nothing that was written.
+#[test]
+fn relaxed_arrivals_publish_nothing() {
+    let sync = |arrive: &str| {
+        format!("barrier.cluster.arrive{arrive}.aligned;\nbarrier.cluster.wait.acquire.aligned;\n")
+    };
+    let relaxed = sync(".relaxed");
+    let other = OWN.to_owned()
+        + "mov.u32 %r0, %cluster_ctarank;\nxor.b32 %r1, %r0, 1;\nmapa.shared::cluster.u32 %r2, %r21, %r1;\n";
+    let write = "st.shared.b32 [%r21], %t;\n";
+    let read = "ld.shared::cluster.b32 %r3, [%r2];\nst.global.b32 [%a8], %r3;\n";
+    let launch = |body: String| {
+        let gpu = gpu("relaxed", &(other.clone() + &body + CLUSTER_SYNC));
+        let out = gpu.ints(&[0; 64]);
+        match gpu.launch("run", &cluster(2, 64), &[&NO_MAP, &out, &out]) {
+            Ok(_) => Ok(gpu.read_ints(out, 64)),
+            Err(ptxsim::LaunchError::Fault(fault)) => Err(fault.kind),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let right = Ok((0..64).collect::<Vec<u32>>());
+    assert_eq!(launch(format!("{write}{relaxed}{read}")), Err(FaultKind::Race));
+    assert_eq!(launch(format!("{write}{relaxed}{relaxed}{read}")), Err(FaultKind::Race));
+    for arrive in ["", ".release"] {
+        assert_eq!(launch(format!("{write}{}{read}", sync(arrive))), right, "{arrive}");
+        assert_eq!(launch(format!("{write}{relaxed}{}{read}", sync(arrive))), right, "{arrive}");
+    }
+    for fence in ["fence.acq_rel.cluster", "fence.sc.gpu", "membar.gl"] {
+        assert_eq!(launch(format!("{write}{fence};\n{relaxed}{read}")), right, "{fence}");
+        assert_eq!(launch(format!("{fence};\n{write}{relaxed}{read}")), Err(FaultKind::Race), "{fence}");
+    }
+    assert_eq!(launch(format!("{write}fence.acq_rel.cta;\n{relaxed}{read}")), Err(FaultKind::Race));
+    // A fence publishes what its thread has seen, too: the other warp's words after a barrier of the block.
+    let by_another = format!(
+        "{write}bar.sync 0;\nsetp.lt.u32 %p1, %t, 32;\n@!%p1 bra LATER;\nfence.acq_rel.cluster;\nLATER:\n{relaxed}"
+    );
+    assert_eq!(launch(format!("{by_another}{read}")), right);
+    // Reads are done, so the other block may write over them; and an mbarrier has a fence of its own.
+    let over = "ld.shared.b32 %r4, [%r21];\n".to_owned() + &relaxed + "st.shared::cluster.b32 [%r2], 7;\n";
+    assert!(launch(format!("{write}bar.sync 0;\n{over}")).is_ok());
+    let arrive = "mov.u32 %r5, bar;\nmapa.shared::cluster.u32 %r6, %r5, %r1;\n\
+                  @%p9 mbarrier.arrive.shared::cluster.b64 _, [%r6];\n"
+        .to_owned()
+        + &wait(0);
+    let init = |fence: &str| {
+        format!("@%p9 mbarrier.init.shared.b64 [bar], 1;\n{fence}bar.sync 0;\n{relaxed}{arrive}")
+    };
+    assert!(launch(init("fence.mbarrier_init.release.cluster;\n")).is_ok());
+    assert_eq!(launch(init("")), Err(FaultKind::Race));
+}
+
+/// A warp that arrives and exits is not waited for, and not taken for another.
+#[test]
+fn arrivals_of_those_that_exit_do_not_count() {
+    let late = "mov.u32 %r3, 0;\nSPIN:\nadd.s32 %r3, %r3, 1;\nsetp.lt.u32 %p2, %r3, 2000;\n@%p2 bra SPIN;\n";
+    let body = OWN.to_owned()
+        + &by_warp(&[
+            "barrier.cluster.arrive;\nexit;\n".to_owned(),
+            format!("{CLUSTER_SYNC}ld.shared.b32 %r5, [%r21+128];\nst.global.b32 [%a8], %r5;\n"),
+            format!("{late}st.shared.b32 [%r21], %t;\n{CLUSTER_SYNC}"),
+        ]);
+    let got = run("exit", &cluster(1, 96), &body, NO_MAP, &[0], 96);
+    assert_eq!(got[32..64], (64..96).collect::<Vec<_>>());
+}
+
 #[test]
 fn what_bulk_copies_still_read_is_left_alone() {
     let send = "cp.async.bulk.global.shared::cta.bulk_group [%a1], [%r39], 1024;\n";
@@ -348,6 +413,9 @@ fn what_bulk_copies_still_read_is_left_alone() {
     let pending = "cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 1;\n";
     assert_eq!(fault("early store", 64, &with(pending, "")).kind, FaultKind::AsyncPending);
     let words = numbers(256);
+    // The block's memory is gone with the block.
+    let left = copy(true, 256) + PUBLISH + &first(&format!("{send}cp.async.bulk.commit_group;\n"));
+    assert_eq!(fault("left", 64, &left).kind, FaultKind::AsyncPending);
     for drain in [DRAIN, DRAIN_READ] {
         assert_eq!(run("drained", &config(1, 64), &with(drain, ""), NO_MAP, &words, 256), words);
     }
@@ -370,6 +438,7 @@ fn what_bulk_copies_write_is_awaited() {
     let read = "ld.shared.b32 %r2, [%r39+4];\n";
     let body = init(1) + &first(fetch) + read;
     assert_eq!(fault("no wait", 32, &body).kind, FaultKind::Race);
+    assert_eq!(fault("left", 32, &(init(1) + &first(fetch))).kind, FaultKind::Race);
     // A barrier of the block does not stand in for the wait.
     assert_eq!(
         fault("bar only", 64, &(init(1) + &first(fetch) + "bar.sync 0;\n" + read)).kind,

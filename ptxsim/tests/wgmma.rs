@@ -2,6 +2,7 @@
 
 mod support;
 
+use ptxsim::FaultKind;
 use support::fragments::*;
 use support::{Gpu, noise};
 
@@ -14,12 +15,12 @@ struct Layout {
 }
 
 impl Layout {
-    /// Byte of element (mn, k) of an operand of `mns` x `ks`: tiles as a TMA box of `width` bytes by all rows
-    /// leaves them, one behind the other; core matrices of 128 bytes without swizzle.
-    fn byte(self, size: usize, (mns, ks): (usize, usize), mn: usize, k: usize) -> usize {
+    /// Byte of element (mn, k) of an operand of `mns` x `ks`, from its own place on: tiles as a TMA box of `width`
+    /// bytes by all rows leaves them, one behind the other; core matrices of 128 bytes without swizzle.
+    fn byte(self, place: Place, size: usize, (mns, ks): (usize, usize), mn: usize, k: usize) -> usize {
         let (inner, outer, outers) = if self.k_major { (k * size, mn, mns) } else { (mn * size, k, ks) };
         let (tile, within) = (inner / self.width, inner % self.width);
-        let linear = tile * outers * self.width + outer * self.width + within;
+        let linear = place.at + tile * outers * self.width + outer * self.width + within - place.pattern;
         // The 16-byte chunk's number (bits 4-6) XOR the 128-byte row's (bits 7-9), as far as rows have chunks.
         let rows = match self.width {
             128 => 7,
@@ -28,7 +29,7 @@ impl Layout {
             _ => 0,
         };
         let (chunk, row) = (linear / 16 % 8, linear / 128 % 8);
-        linear / 128 * 128 + (chunk ^ (row & rows)) * 16 + linear % 16
+        place.pattern + linear / 128 * 128 + (chunk ^ (row & rows)) * 16 + linear % 16
     }
 
     /// Bytes of an operand: whole tiles.
@@ -64,6 +65,14 @@ impl Layout {
     }
 }
 
+/// Where an operand and its swizzle's pattern start, in bytes after a multiple of 1024 (PTX ISA, "Matrix Descriptor
+/// Format").
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    at: usize,
+    pattern: usize,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Product {
     n: usize,
@@ -73,6 +82,7 @@ struct Product {
     /// Layout of A in shared memory; `None`: from registers.
     a: Option<Layout>,
     b: Layout,
+    place: Place,
     /// Signs of A and B, and whether the first step adds to what the registers hold.
     signs: (i32, i32),
     adds: bool,
@@ -87,17 +97,17 @@ fn wgmma(p: Product) {
     let (per_step, k, per_word) = (32 / size, STEPS * 32 / size, if p.kind == "f16" { 2 } else { 1 });
     let (a, b) = (p.a_ty.random(64 * k, 1), p.b_ty.random(p.n * k, 2));
     let d_words = p.n / 2 / per_word;
-    let b_start = if p.a.is_some() { 64 * k * size } else { 0 };
-    let bytes = b_start + p.b.bytes(size, (p.n, k));
+    let b_start = if p.a.is_some() { (p.place.at + 64 * k * size).next_multiple_of(1024) } else { 0 };
+    let bytes = b_start + p.place.at + p.b.bytes(size, (p.n, k));
     let mut image = vec![0u32; bytes / 4];
     let mut put = |byte: usize, code: u32| image[byte / 4] |= code << (8 * (byte % 4));
     for (mn, x) in (0..64 * k).map(|i| (i / k, i % k)) {
         if let Some(layout) = p.a {
-            put(layout.byte(size, (64, k), mn, x), a[mn * k + x]);
+            put(layout.byte(p.place, size, (64, k), mn, x), a[mn * k + x]);
         }
     }
     for (mn, x) in (0..p.n * k).map(|i| (i / k, i % k)) {
-        put(b_start + p.b.byte(size, (p.n, k), mn, x), b[mn * k + x]);
+        put(b_start + p.b.byte(p.place, size, (p.n, k), mn, x), b[mn * k + x]);
     }
 
     let mut body =
@@ -109,7 +119,10 @@ fn wgmma(p: Product) {
     body += &format!("mov.b32 %v, {};\nsetp.ne.b32 %adds, %v, 0;\n", i32::from(p.adds));
     body += "wgmma.fence.sync.aligned;\n";
     for step in 0..STEPS {
-        let start = |layout: Layout, shape, from: usize| (from + layout.step(shape, step).0) as u64 / 16;
+        let start = |layout: Layout, shape, from: usize| {
+            let base_offset = (p.place.pattern as u64 / 128) << 49;
+            base_offset | ((from + p.place.at + layout.step(shape, step).0) as u64 / 16)
+        };
         let from_registers = || list("%a", 4 * step..4 * step + 4);
         let a = p.a.map_or_else(from_registers, |layout| {
             let descriptor = layout.descriptor((64, k)) + start(layout, (64, k), 0);
@@ -196,7 +209,17 @@ fn layouts(k_major: bool) -> [Layout; 4] {
 const WIDE: Layout = Layout { width: 128, k_major: true };
 
 fn plain(n: usize, ty: Ty, kind: &'static str) -> Product {
-    Product { n, a_ty: ty, b_ty: ty, kind, a: Some(WIDE), b: WIDE, signs: (1, 1), adds: true }
+    Product {
+        n,
+        a_ty: ty,
+        b_ty: ty,
+        kind,
+        a: Some(WIDE),
+        b: WIDE,
+        place: Place::default(),
+        signs: (1, 1),
+        adds: true,
+    }
 }
 
 #[test]
@@ -242,6 +265,31 @@ fn wgmma_takes_a_from_registers() {
         wgmma(Product { a: None, ..plain(64, ty, kind) });
     }
     wgmma(Product { a: None, b: Layout { width: 64, k_major: false }, ..plain(64, Bf16, "f32") });
+}
+
+/// Operands that start within a pattern, patterns that start between multiples of 1024, and both.
+#[test]
+fn wgmma_reads_patterns_from_their_base_offset() {
+    for (at, pattern) in [(384, 0), (128, 128), (896, 896), (640, 256), (1024, 512)] {
+        let place = Place { at, pattern };
+        for width in [32, 64, 128] {
+            let layout = Layout { width, k_major: true };
+            wgmma(Product { a: Some(layout), b: layout, place, ..plain(64, Bf16, "f32") });
+            wgmma(Product { a: Some(layout), b: layout, place, ..plain(64, E4M3, "f32") });
+            let layout = Layout { width, k_major: false };
+            wgmma(Product { a: Some(layout), b: layout, place, ..plain(128, F16, "f32") });
+        }
+    }
+}
+
+#[test]
+fn a_base_offset_without_swizzle_is_told() {
+    let body = "mov.b64 %b, 0x0002000000000000;\nwgmma.fence.sync.aligned;\n\
+                wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%c0, %c1, %c2, %c3}, %b, %b, 0, 1, 1, 0, 0;\n";
+    let text = kernel("sm_90a", &[], ".reg .b32 %c<4>;\n.reg .b64 %b;", body);
+    let fault = Gpu::new("h200", &text).fault("run", &shared(128, 1024), &[]);
+    let what = "a matrix descriptor without swizzle has base offset 1, allowed is 0";
+    assert!(fault.kind == FaultKind::IllegalInstruction && fault.to_string().contains(what), "{fault}");
 }
 
 #[test]

@@ -42,6 +42,11 @@ const CUDA_LIBRARY: &[&str] = &["-p", "onekv", "--features", "cuda", "--lib"];
 const CANDLE: &[&str] = &["-p", "onekv", "--features", "candle-cuda", "--test", "candle"];
 const DRIVER: &[&str] = &["-p", "ptxsim-driver", "--test", "plain_api"];
 const DRIVER_KERNELS: &[&str] = &["-p", "ptxsim-driver", "--test", "kernels"];
+const DRIVER_LIBRARIES: &[&str] = &["-p", "ptxsim-driver", "--test", "libraries"];
+const DRIVER_FLAGS: &[&str] = &["-p", "ptxsim-driver", "--test", "flags"];
+const DRIVER_UNIFIED: &[&str] = &["-p", "ptxsim-driver", "--test", "unified"];
+const CURAND: &[&str] = &["-p", "candle-stand-ins"];
+const CUDART: &[&str] = &["-p", "cudart-stand-in"];
 const ALLOCATIONS: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "allocations"];
 const SOAK: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "soak"];
 const CUDA_ATTENTION: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "attention"];
@@ -269,14 +274,42 @@ const BUGS: &[Planted] = &[
         from: "(address >> 7 & mask)", to: "(address >> 8 & mask)", caught_by: SIM },
     Planted { name: "a proxy fence is taken for granted", file: "ptxsim/src/exec/warp.rs",
         from: "reaches(&self.fenced) || reaches(fences)", to: "reaches(&self.fenced) || reaches(fences) || true", caught_by: SIM },
-    Planted { name: "a move hides that its source was used", file: "ptxsim/src/exec/wgmma.rs",
+    Planted { name: "a move hides that its source was used", file: "ptxsim/src/exec/pending.rs",
         from: "used = to;", to: "drop(to);", caught_by: SIM },
+    Planted { name: "a warp waits for its own products only", file: "ptxsim/src/exec/wgmma.rs",
+        from: "if let Some(late) = group.behind(groups) {", to: "if let Some(late) = group.behind(groups).filter(|_| false) {", caught_by: SIM },
+    Planted { name: "a seed leaves the warps in their order", file: "ptxsim/src/exec/cluster.rs",
+        from: "random.shuffle(&mut self.order);", to: "let _ = random;", caught_by: SIM },
+    Planted { name: "a seed leaves the blocks in their order", file: "ptxsim/src/exec/grid.rs",
+        from: "u128::from(turn) * u128::from(step) + u128::from(from)", to: "u128::from(turn)", caught_by: SIM },
+    Planted { name: "copies come at once under every seed", file: "ptxsim/src/exec/bulk.rs",
+        from: "if self.state.random.as_mut().is_some_and(|random| random.once_in(2)) {", to: "if false {", caught_by: SIM },
+    Planted { name: "cp.async comes at once under every seed", file: "ptxsim/src/exec/copies.rs",
+        from: "let late = self.state.random.as_mut().is_some_and(|random| random.once_in(2));", to: "let late = false;", caught_by: SIM },
+    Planted { name: "undefined bits are tried as zeros only", file: "ptxsim/src/exec/fillings.rs",
+        from: "[0, u64::MAX, 0x7b7b_7b7b_7b7b_7b7b, 0xfbfb_fbfb_fbfb_fbfb]", to: "[0, 0, 0, 0]", caught_by: SIM },
+    Planted { name: "what nothing has written is defined once it is stored", file: "ptxsim/src/exec/access.rs",
+        from: "bytes_of(unknown(warp, k, lane)).for_each(|i| a.forget(at + u64::from(i), 1));", to: "", caught_by: SIM },
+    Planted { name: "a relaxed arrival publishes what was written", file: "ptxsim/src/exec/sync.rs",
+        from: "if relaxed { &warp.released }", to: "if false { &warp.released }", caught_by: SIM },
+    Planted { name: "several lanes of one store are always borne", file: "ptxsim/src/exec/access.rs",
+        from: "Err(race) if race.kind == FaultKind::Race && !strict => {", to: "Err(race) if race.kind == FaultKind::Race && (strict || !strict) => {", caught_by: SIM },
+    Planted { name: "cp.async never needs a proxy fence", file: "ptxsim/src/exec/shared.rs",
+        from: "Kind::Copied => self.checks.copy_fence,", to: "Kind::Copied => false,", caught_by: SIM },
+    Planted { name: "a block may leave while copies read its memory", file: "ptxsim/src/exec/shared.rs",
+        from: "if last && self.reading > 0 {", to: "if false {", caught_by: SIM },
     Planted { name: "a block of a cluster may leave while others reach it", file: "ptxsim/src/exec/shared.rs",
         from: "last && self.checks.races && unseen", to: "last && self.checks.races && unseen && false", caught_by: SIM },
     Planted { name: "other blocks write over what is still read", file: "ptxsim/src/exec/shared.rs",
         from: "_ => who.clock.get(self.first + warp).is_some_and(|seen| *seen >= epoch)", to: "_ => true", caught_by: SIM },
     Planted { name: "an st.async tells an mbarrier of another block", file: "ptxsim/src/exec/bulk.rs",
         from: "if block != barrier_block {", to: "if false {", caught_by: SIM },
+    Planted { name: "a recording forgets what the launch before did", file: "ptxsim/src/recording.rs",
+        from: "if config.overlaps { u16::MAX } else { WRITTEN }", to: "WRITTEN", caught_by: SIM },
+    Planted { name: "a replay is not asked what it left unwritten", file: "ptxsim/src/recording.rs",
+        from: "(mark ^ now_mark) & WRITTEN)", to: "(mark ^ now_mark) & 0)", caught_by: SIM },
+    Planted { name: "a mutant's result may be an earlier run's", file: "ptxsim/src/mutate/mod.rs",
+        from: "launch.recording = fresh;", to: "drop(fresh);", caught_by: SIM },
     Planted { name: "cp.async counts as landed at once", file: "ptxsim/src/exec/shared.rs",
         from: "cell.incoming = true;", to: "", caught_by: SIM },
     Planted { name: "a barrier of the K/V pipeline is removed", file: "cuda/attention/tile.cuh",
@@ -599,6 +632,21 @@ const BUGS: &[Planted] = &[
         from: ".filter(|_| owner != Owner::Replicated)", to: "", caught_by: REPORT },
     Planted { name: "the virtual GPU ends a context that another thread has retained", file: "ptxsim/driver/src/api/context.rs",
         from: "if all || card.primary_references == 0 {", to: "{", caught_by: DRIVER },
+    Planted { name: "the virtual GPU takes instantiation flags of another call", file: "ptxsim/driver/src/api/graph.rs",
+        from: "instantiate(out, graph, flags, AUTO_FREE | DEVICE_LAUNCH | NODE_PRIORITY)",
+        to: "instantiate(out, graph, flags, AUTO_FREE | UPLOAD | DEVICE_LAUNCH | NODE_PRIORITY)", caught_by: DRIVER_FLAGS },
+    Planted { name: "the virtual GPU's legacy stream is ready before blocking streams are", file: "ptxsim/driver/src/schedule.rs",
+        from: "if self.is_legacy(stream) {", to: "if false && self.is_legacy(stream) {", caught_by: DRIVER_FLAGS },
+    Planted { name: "the virtual GPU looks up what came before a release", file: "ptxsim/driver/src/api/lookup.rs",
+        from: "**since <= version", to: "**since < version", caught_by: DRIVER_LIBRARIES },
+    Planted { name: "the virtual GPU forgets what was set on a library's kernel", file: "ptxsim/driver/src/api/module.rs",
+        from: "let settings = settings.unwrap_or_default();", to: "drop(settings); let settings = crate::state::Settings::default();", caught_by: DRIVER_LIBRARIES },
+    Planted { name: "the virtual GPU shares host memory past its end", file: "ptxsim/driver/src/api/unified.rs",
+        from: "device.share(words, bytes)", to: "device.share(words, 4 * words.len())", caught_by: DRIVER_UNIFIED },
+    Planted { name: "cuRAND's stand-in draws too close to the mean", file: "ptxsim/candle/src/random.rs",
+        from: "mean + deviation * radius * part", to: "mean + 0.9 * deviation * radius * part", caught_by: CURAND },
+    Planted { name: "the stand-in for the runtime copies from a variable's beginning", file: "ptxsim/cudart/src/memory.rs",
+        from: "Ok(address as usize + offset)", to: "Ok(address as usize)", caught_by: CUDART },
 ];
 
 /// Plants every bug whose name or file contains `only`; fails if one goes unnoticed.

@@ -13,6 +13,8 @@ pub fn on_virtual_card(tests: &mut std::process::Command, driver: &Path, card: &
         .env("PTXSIM_DEVICE", card)
         // Some tests want another.
         .env("PTXSIM_DEVICES", "2")
+        // Those too that kernels in production do without.
+        .env("PTXSIM_CHECKS", "all")
         .env("ONEKV_REQUIRE_CUDA", "1")
         .env("ONEKV_REQUIRE_CUBLASLT", "stand-in")
         // PTX alone is what a simulator runs.

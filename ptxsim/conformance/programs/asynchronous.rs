@@ -314,6 +314,13 @@ fn clusters() -> Vec<Program> {
          ld.shared.b32 %r12, [%r9];\n{store}{CLUSTER_SYNC}",
         init(32)
     );
+    let stores = format!(
+        "{peer}{}{}{CLUSTER_SYNC}st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%r10], %r11, [%r7];\n\
+         {}ld.shared.b32 %r12, [%r9];\n{store}{CLUSTER_SYNC}",
+        init(1),
+        first(&expect(128)),
+        wait(0)
+    );
     let ranks = [0, 1].map(|rank| rank + 16 * (1 - rank) + 256 * 2);
     [
         (
@@ -345,7 +352,8 @@ fn clusters() -> Vec<Program> {
             ),
             both(ranks),
         ),
-        ("mbarrier.arrive.shared::cluster", arrive, swapped),
+        ("mbarrier.arrive.shared::cluster", arrive, swapped.clone()),
+        ("st.async.shared::cluster.b32", stores, swapped),
         (
             "cp.async.bulk.shared::cluster.shared::cta",
             between,

@@ -119,45 +119,77 @@ pub fn place_d(lane: usize, i: usize) -> (usize, usize) {
     (lane / 4 + 8 * (i / 2 % 2), i / 4 * 8 + lane % 4 * 2 + i % 2)
 }
 
-fn mma(target: Target, k: usize, a_type: Type, b_type: Type, kind: &str) -> Program {
-    let bytes = a_type.bytes();
-    let (a, b) = (a_type.integers(16 * k, 1), b_type.integers(k * 8, 2));
-    let c = small(16 * 8, 3);
-    // Elements of a lane's A, B and C, and registers of them.
-    let (of_a, of_b, per_word) = (16 * k / 32, 8 * k / 32, if kind == "f16" { 2 } else { 1 });
-    let (words_a, words_b, words_c) = (of_a * bytes / 4, of_b * bytes / 4, 4 / per_word);
-    let (at_b, at_c, at_d) = (10 + words_a, 10 + words_a + words_b, 10 + words_a + words_b + words_c);
-    let body = registers(true, 10..at_d, "%at", 32)
-        + &format!(
-            "mma.sync.aligned.m16n8k{k}.row.col.{kind}.{}.{}.{kind} {}, {}, {}, {};\n",
-            a_type.name(),
-            b_type.name(),
-            list(at_d..at_d + words_c),
-            list(10..at_b),
-            list(at_b..at_c),
-            list(at_c..at_d)
-        )
-        + &registers(false, at_d..at_d + words_c, "%to", 32);
-    let mut input = fragments(bytes, 32, of_a, |lane, i| {
-        let (row, column) = place_a(bytes, lane, i);
-        a_type.code(a[row * k + column])
-    });
-    input.extend(fragments(bytes, 32, of_b, |lane, i| {
-        let (row, column) = place_b(bytes, lane, i);
-        b_type.code(b[row * 8 + column])
-    }));
-    let of_d = |value: &dyn Fn(usize, usize) -> i32| {
-        fragments(4 / per_word, 32, 4, |lane, i| {
-            let (row, column) = place_d(lane, i);
-            accumulator(kind, value(row, column))
-        })
+/// An `mma.sync` of 16 x 8 x k.
+pub struct Mma {
+    pub target: Target,
+    pub k: usize,
+    pub a_type: Type,
+    pub b_type: Type,
+    pub kind: &'static str,
+}
+
+impl Mma {
+    /// The product of A [16, k] and B [k, 8], added to C [16, 8]: codes of all three.
+    pub fn program(&self, a: &[u32], b: &[u32], c: &[u32]) -> Program {
+        let Self { target, k, ref a_type, ref b_type, kind } = *self;
+        let bytes = a_type.bytes();
+        // Elements of a lane's A, B and C, and registers of them.
+        let (of_a, of_b, words_c) = (16 * k / 32, 8 * k / 32, if kind == "f16" { 2 } else { 4 });
+        let (words_a, words_b) = (of_a * bytes / 4, of_b * bytes / 4);
+        let (at_b, at_c, at_d) = (10 + words_a, 10 + words_a + words_b, 10 + words_a + words_b + words_c);
+        let types = format!("{kind}.{}.{}.{kind}", a_type.name(), b_type.name());
+        let body = registers(true, 10..at_d, "%at", 32)
+            + &format!(
+                "mma.sync.aligned.m16n8k{k}.row.col.{types} {}, {}, {}, {};\n",
+                list(at_d..at_d + words_c),
+                list(10..at_b),
+                list(at_b..at_c),
+                list(at_c..at_d)
+            )
+            + &registers(false, at_d..at_d + words_c, "%to", 32);
+        let mut input = fragments(bytes, 32, of_a, |lane, i| {
+            let (row, column) = place_a(bytes, lane, i);
+            a[row * k + column]
+        });
+        input.extend(fragments(bytes, 32, of_b, |lane, i| {
+            let (row, column) = place_b(bytes, lane, i);
+            b[row * 8 + column]
+        }));
+        input.extend(of_d(kind, 8, 32, c));
+        program(&format!("mma.sync.m16n8k{k}.{types}"), target, &body).given(input)
+    }
+}
+
+/// Fragments of accumulators, 16 rows x n for each 32 threads, of these codes.
+pub fn of_d(kind: &str, n: usize, threads: usize, codes: &[u32]) -> Vec<u32> {
+    fragments(if kind == "f16" { 2 } else { 4 }, threads, n / 2, |thread, i| {
+        let (row, column) = place_d(thread % 32, i);
+        codes[(16 * (thread / 32) + row) * n + column]
+    })
+}
+
+/// The codes that such fragments hold.
+pub fn codes_of_d(kind: &str, n: usize, threads: usize, fragments: &[u32]) -> Vec<u32> {
+    let (each, mask) = if kind == "f16" { (2, 0xffff) } else { (1, u32::MAX) };
+    let mut codes = vec![0; threads / 2 * n];
+    for (thread, i) in (0..threads).flat_map(|thread| (0..n / 2).map(move |i| (thread, i))) {
+        let (row, column) = place_d(thread % 32, i);
+        let word = fragments[i / each * threads + thread];
+        codes[(16 * (thread / 32) + row) * n + column] = word >> (16 * (i % each)) & mask;
+    }
+    codes
+}
+
+fn mma(target: Target, k: usize, a_type: Type, b_type: Type, kind: &'static str) -> Program {
+    let (a, b, c) = (a_type.integers(16 * k, 1), b_type.integers(k * 8, 2), small(16 * 8, 3));
+    let sum = |i: usize| c[i] + (0..k).map(|x| a[i / 8 * k + x] * b[x * 8 + i % 8]).sum::<i32>();
+    let codes = |ty: Type, x: &[i32]| -> Vec<u32> { x.iter().map(|x| ty.code(*x)).collect() };
+    let accumulators = |value: &dyn Fn(usize) -> i32| -> Vec<u32> {
+        (0..16 * 8).map(|i| accumulator(kind, value(i))).collect()
     };
-    input.extend(of_d(&|row, column| c[row * 8 + column]));
-    let expected = of_d(&|row, column| {
-        c[row * 8 + column] + (0..k).map(|x| a[row * k + x] * b[x * 8 + column]).sum::<i32>()
-    });
-    let name = format!("mma.sync.m16n8k{k}.{kind}.{}.{}.{kind}", a_type.name(), b_type.name());
-    program(&name, target, &body).given(input).expecting(expected)
+    Mma { target, k, a_type, b_type, kind }
+        .program(&codes(a_type, &a), &codes(b_type, &b), &accumulators(&|i| c[i]))
+        .expecting(of_d(kind, 8, 32, &accumulators(&sum)))
 }
 
 /// Bytes of 1024 at which lane `lane`'s row of 16 lies: in no order.

@@ -1,10 +1,14 @@
 //! One small PTX program per instruction and variant, what it is given, and what is known of its results.
 
 mod asynchronous;
+mod boxes;
+mod corners;
 mod matrix;
 mod memory;
 mod scalar;
+mod sums;
 mod tensor;
+mod unspecified;
 mod wgmma;
 
 pub use scalar::operands;
@@ -63,6 +67,10 @@ pub enum Element {
     F16,
     F32,
     Bf16,
+    /// Subnormals are flushed.
+    F32Ftz,
+    Tf32,
+    Tf32Ftz,
 }
 
 impl Element {
@@ -70,7 +78,7 @@ impl Element {
         match self {
             Self::U8 => 1,
             Self::U16 | Self::F16 | Self::Bf16 => 2,
-            Self::U32 | Self::F32 => 4,
+            _ => 4,
         }
     }
 }
@@ -93,16 +101,34 @@ pub struct Program {
     pub compare: Compare,
     /// The results, where the host can work them out another way.
     pub expected: Option<Vec<u32>>,
+    /// What they tell, where the PTX ISA leaves them open.
+    pub observation: Option<Observation>,
+}
+
+type Tell = Box<dyn Fn(&[u32]) -> String>;
+
+/// What a device does where it may do as it likes: told, never a failure.
+pub struct Observation {
+    /// In words, from the results.
+    pub tell: Tell,
+    /// The words for ptxsim.
+    pub of_virtual_card: String,
+    /// What they begin with for ptxsim with `PTXSIM_MMA=truncate`, on 8.0 and on 9.0.
+    pub of_truncating: Option<[String; 2]>,
 }
 
 /// Every program.
 pub fn all() -> Vec<Program> {
     let mut programs = scalar::all();
+    programs.extend(corners::all());
     programs.extend(memory::all());
     programs.extend(matrix::all());
     programs.extend(wgmma::all());
+    programs.extend(sums::all());
+    programs.extend(unspecified::all());
     programs.extend(asynchronous::all());
     programs.extend(tensor::all());
+    programs.extend(boxes::all());
     programs
 }
 
@@ -140,6 +166,7 @@ fn program(name: &str, target: Target, body: &str) -> Program {
         tensor: None,
         compare: Compare::Exact,
         expected: None,
+        observation: None,
     }
 }
 
@@ -162,6 +189,14 @@ impl Program {
     }
 }
 
+/// What was asked, and the name of its result, or its bits.
+fn named(label: &str, result: u32, names: &[(u32, &str)]) -> String {
+    match names.iter().find(|(bits, _)| *bits == result) {
+        Some((_, name)) => format!("{label} {name}"),
+        None => format!("{label} {result:#x}"),
+    }
+}
+
 /// Words with no pattern.
 fn words(count: u32) -> Vec<u32> {
     (0..count).map(|i| (i + 1).wrapping_mul(0x9e37_79b9) ^ i.rotate_left(19)).collect()
@@ -171,7 +206,7 @@ fn bytes_of(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-fn words_of(bytes: &[u8]) -> Vec<u32> {
+pub fn words_of(bytes: &[u8]) -> Vec<u32> {
     let word = |part: &[u8]| part.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
     bytes.chunks(4).map(word).collect()
 }
@@ -245,6 +280,18 @@ fn f16(x: i32) -> u32 {
     }
 }
 
+/// The value of an f16's bits.
+pub fn f16_value(bits: u16) -> f64 {
+    let (sign, exponent) = (if bits >> 15 == 0 { 1.0 } else { -1.0 }, i32::from(bits >> 10 & 31));
+    let fraction = f64::from(bits & 0x3ff) / 1024.0;
+    sign * match exponent {
+        31 if fraction > 0.0 => f64::NAN,
+        31 => f64::INFINITY,
+        0 => fraction * 2f64.powi(-14),
+        _ => (1.0 + fraction) * 2f64.powi(exponent - 15),
+    }
+}
+
 /// Bits of a small integer as bf16: |x| up to 256.
 fn bf16(x: i32) -> u32 {
     (x as f32).to_bits() >> 16
@@ -252,10 +299,12 @@ fn bf16(x: i32) -> u32 {
 
 /// Integers from -4 to 4 with no pattern, another sequence for each seed.
 fn small(count: usize, seed: u32) -> Vec<i32> {
-    let mix = |i: usize| {
-        let x = (i as u32 + 1).wrapping_mul(0x85eb_ca6b) ^ seed.wrapping_mul(0xc2b2_ae35);
-        let x = (x ^ x >> 15).wrapping_mul(0x2c1b_3c6d);
-        x ^ x >> 13
-    };
+    let mix = |i: usize| mixed((i as u32 + 1).wrapping_mul(0x85eb_ca6b) ^ seed.wrapping_mul(0xc2b2_ae35));
     (0..count).map(|i| (mix(i) % 9) as i32 - 4).collect()
+}
+
+/// Bits with no pattern.
+fn mixed(x: u32) -> u32 {
+    let x = (x ^ x >> 15).wrapping_mul(0x2c1b_3c6d);
+    x ^ x >> 13
 }

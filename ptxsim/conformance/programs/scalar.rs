@@ -40,12 +40,28 @@ setp.lt.s32: p 32 32 | setp.hi.u32: p 32 32 | setp.eq.f32: p 32 32 | setp.ltu.f3
 testp.normal.f32: p 32 | testp.subnormal.f32: p 32 | testp.infinite.f64: p 64
 shfl.sync.idx.b32: w 32 32 | shfl.sync.up.b32: w 32 32 | shfl.sync.down.b32: w 32 32 | shfl.sync.bfly.b32: w 32 32
 match.any.sync.b32: m 32 | redux.sync.add.s32: m 32 | redux.sync.min.u32: m 32 | redux.sync.max.s32: m 32 | redux.sync.xor.b32: m 32
+add.s16: 16 16 16 | mul.wide.s16: 32 16 16 | mad.lo.s64: 64 64 64 64 | max.s32: 32 32 32 | div.s32: 32 32 32 | div.s64: 64 64 64
+and.b16: 16 16 16 | or.b32: 32 32 32 | not.b32: 32 32 | shr.s16: 16 16 32 | setp.leu.f32: p 32 32 | setp.leu.ftz.f32: p 32 32 | setp.eq.s16: p 16 16 | setp.ge.s64: p 64 64
+sub.f32: 32 32 32 | sub.ftz.f32: 32 32 32 | abs.ftz.f32: 32 32 | neg.ftz.f32: 32 32 | max.NaN.f32: 32 32 32 | lg2.approx.ftz.f32: 32 32
+div.approx.f32: 32 32 32 | div.approx.ftz.f32: 32 32 32 | div.full.f32: 32 32 32 | cvt.u16.u32: 16 32 | cvt.s16.s8: 16 16 | cvt.s8.s32: 32 32
+";
+
+/// The same, of 8.9 and newer.
+const OF_BYTES: &str = "
+cvt.rn.satfinite.e4m3x2.f32: 16 32 32 | cvt.rn.satfinite.e5m2x2.f32: 16 32 32 | cvt.rn.satfinite.relu.e4m3x2.f32: 16 32 32 | cvt.rn.satfinite.e4m3x2.f16x2: 16 32
+cvt.rn.satfinite.e5m2x2.f16x2: 16 32 | cvt.rn.f16x2.e4m3x2: 32 16 | cvt.rn.f16x2.e5m2x2: 32 16 | cvt.rn.relu.f16x2.e4m3x2: 32 16
 ";
 
 /// Every program of one instruction.
 pub fn all() -> Vec<Program> {
-    let rows = INSTRUCTIONS.split(['|', '\n']).map(str::trim).filter(|row| !row.is_empty());
-    let mut programs: Vec<Program> = rows.map(scalar).collect();
+    let rows = |table: &'static str| table.split(['|', '\n']).map(str::trim).filter(|row| !row.is_empty());
+    let mut programs: Vec<Program> = rows(INSTRUCTIONS).map(scalar).collect();
+    programs.extend(rows(OF_BYTES).map(|row| {
+        let mut program = scalar(row);
+        program.ptx = program.ptx.replacen(".version 8.0\n.target sm_80", ".version 8.4\n.target sm_90a", 1);
+        program.target = Target::Sm90a;
+        program
+    }));
     // All 256 truth tables would be 256 programs; these reach each input bit of the table.
     for table in [0x01, 0x80, 0x96, 0xca, 0xe8, 0x1b] {
         programs.push(program(
@@ -118,22 +134,22 @@ fn program(name: &str, result: &str, instruction: &str) -> Program {
         tensor: None,
         compare: compare(name),
         expected: None,
+        observation: None,
     }
 }
 
 /// The errors that the PTX ISA states for approximations, and the last bit of the simulator's own rounding.
 fn compare(name: &str) -> Compare {
-    let near = |relative: f64, absolute: f64| Compare::Near {
-        half: name.ends_with(".f16"),
-        ulps: 1.0,
-        relative,
-        absolute,
-    };
+    let half = name.ends_with(".f16");
+    let near = |relative: f64, absolute: f64| Compare::Near { half, ulps: 1.0, relative, absolute };
+    let ulps = |stated: f64| Compare::Near { half, ulps: 1.0 + stated, relative: 0.0, absolute: 0.0 };
     match name {
-        "ex2.approx.f32" | "ex2.approx.ftz.f32" => near(2f64.powi(-22), 0.0),
-        // Absolute for results between -1 and 1, else relative.
-        "lg2.approx.f32" => near(2f64.powi(-22), 2f64.powi(-22)),
-        "rcp.approx.f32" | "rcp.approx.ftz.f32" | "sqrt.approx.f32" => near(2f64.powi(-23), 0.0),
+        "ex2.approx.f32" | "ex2.approx.ftz.f32" => ulps(2.0),
+        "div.approx.f32" | "div.approx.ftz.f32" | "div.full.f32" => ulps(2.0),
+        "rcp.approx.f32" | "rcp.approx.ftz.f32" => ulps(1.0),
+        // Absolute for operands between 1/2 and 2, else relative.
+        "lg2.approx.f32" | "lg2.approx.ftz.f32" => near(2f64.powi(-22), 2f64.powi(-22)),
+        "sqrt.approx.f32" => near(2f64.powi(-23), 0.0),
         "rsqrt.approx.f32" | "rsqrt.approx.ftz.f32" => near(2f64.powf(-22.9), 0.0),
         "sin.approx.f32" | "cos.approx.f32" => near(0.0, 2f64.powf(-20.5)),
         "tanh.approx.f32" => near(2f64.powi(-11), 0.0),

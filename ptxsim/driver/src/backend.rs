@@ -2,17 +2,21 @@
 //! knows how a kernel runs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Write as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ptxsim::{
     Card, Counters, FaultKind, GlobalMemory, LaunchConfig, LaunchError, LoadError, MemoryError, Module,
-    Options,
+    Options, Recording,
 };
 
 pub(crate) use ptxsim::KernelFacts;
 
 use crate::host;
+use crate::record::Recorder;
 use crate::status::{Code, Failure, Outcome};
 
 /// The card that `PTXSIM_DEVICE` names when it is not set.
@@ -35,16 +39,22 @@ pub(crate) struct Device {
     pub(crate) ordinal: usize,
     pub(crate) card: &'static Card,
     memory: GlobalMemory,
-    options: Options,
+    pub(crate) options: Options,
+    /// Launches so far: each has an order of its own, where there is a seed.
+    launches: AtomicU64,
     /// Whether kernels run when their turn comes (`PTXSIM_KERNELS`).
     kernels: bool,
     /// The file of `PTXSIM_REPORT`: one JSON object per launch and line.
     report: Option<Arc<Mutex<std::fs::File>>>,
+    /// Of `PTXSIM_RECORD`.
+    recorder: Option<Arc<Recorder>>,
 }
 
 /// A module, checked against the card.
 pub(crate) struct Program {
     module: Module,
+    /// What it was loaded from, kept for recordings.
+    text: Option<String>,
     pub(crate) kernels: BTreeMap<String, Arc<KernelFacts>>,
     /// Kernels with instructions that the core does not run, and which.
     pub(crate) unsupported: BTreeMap<String, String>,
@@ -52,6 +62,16 @@ pub(crate) struct Program {
     pub(crate) globals: BTreeMap<String, (u64, u64)>,
     /// The virtual architecture the module is written for.
     pub(crate) target: u32,
+}
+
+/// What an information log says of it.
+impl fmt::Display for Program {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "ptxsim: PTX for sm_{}, kernels: {}", self.target, self.kernels.len())?;
+        self.unsupported
+            .iter()
+            .try_for_each(|(name, why)| write!(out, "\nptxsim: `{name}` does not run: {why}"))
+    }
 }
 
 /// A launch, complete and checked.
@@ -102,12 +122,24 @@ impl Devices {
             let known = Card::names().join(", ");
             Code::INVALID_DEVICE.because(format!("PTXSIM_DEVICE={name} is not a known card: {known}"))
         })?;
+        let options = Options::from_environment().map_err(|why| Code::INVALID_DEVICE.because(why))?;
         let report = match std::env::var("PTXSIM_REPORT") {
             Ok(path) if !path.is_empty() => {
                 let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
                 let why =
                     |e| Code::INVALID_DEVICE.because(format!("PTXSIM_REPORT={path} cannot be written: {e}"));
                 Some(Arc::new(Mutex::new(file.map_err(why)?)))
+            }
+            _ => None,
+        };
+        let recorder = match std::env::var_os("PTXSIM_RECORD") {
+            Some(folder) if !folder.is_empty() => {
+                let folder = Path::new(&folder);
+                let why = |e| {
+                    let what = format!("PTXSIM_RECORD={} cannot be made: {e}", folder.display());
+                    Code::INVALID_DEVICE.because(what)
+                };
+                Some(Arc::new(Recorder::new(folder).map_err(why)?))
             }
             _ => None,
         };
@@ -130,9 +162,11 @@ impl Devices {
                 ordinal: ordinal.into(),
                 card,
                 memory: GlobalMemory::of_card(card.memory_bytes, ordinal),
-                options: Options::from_environment(),
+                options,
+                launches: AtomicU64::new(0),
                 kernels,
                 report: report.clone(),
+                recorder: recorder.clone(),
             })
         };
         Ok(Devices((0..count).map(device).collect()))
@@ -187,6 +221,11 @@ impl Device {
         self.memory.allocate(bytes).map_err(failure)
     }
 
+    /// Lets kernels use memory of the host's, at its address.
+    pub(crate) fn share(&self, words: &'static [AtomicU32], bytes: usize) -> Outcome {
+        self.memory.share(words, bytes as u64).map_err(failure)
+    }
+
     /// Makes an allocation anew where it was.
     pub(crate) fn renew(&self, address: u64, bytes: u64) -> Outcome {
         self.memory.renew(address, bytes).map_err(failure)
@@ -228,9 +267,10 @@ impl Device {
         if bytes.is_empty() { Ok(()) } else { self.memory.write(to, bytes).map_err(failure) }
     }
 
-    /// Frees everything. With `tell`, what the program left is named on stderr.
-    pub(crate) fn reset(&self, tell: bool) {
-        let left = self.memory.allocations();
+    /// Frees everything. With `tell`, what the program left is named on stderr, and managed memory with it.
+    pub(crate) fn reset(&self, tell: bool, managed: &[(u64, u64)]) {
+        let own = self.memory.allocations();
+        let left = [&own, managed].concat();
         if tell && !left.is_empty() {
             let bytes: u64 = left.iter().map(|(_, bytes)| bytes).sum();
             eprintln!(
@@ -241,7 +281,7 @@ impl Device {
                 eprintln!("ptxsim: leak: {address:#x}, {bytes} bytes");
             }
         }
-        for (address, _) in left {
+        for (address, _) in own {
             // Listed a moment ago: the only failure would be another thread's free, which is as good.
             let _ = self.memory.free(address);
         }
@@ -249,7 +289,16 @@ impl Device {
 
     /// Reads a module for this card and puts its variables into memory.
     pub(crate) fn load(&self, text: &str) -> Outcome<Program> {
-        let module = Module::load(text, self.card, &self.memory).map_err(|error| {
+        self.load_into(text, &self.memory)
+    }
+
+    /// Reads a module for this card; its variables are in no card's memory.
+    pub(crate) fn inspect(&self, text: &str) -> Outcome<Program> {
+        self.load_into(text, &GlobalMemory::new(self.card.memory_bytes))
+    }
+
+    fn load_into(&self, text: &str, memory: &GlobalMemory) -> Outcome<Program> {
+        let module = Module::load(text, self.card, memory).map_err(|error| {
             let code = match &error {
                 LoadError::Syntax(_) | LoadError::Target { .. } => Code::INVALID_PTX,
                 LoadError::Version(_) => Code::UNSUPPORTED_PTX_VERSION,
@@ -266,7 +315,8 @@ impl Device {
         }
         let globals = module.variables().map(|(name, at, bytes)| (name.to_owned(), (at, bytes))).collect();
         let target = module.target();
-        Ok(Program { module, kernels, unsupported, globals, target })
+        let text = self.recorder.as_ref().map(|_| text.to_owned());
+        Ok(Program { module, text, kernels, unsupported, globals, target })
     }
 
     /// Frees what a module holds on the card.
@@ -287,7 +337,26 @@ impl Device {
             overlaps: launch.overlaps && follows,
         };
         let module = &launch.program.module;
-        match module.launch(&launch.kernel, &config, &launch.parameters, &self.memory, self.options) {
+        let number = self.launches.fetch_add(1, Relaxed);
+        let seed = self.options.seed.map(|seed| seed.wrapping_add(number));
+        let options = Options { seed, ..self.options };
+        let recording = match (&self.recorder, &launch.program.text) {
+            (Some(recorder), Some(text)) => {
+                let parameters = &launch.parameters;
+                let begun = Recording::begin(text, module, &launch.kernel, &config, parameters, &self.memory);
+                Some((recorder, begun))
+            }
+            _ => None,
+        };
+        let done = module.launch(&launch.kernel, &config, &launch.parameters, &self.memory, options);
+        match recording {
+            Some((recorder, begun)) if done.is_err() => recorder.save(&begun)?,
+            Some((recorder, begun)) if recorder.first(&launch.kernel, &config) => {
+                recorder.save(&begun.end(&self.memory))?;
+            }
+            _ => {}
+        }
+        match done {
             Ok(counters) => self.tell(&counters),
             Err(LaunchError::Fault(fault)) => Err(code_of(fault.kind).because(fault.to_string())),
             Err(error @ (LaunchError::NoKernel(_) | LaunchError::Config { .. })) => {

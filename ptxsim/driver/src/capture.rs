@@ -1,71 +1,44 @@
 //! Stream capture and graphs: work recorded with what it comes after, replayed as one entry of a stream.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use crate::backend::Devices;
-use crate::schedule::{Work, execute};
-use crate::state::{Driver, Handle};
+use crate::state::Driver;
 use crate::status::{Code, Outcome};
+use crate::work::{Capture, Graph, Handle, Node, Work};
 
-/// A recorded piece of work and the nodes it comes after.
-#[derive(Clone)]
-pub(crate) struct Node {
-    pub(crate) work: Work,
-    pub(crate) after: Vec<usize>,
+/// Capture modes, of captures and of threads.
+const GLOBAL: i32 = 0;
+const RELAXED: i32 = 2;
+
+thread_local! {
+    static MODE: Cell<i32> = const { Cell::new(GLOBAL) };
 }
 
-/// A graph; a node only follows earlier ones.
-#[derive(Clone)]
-pub(crate) struct Graph {
-    /// The card of the stream that the capture began on.
-    pub(crate) card: usize,
-    pub(crate) nodes: Vec<Node>,
+/// Sets this thread's mode; gives the one before.
+pub(crate) fn exchange_mode(mode: i32) -> i32 {
+    MODE.replace(mode)
 }
 
-impl Graph {
-    /// Runs every node once: in order, or with a seed in a random order that the edges allow.
-    pub(crate) fn run(&self, devices: &Devices, seed: u64) -> Outcome {
-        let mut done = vec![false; self.nodes.len()];
-        let mut random = seed;
-        let mut latest_launch = None;
-        for _ in 0..self.nodes.len() {
-            let ready: Vec<usize> = (0..self.nodes.len())
-                .filter(|at| !done[*at] && self.nodes[*at].after.iter().all(|before| done[*before]))
-                .collect();
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let choice = if seed == 0 { 0 } else { (random >> 33) as usize % ready.len().max(1) };
-            let Some(at) = ready.get(choice) else {
-                return Err(Code::UNKNOWN.because("a graph whose nodes wait for each other"));
-            };
-            let node = &self.nodes[*at];
-            let follows = latest_launch.is_some_and(|launch| node.after.contains(&launch));
-            execute(&node.work, devices, self.card, random | u64::from(seed != 0), follows)?;
-            if matches!(node.work, Work::Launch(_)) {
-                latest_launch = Some(*at);
-            }
-            done[*at] = true;
+impl Driver {
+    /// Refuses a call that is not ordered by a stream, by the rules of cuThreadExchangeStreamCaptureMode: while a capture
+    /// of this thread goes on that is not relaxed, or one of any thread that is global; a thread whose mode is
+    /// thread-local does not mind others', one that is relaxed none.
+    pub(crate) fn refuse_during_capture(&self) -> Outcome {
+        let (mode, own) = (MODE.get(), std::thread::current().id());
+        let forbids = |capture: &Capture| match capture.thread == own {
+            true => capture.mode != RELAXED,
+            false => mode == GLOBAL && capture.mode == GLOBAL,
+        };
+        if mode != RELAXED && self.captures.values().any(forbids) {
+            return Err(Code::STREAM_CAPTURE_UNSUPPORTED
+                .because("not stream-ordered, and a stream is being captured in a mode that forbids it"));
         }
         Ok(())
     }
 
-    /// Number of edges.
-    pub(crate) fn edges(&self) -> usize {
-        self.nodes.iter().map(|node| node.after.len()).sum()
-    }
-}
-
-/// A capture in progress.
-pub(crate) struct Capture {
-    pub(crate) origin: Handle,
-    pub(crate) graph: Graph,
-    /// Per captured stream: the nodes its next work comes after.
-    members: BTreeMap<Handle, Vec<usize>>,
-    pub(crate) invalid: bool,
-}
-
-impl Driver {
     /// Starts capturing a stream.
-    pub(crate) fn begin_capture(&mut self, stream: Handle, id: Handle) -> Outcome {
+    pub(crate) fn begin_capture(&mut self, stream: Handle, id: Handle, mode: i32) -> Outcome {
         let Some(found) = self.streams.get_mut(&stream) else {
             return Err(Code::INVALID_HANDLE.into());
         };
@@ -73,9 +46,10 @@ impl Driver {
             return Err(Code::ILLEGAL_STATE.because("the stream is already being captured"));
         }
         found.capture = Some(id);
+        let thread = std::thread::current().id();
         let members = BTreeMap::from([(stream, Vec::new())]);
         let graph = Graph { card: found.card, nodes: Vec::new() };
-        self.captures.insert(id, Capture { origin: stream, graph, members, invalid: false });
+        self.captures.insert(id, Capture { origin: stream, mode, thread, graph, members, invalid: false });
         Ok(())
     }
 
@@ -88,6 +62,10 @@ impl Driver {
         if self.captures.get(&id).is_some_and(|c| c.origin != stream) {
             self.invalidate(stream);
             return Err(Code::STREAM_CAPTURE_UNMATCHED.because("the capture began on another stream"));
+        }
+        let own = std::thread::current().id();
+        if self.captures.get(&id).is_some_and(|c| c.mode != RELAXED && c.thread != own) {
+            return Err(Code::STREAM_CAPTURE_WRONG_THREAD.because("the capture began on another thread"));
         }
         let Some(capture) = self.captures.remove(&id) else {
             return Err(Code::ILLEGAL_STATE.into());

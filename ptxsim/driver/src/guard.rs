@@ -8,6 +8,7 @@ use crate::status::{Code, Outcome};
 
 thread_local! {
     static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+    static PER_THREAD_STREAM: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs the body of exported function `name`, prints what went wrong, returns the code.
@@ -30,9 +31,7 @@ pub(crate) fn enter(name: &str, body: impl FnOnce() -> Outcome) -> i32 {
             Code::UNKNOWN.0
         }
     };
-    if tracing() {
-        eprintln!("ptxsim: trace: {name} -> {code}");
-    }
+    trace(|| format!("{name} -> {code}"));
     code
 }
 
@@ -43,21 +42,51 @@ pub(crate) fn in_callback(body: impl FnOnce()) {
     IN_CALLBACK.set(false);
 }
 
-fn tracing() -> bool {
+/// Says something on stderr where `PTXSIM_TRACE` asks for it.
+pub(crate) fn trace(what: impl FnOnce() -> String) {
     static ON: OnceLock<bool> = OnceLock::new();
-    *ON.get_or_init(|| std::env::var_os("PTXSIM_TRACE").is_some_and(|value| value != "0"))
+    if *ON.get_or_init(|| std::env::var_os("PTXSIM_TRACE").is_some_and(|value| value != "0")) {
+        eprintln!("ptxsim: trace: {}", what());
+    }
 }
 
-/// Declares exported driver functions. Pointers are plain addresses: only `host` follows them.
+/// Runs `body` with stream 0 as the thread's own default stream.
+pub(crate) fn per_thread_stream(body: impl FnOnce() -> i32) -> i32 {
+    let before = PER_THREAD_STREAM.replace(true);
+    let code = body();
+    PER_THREAD_STREAM.set(before);
+    code
+}
+
+/// Whether stream 0 is the thread's own default stream.
+pub(crate) fn is_per_thread_stream() -> bool {
+    PER_THREAD_STREAM.get()
+}
+
+/// Declares exported driver functions; after `as`, the name of the variant whose stream 0 is the thread's own. Pointers
+/// are plain addresses: only `host` follows them.
 macro_rules! driver_api {
-    ($($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
-        $(#[$meta])*
+    ($(fn $name:ident $(as $per_thread:ident)? ($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
         #[doc = concat!("The driver's `", stringify!($name), "`.")]
         // SAFETY: the driver owns this name; the library takes its place and exports it once.
         #[unsafe(no_mangle)]
         pub extern "C" fn $name($($argument: $type),*) -> i32 {
             $crate::guard::enter(stringify!($name), || -> $crate::status::Outcome { $body })
         }
+        $crate::guard::per_thread_variant!([$($per_thread)?] $name($($argument: $type),*));
     )*};
 }
 pub(crate) use driver_api;
+
+macro_rules! per_thread_variant {
+    ([] $name:ident($($argument:ident: $type:ty),*)) => {};
+    ([$variant:ident] $name:ident($($argument:ident: $type:ty),*)) => {
+        #[doc = concat!("The driver's `", stringify!($variant), "`.")]
+        // SAFETY: the driver owns this name; the library takes its place and exports it once.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $variant($($argument: $type),*) -> i32 {
+            $crate::guard::per_thread_stream(|| $name($($argument),*))
+        }
+    };
+}
+pub(crate) use per_thread_variant;

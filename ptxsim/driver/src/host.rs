@@ -94,9 +94,7 @@ fn transfer(remote: Address, local: *mut u8, length: usize, direction: Direction
 
 /// Reads one value.
 pub(crate) fn read<T: Plain>(from: Address) -> Outcome<T> {
-    let mut value = [T::ZERO];
-    read_into(from, &mut value)?;
-    Ok(value[0])
+    read_array(from).map(|[value]| value)
 }
 
 /// Writes one value.
@@ -114,6 +112,13 @@ pub(crate) fn write_optional<T: Plain>(to: Address, value: T) -> Outcome {
 /// Reads `count` values.
 pub(crate) fn read_many<T: Plain>(from: Address, count: usize) -> Outcome<Vec<T>> {
     let mut values = vec![T::ZERO; count];
+    read_into(from, &mut values)?;
+    Ok(values)
+}
+
+/// Reads an array.
+pub(crate) fn read_array<T: Plain, const N: usize>(from: Address) -> Outcome<[T; N]> {
+    let mut values = [T::ZERO; N];
     read_into(from, &mut values)?;
     Ok(values)
 }

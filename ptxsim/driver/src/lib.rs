@@ -8,14 +8,19 @@
 //! | `status` | error codes, their names, the failure type |
 //! | `guard` | the boundary: no panic leaves the library |
 //! | `host` | the only access to the caller's memory, probed first |
-//! | `state` | contexts, handles, the sticky error |
-//! | `schedule` | streams, events and the order work runs in |
-//! | `capture` | stream capture and graphs |
+//! | `shared` | pinned and managed memory |
 //! | `fatbin` | the container nvcc writes, and the choice of a PTX image |
+//! | `record` | launches written to files |
 //! | `backend` | the seam to the core: card, memory, modules, launches |
+//! | `image` | the PTX of an image, and the options it is loaded with |
+//! | `work` | what is queued and recorded: work, streams, events, graphs |
+//! | `state` | contexts, handles, the sticky error |
+//! | `execute` | runs one piece of work, or a graph |
+//! | `capture` | stream capture |
+//! | `schedule` | the order work runs in |
 //! | `api` | the exported functions, by topic |
 //!
-//! Handles are numbers in tables and never addresses, so a foreign one is an error and not a crash.
+//! Each imports only what stands above it. Handles are numbers in tables and never addresses, so a foreign one is an error and not a crash.
 #![deny(unsafe_op_in_unsafe_fn)]
 // The exported names are the driver's, not ours.
 #![allow(non_snake_case)]
@@ -23,9 +28,14 @@
 pub mod api;
 mod backend;
 mod capture;
+mod execute;
 pub mod fatbin;
 mod guard;
 mod host;
+mod image;
+mod record;
 mod schedule;
+mod shared;
 mod state;
 pub mod status;
+mod work;

@@ -5,17 +5,15 @@
 //! without a seed exactly that, in the order it was issued; with `PTXSIM_SEED` a random choice
 //! among everything that may run. So a missing wait shows as unwritten memory and not by luck.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
+use std::sync::{Condvar, PoisonError};
 use std::time::Instant;
 
-use crate::backend::{Devices, Launch};
-use crate::capture::Graph;
-use crate::guard;
-use crate::host::{self, Address};
-use crate::state::{Driver, Handle, lock};
+use crate::backend::Devices;
+use crate::execute::execute;
+use crate::state::{Driver, lock};
 use crate::status::{Code, Failure, Outcome};
+use crate::work::{Entry, Handle, Point, Stream, Work};
 
 /// A queue longer than this is drained: the data of copies would pile up.
 const QUEUE_LIMIT: usize = 4096;
@@ -23,115 +21,6 @@ const QUEUE_LIMIT: usize = 4096;
 const DESTROYED_LIMIT: usize = 64;
 
 static PROGRESS: Condvar = Condvar::new();
-
-/// A point in a stream: the stream and how many of its entries come before.
-pub(crate) type Point = (Handle, u64);
-
-/// Where a copy to the device takes its bytes.
-#[derive(Clone)]
-pub(crate) enum Source {
-    /// Taken when the copy was issued (pageable memory).
-    Taken(Arc<[u8]>),
-    /// Read when the copy runs (pinned memory, captured copies).
-    Later(HostRange),
-}
-
-/// Host memory that a copy uses when it runs.
-#[derive(Clone)]
-pub(crate) struct HostRange {
-    pub(crate) address: Address,
-    pub(crate) bytes: usize,
-    /// The pinned memory it lay in when the copy was issued.
-    pub(crate) pinned: Option<Handle>,
-}
-
-/// One piece of device work. `Allocate` is a graph's own allocation: one made on a stream is there at once.
-#[derive(Clone)]
-pub(crate) enum Work {
-    Nothing,
-    Launch(Arc<Launch>),
-    CopyIn { to: u64, from: Source },
-    CopyOut { from: u64, to: HostRange },
-    CopyDevice { from: u64, to: u64, bytes: usize },
-    Fill(Fill),
-    Allocate { at: u64, bytes: u64 },
-    Free(u64),
-    Mark { event: Handle, version: u64 },
-    Host { function: usize, data: usize },
-    Graph(Arc<Graph>),
-}
-
-/// A memset: rows of elements.
-#[derive(Clone)]
-pub(crate) struct Fill {
-    pub(crate) to: u64,
-    /// The element; 1, 2 or 4 bytes.
-    pub(crate) element: Vec<u8>,
-    pub(crate) columns: usize,
-    pub(crate) rows: usize,
-    pub(crate) pitch_bytes: usize,
-}
-
-/// An entry of a stream's queue.
-struct Entry {
-    ticket: u64,
-    after: Vec<Point>,
-    work: Work,
-}
-
-/// A stream.
-pub(crate) struct Stream {
-    pub(crate) card: usize,
-    /// The context it was made in; default streams belong to every context of the card.
-    pub(crate) context: Option<Handle>,
-    pub(crate) blocking: bool,
-    pub(crate) flags: u32,
-    pub(crate) priority: i32,
-    pub(crate) capture: Option<Handle>,
-    pub(crate) destroyed: bool,
-    queue: VecDeque<Entry>,
-    issued: u64,
-    done: u64,
-    busy: bool,
-}
-
-impl Stream {
-    /// A stream with the driver's creation flags (1: not ordered against the legacy stream).
-    pub(crate) fn new(card: usize, context: Option<Handle>, flags: u32, priority: i32) -> Stream {
-        Stream {
-            card,
-            context,
-            blocking: flags & 1 == 0,
-            flags,
-            priority,
-            capture: None,
-            destroyed: false,
-            queue: VecDeque::new(),
-            issued: 0,
-            done: 0,
-            busy: false,
-        }
-    }
-}
-
-/// An event.
-pub(crate) struct Event {
-    pub(crate) card: usize,
-    pub(crate) context: Handle,
-    pub(crate) flags: u32,
-    pub(crate) point: Option<Point>,
-    pub(crate) version: u64,
-    pub(crate) time: Option<Instant>,
-    /// Recorded in a capture: its handle and the nodes it stands behind.
-    pub(crate) captured: Option<(Handle, Vec<usize>)>,
-}
-
-impl Event {
-    /// An event that is not recorded.
-    pub(crate) fn new(card: usize, context: Handle, flags: u32) -> Event {
-        Event { card, context, flags, point: None, version: 0, time: None, captured: None }
-    }
-}
 
 /// What a wait is for, and the card whose error it gives: a point of a stream, or everything issued to a card.
 #[derive(Clone, Copy)]
@@ -201,6 +90,17 @@ impl Driver {
     /// A wait for everything issued to a stream so far.
     pub(crate) fn goal(&self, stream: Handle) -> Goal {
         Goal::Point { card: self.streams.get(&stream).map_or(0, |s| s.card), point: self.tail(stream) }
+    }
+
+    /// What waiting for a stream waits for: for the legacy stream, all blocking streams of its card as well.
+    pub(crate) fn goals(&self, stream: Handle) -> Vec<Goal> {
+        let mut goals = vec![self.goal(stream)];
+        if self.is_legacy(stream) {
+            let card = self.streams[&stream].card;
+            let blocking = self.streams.iter().filter(|(_, s)| s.blocking && s.card == card);
+            goals.extend(blocking.map(|(other, _)| self.goal(*other)));
+        }
+        goals
     }
 
     /// The point behind everything issued to a stream so far.
@@ -318,90 +218,141 @@ impl Driver {
     }
 }
 
-/// Runs one entry towards the goal, or waits for another thread that does. False: nothing is left.
-fn step(mut driver: MutexGuard<'_, Driver>, goal: Goal) -> bool {
-    let Some(handle) = driver.choose(goal) else {
-        if driver.streams.values().any(|s| s.busy) {
-            driver.waiting += 1;
-            PROGRESS.wait(driver).unwrap_or_else(PoisonError::into_inner).waiting -= 1;
-            return true;
-        }
-        return false;
+/// What comes next towards a goal.
+enum Next {
+    Run(Box<Taken>),
+    /// Another thread runs it.
+    Busy,
+    Nothing,
+}
+
+/// An entry taken from its stream, which is busy with it, and what running it takes.
+struct Taken {
+    entry: Entry,
+    devices: Devices,
+    stream: Handle,
+    card: usize,
+    place: Point,
+    follows: bool,
+    seed: u64,
+    /// After a fault the context is lost: what remains is dropped, not run.
+    poisoned: bool,
+}
+
+/// Takes the entry that comes next towards a goal.
+fn take(driver: &mut Driver, goal: Goal) -> Next {
+    let Some(stream) = driver.choose(goal) else {
+        return if driver.streams.values().any(|s| s.busy) { Next::Busy } else { Next::Nothing };
     };
-    let Some((entry, card, place)) = driver.streams.get_mut(&handle).and_then(|s| {
+    let Some((entry, card, place)) = driver.streams.get_mut(&stream).and_then(|s| {
         s.busy = true;
-        Some((s.queue.pop_front()?, s.card, (handle, s.done)))
+        Some((s.queue.pop_front()?, s.card, (stream, s.done)))
     }) else {
-        return false;
+        return Next::Nothing;
     };
     let devices = driver.devices.clone();
     let follows = driver.cards[card].latest_launch == Some(place);
     let seed = driver.pick(usize::MAX) as u64;
     let poisoned = driver.cards[card].sticky.is_some();
-    drop(driver);
+    Next::Run(Box::new(Taken { entry, devices, stream, card, place, follows, seed, poisoned }))
+}
 
-    // After a fault the context is lost: what remains is dropped, not run.
-    let result = if poisoned {
-        Ok(())
-    } else {
-        catch_unwind(AssertUnwindSafe(|| execute(&entry.work, &devices, card, seed, follows)))
-            .unwrap_or_else(|_| Err(Code::UNKNOWN.because("the simulator panicked; this is a bug in it")))
-    };
+impl Taken {
+    /// Runs the entry; the driver's state is not locked meanwhile.
+    fn run(self) {
+        let Taken { entry, devices, stream, card, place, follows, seed, poisoned } = self;
+        let result = if poisoned {
+            Ok(())
+        } else {
+            catch_unwind(AssertUnwindSafe(|| execute(&entry.work, &devices, card, seed, follows)))
+                .unwrap_or_else(|_| Err(Code::UNKNOWN.because("the simulator panicked; this is a bug in it")))
+        };
 
-    let mut driver = lock();
-    if let Err(failure) = result {
-        let code = failure.code.name().and_then(|n| n.to_str().ok()).unwrap_or("error");
-        eprintln!("ptxsim: {code}: {}", failure.message.as_deref().unwrap_or("device work failed"));
-        driver.cards[card].sticky.get_or_insert(Failure { message: None, ..failure });
+        let mut driver = lock();
+        if let Err(failure) = result {
+            let code = failure.code.name().and_then(|n| n.to_str().ok()).unwrap_or("error");
+            eprintln!("ptxsim: {code}: {}", failure.message.as_deref().unwrap_or("device work failed"));
+            driver.cards[card].sticky.get_or_insert(Failure { message: None, ..failure });
+        }
+        if let Work::Mark { event, version } = entry.work
+            && let Some(found) = driver.events.get_mut(&event)
+            && found.version == version
+        {
+            found.time = Some(Instant::now());
+        }
+        let latest = &mut driver.cards[card].latest_launch;
+        match entry.work {
+            Work::Launch(_) => *latest = Some((place.0, place.1 + 1)),
+            Work::Graph(_) => *latest = None,
+            // Marks do not keep kernels apart.
+            Work::Mark { .. } | Work::Nothing if follows => *latest = Some((place.0, place.1 + 1)),
+            _ => {}
+        }
+        if let Some(stream) = driver.streams.get_mut(&stream) {
+            stream.busy = false;
+            stream.done += 1;
+        }
+        driver.bury(stream);
+        // Which asks the kernel, whether anybody waits or not.
+        if driver.waiting > 0 {
+            PROGRESS.notify_all();
+        }
     }
-    if let Work::Mark { event, version } = entry.work
-        && let Some(found) = driver.events.get_mut(&event)
-        && found.version == version
-    {
-        found.time = Some(Instant::now());
+
+    /// Whether the program's own functions are called.
+    fn calls_host(&self) -> bool {
+        let is_host = |work: &Work| matches!(work, Work::Host { .. });
+        match &self.entry.work {
+            Work::Graph(executable) => executable.graph.nodes.iter().any(|node| is_host(&node.work)),
+            work => is_host(work),
+        }
     }
-    let latest = &mut driver.cards[card].latest_launch;
-    match entry.work {
-        Work::Launch(_) => *latest = Some((place.0, place.1 + 1)),
-        Work::Graph(_) => *latest = None,
-        // Marks do not keep kernels apart.
-        Work::Mark { .. } | Work::Nothing if follows => *latest = Some((place.0, place.1 + 1)),
-        _ => {}
-    }
-    if let Some(stream) = driver.streams.get_mut(&handle) {
-        stream.busy = false;
-        stream.done += 1;
-    }
-    driver.bury(handle);
-    // Which asks the kernel, whether anybody waits or not.
-    if driver.waiting > 0 {
-        PROGRESS.notify_all();
-    }
-    true
 }
 
 /// Runs until the goal is reached, then reports the state of its card.
 pub(crate) fn wait(goal: Goal) -> Outcome {
     loop {
-        let driver = lock();
+        let mut driver = lock();
         if driver.reached(goal) {
             return driver.healthy(goal.card());
         }
-        if !step(driver, goal) {
-            return Err(Code::UNKNOWN.because("streams wait for each other; this is a bug in the simulator"));
+        match take(&mut driver, goal) {
+            Next::Run(taken) => {
+                drop(driver);
+                taken.run();
+            }
+            Next::Busy => {
+                driver.waiting += 1;
+                PROGRESS.wait(driver).unwrap_or_else(PoisonError::into_inner).waiting -= 1;
+            }
+            Next::Nothing => {
+                return Err(
+                    Code::UNKNOWN.because("streams wait for each other; this is a bug in the simulator")
+                );
+            }
         }
     }
 }
 
-/// Asks whether the goal is reached; if not, makes one step, so that polling comes to an end.
-pub(crate) fn poll(goal: Goal) -> Outcome {
-    let driver = lock();
-    driver.healthy(goal.card())?;
-    if driver.reached(goal) {
-        return Ok(());
+/// Asks whether the goals are reached; if not, makes one step, so that polling comes to an end. It waits for nobody: a host
+/// function, which may itself wait for whoever asks, runs on a thread of its own.
+pub(crate) fn poll(goals: &[Goal]) -> Outcome {
+    let mut driver = lock();
+    for goal in goals {
+        driver.healthy(goal.card())?;
+        if driver.reached(*goal) {
+            continue;
+        }
+        let next = take(&mut driver, *goal);
+        drop(driver);
+        match next {
+            Next::Run(taken) if taken.calls_host() => drop(std::thread::spawn(|| taken.run())),
+            Next::Run(taken) => taken.run(),
+            Next::Busy | Next::Nothing => std::thread::yield_now(),
+        }
+        return Err(Code::NOT_READY.into());
     }
-    step(driver, goal);
-    Err(Code::NOT_READY.into())
+    Ok(())
 }
 
 /// Drains a stream whose queue has grown too long.
@@ -413,61 +364,4 @@ pub(crate) fn relieve(stream: Handle) -> Outcome {
         return wait(goal);
     }
     Ok(())
-}
-
-/// Runs one piece of work of a card's stream. The driver's state is not locked meanwhile. `follows`: the kernel that ran
-/// last on the card is what this work comes directly after.
-pub(crate) fn execute(work: &Work, devices: &Devices, card: usize, seed: u64, follows: bool) -> Outcome {
-    let at = |address| devices.of_address(address, card);
-    match work {
-        Work::Nothing | Work::Mark { .. } => Ok(()),
-        Work::Launch(launch) => devices.0[launch.card].launch(launch, follows),
-        Work::CopyIn { to, from: Source::Taken(bytes) } => at(*to)?.write(*to, bytes),
-        Work::CopyIn { to, from: Source::Later(from) } => {
-            let mut buffer = vec![0; from.bytes];
-            from.still_pinned(|| host::read_bytes(from.address, &mut buffer))?;
-            at(*to)?.write(*to, &buffer)
-        }
-        Work::CopyOut { from, to } => {
-            let mut buffer = vec![0; to.bytes];
-            at(*from)?.read(*from, &mut buffer)?;
-            to.still_pinned(|| host::write_bytes(to.address, &buffer))
-        }
-        Work::CopyDevice { from, to, bytes } => {
-            let mut buffer = vec![0; *bytes];
-            at(*from)?.read(*from, &mut buffer)?;
-            at(*to)?.write(*to, &buffer)
-        }
-        Work::Fill(fill) => {
-            let row = fill.element.repeat(fill.columns);
-            let device = at(fill.to)?;
-            (0..fill.rows).try_for_each(|at| device.write(fill.to + (at * fill.pitch_bytes) as u64, &row))
-        }
-        Work::Allocate { at: base, bytes } => at(*base)?.renew(*base, *bytes),
-        Work::Free(address) => at(*address)?.free(*address),
-        Work::Host { function, data } => {
-            // SAFETY: by cuLaunchHostFunc's contract the address is a function of this type, alive until
-            // the stream has run it; null was refused when the work was issued.
-            let function: extern "C" fn(usize) = unsafe { std::mem::transmute(*function) };
-            guard::in_callback(|| function(*data));
-            Ok(())
-        }
-        Work::Graph(graph) => graph.run(devices, seed),
-    }
-}
-
-impl HostRange {
-    /// Does the host's side of a copy, unless the pinned memory it was issued with has been freed since. The lock
-    /// keeps it from being freed meanwhile. A card may take such a copy or not: cuMemFreeHost may synchronise, but no
-    /// documentation says that it does, so here it is always a fault.
-    fn still_pinned(&self, body: impl FnOnce() -> Outcome) -> Outcome {
-        let driver = lock();
-        if self.pinned.is_some() && driver.pinned(self.address, self.bytes).map(|now| now.id) != self.pinned {
-            return Err(Code::ILLEGAL_ADDRESS.because(format!(
-                "a copy uses {} bytes of pinned memory at {:#x}, which was freed or unregistered before it ran",
-                self.bytes, self.address
-            )));
-        }
-        body()
-    }
 }

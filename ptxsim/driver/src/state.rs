@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::CStr;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{Device, Devices, KernelFacts, Program};
-use crate::capture::{Capture, Graph};
-use crate::schedule::{Event, Point, Stream};
+use crate::guard::is_per_thread_stream;
+use crate::image;
+use crate::shared;
 use crate::status::{Code, Failure, Outcome};
-
-/// A handle: a number in one of the tables, never an address.
-pub(crate) type Handle = u64;
+use crate::work::{Capture, Event, Executable, Graph, Handle, Point, Stream};
 
 /// The legacy default stream as programs name it, beside 0; it orders itself against all blocking streams.
 const LEGACY: usize = 1;
@@ -24,30 +25,81 @@ pub(crate) struct LoadedModule {
     pub(crate) context: Handle,
     pub(crate) card: usize,
     pub(crate) program: Arc<Program>,
+    /// The library that loaded it.
+    pub(crate) library: Option<Handle>,
     /// Functions handed out, by name.
     pub(crate) functions: HashMap<String, Handle>,
 }
 
-/// A function and the attributes set on it.
+/// A library: an image that is loaded into each context which uses it.
+pub(crate) struct Library {
+    pub(crate) text: Arc<str>,
+    /// What the image holds. Its variables are in no card's memory.
+    pub(crate) contents: Arc<Program>,
+    /// Kernels handed out, by name.
+    pub(crate) kernels: HashMap<String, Handle>,
+    /// The modules it has been loaded as, by context.
+    pub(crate) modules: HashMap<Handle, Handle>,
+}
+
+/// A kernel of a library, of no context.
+pub(crate) struct Kernel {
+    pub(crate) library: Handle,
+    pub(crate) name: Arc<str>,
+    /// The name as C has it.
+    pub(crate) symbol: Arc<CStr>,
+    pub(crate) facts: Arc<KernelFacts>,
+    /// What was set on it, by card.
+    pub(crate) settings: Vec<Settings>,
+}
+
+/// A link in progress: its options, and what goes in and comes out.
+pub(crate) struct Link {
+    pub(crate) options: Arc<image::Options>,
+    pub(crate) text: Option<Vec<u8>>,
+}
+
+/// A function: a kernel in a context.
 #[derive(Clone)]
 pub(crate) struct Function {
     pub(crate) program: Arc<Program>,
     pub(crate) module: Handle,
     pub(crate) context: Handle,
     pub(crate) name: Arc<str>,
+    /// The name as C has it.
+    pub(crate) symbol: Arc<CStr>,
     /// What the module says of the kernel.
     pub(crate) facts: Arc<KernelFacts>,
+    pub(crate) settings: Settings,
+}
+
+/// The attributes that a program sets on a kernel.
+#[derive(Clone)]
+pub(crate) struct Settings {
     /// Dynamic shared bytes that launches may ask for, once raised.
     pub(crate) raised_shared_bytes: Option<u32>,
     pub(crate) carveout: i32,
     pub(crate) required_cluster: [u32; 3],
     pub(crate) large_clusters: bool,
+    pub(crate) cluster_policy: i32,
 }
 
-impl Function {
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            raised_shared_bytes: None,
+            carveout: -1,
+            required_cluster: [0; 3],
+            large_clusters: false,
+            cluster_policy: 0,
+        }
+    }
+}
+
+impl Settings {
     /// Dynamic shared bytes a launch may ask for: up to the default block limit unless raised.
-    pub(crate) fn dynamic_limit(&self, device: &Device) -> u32 {
-        let default = device.card.shared_per_block.saturating_sub(self.facts.static_shared_bytes);
+    pub(crate) fn dynamic_limit(&self, facts: &KernelFacts, device: &Device) -> u32 {
+        let default = device.card.shared_per_block.saturating_sub(facts.static_shared_bytes);
         self.raised_shared_bytes.map_or(default, |raised| raised.max(default))
     }
 }
@@ -62,6 +114,8 @@ pub(crate) struct Card {
     pub(crate) legacy: Handle,
     per_thread: Handle,
     pub(crate) default_pool: Handle,
+    /// The pool that allocations on streams come from.
+    pub(crate) pool: Handle,
     pub(crate) limits: HashMap<i32, usize>,
     /// The error that lost the card's contexts.
     pub(crate) sticky: Option<Failure>,
@@ -69,19 +123,40 @@ pub(crate) struct Card {
     pub(crate) latest_launch: Option<Point>,
 }
 
-/// A range of pinned host memory.
-pub(crate) struct Pinned {
+/// A range of host memory that the driver knows.
+pub(crate) struct HostMemory {
     pub(crate) bytes: usize,
     /// The card that was current then.
     pub(crate) card: usize,
+    /// The flags it was made with.
+    pub(crate) flags: u32,
     /// Tells it from a later range at the same address.
     pub(crate) id: Handle,
+    pub(crate) kind: HostKind,
+}
+
+/// What host memory is. Kernels see the first two.
+#[derive(Clone, Copy)]
+pub(crate) enum HostKind {
+    Pinned(&'static [AtomicU32]),
+    Managed(&'static [AtomicU32]),
+    /// The program's own, which it has registered.
+    Registered,
 }
 
 /// A memory pool.
 pub(crate) struct Pool {
     pub(crate) card: usize,
+    /// Reuse policies 1 to 3 and the release threshold, as they were set.
     pub(crate) attributes: HashMap<i32, u64>,
+    /// The most bytes in use on the card since this was reset.
+    pub(crate) high: u64,
+}
+
+impl Pool {
+    pub(crate) fn new(card: usize) -> Pool {
+        Pool { card, attributes: HashMap::new(), high: 0 }
+    }
 }
 
 /// The driver's whole state.
@@ -89,17 +164,20 @@ pub(crate) struct Driver {
     /// The cards' memories, and by the same ordinals what else they have. Empty before cuInit.
     pub(crate) devices: Devices,
     pub(crate) cards: Vec<Card>,
+    /// The flags of contexts, where any were given.
+    pub(crate) context_flags: HashMap<Handle, u32>,
     pub(crate) modules: HashMap<Handle, LoadedModule>,
     pub(crate) functions: HashMap<Handle, Function>,
+    pub(crate) libraries: HashMap<Handle, Library>,
+    pub(crate) kernels: HashMap<Handle, Kernel>,
+    pub(crate) links: HashMap<Handle, Link>,
     pub(crate) streams: BTreeMap<Handle, Stream>,
     pub(crate) events: HashMap<Handle, Event>,
     pub(crate) captures: HashMap<Handle, Capture>,
     pub(crate) graphs: HashMap<Handle, Arc<Graph>>,
-    pub(crate) executables: HashMap<Handle, Arc<Graph>>,
-    /// Pinned host allocations, by address.
-    pub(crate) pinned: BTreeMap<usize, Pinned>,
-    /// Host ranges the caller registered as pinned.
-    pub(crate) registered: BTreeMap<usize, Pinned>,
+    pub(crate) executables: HashMap<Handle, Arc<Executable>>,
+    /// Pinned, managed and registered host memory, by address.
+    pub(crate) host_memory: BTreeMap<usize, HostMemory>,
     pub(crate) pools: HashMap<Handle, Pool>,
     pub(crate) tickets: u64,
     /// Threads that wait for another's step.
@@ -127,29 +205,25 @@ pub(crate) fn current<T>(with: impl FnOnce(&mut Vec<Handle>) -> T) -> T {
 
 impl Driver {
     fn new() -> Driver {
-        let seed = std::env::var("PTXSIM_SEED").ok().and_then(|text| match text.parse() {
-            Ok(seed) => Some(seed),
-            Err(_) => {
-                eprintln!("ptxsim: PTXSIM_SEED={text} is not a number and is ignored");
-                None
-            }
-        });
         Driver {
             devices: Devices::default(),
             cards: Vec::new(),
+            context_flags: HashMap::new(),
             modules: HashMap::new(),
             functions: HashMap::new(),
+            libraries: HashMap::new(),
+            kernels: HashMap::new(),
+            links: HashMap::new(),
             streams: BTreeMap::new(),
             events: HashMap::new(),
             captures: HashMap::new(),
             graphs: HashMap::new(),
             executables: HashMap::new(),
-            pinned: BTreeMap::new(),
-            registered: BTreeMap::new(),
+            host_memory: BTreeMap::new(),
             pools: HashMap::new(),
             tickets: 0,
             waiting: 0,
-            random: seed,
+            random: None,
             handles: 0x1000,
         }
     }
@@ -166,19 +240,22 @@ impl Driver {
             return Ok(());
         }
         self.devices = Devices::from_environment()?;
+        self.random = self.devices.0.first().and_then(|device| device.options.seed);
         for ordinal in 0..self.devices.0.len() {
+            let pool = self.handle();
             let card = Card {
                 primary: self.handle(),
                 primary_references: 0,
                 contexts: Vec::new(),
                 legacy: 0,
                 per_thread: 0,
-                default_pool: self.handle(),
+                default_pool: pool,
+                pool,
                 limits: HashMap::new(),
                 sticky: None,
                 latest_launch: None,
             };
-            self.pools.insert(card.default_pool, Pool { card: ordinal, attributes: HashMap::new() });
+            self.pools.insert(pool, Pool::new(ordinal));
             self.cards.push(card);
             self.make_default_streams(ordinal);
         }
@@ -232,7 +309,11 @@ impl Driver {
         let handle = match raw {
             0 | LEGACY | PER_THREAD => {
                 let card = self.ready()?.ordinal;
-                if raw == PER_THREAD { self.cards[card].per_thread } else { self.cards[card].legacy }
+                if raw == PER_THREAD || raw == 0 && is_per_thread_stream() {
+                    self.cards[card].per_thread
+                } else {
+                    self.cards[card].legacy
+                }
             }
             other => other as Handle,
         };
@@ -277,27 +358,57 @@ impl Driver {
             .ok_or_else(|| Code::INVALID_HANDLE.because(format!("{raw:#x} is not a live function")))
     }
 
-    /// The pinned memory that a host range lies in.
-    pub(crate) fn pinned(&self, address: usize, bytes: usize) -> Option<&Pinned> {
-        [&self.pinned, &self.registered].into_iter().find_map(|table| {
-            let (start, found) = table.range(..=address).next_back()?;
-            (address.saturating_add(bytes) <= start.saturating_add(found.bytes)).then_some(found)
-        })
+    /// The pinned or registered memory that a host range lies in.
+    pub(crate) fn pinned(&self, address: usize, bytes: usize) -> Option<&HostMemory> {
+        let (_, found) = self.host_memory(address, bytes)?;
+        (!matches!(found.kind, HostKind::Managed(_))).then_some(found)
+    }
+
+    /// The managed memory that an address lies in, and its start.
+    pub(crate) fn managed(&self, address: u64) -> Option<(usize, &HostMemory)> {
+        self.host_memory(address as usize, 1).filter(|(_, found)| matches!(found.kind, HostKind::Managed(_)))
+    }
+
+    /// The known host memory that a range lies in, and its start.
+    pub(crate) fn host_memory(&self, address: usize, bytes: usize) -> Option<(usize, &HostMemory)> {
+        let (start, found) = self.host_memory.range(..=address).next_back()?;
+        (address.saturating_add(bytes) <= start.saturating_add(found.bytes)).then_some((*start, found))
+    }
+
+    /// Takes host memory from the table and from the cards.
+    pub(crate) fn forget_host_memory(&mut self, address: usize) {
+        if let Some(gone) = self.host_memory.remove(&address)
+            && let HostKind::Pinned(words) | HostKind::Managed(words) = gone.kind
+        {
+            // All cards have it: the only failure would be that one does not, which is as good.
+            self.devices.0.iter().for_each(|device| drop(device.free(address as u64)));
+            shared::release(words);
+        }
     }
 
     /// Ends a context: when it was its card's last, everything on the card goes and leaks are told.
     pub(crate) fn drop_context(&mut self, context: Handle) {
         let Some(card) = self.card_of(context) else { return };
         self.cards[card].contexts.retain(|held| *held != context);
+        self.context_flags.remove(&context);
         if !self.cards[card].contexts.is_empty() {
             return;
         }
         let device = &self.devices.0[card];
         // Modules go with the context: their variables are no leaks.
         self.modules.values().filter(|m| m.card == card).for_each(|m| device.unload(&m.program));
-        device.reset(self.cards[card].sticky.is_none());
+        let managed = |(_, memory): &(&usize, &HostMemory)| {
+            memory.card == card && matches!(memory.kind, HostKind::Managed(_))
+        };
+        let managed: Vec<_> =
+            self.host_memory.iter().filter(managed).map(|(at, m)| (*at as u64, m.bytes as u64)).collect();
+        device.reset(self.cards[card].sticky.is_none(), &managed);
+        managed.iter().for_each(|(address, _)| self.forget_host_memory(*address as usize));
         self.modules.retain(|_, module| module.card != card);
         self.functions.retain(|_, function| self.modules.contains_key(&function.module));
+        for library in self.libraries.values_mut() {
+            library.modules.retain(|_, module| self.modules.contains_key(module));
+        }
         self.streams.retain(|_, stream| stream.card != card);
         self.events.retain(|_, event| event.card != card);
         self.captures.retain(|_, capture| capture.graph.card != card);
@@ -305,7 +416,7 @@ impl Driver {
             stream.capture = stream.capture.filter(|capture| self.captures.contains_key(capture));
         }
         self.graphs.retain(|_, graph| graph.card != card);
-        self.executables.retain(|_, graph| graph.card != card);
+        self.executables.retain(|_, executable| executable.graph.card != card);
         self.cards[card].latest_launch = None;
         self.cards[card].sticky = None;
         self.make_default_streams(card);

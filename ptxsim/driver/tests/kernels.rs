@@ -201,6 +201,43 @@ fn the_report_has_a_line_per_launch() {
 }
 
 #[test]
+fn launches_are_recorded_once_each_and_failures_always() {
+    let folder = std::env::temp_dir().join(format!("ptxsim-record-{}", std::process::id()));
+    let text = folder.to_string_lossy().into_owned();
+    let told =
+        in_child("launches_are_recorded_once_each_and_failures_always", &[("PTXSIM_RECORD", &text)], || {
+            let context = CudaContext::new(0).unwrap();
+            let stream = context.default_stream();
+            let f = function(&context, SCALE, "scale");
+            let input = stream.clone_htod(&[1f32; 200]).unwrap();
+            let mut out = stream.alloc_zeros(200).unwrap();
+            // The same configuration twice, then a launch that fails.
+            for factor in [2.0, 3.0] {
+                scale(&stream, &f, &mut out, &input, factor, 200);
+            }
+            stream.synchronize().unwrap();
+            scale(&stream, &f, &mut out, &input, 4.0, 201);
+            assert!(stream.synchronize().is_err());
+        });
+    if told.is_some() {
+        let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().path()).collect();
+        files.sort();
+        let [first, failed] = &files[..] else { panic!("{files:?}") };
+        assert!(first.ends_with("scale-0.launch"), "{first:?}");
+        let replay = |path| {
+            let recording = ptxsim::Recording::load(path).unwrap();
+            (recording.failed(), recording.replay(ptxsim::Options::default()))
+        };
+        let (first, failed) = (replay(first), replay(failed));
+        std::fs::remove_dir_all(&folder).unwrap();
+        let replay = first.1.unwrap();
+        assert_eq!((first.0, replay.difference, replay.counters.global_store_bytes), (false, None, 800));
+        let Err(error) = failed.1 else { panic!("the failure does not fail again") };
+        assert!(failed.0 && error.to_string().contains("OutOfBounds in kernel `scale`"), "{error}");
+    }
+}
+
+#[test]
 fn an_unknown_instruction_spoils_its_own_kernel_only() {
     let told = in_child("an_unknown_instruction_spoils_its_own_kernel_only", &[], || {
         let context = CudaContext::new(0).unwrap();

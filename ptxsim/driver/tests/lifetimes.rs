@@ -223,7 +223,7 @@ fn memory_freed_twice_by_a_graph_is_an_error() {
 /// Memory that a graph allocates and frees is there at each launch, and unwritten.
 #[test]
 fn a_graph_that_frees_its_own_memory_runs_again() {
-    let told = in_child("a_graph_that_frees_its_own_memory_runs_again", &[], || {
+    let told = in_child("a_graph_that_frees_its_own_memory_runs_again", &[("PTXSIM_CHECKS", "all")], || {
         let card = Card::new(0);
         let (stream, words) = (card.stream(), card.words());
         for (first, result) in [(Set, OK), (Add, CUresult::CUDA_ERROR_LAUNCH_FAILED)] {

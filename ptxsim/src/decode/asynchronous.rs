@@ -1,9 +1,50 @@
 //! Asynchronous copies and the barriers that tell their end.
 
-use super::memory::{atomic_op, element, window};
+use super::atomic::{atomic_op, atomic_op_of, element};
+use super::memory::window;
 use super::{Decoded, Decoder, Opcode, unsupported};
 use crate::ir::{Address, AtomicOp, Bulk, BulkReduction, Class, MbarrierOp, Op, Src, Window};
 use crate::ptx::Operand;
+
+/// 9.7.9.25: what asynchronous copies may have. Masks of bytes and halves of pairs of blocks are not there.
+fn known(op: &Opcode<'_>) -> Result<(), String> {
+    const WORDS: [&str; 27] = [
+        "async",
+        "bulk",
+        "reduce",
+        "tensor",
+        "prefetch",
+        "tile",
+        "noftz",
+        "bulk_group",
+        "read",
+        "ca",
+        "cg",
+        "mbarrier",
+        "arrive",
+        "noinc",
+        "commit_group",
+        "wait_group",
+        "wait_all",
+        "global",
+        "shared",
+        "shared::cta",
+        "shared::cluster",
+        "mbarrier::complete_tx::bytes",
+        "multicast::cluster",
+        "cta_group::1",
+        "L2",
+        "L2::cache_hint",
+        "L2::64B",
+    ];
+    let dimensions = |m: &str| matches!(m, "1d" | "2d" | "3d" | "4d" | "5d");
+    let sizes = |m: &str| matches!(m, "L2::128B" | "L2::256B");
+    let reduction = |m: &str| atomic_op_of(m).is_some() || crate::ptx::bits_of(m) != 0;
+    match op.modifiers.iter().any(|m| !(WORDS.contains(m) || dimensions(m) || sizes(m) || reduction(m))) {
+        true => Err(unsupported()),
+        false => Ok(()),
+    }
+}
 
 impl<'m> Decoder<'m> {
     pub(super) fn asynchronous(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
@@ -13,6 +54,7 @@ impl<'m> Decoder<'m> {
         if !op.has("async") {
             return Err(unsupported());
         }
+        known(op)?;
         let class = Class::AsyncCopy;
         if op.has("mbarrier") {
             let (barrier, _) = self.address(operands.first())?;

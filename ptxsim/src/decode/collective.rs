@@ -1,6 +1,6 @@
 //! Barriers, fences and exchanges within a warp.
 
-use super::memory::atomic_op;
+use super::atomic::atomic_op;
 use super::{Decoded, Decoder, Opcode, unsupported};
 use crate::ir::{
     AtomicOp, BarrierReduction, Class, FenceKind, Logic, Op, PredicateSrc, ShuffleMode, Src, VoteMode,
@@ -13,15 +13,7 @@ impl<'m> Decoder<'m> {
     pub(super) fn collective(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
         let decoded = match op.base {
             "bar" | "barrier" => return self.barrier(op, operands),
-            "membar" => Op::Fence(FenceKind::Ordinary),
-            "fence" if op.has("proxy") => match () {
-                // async, async.global, async.shared::cta, and the generic::acquire/release forms for maps.
-                () if op.has("async") => Op::Fence(FenceKind::ProxyAsync),
-                () if op.has("alias") || op.has("tensormap::generic") => Op::Fence(FenceKind::Ordinary),
-                () => return Err(unsupported()),
-            },
-            "fence" if op.has("mbarrier_init") => Op::Fence(FenceKind::MbarrierInit),
-            "fence" => Op::Fence(FenceKind::Ordinary),
+            "membar" | "fence" => Op::Fence(self.fence(op, operands)?),
             // One grid at a time: there is nothing to wait for, only to check.
             "griddepcontrol" => match op.modifiers.as_slice() {
                 ["wait"] => Op::LaunchWait,
@@ -72,6 +64,37 @@ impl<'m> Decoder<'m> {
         Ok((decoded, Class::Synchronization))
     }
 
+    /// 9.7.13.4
+    fn fence(&self, op: &Opcode<'_>, operands: &[Operand]) -> Result<FenceKind, String> {
+        Ok(match op.modifiers.as_slice() {
+            ["proxy", "alias"] => FenceKind::Ordinary,
+            ["proxy", "async"] | ["proxy", "async", "global" | "shared::cta" | "shared::cluster"] => {
+                FenceKind::ProxyAsync
+            }
+            // One direction each; what they are used for needs no more.
+            ["proxy", "async::generic", "acquire", "sync_restrict::shared::cluster", "cluster"]
+            | ["proxy", "async::generic", "release", "sync_restrict::shared::cta", "cluster"] => {
+                FenceKind::ProxyAsync
+            }
+            // Copies see a changed map at once.
+            ["proxy", "tensormap::generic", "release", _] => FenceKind::Ordinary,
+            ["proxy", "tensormap::generic", "acquire", _] => match self.constant(operands.get(1))? {
+                128 => FenceKind::Ordinary,
+                n => return Err(format!("{n} bytes, allowed are 128")),
+            },
+            ["proxy", ..] => return Err(unsupported()),
+            ["mbarrier_init", ..] => FenceKind::MbarrierInit,
+            // `membar.gl`, `membar.sys`; `fence.sc` and `fence.acq_rel` of a scope, `fence.release` of one.
+            scopes
+                if !op.has("acquire")
+                    && scopes.iter().any(|m| ["cluster", "gpu", "sys", "gl"].contains(m)) =>
+            {
+                FenceKind::Cluster
+            }
+            _ => FenceKind::Ordinary,
+        })
+    }
+
     /// `bar.sync`, `barrier.cta.arrive`, `bar.red.popc.u32`, `bar.warp.sync`, `barrier.cluster.*`.
     fn barrier(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
         let class = Class::Synchronization;
@@ -79,7 +102,8 @@ impl<'m> Decoder<'m> {
             return Ok((Op::WarpSync { mask: self.source(operands.first(), "b32")? }, class));
         }
         if op.has("cluster") {
-            return Ok((if op.has("arrive") { Op::ClusterArrive } else { Op::ClusterWait }, class));
+            let arrive = Op::ClusterArrive { relaxed: op.has("relaxed") };
+            return Ok((if op.has("arrive") { arrive } else { Op::ClusterWait }, class));
         }
         let mut rest = operands.iter();
         if op.has("red") {

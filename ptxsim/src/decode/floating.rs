@@ -1,12 +1,15 @@
 //! f32, f64, f16 and bf16 arithmetic.
 
-use super::value::{Brain, Half, Ieee, Value, alu};
-use super::value::{canonical32, flush_canonical32, flush_saturate32, flush32, saturate32, saturate64};
-use crate::float::{Rounding, sum_to_odd, to_f32};
-use crate::ir::{AluFn, FixFn};
+use super::half::{Brain, Half, Ieee, half};
+use super::value::{Fixed, alu};
+use super::value::{flush_saturate32, flush32, saturate32, saturate64};
+use crate::float::{Rounding, larger, signed_by, smaller, sum_to_odd, to_f32};
+use crate::ir::{AluFn, FixFn, Single, Value, lanemask};
 
-/// A function with what is done to its sources and its result.
-pub type Fixed = (AluFn, Option<FixFn>, Option<FixFn>);
+/// A function of f32; its NaNs are the canonical one.
+macro_rules! single {
+    (|$($x:ident),+| $e:expr) => { alu!(|$($x: f32),+| Single($e)) };
+}
 
 /// The function of a float instruction: base name, modifiers, type.
 pub fn floating(base: &str, modifiers: &[&str], ty: &str) -> Option<Fixed> {
@@ -14,19 +17,16 @@ pub fn floating(base: &str, modifiers: &[&str], ty: &str) -> Option<Fixed> {
     match ty {
         "f32" => {
             let f = single(base, modifiers)?;
-            // Sign operations and tests leave NaNs as they are.
-            let keeps = matches!(base, "abs" | "neg" | "copysign");
             let pre: Option<FixFn> = has("ftz").then_some(flush32);
             let post: Option<FixFn> = match (has("ftz"), has("sat")) {
                 (true, true) => Some(flush_saturate32),
                 (false, true) => Some(saturate32),
-                (true, false) if keeps => Some(flush32),
-                (true, false) => Some(flush_canonical32),
-                (false, false) if keeps => None,
-                (false, false) => Some(canonical32),
+                (true, false) => Some(flush32),
+                (false, false) => None,
             };
             Some((f, pre, post))
         }
+        "f64" if base == "rcp" && has("approx") => Some((alu!(|a: f64| coarse(1.0 / coarse(a))), None, None)),
         "f64" => Some((double(base, modifiers)?, None, has("sat").then_some(saturate64 as FixFn))),
         "f16" | "f16x2" => half::<Ieee>(base, modifiers, ty.ends_with("x2")),
         "bf16" | "bf16x2" => half::<Brain>(base, modifiers, ty.ends_with("x2")),
@@ -34,17 +34,55 @@ pub fn floating(base: &str, modifiers: &[&str], ty: &str) -> Option<Fixed> {
     }
 }
 
+/// 9.7.3.11 and .12: `min` and `max` of three f32.
+pub fn of_three(base: &str, modifiers: &[&str]) -> Option<Fixed> {
+    let has = |m: &str| modifiers.contains(&m);
+    if has("xorsign") {
+        return None;
+    }
+    macro_rules! of_three {
+        ($pick:ident, $strict:expr, |$x:ident| $value:expr) => {
+            single!(|a, b, c| {
+                let v = |$x: f32| -> f64 { $value.into() };
+                $pick($pick(v(a), v(b), $strict), v(c), $strict) as f32
+            })
+        };
+    }
+    let f = match (base, has("NaN"), has("abs")) {
+        ("min", false, false) => of_three!(smaller, false, |x| x),
+        ("min", true, false) => of_three!(smaller, true, |x| x),
+        ("min", false, true) => of_three!(smaller, false, |x| x.abs()),
+        ("min", true, true) => of_three!(smaller, true, |x| x.abs()),
+        ("max", false, false) => of_three!(larger, false, |x| x),
+        ("max", true, false) => of_three!(larger, true, |x| x),
+        ("max", false, true) => of_three!(larger, false, |x| x.abs()),
+        ("max", true, true) => of_three!(larger, true, |x| x.abs()),
+        _ => return None,
+    };
+    let flush: Option<FixFn> = has("ftz").then_some(flush32);
+    Some((f, flush, flush))
+}
+
+/// 9.7.3.14, `rcp.approx.ftz.f64`: the upper 32 bits, subnormals as zeros.
+fn coarse(x: f64) -> f64 {
+    match x {
+        x if x.is_nan() => f64::from_bits(0x7fff_ffff_0000_0000),
+        x if x.is_subnormal() => 0f64.copysign(x),
+        x => f64::from_bits(x.to_bits() >> 32 << 32),
+    }
+}
+
 /// One of the four roundings: `nearest`, or a function of the exact operands and the rounding.
 macro_rules! rounded {
     ($modifiers:expr, |$($x:ident),+| $nearest:expr, |$mode:ident| $directed:expr) => {
         if $modifiers.contains(&"rz") {
-            alu!(|$($x: f32),+| { let $mode = Rounding::Zero; $directed })
+            single!(|$($x),+| { let $mode = Rounding::Zero; $directed })
         } else if $modifiers.contains(&"rm") {
-            alu!(|$($x: f32),+| { let $mode = Rounding::Down; $directed })
+            single!(|$($x),+| { let $mode = Rounding::Down; $directed })
         } else if $modifiers.contains(&"rp") {
-            alu!(|$($x: f32),+| { let $mode = Rounding::Up; $directed })
+            single!(|$($x),+| { let $mode = Rounding::Up; $directed })
         } else {
-            alu!(|$($x: f32),+| $nearest)
+            single!(|$($x),+| $nearest)
         }
     };
 }
@@ -56,6 +94,12 @@ fn sum(a: f64, b: f64, rounding: Rounding) -> f32 {
         return -0.0;
     }
     to_f32(s, rounding)
+}
+
+/// As `div.approx` (PTX ISA, "div"): what lies above 2^126 has a reciprocal of zero.
+fn approximate_quotient(a: f32, b: f32) -> f32 {
+    let most = 2f32.powi(126);
+    if b.is_finite() && b.abs() > most { a * 0f32.copysign(b) } else { a / b }
 }
 
 fn single(base: &str, modifiers: &[&str]) -> Option<AluFn> {
@@ -71,37 +115,51 @@ fn single(base: &str, modifiers: &[&str]) -> Option<AluFn> {
                 mode
             ))
         }
-        "div" if has("approx") || has("full") || has("rn") => alu!(|a: f32, b: f32| a / b),
+        "div" if has("approx") => single!(|a, b| approximate_quotient(a, b)),
+        "div" if has("full") || has("rn") => single!(|a, b| a / b),
         "div" => match () {
-            () if has("rz") => alu!(|a: f32, b: f32| quotient(a, b, Rounding::Zero)),
-            () if has("rm") => alu!(|a: f32, b: f32| quotient(a, b, Rounding::Down)),
-            () if has("rp") => alu!(|a: f32, b: f32| quotient(a, b, Rounding::Up)),
+            () if has("rz") => single!(|a, b| quotient(a, b, Rounding::Zero)),
+            () if has("rm") => single!(|a, b| quotient(a, b, Rounding::Down)),
+            () if has("rp") => single!(|a, b| quotient(a, b, Rounding::Up)),
             () => return None,
         },
-        "rcp" if has("approx") || has("rn") => alu!(|a: f32| 1.0 / a),
-        "rcp" if has("rz") => alu!(|a: f32| quotient(1.0, a, Rounding::Zero)),
-        "rcp" if has("rm") => alu!(|a: f32| quotient(1.0, a, Rounding::Down)),
-        "rcp" if has("rp") => alu!(|a: f32| quotient(1.0, a, Rounding::Up)),
-        "sqrt" if has("approx") || has("rn") => alu!(|a: f32| a.sqrt()),
-        "sqrt" if has("rz") => alu!(|a: f32| root(a, Rounding::Zero)),
-        "sqrt" if has("rm") => alu!(|a: f32| root(a, Rounding::Down)),
-        "sqrt" if has("rp") => alu!(|a: f32| root(a, Rounding::Up)),
-        "rsqrt" => alu!(|a: f32| (1.0 / f64::from(a).sqrt()) as f32),
-        "ex2" => alu!(|a: f32| f64::from(a).exp2() as f32),
-        "lg2" => alu!(|a: f32| f64::from(a).log2() as f32),
-        "sin" => alu!(|a: f32| f64::from(a).sin() as f32),
-        "cos" => alu!(|a: f32| f64::from(a).cos() as f32),
-        "tanh" => alu!(|a: f32| f64::from(a).tanh() as f32),
+        "rcp" if has("approx") || has("rn") => single!(|a| 1.0 / a),
+        "rcp" if has("rz") => single!(|a| quotient(1.0, a, Rounding::Zero)),
+        "rcp" if has("rm") => single!(|a| quotient(1.0, a, Rounding::Down)),
+        "rcp" if has("rp") => single!(|a| quotient(1.0, a, Rounding::Up)),
+        "sqrt" if has("approx") || has("rn") => single!(|a| a.sqrt()),
+        "sqrt" if has("rz") => single!(|a| root(a, Rounding::Zero)),
+        "sqrt" if has("rm") => single!(|a| root(a, Rounding::Down)),
+        "sqrt" if has("rp") => single!(|a| root(a, Rounding::Up)),
+        "rsqrt" => single!(|a| (1.0 / f64::from(a).sqrt()) as f32),
+        "ex2" => single!(|a| f64::from(a).exp2() as f32),
+        "lg2" => single!(|a| f64::from(a).log2() as f32),
+        "sin" => single!(|a| f64::from(a).sin() as f32),
+        "cos" => single!(|a| f64::from(a).cos() as f32),
+        "tanh" => single!(|a| f64::from(a).tanh() as f32),
+        // Sign operations leave NaNs as they are.
         "abs" => alu!(|a: u32| a & 0x7fff_ffff),
         "neg" => alu!(|a: u32| a ^ 0x8000_0000),
         "copysign" => alu!(|a: u32, b: u32| (a & 0x8000_0000) | (b & 0x7fff_ffff)),
-        // Three-operand forms exist on newer cards only.
-        "min" if has("xorsign") || has("abs") => return None,
-        "max" if has("xorsign") || has("abs") => return None,
-        "min" if has("NaN") => alu!(|a: f32, b: f32| smaller(a.into(), b.into(), true) as f32),
-        "max" if has("NaN") => alu!(|a: f32, b: f32| larger(a.into(), b.into(), true) as f32),
-        "min" => alu!(|a: f32, b: f32| smaller(a.into(), b.into(), false) as f32),
-        "max" => alu!(|a: f32, b: f32| larger(a.into(), b.into(), false) as f32),
+        "min" | "max" if has("xorsign") != has("abs") => return None,
+        "min" if has("xorsign") && has("NaN") => {
+            single!(|a, b| signed_by(smaller(a.abs().into(), b.abs().into(), true), a.into(), b.into()) as f32)
+        }
+        "max" if has("xorsign") && has("NaN") => {
+            single!(|a, b| signed_by(larger(a.abs().into(), b.abs().into(), true), a.into(), b.into()) as f32)
+        }
+        "min" if has("xorsign") => {
+            single!(
+                |a, b| signed_by(smaller(a.abs().into(), b.abs().into(), false), a.into(), b.into()) as f32
+            )
+        }
+        "max" if has("xorsign") => {
+            single!(|a, b| signed_by(larger(a.abs().into(), b.abs().into(), false), a.into(), b.into()) as f32)
+        }
+        "min" if has("NaN") => single!(|a, b| smaller(a.into(), b.into(), true) as f32),
+        "max" if has("NaN") => single!(|a, b| larger(a.into(), b.into(), true) as f32),
+        "min" => single!(|a, b| smaller(a.into(), b.into(), false) as f32),
+        "max" => single!(|a, b| larger(a.into(), b.into(), false) as f32),
         _ => return None,
     })
 }
@@ -113,6 +171,9 @@ fn double(base: &str, modifiers: &[&str]) -> Option<AluFn> {
         "add" if has("rz") => alu!(|a: f64, b: f64| directed_sum(a, b, Rounding::Zero)),
         "add" if has("rm") => alu!(|a: f64, b: f64| directed_sum(a, b, Rounding::Down)),
         "add" if has("rp") => alu!(|a: f64, b: f64| directed_sum(a, b, Rounding::Up)),
+        "sub" if has("rz") => alu!(|a: f64, b: f64| directed_sum(a, -b, Rounding::Zero)),
+        "sub" if has("rm") => alu!(|a: f64, b: f64| directed_sum(a, -b, Rounding::Down)),
+        "sub" if has("rp") => alu!(|a: f64, b: f64| directed_sum(a, -b, Rounding::Up)),
         _ if directed => return None,
         "add" => alu!(|a: f64, b: f64| a + b),
         "sub" => alu!(|a: f64, b: f64| a - b),
@@ -131,58 +192,6 @@ fn double(base: &str, modifiers: &[&str]) -> Option<AluFn> {
     })
 }
 
-/// f16 and bf16 instructions, on one half or both.
-fn half<H: Half>(base: &str, modifiers: &[&str], pair: bool) -> Option<Fixed> {
-    let has = |m: &str| modifiers.contains(&m);
-    if modifiers.iter().any(|m| matches!(*m, "rz" | "rm" | "rp" | "xorsign")) {
-        return None;
-    }
-    macro_rules! both {
-        (|$($x:ident),+| $e:expr) => {
-            if pair {
-                alu!(|$($x: u32),+| {
-                    let low = { $(let $x = H::value($x);)+ $e };
-                    let high = { $(let $x = H::value($x >> 16);)+ $e };
-                    low | high << 16
-                })
-            } else {
-                alu!(|$($x: u32),+| { $(let $x = H::value($x);)+ $e })
-            }
-        };
-    }
-    // Clamping comes before rounding: it moves no value that rounds into the range.
-    macro_rules! arithmetic {
-        (|$($x:ident),+| $e:expr) => {
-            if has("sat") {
-                both!(|$($x),+| { let y: f64 = $e; H::round(if y > 0.0 { y.min(1.0) } else { 0.0 }) })
-            } else if has("relu") {
-                both!(|$($x),+| { let y: f64 = $e; H::round(if y.is_nan() || y > 0.0 { y } else { 0.0 }) })
-            } else {
-                both!(|$($x),+| H::round($e))
-            }
-        };
-    }
-    let sign = if pair { H::SIGN << 16 | H::SIGN } else { H::SIGN };
-    let f = match base {
-        "add" => arithmetic!(|a, b| sum_to_odd(a, b)),
-        "sub" => arithmetic!(|a, b| sum_to_odd(a, -b)),
-        "mul" => arithmetic!(|a, b| a * b),
-        "fma" => arithmetic!(|a, b, c| sum_to_odd(a * b, c)),
-        "min" if has("NaN") => both!(|a, b| H::round(smaller(a, b, true))),
-        "max" if has("NaN") => both!(|a, b| H::round(larger(a, b, true))),
-        "min" => both!(|a, b| H::round(smaller(a, b, false))),
-        "max" => both!(|a, b| H::round(larger(a, b, false))),
-        "ex2" => both!(|a| H::round(a.exp2())),
-        "tanh" => both!(|a| H::round(a.tanh())),
-        "abs" if sign > 0xffff => alu!(|a: u32| a & 0x7fff_7fff),
-        "abs" => alu!(|a: u32| a & 0x7fff),
-        "neg" if sign > 0xffff => alu!(|a: u32| a ^ 0x8000_8000),
-        "neg" => alu!(|a: u32| a ^ 0x8000),
-        _ => return None,
-    };
-    Some((f, None, None))
-}
-
 /// `testp`
 pub fn test_mask(kind: &str, ty: &str) -> Option<crate::ir::CompareFn> {
     macro_rules! test {
@@ -194,10 +203,10 @@ pub fn test_mask(kind: &str, ty: &str) -> Option<crate::ir::CompareFn> {
             }
         };
         ($t:ty, |$x:ident| $e:expr) => {{
-            let f: crate::ir::CompareFn = |lanes, _| {
-                lanes.iter().enumerate().fold(0, |mask, (lane, bits)| {
-                    let $x = <$t as Value>::get(*bits);
-                    mask | u32::from($e) << lane
+            let f: crate::ir::CompareFn = |arch, a, b| {
+                lanemask(arch, a, b, |a, _| {
+                    let $x = <$t as Value>::get(a);
+                    $e
                 })
             };
             f
@@ -212,35 +221,6 @@ pub fn test_mask(kind: &str, ty: &str) -> Option<crate::ir::CompareFn> {
         "subnormal" => test!(|x| x.is_subnormal()),
         _ => return None,
     })
-}
-
-/// The smaller; -0 below +0; a NaN only if both are, or `strict`.
-pub fn smaller(a: f64, b: f64, strict: bool) -> f64 {
-    match (a.is_nan(), b.is_nan()) {
-        (true, true) => f64::NAN,
-        (true, false) | (false, true) if strict => f64::NAN,
-        (true, false) => b,
-        (false, true) => a,
-        _ if a == b => {
-            if a.is_sign_negative() {
-                a
-            } else {
-                b
-            }
-        }
-        _ => {
-            if a < b {
-                a
-            } else {
-                b
-            }
-        }
-    }
-}
-
-/// The larger, likewise.
-pub fn larger(a: f64, b: f64, strict: bool) -> f64 {
-    -smaller(-a, -b, strict)
 }
 
 fn directed_sum(a: f64, b: f64, rounding: Rounding) -> f64 {
@@ -296,16 +276,20 @@ fn odd(nearest: f64, lacking: f64) -> f64 {
 pub fn comparison(name: &str, ty: &str) -> Option<crate::ir::CompareFn> {
     macro_rules! compare {
         ($t:ty, |$a:ident, $b:ident| $e:expr) => {{
-            let f: crate::ir::CompareFn = |x, y| {
-                let mut mask = 0;
-                for lane in 0..crate::ir::WARP {
-                    let ($a, $b) = (<$t as Value>::get(x[lane]), <$t as Value>::get(y[lane]));
-                    mask |= u32::from($e) << lane;
-                }
-                mask
+            let f: crate::ir::CompareFn = |arch, a, b| {
+                lanemask(arch, a, b, |a, b| {
+                    let ($a, $b) = (<$t as Value>::get(a), <$t as Value>::get(b));
+                    $e
+                })
             };
             f
         }};
+    }
+    // 9.7.6.1: bits are equal or not; lower and higher are of unsigned numbers.
+    let bits = matches!(ty, "b16" | "b32" | "b64");
+    let unsigned = ty.starts_with('u');
+    if bits && !matches!(name, "eq" | "ne") || matches!(name, "lo" | "ls" | "hi" | "hs") && !unsigned {
+        return None;
     }
     macro_rules! ordered {
         ($t:ty) => {

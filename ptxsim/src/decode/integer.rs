@@ -15,22 +15,26 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
         "add" => integer_alu!(ty, |a, b| a.wrapping_add(b)),
         "sub" => integer_alu!(ty, |a, b| a.wrapping_sub(b)),
         "mul" if has("lo") => integer_alu!(ty, |a, b| a.wrapping_mul(b)),
-        "mad" if has("lo") => {
-            if has("sat") {
-                return None;
-            }
-            integer_alu!(ty, |a, b, c| a.wrapping_mul(b).wrapping_add(c))
-        }
+        "mad" if has("lo") && !has("sat") => integer_alu!(ty, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         "mul" if has("hi") => match ty {
             "u16" => Some(alu!(|a: u16, b: u16| ((u32::from(a) * u32::from(b)) >> 16) as u16)),
             "s16" => Some(alu!(|a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16)),
             "u32" => Some(alu!(|a: u32, b: u32| high_u32(a, b))),
             "s32" => Some(alu!(|a: i32, b: i32| high_s32(a, b))),
             "u64" => Some(alu!(|a: u64, b: u64| high_u64(a, b))),
-            "s64" => Some(alu!(|a: i64, b: i64| ((i128::from(a) * i128::from(b)) >> 64) as i64)),
+            "s64" => Some(alu!(|a: i64, b: i64| high_s64(a, b))),
             _ => None,
         },
+        "mad" if has("sat") => (has("hi") && ty == "s32")
+            .then_some(alu!(|a: i32, b: i32, c: i32| high_s32(a, b).saturating_add(c))),
         "mad" if has("hi") => match ty {
+            "u16" => Some(alu!(
+                |a: u16, b: u16, c: u16| (((u32::from(a) * u32::from(b)) >> 16) as u16).wrapping_add(c)
+            )),
+            "s16" => Some(alu!(
+                |a: i16, b: i16, c: i16| (((i32::from(a) * i32::from(b)) >> 16) as i16).wrapping_add(c)
+            )),
+            "s64" => Some(alu!(|a: i64, b: i64, c: i64| high_s64(a, b).wrapping_add(c))),
             "u32" => Some(alu!(|a: u32, b: u32, c: u32| high_u32(a, b).wrapping_add(c))),
             "s32" => Some(alu!(|a: i32, b: i32, c: i32| high_s32(a, b).wrapping_add(c))),
             "u64" => Some(alu!(|a: u64, b: u64, c: u64| high_u64(a, b).wrapping_add(c))),
@@ -62,6 +66,17 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
             "s32" => {
                 Some(alu!(|a: i32, b: i32, c: i32| (a << 8 >> 8).wrapping_mul(b << 8 >> 8).wrapping_add(c)))
             }
+            _ => None,
+        },
+        "mul24" if has("hi") => match ty {
+            "u32" => Some(alu!(|a: u32, b: u32| high24_u32(a, b))),
+            "s32" => Some(alu!(|a: i32, b: i32| high24_s32(a, b))),
+            _ => None,
+        },
+        "mad24" if has("hi") => match (ty, has("sat")) {
+            ("u32", false) => Some(alu!(|a: u32, b: u32, c: u32| high24_u32(a, b).wrapping_add(c))),
+            ("s32", false) => Some(alu!(|a: i32, b: i32, c: i32| high24_s32(a, b).wrapping_add(c))),
+            ("s32", true) => Some(alu!(|a: i32, b: i32, c: i32| high24_s32(a, b).saturating_add(c))),
             _ => None,
         },
         "sad" => match ty {
@@ -222,6 +237,14 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
             _ => None,
         },
         "dp2a" if has("lo") || has("hi") => match (modifiers, has("hi")) {
+            ([.., "u32", "s32"], false) => Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b, c, false, true))),
+            ([.., "u32", "s32"], true) => {
+                Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b >> 16, c, false, true)))
+            }
+            ([.., "s32", "u32"], false) => Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b, c, true, false))),
+            ([.., "s32", "u32"], true) => {
+                Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b >> 16, c, true, false)))
+            }
             ([.., "u32", "u32"], false) => Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b, c, false, false))),
             ([.., "u32", "u32"], true) => {
                 Some(alu!(|a: u32, b: u32, c: u32| dot2(a, b >> 16, c, false, false)))
@@ -232,6 +255,7 @@ pub fn integer(base: &str, modifiers: &[&str], ty: &str) -> Option<AluFn> {
             }
             _ => None,
         },
+        "fns" if ty == "b32" => Some(alu!(|a: u32, b: u32, c: i32| nth_bit(a, b, c))),
         "slct" => match ty {
             "s32" => Some(alu!(|a: u64, b: u64, c: i32| if c >= 0 { a } else { b })),
             "f32" => Some(alu!(|a: u64, b: u64, c: f32| if c >= 0.0 { a } else { b })),
@@ -263,13 +287,27 @@ pub fn carry(base: &str, modifiers: &[&str], ty: &str) -> Option<(CarryFn, bool,
         let product = high_u32(a as u32, b as u32);
         sum(u128::from(product) + u128::from(c as u32) + u128::from(k), 32)
     };
+    let high32_signed: CarryFn = |a, b, c, k| {
+        let product = high_s32(a as i32, b as i32) as u32;
+        sum(u128::from(product) + u128::from(c as u32) + u128::from(k), 32)
+    };
+    let low64: CarryFn = |a, b, c, k| sum(u128::from(a.wrapping_mul(b)) + u128::from(c) + u128::from(k), 64);
+    let high64: CarryFn = |a, b, c, k| sum(u128::from(high_u64(a, b)) + u128::from(c) + u128::from(k), 64);
+    let high64_signed: CarryFn = |a, b, c, k| {
+        let product = high_s64(a as i64, b as i64) as u64;
+        sum(u128::from(product) + u128::from(c) + u128::from(k), 64)
+    };
     let f = match (base, wide) {
         ("add" | "addc", true) => add64,
         ("add" | "addc", false) => add32,
         ("sub" | "subc", true) => sub64,
         ("sub" | "subc", false) => sub32,
         ("mad" | "madc", false) if modifiers.contains(&"lo") => low32,
+        ("mad" | "madc", true) if modifiers.contains(&"lo") => low64,
         ("mad" | "madc", false) if modifiers.contains(&"hi") && ty == "u32" => high32,
+        ("mad" | "madc", false) if modifiers.contains(&"hi") && ty == "s32" => high32_signed,
+        ("mad" | "madc", true) if modifiers.contains(&"hi") && ty == "u64" => high64,
+        ("mad" | "madc", true) if modifiers.contains(&"hi") && ty == "s64" => high64_signed,
         _ => return None,
     };
     Some((f, base.ends_with('c'), writes))
@@ -294,6 +332,54 @@ fn high_s32(a: i32, b: i32) -> i32 {
 
 fn high_u64(a: u64, b: u64) -> u64 {
     ((u128::from(a) * u128::from(b)) >> 64) as u64
+}
+
+fn high_s64(a: i64, b: i64) -> i64 {
+    ((i128::from(a) * i128::from(b)) >> 64) as i64
+}
+
+/// 9.7.1.5: bits 16 to 47 of the product of two numbers of 24 bits.
+fn high24_u32(a: u32, b: u32) -> u32 {
+    ((u64::from(a & 0xff_ffff) * u64::from(b & 0xff_ffff)) >> 16) as u32
+}
+
+fn high24_s32(a: i32, b: i32) -> i32 {
+    ((i64::from(a << 8 >> 8) * i64::from(b << 8 >> 8)) >> 16) as i32
+}
+
+/// 9.7.1.17, `fns`: the place of the set bit that is the `n`-th from `base` on, upwards or, below zero, downwards.
+fn nth_bit(mask: u32, base: u32, n: i32) -> u32 {
+    let set = |place: &u32| mask >> place & 1 == 1;
+    let (all, skipped) = (0..32u32, n.unsigned_abs().saturating_sub(1) as usize);
+    let found = match n {
+        0 => all.filter(|place| *place == base).find(set),
+        1.. => all.filter(|place| *place >= base).filter(set).nth(skipped),
+        _ => all.rev().filter(|place| *place <= base).filter(set).nth(skipped),
+    };
+    found.unwrap_or(u32::MAX)
+}
+
+/// 9.7.9.22, `cvt.pack`: `a` above `b`, clamped to a type; above them what `c` has lowest.
+pub fn pack(to: &str) -> Option<AluFn> {
+    macro_rules! pack {
+        ($bits:expr, $low:expr) => {
+            Some(alu!(|a: i32, b: i32, c: u32| {
+                let clamp = |x: i32| (x.clamp($low, $low + ((1 << $bits) - 1)) & ((1 << $bits) - 1)) as u32;
+                ((u64::from(c) << (2 * $bits)) as u32) | clamp(a) << $bits | clamp(b)
+            }))
+        };
+    }
+    match to {
+        "u2" => pack!(2, 0),
+        "s2" => pack!(2, -2),
+        "u4" => pack!(4, 0),
+        "s4" => pack!(4, -8),
+        "u8" => pack!(8, 0),
+        "s8" => pack!(8, -128),
+        "u16" => pack!(16, 0),
+        "s16" => pack!(16, -32768),
+        _ => None,
+    }
 }
 
 fn join(low: u32, high: u32) -> u64 {

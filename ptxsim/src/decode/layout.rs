@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::ir::{Parameter, Src};
+use crate::ir::{DYNAMIC, Parameter, Src};
 use crate::ptx::{Function, Module, Space, Variable};
 
 /// Offsets and sizes of a kernel's parameters, and the bytes of all.
@@ -151,6 +151,3 @@ impl<'m> Layout<'m> {
 fn aligned(end: u32, alignment: u32) -> u32 {
     end.checked_next_multiple_of(alignment).unwrap_or(u32::MAX)
 }
-
-/// Stands for the start of dynamic shared memory.
-pub const DYNAMIC: u32 = u32::MAX;

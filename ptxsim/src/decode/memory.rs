@@ -1,7 +1,7 @@
 //! Loads, stores, atomics and address conversions.
 
 use super::{Decoded, Decoder, Opcode, unsupported};
-use crate::ir::{AtomicOp, Bulk, Class, Element, Op, Src, Window, window_of};
+use crate::ir::{Alu, Bulk, Class, Op, Src, Window, window_of};
 use crate::ptx::{Operand, Space};
 
 impl<'m> Decoder<'m> {
@@ -37,19 +37,20 @@ impl<'m> Decoder<'m> {
                 let a = self.source(operands.get(1), "u64")?;
                 Ok((Op::SharedRank { dst, a, generic: !op.has("shared::cluster") }, Class::Integer))
             }
+            "multimem" => Err("multimem addresses are not supported".to_owned()),
             // Hints: nothing that a program can see. A policy is any value.
             "prefetch" | "prefetchu" | "applypriority" | "discard" => Ok((Op::Nop, Class::OtherMemory)),
             _ => {
                 let f = super::value::alu!(|a: u64| a);
                 let dst = self.register(operands.first())?;
                 let src = [Src::Immediate(0); 4];
-                Ok((Op::Alu { f, dst, src, count: 1, pre: None, post: None }, Class::Move))
+                Ok((Op::Alu(Alu { f, dst, src, count: 1, pre: None, post: None }), Class::Move))
             }
         }
     }
 
     /// The window of a load or store: what the opcode says, made exact by a named base.
-    fn place(&self, op: &Opcode<'_>, space: Option<Space>) -> Window {
+    pub(super) fn place(&self, op: &Opcode<'_>, space: Option<Space>) -> Window {
         match (window(op), space) {
             // Call parameters and device functions' parameters lie in local memory.
             (_, Some(space @ (Space::Param | Space::Local))) => window_of(space),
@@ -61,14 +62,13 @@ impl<'m> Decoder<'m> {
 
     fn load(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
         let ty = op.ty();
-        let bytes = (crate::ptx::bits_of(ty) / 8) as u8;
-        if bytes == 0 || bytes > 8 {
-            return Err(unsupported());
-        }
+        known(op)?;
+        let bytes = element_bytes(ty)?;
         let dst = self.targets(operands.first())?;
         check_vector(op, dst.len())?;
         let (address, space) = self.address(operands.get(1))?;
         let window = self.place(op, space);
+        self.wide(bytes, dst.len(), window)?;
         let class = match window {
             Window::Global | Window::Generic => Class::GlobalLoad,
             Window::Shared | Window::Cluster => Class::SharedLoad,
@@ -78,19 +78,27 @@ impl<'m> Decoder<'m> {
         Ok((Op::Load { window, address, dst, bytes, signed, strong: strong(op) }, class))
     }
 
+    /// More than 128 bits at once are for global memory, of newer cards.
+    fn wide(&self, bytes: u8, count: usize, window: Window) -> Result<(), String> {
+        match usize::from(bytes) * count {
+            0..=16 => Ok(()),
+            32 if window == Window::Global => self.requires(100),
+            n => Err(format!("{n} bytes, allowed are 16, or 32 of global memory")),
+        }
+    }
+
     fn store(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
         if op.has("async") {
             return self.store_async(op, operands);
         }
+        known(op)?;
         let ty = op.ty();
-        let bytes = (crate::ptx::bits_of(ty) / 8) as u8;
-        if bytes == 0 || bytes > 8 {
-            return Err(unsupported());
-        }
+        let bytes = element_bytes(ty)?;
         let (address, space) = self.address(operands.first())?;
         let src = self.sources(operands.get(1), ty)?;
         check_vector(op, src.len())?;
         let window = self.place(op, space);
+        self.wide(bytes, src.len(), window)?;
         let class = match window {
             Window::Global | Window::Generic => Class::GlobalStore,
             Window::Shared | Window::Cluster => Class::SharedStore,
@@ -116,38 +124,37 @@ impl<'m> Decoder<'m> {
         let (barrier, _) = self.address(operands.get(2))?;
         Ok((Op::Bulk(Box::new(Bulk::Store { dst, src, bytes, barrier })), Class::AsyncCopy))
     }
+}
 
-    fn atomic(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
-        if op.has("async") || op.has("b128") {
-            return Err(unsupported());
-        }
-        let (kind, element) = (atomic_op(op), element(op.ty()));
-        let (Some(kind), Some(element)) = (kind, element) else { return Err(unsupported()) };
-        let reduces = op.base == "red";
-        let mut rest = operands.iter();
-        let dst = if reduces { None } else { self.target(rest.next())? };
-        let (address, space) = self.address(rest.next())?;
-        let b = self.sources(rest.next(), op.ty())?;
-        check_vector(op, b.len())?;
-        if b.len() > 1 && !reduces {
-            return Err(unsupported());
-        }
-        let c = match kind {
-            AtomicOp::CompareExchange => self.source(rest.next(), op.ty())?,
-            _ => Src::Immediate(0),
-        };
-        let window = self.place(op, space);
-        Ok((Op::Atomic { window, address, op: kind, element, dst, b, c }, Class::Atomic))
+/// 9.7.9.8 to .11: what loads and stores may have; hints change nothing that a program sees.
+fn known(op: &Opcode<'_>) -> Result<(), String> {
+    const WORDS: [&str; 20] = [
+        "weak", "volatile", "relaxed", "acquire", "release", "mmio", "cta", "cluster", "gpu", "sys", "ca",
+        "cg", "cs", "cv", "lu", "wb", "wt", "nc", "v2", "v4",
+    ];
+    let hint = |m: &str| m.starts_with("L1::") || m.starts_with("L2::") || m.starts_with("level::");
+    let space = |m: &str| space_of(m).is_some();
+    match op
+        .modifiers
+        .iter()
+        .find(|m| !(WORDS.contains(*m) || **m == "v8" || hint(m) || space(m) || crate::ptx::bits_of(m) != 0))
+    {
+        Some(_) => Err(unsupported()),
+        None => Ok(()),
     }
 }
 
-fn check_vector(op: &Opcode<'_>, elements: usize) -> Result<(), String> {
-    let wanted = match () {
-        () if op.has("v2") => 2,
-        () if op.has("v4") => 4,
-        () if op.has("v8") => 8,
-        () => 1,
-    };
+/// Bytes of the elements that loads and stores move; 128 bits are two.
+fn element_bytes(ty: &str) -> Result<u8, String> {
+    match crate::ptx::bits_of(ty) / 8 {
+        0 => Err(unsupported()),
+        n => Ok(n.min(8) as u8),
+    }
+}
+
+pub(super) fn check_vector(op: &Opcode<'_>, elements: usize) -> Result<(), String> {
+    // 128 bits are two elements of 64.
+    let wanted = op.vector() * if op.ty() == "b128" { 2 } else { 1 };
     if elements != wanted {
         return Err(format!("{elements} elements where {wanted} are expected"));
     }
@@ -156,55 +163,22 @@ fn check_vector(op: &Opcode<'_>, elements: usize) -> Result<(), String> {
 
 /// The window that the opcode names.
 pub(super) fn window(op: &Opcode<'_>) -> Option<Window> {
-    op.modifiers.iter().find_map(|m| {
-        Some(match *m {
-            "global" => Window::Global,
-            "const" => Window::Const,
-            "shared" | "shared::cta" => Window::Shared,
-            "shared::cluster" => Window::Cluster,
-            "local" => Window::Local,
-            "param" | "param::entry" | "param::func" => Window::Param,
-            _ => return None,
-        })
+    op.modifiers.iter().find_map(|m| space_of(m))
+}
+
+fn space_of(word: &str) -> Option<Window> {
+    Some(match word {
+        "global" => Window::Global,
+        "const" => Window::Const,
+        "shared" | "shared::cta" => Window::Shared,
+        "shared::cluster" => Window::Cluster,
+        "local" => Window::Local,
+        "param" | "param::entry" | "param::func" => Window::Param,
+        _ => return None,
     })
 }
 
 /// Volatile and stronger accesses: flags between threads, not data races.
 fn strong(op: &Opcode<'_>) -> bool {
     ["volatile", "relaxed", "acquire", "release", "mmio"].iter().any(|m| op.has(m))
-}
-
-pub(super) fn atomic_op(op: &Opcode<'_>) -> Option<AtomicOp> {
-    op.modifiers.iter().find_map(|m| {
-        Some(match *m {
-            "add" => AtomicOp::Add,
-            "min" => AtomicOp::Min,
-            "max" => AtomicOp::Max,
-            "and" => AtomicOp::And,
-            "or" => AtomicOp::Or,
-            "xor" => AtomicOp::Xor,
-            "exch" => AtomicOp::Exchange,
-            "cas" => AtomicOp::CompareExchange,
-            "inc" => AtomicOp::Increment,
-            "dec" => AtomicOp::Decrement,
-            _ => return None,
-        })
-    })
-}
-
-pub(super) fn element(ty: &str) -> Option<Element> {
-    Some(match ty {
-        "u32" | "b32" => Element::U32,
-        "s32" => Element::S32,
-        "u64" | "b64" => Element::U64,
-        "s64" => Element::S64,
-        "f16" => Element::F16,
-        "f16x2" => Element::F16x2,
-        "bf16" => Element::Bf16,
-        "bf16x2" => Element::Bf16x2,
-        "f32" => Element::F32,
-        "f64" => Element::F64,
-        "b16" => Element::B16,
-        _ => return None,
-    })
 }

@@ -1,16 +1,22 @@
 //! Syntax tree to the compact form.
 
+mod alu;
 mod asynchronous;
+mod atomic;
 mod collective;
-pub mod convert;
+mod compare;
+mod convert;
 mod floating;
+mod half;
 mod integer;
 mod layout;
 mod memory;
 mod operand;
+mod product;
 mod scalar;
 mod tensor;
-pub mod value;
+mod tensormap;
+mod value;
 
 use std::collections::HashMap;
 
@@ -19,19 +25,22 @@ use crate::ir::{Class, Code, Instr, Op};
 use crate::ptx::{Function, Instruction, Module, Statement};
 use layout::Layout;
 
-pub use floating::{larger, smaller};
-pub use layout::DYNAMIC;
-
 /// An instruction that the simulator does not run, or runs only on other cards.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
-#[error("PTX line {line}: {why}: `{text}`")]
+#[error("PTX line {line}: {why}: `{text}`{}", also(*.count))]
 pub struct DecodeError {
-    /// Line, from 1.
+    /// Line of the first, from 1.
     pub line: u32,
+    /// How many instructions have this error.
+    pub count: u32,
     /// The instruction.
     pub text: String,
     /// What is wrong with it.
     pub why: String,
+}
+
+fn also(count: u32) -> String {
+    if count == 1 { String::new() } else { format!(" ({count} times)") }
 }
 
 /// What a decoder of one instruction says: done, or why not.
@@ -51,6 +60,11 @@ impl<'a> Opcode<'a> {
 
     fn has(&self, modifier: &str) -> bool {
         self.modifiers.contains(&modifier)
+    }
+
+    /// Elements of `.v2`, `.v4`, `.v8`; 1 without.
+    fn vector(&self) -> usize {
+        [("v2", 2), ("v4", 4), ("v8", 8)].iter().find(|(name, _)| self.has(name)).map_or(1, |(_, n)| *n)
     }
 
     /// The last modifier: the type, for most instructions.
@@ -122,6 +136,7 @@ pub fn decode(module: &Module, kernel: &Function) -> Result<Code, Vec<DecodeErro
         dynamic_shared_offset: decoder.layout.dynamic_offset(),
         local_bytes: decoder.layout.local_bytes(),
         max_threads: kernel.max_threads,
+        blocks_at_once: kernel.blocks_at_once.unwrap_or(1),
         required_threads: kernel.required_threads,
         cluster: kernel.cluster,
     })
@@ -155,8 +170,7 @@ impl<'m> Decoder<'m> {
             self.scope = instruction.scope;
             let guard = instruction.guard.map(|(index, negated)| (index + first_predicate, negated));
             let (op, class) = self.instruction(instruction).unwrap_or_else(|why| {
-                let text = instruction.opcode.clone();
-                self.errors.push(DecodeError { line: instruction.line, text, why });
+                self.refuse(instruction, why);
                 (Op::Nop, Class::Control)
             });
             self.instructions.push(Instr { op, guard, line: instruction.line, class, fragments: false });
@@ -171,12 +185,40 @@ impl<'m> Decoder<'m> {
         });
     }
 
+    /// An instruction of newer cards: the text must be for one.
+    fn requires(&self, target: u32) -> Result<(), String> {
+        match self.module.target {
+            own if own >= target => Ok(()),
+            own => Err(format!("needs a target of sm_{target} or newer, this text is for sm_{own}")),
+        }
+    }
+
+    /// An instruction of certain cards only: the text must be for one like them.
+    fn requires_specific(&self, target: u32) -> Result<(), String> {
+        if self.module.specific && self.module.target >= target {
+            return Ok(());
+        }
+        Err(format!("needs a target like sm_{target}a, this text is for sm_{}", self.module.target))
+    }
+
+    /// Keeps an error, once per opcode.
+    fn refuse(&mut self, instruction: &Instruction, why: String) {
+        let (line, text) = (instruction.line, &instruction.opcode);
+        match self.errors.iter_mut().find(|e| e.text == *text && e.why == why) {
+            Some(held) => {
+                held.count += 1;
+                held.line = held.line.min(line);
+            }
+            None => self.errors.push(DecodeError { line, count: 1, text: text.clone(), why }),
+        }
+    }
+
     fn instruction(&mut self, instruction: &'m Instruction) -> Decoded {
         let opcode = Opcode::new(&instruction.opcode);
         let operands = &instruction.operands;
         match opcode.base {
             "ld" | "ldu" | "st" | "atom" | "red" | "cvta" | "isspacep" | "mapa" | "getctarank"
-            | "prefetch" | "prefetchu" | "applypriority" | "discard" | "createpolicy" => {
+            | "multimem" | "prefetch" | "prefetchu" | "applypriority" | "discard" | "createpolicy" => {
                 self.memory(&opcode, operands)
             }
             "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "setmaxnreg"
@@ -184,6 +226,8 @@ impl<'m> Decoder<'m> {
             "bar" | "barrier" | "membar" | "fence" | "shfl" | "vote" | "match" | "redux" | "elect"
             | "activemask" | "griddepcontrol" => self.collective(&opcode, operands),
             "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wgmma" => self.tensor(&opcode, operands),
+            "wmma" => self.wmma(&opcode, operands),
+            "tensormap" => self.tensormap(&opcode, operands),
             "cp" | "mbarrier" => self.asynchronous(&opcode, operands),
             _ => self.scalar(&opcode, operands),
         }

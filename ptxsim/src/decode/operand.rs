@@ -1,7 +1,7 @@
 //! Operands.
 
-use super::{Decoder, layout};
-use crate::ir::{Address, PredicateSrc, Special, Src};
+use super::Decoder;
+use crate::ir::{Address, DYNAMIC, PredicateSrc, Special, Src};
 use crate::ptx::{Operand, Register, Space};
 
 impl Decoder<'_> {
@@ -28,7 +28,7 @@ impl Decoder<'_> {
             Some(Operand::NameOffset(name, offset)) => match self.named(name)?.0 {
                 Src::Global(index, _) => Src::Global(index, *offset),
                 Src::Local(at) => Src::Local(at.wrapping_add(*offset as u32)),
-                Src::Shared(at) if at != layout::DYNAMIC => Src::Shared(at.wrapping_add(*offset as u32)),
+                Src::Shared(at) if at != DYNAMIC => Src::Shared(at.wrapping_add(*offset as u32)),
                 Src::Parameter(at) => Src::Parameter(at.wrapping_add(*offset as u32)),
                 _ => return Err(format!("offset of `{name}`")),
             },
@@ -43,6 +43,9 @@ impl Decoder<'_> {
         }
         match self.layout.resolve(name) {
             Some((src, space)) => Ok((src, Some(space))),
+            None if name.starts_with("%envreg") => {
+                Err(format!("`{name}` of cooperative grids is not supported"))
+            }
             None => Err(format!("`{name}` is not declared")),
         }
     }
@@ -120,12 +123,29 @@ impl Decoder<'_> {
         }
     }
 
+    /// Like [`Decoder::source`] of each element; registers of 128 bits are two.
     pub(super) fn sources(&mut self, operand: Option<&Operand>, ty: &str) -> Result<Box<[Src]>, String> {
-        self.elements(operand).into_iter().map(|e| self.source(Some(e), ty)).collect()
+        let mut found = Vec::new();
+        for element in self.elements(operand) {
+            let source = self.source(Some(element), ty)?;
+            found.push(source);
+            if let (true, Src::Register(low)) = (is_wide(element), source) {
+                found.push(Src::Register(low + 1));
+            }
+        }
+        Ok(found.into())
     }
 
     pub(super) fn targets(&self, operand: Option<&Operand>) -> Result<Box<[Option<u32>]>, String> {
-        self.elements(operand).into_iter().map(|e| self.target(Some(e))).collect()
+        let mut found = Vec::new();
+        for element in self.elements(operand) {
+            let target = self.target(Some(element))?;
+            found.push(target);
+            if is_wide(element) {
+                found.push(target.map(|low| low + 1));
+            }
+        }
+        Ok(found.into())
     }
 
     pub(super) fn registers_of(&self, operand: Option<&Operand>) -> Result<Box<[u32]>, String> {
@@ -165,11 +185,34 @@ impl Decoder<'_> {
 fn unexpected(operand: Option<&Operand>, wanted: &str) -> String {
     match operand {
         None => format!("an operand is missing, {wanted} is expected"),
-        Some(operand) => format!("{operand:?} where {wanted} is expected"),
+        Some(operand) => format!("{} where {wanted} is expected", described(operand)),
+    }
+}
+
+fn is_wide(operand: &Operand) -> bool {
+    matches!(operand, Operand::Register(Register::Value { bits: 128, .. }))
+}
+
+fn described(operand: &Operand) -> String {
+    match operand {
+        Operand::Register(Register::Predicate(_)) | Operand::Not(_) => "a predicate".to_owned(),
+        Operand::Register(Register::Value { bits, .. }) => format!("a register of {bits} bits"),
+        Operand::Integer(n) => format!("the constant {n}"),
+        Operand::F32(_) | Operand::F64(_) => "a floating-point constant".to_owned(),
+        Operand::Name(name) | Operand::NameOffset(name, _) => format!("`{name}`"),
+        Operand::Address(..) | Operand::AddressList(_) => "an address".to_owned(),
+        Operand::Vector(elements) => format!("a vector of {}", elements.len()),
+        Operand::Pair(..) => "a pair".to_owned(),
+        Operand::Sink => "`_`".to_owned(),
+        Operand::List(_) => "a list".to_owned(),
     }
 }
 
 fn special(name: &str) -> Option<Src> {
+    // 2.3: a constant of the language.
+    if name == "WARP_SZ" {
+        return Some(Src::Immediate(32));
+    }
     let name = name.strip_prefix('%')?;
     let axis = |prefix: &str| {
         let rest = name.strip_prefix(prefix)?.strip_prefix('.')?;
@@ -202,10 +245,13 @@ fn special(name: &str) -> Option<Src> {
         "lanemask_lt" => Special::LanemaskLt,
         "lanemask_ge" => Special::LanemaskGe,
         "lanemask_gt" => Special::LanemaskGt,
-        "clock" | "clock64" | "clock_hi" => Special::Clock,
+        "clock" | "clock64" => Special::Clock,
+        "clock_hi" => Special::ClockHigh,
         "globaltimer" | "globaltimer_lo" => Special::GlobalTimer,
+        "globaltimer_hi" => Special::GlobalTimerHigh,
         "dynamic_smem_size" => Special::DynamicSharedBytes,
-        "total_smem_size" => Special::TotalSharedBytes,
+        // 10.31: with what the system reserves, which is nothing here.
+        "total_smem_size" | "aggr_smem_size" => Special::TotalSharedBytes,
         _ => return None,
     }))
 }

@@ -2,22 +2,23 @@
 
 use std::collections::HashSet;
 
-use super::convert::Conversion;
-use super::value::flush32;
+use super::alu::exactly;
+use super::convert::conversion;
 use super::{Decoded, Decoder, Opcode, floating, integer, unsupported};
-use crate::ir::{Class, FixFn, LocalCopy, Logic, Op, PredicateSrc, Src};
+use crate::ir::{Alu, Class, LocalCopy, Logic, Op, PredicateSrc, Src};
 use crate::ptx::{Operand, Register};
 
 impl<'m> Decoder<'m> {
     pub(super) fn scalar(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
         let ty = op.ty();
         match op.base {
-            "mov" => self.mov(ty, operands),
+            "mov" => self.mov(op, operands),
+            "cvt" if op.has("pack") => self.pack(op, operands),
             "cvt" => {
-                if op.has("pack") {
-                    return Err(unsupported());
+                let how = conversion(&op.modifiers).ok_or_else(unsupported)?;
+                if ["e2m1x2", "e2m3x2", "e3m2x2", "ue8m0x2"].iter().any(|ty| op.has(ty)) {
+                    self.requires_specific(100)?;
                 }
-                let how = Conversion::decode(&op.modifiers).ok_or_else(unsupported)?;
                 let wanted = if how.two_sources() { 3 } else { 2 };
                 expect(operands, wanted)?;
                 let dst = self.register(operands.first())?;
@@ -34,10 +35,7 @@ impl<'m> Decoder<'m> {
             }
             "setp" => self.setp(op, operands),
             "set" => self.set(op, operands),
-            "testp" => {
-                expect(operands, 2)?;
-                self.testp(op.modifiers.first().copied().unwrap_or_default(), ty, operands)
-            }
+            "testp" => self.testp(op, operands),
             "and" | "or" | "xor" | "not" if ty == "pred" => self.predicate_logic(op.base, operands),
             "add" | "sub" | "mad" | "addc" | "subc" | "madc" if op.has("cc") || op.base.ends_with('c') => {
                 let (f, reads, writes) =
@@ -51,46 +49,42 @@ impl<'m> Decoder<'m> {
                 }
                 Ok((Op::Carry { f, dst, src, reads, writes }, Class::Integer))
             }
-            "lop3" if op.has("and") || op.has("or") => Err(unsupported()),
+            "lop3" => self.lop3(op, operands),
             _ => self.alu(op, operands),
         }
     }
 
-    fn alu(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
+    fn mov(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
+        exactly(operands, 2)?;
         let ty = op.ty();
-        const SPECIAL: [&str; 8] = ["rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh"];
-        let (f, pre, post, class) =
-            if let Some((f, pre, post)) = floating::floating(op.base, &op.modifiers, ty) {
-                (f, pre, post, if SPECIAL.contains(&op.base) { Class::Special } else { Class::Float })
-            } else {
-                let f = integer::integer(op.base, &op.modifiers, ty).ok_or_else(unsupported)?;
-                (f, None, None, Class::Integer)
-            };
-        let wanted = match op.base {
-            "not" | "cnot" | "abs" | "neg" | "popc" | "clz" | "brev" | "bfind" | "rcp" | "sqrt" | "rsqrt"
-            | "ex2" | "lg2" | "sin" | "cos" | "tanh" => 1,
-            "mad" | "mad24" | "fma" | "sad" | "bfe" | "shf" | "prmt" | "dp4a" | "dp2a" | "slct" => 3,
-            "bfi" | "lop3" => 4,
-            _ => 2,
-        };
-        expect(operands, wanted + 1)?;
-        let dst = self.register(operands.first())?;
-        let mut src = [Src::Immediate(0); 4];
-        for (at, place) in src.iter_mut().enumerate().take(wanted) {
-            *place = self.source(operands.get(at + 1), ty)?;
-        }
-        Ok((Op::Alu { f, dst, src, count: wanted as u8, pre, post }, class))
-    }
-
-    fn mov(&mut self, ty: &str, operands: &'m [Operand]) -> Decoded {
-        expect(operands, 2)?;
         let bits = crate::ptx::bits_of(ty);
         match (&operands[0], &operands[1]) {
             (Operand::Register(Register::Predicate(_)), _) if ty == "pred" => {
                 let dst = self.predicate_target(operands.first())?.ok_or_else(unsupported)?;
+                // A special register of one bit.
+                if let Some(Operand::Name(_)) = operands.get(1) {
+                    let f = floating::comparison("ne", "u32").ok_or_else(unsupported)?;
+                    let (a, b) = (self.source(operands.get(1), ty)?, Src::Immediate(0));
+                    let (dst, complement) = (Some(dst), None);
+                    let compare = Op::Compare { f, dst, complement, a, b, pre: None, combine: None };
+                    return Ok((compare, Class::Predicate));
+                }
                 let a = self.predicate(operands.get(1))?;
                 let b = PredicateSrc { index: None, negated: false };
                 Ok((Op::PredicateLogic { logic: Logic::And, dst, a, b }, Class::Predicate))
+            }
+            // Two or four registers at once: `mov.v2.u32`, and 128 bits, which are two of 64.
+            _ if bits == 128 || op.vector() > 1 => {
+                let (dst, src) = (self.targets(operands.first())?, self.sources(operands.get(1), ty)?);
+                let wanted = op.vector() * if bits == 128 { 2 } else { 1 };
+                if dst.len() != wanted || src.len() != wanted {
+                    return Err(format!(
+                        "{} and {} elements where {wanted} are expected",
+                        dst.len(),
+                        src.len()
+                    ));
+                }
+                Ok((Op::Moves { dst, src }, Class::Move))
             }
             (Operand::Vector(parts), _) => {
                 let bits = bits / parts.len().max(1) as u32;
@@ -111,78 +105,14 @@ impl<'m> Decoder<'m> {
                 Ok((Op::Pack { dst, parts, bits }, Class::Move))
             }
             _ => {
-                if bits == 128 {
-                    return Err(unsupported());
-                }
                 let dst = self.register(operands.first())?;
                 let src = self.source(operands.get(1), ty)?;
                 let f = super::value::alu!(|a: u64| a);
                 let zero = Src::Immediate(0);
-                Ok((
-                    Op::Alu { f, dst, src: [src, zero, zero, zero], count: 1, pre: None, post: None },
-                    Class::Move,
-                ))
+                let src = [src, zero, zero, zero];
+                Ok((Op::Alu(Alu { f, dst, src, count: 1, pre: None, post: None }), Class::Move))
             }
         }
-    }
-
-    fn combine(
-        &mut self,
-        op: &Opcode<'_>,
-        operand: Option<&Operand>,
-    ) -> Result<Option<(Logic, PredicateSrc)>, String> {
-        let logic = match op.modifiers.get(1) {
-            Some(&"and") => Logic::And,
-            Some(&"or") => Logic::Or,
-            Some(&"xor") => Logic::Xor,
-            _ => return Ok(None),
-        };
-        Ok(Some((logic, self.predicate(operand)?)))
-    }
-
-    fn setp(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
-        let ty = op.ty();
-        let name = op.modifiers.first().copied().unwrap_or_default();
-        let f = floating::comparison(name, ty).ok_or_else(unsupported)?;
-        let combine = self.combine(op, operands.get(3))?;
-        expect(operands, if combine.is_some() { 4 } else { 3 })?;
-        let (first, second) = self.pair(operands.first());
-        let dst = self.predicate_target(first)?;
-        let complement = second.map(|s| self.predicate_target(Some(s))).transpose()?.flatten();
-        let (a, b) = (self.source(operands.get(1), ty)?, self.source(operands.get(2), ty)?);
-        if ty.ends_with("16x2") {
-            return Ok((Op::ComparePair { f, low: dst, high: complement, a, b, combine }, Class::Predicate));
-        }
-        let pre: Option<FixFn> = (op.has("ftz") && ty == "f32").then_some(flush32);
-        Ok((Op::Compare { f, dst, complement, a, b, pre, combine }, Class::Predicate))
-    }
-
-    fn set(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
-        let [.., to, ty] = op.modifiers.as_slice() else { return Err(unsupported()) };
-        let name = op.modifiers.first().copied().unwrap_or_default();
-        let f = floating::comparison(name, ty).filter(|_| !ty.ends_with("x2")).ok_or_else(unsupported)?;
-        let truth = match *to {
-            "u32" | "s32" => u64::from(u32::MAX),
-            "u16" | "s16" => u64::from(u16::MAX),
-            "f32" => u64::from(1f32.to_bits()),
-            "f16" => 0x3c00,
-            "bf16" => 0x3f80,
-            _ => return Err(unsupported()),
-        };
-        let combine = self.combine(op, operands.get(3))?;
-        let dst = self.register(operands.first())?;
-        let (a, b) = (self.source(operands.get(1), ty)?, self.source(operands.get(2), ty)?);
-        let pre: Option<FixFn> = (op.has("ftz") && *ty == "f32").then_some(flush32);
-        Ok((Op::Set { f, dst, a, b, truth, pre, combine }, Class::Integer))
-    }
-
-    fn testp(&mut self, kind: &str, ty: &str, operands: &'m [Operand]) -> Decoded {
-        let f = floating::test_mask(kind, ty).ok_or_else(unsupported)?;
-        let dst = self.predicate_target(operands.first())?;
-        let a = self.source(operands.get(1), ty)?;
-        let compare =
-            Op::Compare { f, dst, complement: None, a, b: Src::Immediate(0), pre: None, combine: None };
-        Ok((compare, Class::Predicate))
     }
 
     fn predicate_logic(&mut self, base: &str, operands: &'m [Operand]) -> Decoded {
@@ -291,6 +221,8 @@ impl<'m> Decoder<'m> {
             }
             _ => {}
         }
+        let alias = self.module.aliases.iter().find(|(alias, _)| alias == name);
+        let name = alias.map_or(name, |(_, function)| function);
         let function = self.module.functions.iter().find(|f| f.name == name && f.has_body && !f.is_kernel);
         let function = function.ok_or_else(|| format!("function `{name}` has no body here"))?;
         if self.reaches(&function.name, caller) {

@@ -52,7 +52,10 @@ impl<'m> Decoder<'m> {
                 let (dst, a) = (self.register(operands.first())?, self.source(operands.get(1), "b32")?);
                 return Ok((Op::MoveMatrix { dst, a }, Class::Collective));
             }
-            "mma" => self.mma(op, operands)?,
+            "mma" => match self.mma_product(op, operands)? {
+                Some(product) => product,
+                None => self.mma(op, operands)?,
+            },
             _ => match op.modifiers.first().copied() {
                 Some("fence") => Op::WgmmaFence,
                 Some("commit_group") => Op::WgmmaCommit,

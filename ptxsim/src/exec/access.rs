@@ -27,6 +27,7 @@ impl Warp {
             warp: (cta == self.cta).then_some(self.index),
             lane,
             clock: &self.clock,
+            hidden: &self.hidden,
             full_sync: self.full_sync,
             pair_sync: self.pair_sync.as_deref(),
             strong,
@@ -37,11 +38,13 @@ impl Warp {
 impl<'a> Machine<'_, 'a> {
     /// Addresses of all lanes.
     pub fn addresses(&self, warp: &Warp, address: Address) -> Lanes {
-        let mut lanes = warp.lanes(address.base, self.grid);
-        for a in &mut lanes {
-            *a = a.wrapping_add_signed(address.offset);
-        }
-        lanes
+        let mut held = None;
+        let base = warp.view(address.base, self.grid, &mut held);
+        // What a 32-bit register holds is a 32-bit address: `tile - 16 * tid` plus an offset wraps.
+        base.map(|base| match u32::try_from(base) {
+            Ok(narrow) => narrow.wrapping_add(address.offset as u32).into(),
+            Err(_) => base.wrapping_add_signed(address.offset),
+        })
     }
 
     pub fn site(&self, warp: &Warp, window: Window, address: u64) -> Outcome<Site> {
@@ -127,8 +130,9 @@ impl<'a> Machine<'_, 'a> {
         Ok(())
     }
 
-    fn global_written(&self, a: &Allocation, address: u64, bytes: u32) -> Outcome {
-        if self.grid.options.check_written && !a.written(address - a.base, bytes) {
+    /// Where `strict`, a read of memory that nothing has written is a fault.
+    pub fn global_written(&self, a: &Allocation, address: u64, bytes: u32, strict: bool) -> Outcome {
+        if strict && !a.written(address - a.base, bytes) {
             let what =
                 format!("read of global memory that nothing has written, in the allocation at {:#x}", a.base);
             return Err(Trouble::new(FaultKind::Uninitialized, what).at(address));
@@ -152,12 +156,26 @@ impl<'a> Machine<'_, 'a> {
         let n = dst.len() as u32;
         let (bytes, total) = (u32::from(bytes), u32::from(bytes) * n);
         let addresses = self.addresses(warp, address);
+        if !strong
+            && warp.undefined.is_empty()
+            && self.load_at_a_glance(warp, window, &addresses, dst, bytes, signed, exec, pc)
+        {
+            return Ok(());
+        }
         let mut values = [[0u64; WARP]; 8];
-        let mut shared: [Option<u32>; 32] = [None; 32];
+        // Bits that nothing has written, once there are some.
+        let mut undefined: Option<Box<[Lanes; 8]>> = None;
+        let checks = self.grid.options.checks;
+        let mut shared = ([0; WARP], 0);
         let mut global = ([0u64; WARP], 0usize);
         let mut held = None;
         for lane in lanes_of(exec) {
             let at = addresses[lane];
+            let mut lacks = |k: u32, bits: u64| {
+                if bits != 0 {
+                    undefined.get_or_insert_with(|| Box::new([[0; WARP]; 8]))[k as usize][lane] = bits;
+                }
+            };
             let each = |k: u32| k * bytes;
             (|| -> Outcome {
                 Self::aligned(at, total.into())?;
@@ -165,10 +183,13 @@ impl<'a> Machine<'_, 'a> {
                     Site::Global(at) => {
                         let a = self.allocation(&mut held, at, total.into())?;
                         self.uses(warp, a, at, total, false)?;
-                        self.global_written(a, at, total)?;
+                        self.global_written(a, at, total, checks.loads)?;
                         let offset = at - a.base;
                         for k in 0..n {
                             values[k as usize][lane] = a.load(offset + u64::from(each(k)), bytes);
+                        }
+                        if checks.written && !a.written(offset, total) {
+                            (0..n).for_each(|k| lacks(k, a.undefined(offset + u64::from(each(k)), bytes)));
                         }
                         global.0[global.1] = at;
                         global.1 += 1;
@@ -180,16 +201,25 @@ impl<'a> Machine<'_, 'a> {
                         memory.reading(offset, total, &who)?;
                         for k in 0..n {
                             values[k as usize][lane] = memory.peek(offset + each(k), bytes);
+                            lacks(k, memory.undefined(offset + each(k), bytes));
                         }
-                        shared[lane] = Some(offset);
+                        shared.0[lane] = offset;
+                        shared.1 |= 1 << lane;
                     }
                     Site::Local(offset) => {
                         let from = self.local_range(warp, offset, total, lane)?;
-                        if self.grid.options.check_written
-                            && warp.local_written[from..from + total as usize].contains(&false)
-                        {
+                        let written = &warp.local_written[from..from + total as usize];
+                        if checks.loads && written.contains(&false) {
                             let what = "read of local memory that nothing has written";
                             return Err(Trouble::new(FaultKind::Uninitialized, what).at(offset.into()));
+                        }
+                        if checks.written && written.contains(&false) {
+                            let bits = |written: &[bool]| {
+                                let unwritten = written.iter().enumerate().filter(|(_, w)| !**w);
+                                unwritten.fold(0, |bits, (i, _)| bits | 0xff << (8 * i))
+                            };
+                            (0..n)
+                                .for_each(|k| lacks(k, bits(&written[each(k) as usize..][..bytes as usize])));
                         }
                         for k in 0..n {
                             values[k as usize][lane] = read_le(&warp.local[from + each(k) as usize..], bytes);
@@ -219,7 +249,7 @@ impl<'a> Machine<'_, 'a> {
             self.tally.total.global_load_sectors +=
                 sectors(global.0[..global.1].iter().copied(), total.into());
         }
-        self.banks(&shared, total, pc);
+        self.banks(&shared.0, shared.1, total, pc);
         for (register, lanes) in dst.iter().zip(&mut values) {
             let Some(register) = register else { continue };
             if signed && bytes < 8 {
@@ -228,13 +258,24 @@ impl<'a> Machine<'_, 'a> {
             }
             warp.put(*register, lanes, exec);
         }
+        if undefined.is_some() || !warp.undefined.is_empty() {
+            let undefined = undefined.unwrap_or_else(|| Box::new([[0; WARP]; 8]));
+            for (register, bits) in dst.iter().zip(undefined.iter()) {
+                // The sign goes on beyond what was read.
+                let top = |b: &u64| {
+                    if signed && bytes < 8 && b >> (8 * bytes - 1) & 1 == 1 { !0 << (8 * bytes) } else { 0 }
+                };
+                let Some(register) = register else { continue };
+                self.loaded_undefined(warp, *register, &bits.map(|b| b | top(&b)), exec, pc);
+            }
+        }
         Ok(())
     }
 
-    /// Counts the wavefronts of a shared access.
-    pub fn banks(&mut self, offsets: &[Option<u32>; 32], bytes: u32, pc: usize) {
-        if offsets.iter().any(Option::is_some) {
-            let (passes, conflicts) = wavefronts(offsets, bytes);
+    /// Counts the wavefronts of a shared access by the lanes of `mask`.
+    pub fn banks(&mut self, offsets: &[u32; 32], mask: u32, bytes: u32, pc: usize) {
+        if mask != 0 {
+            let (passes, conflicts) = wavefronts(offsets, mask, bytes);
             self.tally.total.shared_wavefronts += passes;
             self.tally.conflicts[pc] += conflicts;
         }
@@ -265,16 +306,26 @@ impl<'a> Machine<'_, 'a> {
         let n = src.len() as u32;
         let (bytes, total) = (u32::from(bytes), u32::from(bytes) * n);
         let addresses = self.addresses(warp, address);
-        let mut values = [[0u64; WARP]; 8];
-        for (source, lanes) in src.iter().zip(&mut values) {
-            warp.fetch(*source, self.grid, lanes);
+        if window == Window::Global
+            && warp.undefined.is_empty()
+            && self.store_at_a_glance(warp, &addresses, src, bytes, exec)
+        {
+            return Ok(());
         }
+        let grid = self.grid;
         let mask = if bytes == 8 { u64::MAX } else { (1 << (8 * bytes)) - 1 };
-        let mut shared: [Option<u32>; 32] = [None; 32];
+        let strict = self.grid.options.checks.same_word;
+        let mut shared = ([0; WARP], 0);
         let mut global = ([0u64; WARP], 0usize);
         let mut held = None;
+        // Bits that nothing has written, of each value and lane.
+        let unknown = |warp: &Warp, k: u32, lane: usize| match warp.undefined.is_empty() {
+            true => 0,
+            false => warp.undefined.bits(src[k as usize]).map_or(0, |bits| bits[lane] & mask),
+        };
         for lane in lanes_of(exec) {
             let at = addresses[lane];
+            let value = |warp: &Warp, k: u32| warp.scalar(src[k as usize], lane, grid) & mask;
             (|| -> Outcome {
                 Self::aligned(at, total.into())?;
                 match self.site(warp, window, at)? {
@@ -289,7 +340,9 @@ impl<'a> Machine<'_, 'a> {
                         self.uses(warp, a, at, total, true)?;
                         let offset = at - a.base;
                         for k in 0..n {
-                            a.store(offset + u64::from(k * bytes), bytes, values[k as usize][lane] & mask);
+                            let at = offset + u64::from(k * bytes);
+                            a.store(at, bytes, value(warp, k));
+                            bytes_of(unknown(warp, k, lane)).for_each(|i| a.forget(at + u64::from(i), 1));
                         }
                         global.0[global.1] = at;
                         global.1 += 1;
@@ -298,23 +351,43 @@ impl<'a> Machine<'_, 'a> {
                         let who = warp.who(lane, cta, strong);
                         let memory = &mut self.state.ctas[cta].shared;
                         memory.check(offset, total)?;
-                        let same = (0..n).all(|k| {
-                            memory.peek(offset + k * bytes, bytes) == values[k as usize][lane] & mask
-                        });
-                        memory.writing(offset, total, &who, same && bytes >= 4)?;
-                        for k in 0..n {
-                            memory.poke(offset + k * bytes, bytes, values[k as usize][lane] & mask);
+                        if !memory.writes_at_a_glance(offset, total, &who) {
+                            let held = |k: u32| memory.peek(offset + k * bytes, bytes);
+                            let same = (0..n).all(|k| held(k) == value(warp, k));
+                            match memory.writing(offset, total, &who, same) {
+                                // Lanes of one store meet in a word: the last one's value is what is stored.
+                                Err(race) if race.kind == FaultKind::Race && !strict => {
+                                    let later = exec & !((2u64 << lane) - 1) as u32;
+                                    if lanes_of(later).any(|l| addresses[l] == at) {
+                                        return Ok(());
+                                    }
+                                    if !lanes_of(shared.1).any(|l| shared.0[l] == offset) {
+                                        return Err(race);
+                                    }
+                                    memory.writing(offset, total, &who, true)?;
+                                }
+                                other => other?,
+                            }
                         }
-                        shared[lane] = Some(offset);
+                        for k in 0..n {
+                            memory.poke(offset + k * bytes, bytes, value(warp, k));
+                            bytes_of(unknown(warp, k, lane))
+                                .for_each(|i| memory.hollow(offset + k * bytes + i));
+                        }
+                        shared.0[lane] = offset;
+                        shared.1 |= 1 << lane;
                     }
                     Site::Local(offset) => {
                         let from = self.local_range(warp, offset, total, lane)?;
                         for k in 0..n {
                             let at = from + (k * bytes) as usize;
-                            let data = values[k as usize][lane].to_le_bytes();
+                            let data = value(warp, k).to_le_bytes();
                             warp.local[at..at + bytes as usize].copy_from_slice(&data[..bytes as usize]);
+                            warp.local_written[at..at + bytes as usize].fill(true);
+                            for i in bytes_of(unknown(warp, k, lane)) {
+                                warp.local_written[at + i as usize] = false;
+                            }
                         }
-                        warp.local_written[from..from + total as usize].fill(true);
                     }
                     Site::Param(_) => {
                         return Err(Trouble::new(
@@ -332,7 +405,7 @@ impl<'a> Machine<'_, 'a> {
             self.tally.total.global_store_sectors +=
                 sectors(global.0[..global.1].iter().copied(), total.into());
         }
-        self.banks(&shared, total, pc);
+        self.banks(&shared.0, shared.1, total, pc);
         Ok(())
     }
 
@@ -344,7 +417,7 @@ impl<'a> Machine<'_, 'a> {
         address: Address,
         op: AtomicOp,
         element: Element,
-        dst: Option<u32>,
+        dst: &[Option<u32>],
         b: &[Src],
         c: Src,
         exec: u32,
@@ -353,7 +426,7 @@ impl<'a> Machine<'_, 'a> {
         let addresses = self.addresses(warp, address);
         let values: Vec<Lanes> = b.iter().map(|src| warp.lanes(*src, self.grid)).collect();
         let compare = warp.lanes(c, self.grid);
-        let mut old = [0; WARP];
+        let mut old = vec![[0; WARP]; values.len()];
         let mut held = None;
         let total = bytes * values.len() as u32;
         for lane in lanes_of(exec) {
@@ -363,18 +436,26 @@ impl<'a> Machine<'_, 'a> {
                     let at = addresses[lane] + u64::from(k as u32 * bytes);
                     // Compare-and-swap has the comparand first.
                     let f = |x: u64| atomic::apply(op, element, x, value[lane], compare[lane]);
-                    old[lane] = match self.site(warp, window, at)? {
+                    old[k][lane] = match self.site(warp, window, at)? {
                         Site::Global(at) => {
                             let a = self.allocation(&mut held, at, bytes.into())?;
                             self.uses(warp, a, at, bytes, true)?;
-                            self.global_written(a, at, bytes)?;
+                            self.global_written(a, at, bytes, self.grid.options.checks.written)?;
                             self.global_atomic(a, at - a.base, bytes, f)
+                        }
+                        Site::Shared(..) if total > bytes => {
+                            let what = "an atomic on a vector in shared memory";
+                            return Err(Trouble::new(FaultKind::IllegalInstruction, what).at(at));
                         }
                         Site::Shared(cta, offset) => {
                             let who = warp.who(lane, cta, true);
                             let memory = &mut self.state.ctas[cta].shared;
                             memory.check(offset, bytes)?;
                             memory.reading(offset, bytes, &who)?;
+                            if memory.undefined(offset, bytes) != 0 {
+                                let what = "an atomic on shared memory that nothing has written";
+                                return Err(Trouble::new(FaultKind::Uninitialized, what).at(offset.into()));
+                            }
                             memory.writing(offset, bytes, &who, false)?;
                             let x = memory.peek(offset, bytes);
                             memory.poke(offset, bytes, f(x));
@@ -390,8 +471,10 @@ impl<'a> Machine<'_, 'a> {
             })()
             .map_err(|t| t.by(lane))?;
         }
-        if let Some(dst) = dst {
-            warp.put(dst, &old, exec);
+        for (dst, old) in dst.iter().zip(&old) {
+            if let Some(dst) = dst {
+                warp.put(*dst, old, exec);
+            }
         }
         Ok(())
     }
@@ -416,6 +499,11 @@ impl<'a> Machine<'_, 'a> {
             }
         }
     }
+}
+
+/// The bytes that hold some of these bits.
+pub fn bytes_of(bits: u64) -> impl Iterator<Item = u32> {
+    (0..8).filter(move |i| bits >> (8 * i) & 0xff != 0)
 }
 
 fn read_le(bytes: &[u8], count: u32) -> u64 {

@@ -2,9 +2,8 @@
 
 use std::sync::Mutex;
 
-use crate::decode::value::Value;
 use crate::float::{self, BF16, F16, Rounding, sum_to_odd};
-use crate::ir::{AtomicOp, Element};
+use crate::ir::{AtomicOp, Element, Value};
 
 /// Makes 64-bit atomics one step.
 pub static WIDE: Mutex<()> = Mutex::new(());
@@ -56,8 +55,8 @@ fn integer<T: Ord>(op: AtomicOp, x: T, b: T, add: fn(T, T) -> T) -> T {
 fn half(op: AtomicOp, x: u64, b: u64, decode: fn(u32) -> f32, format: float::Format) -> u64 {
     let (x, b) = (f64::from(decode(x as u32 & 0xffff)), f64::from(decode(b as u32 & 0xffff)));
     let y = match op {
-        AtomicOp::Min => crate::decode::smaller(x, b, false),
-        AtomicOp::Max => crate::decode::larger(x, b, false),
+        AtomicOp::Min => float::smaller(x, b, false),
+        AtomicOp::Max => float::larger(x, b, false),
         _ => sum_to_odd(x, b),
     };
     format.encode(y, Rounding::Nearest).into()

@@ -1,8 +1,11 @@
 //! Bulk and tensor copies, and stores that an mbarrier counts.
 
-use super::access::Site;
+use std::sync::Arc;
+
+use super::access::{Site, bytes_of};
 use super::atomic;
-use super::machine::Machine;
+use super::machine::{ClusterState, Machine};
+use super::pending::Flight;
 use super::shared::{Range, swizzle};
 use super::warp::{Warp, lanes_of};
 use crate::fault::{FaultKind, Outcome, Trouble};
@@ -11,9 +14,26 @@ use crate::tensor_map::{TENSOR_MAP_BYTES, TensorMap};
 
 /// Bytes on their way to shared memory.
 struct Parcel {
-    data: Vec<u8>,
+    data: Arc<[u8]>,
     /// Places of those whose source nothing had written.
     hollow: Vec<u32>,
+}
+
+impl ClusterState {
+    /// A copy arrives.
+    pub fn land(&mut self, flight: Flight) -> Outcome {
+        let memory = &mut self.ctas[flight.cta].shared;
+        for (i, word) in flight.data.chunks_exact(4).enumerate() {
+            let word = u32::from_le_bytes(word.try_into().unwrap_or_default());
+            memory.poke(swizzle(flight.offset + 4 * i as u32, flight.swizzle_width), 4, word.into());
+        }
+        let (cta, offset) = flight.mbarrier;
+        let Some(mbarrier) = self.ctas[cta].mbarriers.get_mut(&offset) else {
+            let what = format!("a copy arrives, and the mbarrier at {offset:#x} that counts it is gone");
+            return Err(Trouble::new(FaultKind::AsyncPending, what).at(offset.into()));
+        };
+        mbarrier.complete(flight.data.len() as u32, flight.epoch)
+    }
 }
 
 /// A row of a box: consecutive elements, those in bounds also in global memory.
@@ -53,14 +73,14 @@ impl Machine<'_, '_> {
                         let Site::Shared(_, offset) = self.site(warp, Window::Shared, from)? else {
                             return Ok(());
                         };
-                        let data = self.read_box(warp, offset, size, 16, lane)?;
+                        let parcel = self.read_box(warp, offset, size, 16, lane)?;
                         let (cta, place) =
                             self.barrier_site(warp, Window::Generic, at(warp, *barrier), lane)?;
                         // Without the barrier the delivery fails.
                         if let Some(mbarrier) = self.state.ctas[cta].mbarriers.get_mut(&place) {
                             mbarrier.reading.push((warp.cta, Range { offset, bytes: size }));
                         }
-                        Parcel { data, hollow: Vec::new() }
+                        parcel
                     }
                 };
                 let multicast = multicast.map(|m| warp.scalar(m, lane, grid) as u16);
@@ -78,23 +98,39 @@ impl Machine<'_, '_> {
                     let what = format!("st.async to block {block} with an mbarrier of block {barrier_block}");
                     return Err(Trouble::new(FaultKind::IllegalInstruction, what).at(barrier));
                 }
-                self.deliver(warp, to, &Parcel { data, hollow: Vec::new() }, barrier, None, lane, 16)
+                self.deliver(
+                    warp,
+                    to,
+                    &Parcel { data: data.into(), hollow: Vec::new() },
+                    barrier,
+                    None,
+                    lane,
+                    16,
+                )
+            }
+            Bulk::Reduce { dst, value, reduction, barrier } => {
+                let value = warp.scalar(*value, lane, grid);
+                self.reduce_async(warp, at(warp, *dst), value, *reduction, at(warp, *barrier), lane)
             }
             Bulk::ToGlobal { dst, src, bytes, reduction } => {
                 let (to, from) = (at(warp, *dst), at(warp, *src));
                 let size = warp.scalar(*bytes, lane, grid) as u32;
                 sixteen(to, size)?;
                 let Site::Shared(_, offset) = self.site(warp, Window::Shared, from)? else { return Ok(()) };
-                let data = self.read_box(warp, offset, size, 16, lane)?;
+                let parcel = self.read_box(warp, offset, size, 16, lane)?;
                 warp.copies[lane].bulk_open.push(Range { offset, bytes: size });
-                self.put_global(warp, to, &data, *reduction)
+                let row = Row { first: 0, bytes: size, address: to };
+                self.put_global(warp, &row, &parcel, *reduction)
             }
             Bulk::TensorToShared { dst, map, coordinates, barrier, multicast } => {
                 let map = self.tensor_map(warp, at(warp, *map), lane)?;
                 let rows = box_rows(&map, &place(warp, coordinates))?;
                 let fill = &map.fill_bits().to_le_bytes()[..map.element_bytes() as usize];
                 let data = fill.iter().copied().cycle().take(map.box_bytes() as usize).collect();
-                let parcel = self.fetch(warp, data, &rows)?;
+                let mut parcel = self.fetch(warp, data, &rows)?;
+                if map.converts() {
+                    map.convert(Arc::make_mut(&mut parcel.data));
+                }
                 let multicast = multicast.map(|m| warp.scalar(m, lane, grid) as u16);
                 let (to, barrier) = (at(warp, *dst), at(warp, *barrier));
                 aligned_shared(to, 128)?;
@@ -102,19 +138,25 @@ impl Machine<'_, '_> {
             }
             Bulk::TensorToGlobal { map, coordinates, src, reduction } => {
                 let map = self.tensor_map(warp, at(warp, *map), lane)?;
+                if map.converts() {
+                    let what = format!(
+                        "a tensor store of data type {} (f32 with flush, tf32) is not supported, allowed is 0 to 9",
+                        map.data_type
+                    );
+                    return Err(Trouble::new(FaultKind::IllegalInstruction, what));
+                }
                 let coordinates = place(warp, coordinates);
                 let from = at(warp, *src);
                 let Site::Shared(_, offset) = self.site(warp, Window::Shared, from)? else { return Ok(()) };
                 aligned_shared(from, 128)?;
                 let (size, width) = (map.box_bytes(), map.swizzle_width());
-                let data = self.read_box(warp, offset, size, width, lane)?;
+                let parcel = self.read_box(warp, offset, size, width, lane)?;
                 warp.copies[lane].bulk_open.extend(box_parts(offset, size, width));
                 let reduction = reduction
                     .map(|op| Ok::<_, Trouble>(BulkReduction { op, element: map_element(&map, op)? }))
                     .transpose()?;
                 for row in box_rows(&map, &coordinates)? {
-                    let data = &data[row.first..row.first + row.bytes as usize];
-                    self.put_global(warp, row.address, data, reduction)?;
+                    self.put_global(warp, &row, &parcel, reduction)?;
                 }
                 Ok(())
             }
@@ -128,35 +170,49 @@ impl Machine<'_, '_> {
             let a = self.allocation(&mut held, *address, u64::from(*bytes))?;
             self.uses(warp, a, *address, *bytes, false)?;
             let offset = *address - a.base;
-            if self.grid.options.check_written {
+            if self.grid.options.checks.written {
                 a.unwritten(offset, *bytes, *first as u32, &mut hollow);
             }
             a.read(offset, &mut data[*first..*first + *bytes as usize]);
             self.tally.total.global_load_bytes += u64::from(*bytes);
             self.tally.total.global_load_sectors += run_of_sectors(*address, *bytes, &mut last);
         }
-        Ok(Parcel { data, hollow })
+        Ok(Parcel { data: data.into(), hollow })
     }
 
-    /// Writes to consecutive global memory, or reduces with what is there.
-    fn put_global(&mut self, warp: &Warp, to: u64, data: &[u8], reduction: Option<BulkReduction>) -> Outcome {
-        let bytes = data.len() as u32;
+    /// Writes a row to global memory, or reduces with what is there.
+    fn put_global(
+        &mut self,
+        warp: &Warp,
+        row: &Row,
+        parcel: &Parcel,
+        reduction: Option<BulkReduction>,
+    ) -> Outcome {
+        let Row { first, bytes, address: to } = *row;
+        let data = &parcel.data[first..first + bytes as usize];
+        let mut hollow =
+            parcel.hollow.iter().map(|i| *i as usize).filter(|i| (first..first + data.len()).contains(i));
         let a = self.allocation(&mut None, to, bytes.into())?;
         self.uses(warp, a, to, bytes, true)?;
         self.tally.total.async_copy_bytes += u64::from(bytes);
         match reduction {
             None => {
                 a.write(to - a.base, data);
+                hollow.for_each(|i| a.forget(to - a.base + (i - first) as u64, 1));
                 self.tally.total.global_store_bytes += u64::from(bytes);
                 self.tally.total.global_store_sectors += run_of_sectors(to, bytes, &mut None);
                 Ok(())
+            }
+            Some(_) if hollow.next().is_some() => {
+                let what = "a reduction of shared memory that nothing has written";
+                Err(Trouble::new(FaultKind::Uninitialized, what))
             }
             Some(reduction) => self.reduce(to, data, reduction),
         }
     }
 
     /// Shared memory as the asynchronous proxy reads it, in the box's own order.
-    fn read_box(&mut self, warp: &Warp, offset: u32, size: u32, width: u32, lane: usize) -> Outcome<Vec<u8>> {
+    fn read_box(&mut self, warp: &Warp, offset: u32, size: u32, width: u32, lane: usize) -> Outcome<Parcel> {
         let who = warp.who(lane, warp.cta, false);
         let fences = &self.state.fences;
         let fenced = |actor: usize, epoch: u32| warp.fenced(fences, actor, epoch);
@@ -167,8 +223,13 @@ impl Machine<'_, '_> {
             memory.check_range(part.offset, part.bytes)?;
             memory.proxy_reading(part.offset, part.bytes, &who, fenced, &mut sound)?;
         }
-        let word = |at: u32| memory.peek(swizzle(offset + at, width), 4) as u32;
-        Ok((0..size).step_by(4).flat_map(|at| word(at).to_le_bytes()).collect())
+        let (mut data, mut hollow) = (Vec::with_capacity(size as usize), Vec::new());
+        for at in (0..size).step_by(4) {
+            let place = swizzle(offset + at, width);
+            data.extend((memory.peek(place, 4) as u32).to_le_bytes());
+            hollow.extend(bytes_of(memory.undefined(place, 4)).map(|i| at + i));
+        }
+        Ok(Parcel { data: data.into(), hollow })
     }
 
     /// Writes a box to the shared memory of one block or of several, and tells their mbarriers.
@@ -203,7 +264,9 @@ impl Machine<'_, '_> {
             let mbarrier = target.mbarriers.get_mut(&barrier_offset).ok_or_else(none)?;
             let (fences, inits) = (&self.state.fences, &self.state.init_fences);
             let (by, since) = mbarrier.initialised;
-            if self.grid.options.check_asynchronous
+            let checks = self.grid.options.checks;
+            let own = by / self.grid.warps_per_block() == warp.cta;
+            if (if own { checks.init_fence } else { checks.asynchronous })
                 && !warp.fenced(fences, by, since)
                 && inits.get(by).is_none_or(|fence| *fence < since)
             {
@@ -219,22 +282,30 @@ impl Machine<'_, '_> {
                 memory.check_range(part.offset, part.bytes)?;
                 memory.arrived(part.offset, part.bytes, &who, stamp, fenced)?;
             }
-            for (i, word) in parcel.data.chunks_exact(4).enumerate() {
-                let word = u32::from_le_bytes(word.try_into().unwrap_or_default());
-                memory.poke(swizzle(offset + 4 * i as u32, swizzle_width), 4, word.into());
-            }
             for byte in &parcel.hollow {
                 memory.hollow(swizzle(offset + byte, swizzle_width));
             }
             self.tally.total.async_copy_bytes += u64::from(bytes);
-            if let Some(mbarrier) = self.state.ctas[barrier_cta].mbarriers.get_mut(&barrier_offset) {
-                mbarrier.complete(bytes)?;
+            let flight = Flight {
+                cta,
+                offset,
+                swizzle_width,
+                data: Arc::clone(&parcel.data),
+                mbarrier: (barrier_cta, barrier_offset),
+                epoch: stamp.1,
+                warp: warp.actor,
+                pc: warp.groups.iter().find(|g| g.mask >> lane & 1 == 1).map_or(0, |g| g.pc),
+            };
+            if self.state.random.as_mut().is_some_and(|random| random.once_in(2)) {
+                self.state.flights.push(flight);
+            } else {
+                self.state.land(flight)?;
             }
         }
         Ok(())
     }
 
-    fn shared_or_cluster(&self, warp: &Warp, address: u64) -> Outcome<Site> {
+    pub fn shared_or_cluster(&self, warp: &Warp, address: u64) -> Outcome<Site> {
         let window = if address >> 32 == 0 { Window::Cluster } else { Window::Generic };
         match self.site(warp, window, address)? {
             site @ Site::Shared(..) => Ok(site),
@@ -374,7 +445,7 @@ fn map_element(map: &TensorMap, op: AtomicOp) -> Outcome<Element> {
         (4, _) => Element::U64,
         (5, _) => Element::S64,
         (6, _) => Element::F16,
-        (7 | 10, _) => Element::F32,
+        (7, _) => Element::F32,
         (9, _) => Element::Bf16,
         (other, _) => {
             let what = format!("a reducing tensor copy of data type {other}");

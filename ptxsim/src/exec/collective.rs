@@ -15,10 +15,12 @@ enum Gathered {
 impl Machine<'_, '_> {
     /// Who takes part: lanes with the same member mask form one collective each; all must be here.
     fn gather(&self, warp: &mut Warp, mask: Src, exec: u32) -> Outcome<Gathered> {
-        let masks = warp.lanes(mask, self.grid);
-        let first = exec.trailing_zeros() as usize;
-        let members = masks[first] as u32;
-        let agreeing = lanes_of(exec).filter(|l| masks[*l] as u32 == members).fold(0u32, |m, l| m | 1 << l);
+        let of = |lane: usize| warp.scalar(mask, lane, self.grid) as u32;
+        let members = of(exec.trailing_zeros() as usize);
+        let agreeing = match mask {
+            Src::Immediate(_) => exec,
+            _ => lanes_of(exec).filter(|l| of(*l) == members).fold(0u32, |m, l| m | 1 << l),
+        };
         let outside = agreeing & !members;
         if outside != 0 {
             let what =
@@ -59,7 +61,8 @@ impl Machine<'_, '_> {
         match op {
             Op::WarpSync { .. } => warp.synchronize(exec),
             Op::Shuffle { mode, dst, predicate, a, b, c, .. } => {
-                let (a, b, c) = (warp.lanes(*a, grid), warp.lanes(*b, grid), warp.lanes(*c, grid));
+                let (mut held_b, mut held_c, a) = (None, None, warp.lanes(*a, grid));
+                let (b, c) = (warp.view(*b, grid, &mut held_b), warp.view(*c, grid, &mut held_c));
                 let (mut out, mut valid): (Lanes, u32) = ([0; WARP], 0);
                 for lane in lanes_of(exec) {
                     let (from, inside) = shuffle(*mode, lane, b[lane] as u32, c[lane] as u32);

@@ -3,34 +3,22 @@
 //! As with all asynchronous copies here, data move when the instruction runs; what is late is the permission
 //! to look: until the wait, the words are marked, and whoever touches them too early is told.
 
-use std::collections::VecDeque;
-
 use super::access::Site;
 use super::machine::Machine;
-use super::shared::Range;
+use super::pending::Arriving;
+use super::shared::{Range, Shared};
 use super::warp::{Warp, lanes_of};
 use crate::counters::sectors;
 use crate::fault::{FaultKind, Outcome, Trouble};
 use crate::ir::{Address, PredicateSrc, Src, Window};
 
-/// A thread's `cp.async` and bulk groups.
-#[derive(Default)]
-pub struct LaneCopies {
-    open: Vec<Range>,
-    groups: VecDeque<Vec<Range>>,
-    pub bulk_open: Vec<Range>,
-    pub bulk_groups: VecDeque<Vec<Range>>,
-}
-
-impl LaneCopies {
-    pub fn commit(&mut self) {
-        self.groups.push_back(std::mem::take(&mut self.open));
-    }
-
-    pub fn commit_bulk(&mut self) {
-        self.bulk_groups.push_back(std::mem::take(&mut self.bulk_open));
+fn put(memory: &mut Shared, offset: u32, data: &[u8]) {
+    for (i, word) in data.chunks_exact(4).enumerate() {
+        let word = u32::from_le_bytes(word.try_into().unwrap_or_default());
+        memory.poke(offset + 4 * i as u32, 4, word.into());
     }
 }
+
 /// `cp.async.wait_all`
 pub const ALL: usize = u32::MAX as usize;
 
@@ -51,9 +39,10 @@ impl Machine<'_, '_> {
         let (to, from) = (self.addresses(warp, dst), self.addresses(warp, src));
         let sizes = src_bytes.map(|s| warp.lanes(s, self.grid));
         let ignored = ignore.map_or(0, |p| warp.predicate(p));
-        let mut offsets = [None; 32];
+        let (mut offsets, mut copied) = ([0; 32], 0);
         let mut sources = Vec::new();
         let mut held = None;
+        let late = self.state.random.as_mut().is_some_and(|random| random.once_in(2));
         for lane in lanes_of(exec) {
             (|| -> Outcome {
                 let Site::Shared(_, offset) = self.site(warp, Window::Shared, to[lane])? else {
@@ -72,7 +61,7 @@ impl Machine<'_, '_> {
                     let a = self.allocation(&mut held, from[lane], size.into())?;
                     self.uses(warp, a, from[lane], size, false)?;
                     let at = from[lane] - a.base;
-                    if self.grid.options.check_written {
+                    if self.grid.options.checks.written {
                         a.unwritten(at, size, offset, &mut hollow);
                     }
                     a.read(at, &mut data[..size as usize]);
@@ -84,19 +73,20 @@ impl Machine<'_, '_> {
                 let memory = &mut self.state.ctas[warp.cta].shared;
                 memory.check(offset, bytes)?;
                 memory.incoming(offset, bytes, &who)?;
-                for (i, word) in data[..bytes as usize].chunks_exact(4).enumerate() {
-                    let word = u32::from_le_bytes(word.try_into().unwrap_or_default());
-                    memory.poke(offset + 4 * i as u32, 4, word.into());
+                if !late {
+                    put(memory, offset, &data[..bytes as usize]);
                 }
                 hollow.into_iter().for_each(|byte| memory.hollow(byte));
-                warp.copies[lane].open.push(Range { offset, bytes });
-                offsets[lane] = Some(offset);
+                let range = Range { offset, bytes };
+                warp.copies[lane].open.push(Arriving { range, late: late.then_some(data) });
+                offsets[lane] = offset;
+                copied |= 1 << lane;
                 Ok(())
             })()
             .map_err(|t| t.by(lane))?;
         }
         self.tally.total.global_load_sectors += sectors(sources.into_iter(), bytes.into());
-        self.banks(&offsets, bytes, pc);
+        self.banks(&offsets, copied, bytes, pc);
         Ok(())
     }
 
@@ -109,9 +99,13 @@ impl Machine<'_, '_> {
                 copies.commit();
             }
             while copies.groups.len() > keep {
-                for range in copies.groups.pop_front().unwrap_or_default() {
+                for Arriving { range, late } in copies.groups.pop_front().unwrap_or_default() {
                     let who = warp.who(lane, warp.cta, false);
-                    self.state.ctas[warp.cta].shared.landed(range.offset, range.bytes, &who);
+                    let memory = &mut self.state.ctas[warp.cta].shared;
+                    if let Some(data) = late {
+                        put(memory, range.offset, &data[..range.bytes as usize]);
+                    }
+                    memory.landed(range.offset, range.bytes, &who);
                 }
             }
             warp.copies[lane] = copies;

@@ -2,12 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use pulp::Arch;
+
+use super::options::{Options, Random};
 use crate::card::Card;
 use crate::ir::Code;
 use crate::memory::{GlobalMemory, Snapshot};
 
 /// Size and shape of a launch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct LaunchConfig {
     /// Blocks along x, y, z.
     pub grid: [u32; 3],
@@ -26,51 +29,6 @@ impl LaunchConfig {
     /// A launch without clusters and dynamic shared memory, after the one before has ended.
     pub fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
         Self { grid, block, cluster: [1; 3], dynamic_shared_bytes: 0, overlaps: false }
-    }
-}
-
-/// Which checks run, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Reads of memory never written.
-    pub check_written: bool,
-    /// Races in shared memory.
-    pub check_races: bool,
-    /// Use of unfinished asynchronous work, and missing proxy fences.
-    pub check_asynchronous: bool,
-    /// Host threads; 0 takes one per core.
-    pub threads: usize,
-    /// Most warp instructions of one cluster of blocks.
-    pub instruction_limit: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            check_written: true,
-            check_races: true,
-            check_asynchronous: true,
-            threads: 0,
-            instruction_limit: 20_000_000_000,
-        }
-    }
-}
-
-impl Options {
-    /// The options of the environment: `PTXSIM_CHECKS` is a list of `written`, `races`, `async`, or `none`;
-    /// `PTXSIM_THREADS` a number.
-    pub fn from_environment() -> Self {
-        let mut options = Self::default();
-        if let Ok(list) = std::env::var("PTXSIM_CHECKS") {
-            let has = |name: &str| list.split(',').any(|part| part.trim() == name);
-            options.check_written = has("written");
-            options.check_races = has("races");
-            options.check_asynchronous = has("async");
-        }
-        if let Some(threads) = std::env::var("PTXSIM_THREADS").ok().and_then(|t| t.parse().ok()) {
-            options.threads = threads;
-        }
-        options
     }
 }
 
@@ -95,6 +53,8 @@ pub struct Grid<'a> {
     pub memory: Snapshot,
     pub global: &'a GlobalMemory,
     pub options: Options,
+    /// Vector instructions of the host.
+    pub arch: Arch,
     /// Shared memory of a block.
     pub shared_bytes: u32,
     pub stop: AtomicBool,
@@ -116,7 +76,21 @@ impl<'a> Grid<'a> {
         memory.begin_launch(config.overlaps);
         let shared_bytes = code.shared_bytes(config.dynamic_shared_bytes);
         let (stop, clock) = (AtomicBool::new(false), AtomicU64::new(1));
-        Self { code, config, card, parameters, globals, memory, global, options, shared_bytes, stop, clock }
+        let arch = Arch::new();
+        Self {
+            code,
+            config,
+            card,
+            parameters,
+            globals,
+            memory,
+            global,
+            options,
+            arch,
+            shared_bytes,
+            stop,
+            clock,
+        }
     }
 
     pub fn threads_per_block(&self) -> u32 {
@@ -130,6 +104,18 @@ impl<'a> Grid<'a> {
     pub fn clusters(&self) -> u64 {
         let along = |axis: usize| u64::from(self.config.grid[axis] / self.config.cluster[axis]);
         along(0) * along(1) * along(2)
+    }
+
+    /// The cluster that begins as number `turn`: in order, or in one that the seed chooses.
+    pub fn begins(&self, turn: u64) -> u64 {
+        let (clusters, Some(seed)) = (self.clusters(), self.options.seed) else { return turn };
+        let mut random = Random::new(seed, u64::MAX);
+        let (mut step, from) =
+            (random.below(clusters as usize) as u64, random.below(clusters as usize) as u64);
+        while step == 0 || gcd(step, clusters) != 1 {
+            step += 1;
+        }
+        ((u128::from(turn) * u128::from(step) + u128::from(from)) % u128::from(clusters)) as u64
     }
 
     /// The places of a cluster's blocks, by rank.
@@ -160,4 +146,8 @@ impl<'a> Grid<'a> {
     pub fn now(&self) -> u64 {
         self.clock.fetch_add(32, Relaxed)
     }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }

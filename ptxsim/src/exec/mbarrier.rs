@@ -111,7 +111,7 @@ impl Machine<'_, '_> {
                 let tx = warp.lanes(*tx, grid);
                 for lane in lanes_of(exec) {
                     let (_, mbarrier) = self.barrier_at(warp, window, addresses[lane], lane)?;
-                    mbarrier.complete(tx[lane] as u32).map_err(|t| t.by(lane))?;
+                    mbarrier.complete(tx[lane] as u32, 0).map_err(|t| t.by(lane))?;
                 }
             }
             MbarrierOp::Wait { done, phase, parity, blocking } => {

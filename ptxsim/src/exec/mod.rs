@@ -1,34 +1,47 @@
 //! Running a launch.
 
 mod access;
+mod accumulate;
 mod atomic;
 mod bulk;
+mod clock;
+mod cluster;
 mod collective;
 mod copies;
+mod fillings;
 mod grid;
 mod machine;
 mod mbarrier;
+mod options;
+mod pending;
 mod print;
+mod product;
+mod reduce;
+mod scalar;
 mod shared;
 mod step;
 mod sync;
 mod tensor;
+mod tensormap;
+mod undefined;
 mod warp;
+mod warpwide;
 mod wgmma;
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 
-pub use grid::{LaunchConfig, Options};
+pub use grid::LaunchConfig;
+pub use options::{Accumulation, Checks, Options};
 
 use crate::card::Card;
 use crate::counters::{Counters, Tally};
 use crate::fault::Fault;
 use crate::ir::Code;
 use crate::memory::GlobalMemory;
+use cluster::Cluster;
 use grid::Grid;
-use machine::Cluster;
 
 /// Warp instructions after which a cluster makes room for others, so that blocks that wait for each other
 /// through global memory all get on.
@@ -40,7 +53,7 @@ struct Queue {
     next: u64,
 }
 
-/// Runs a grid to its end.
+/// Runs a grid to its end: what it did, and how often warps ran each instruction.
 pub(crate) fn run(
     code: &Code,
     config: &LaunchConfig,
@@ -49,7 +62,7 @@ pub(crate) fn run(
     globals: &[u64],
     memory: &GlobalMemory,
     options: Options,
-) -> Result<Counters, Box<Fault>> {
+) -> Result<(Counters, Vec<u64>), Box<Fault>> {
     let grid = Grid::new(code, config, card, parameters, globals, memory, options);
     let clusters = grid.clusters();
     let threads = match options.threads {
@@ -68,9 +81,9 @@ pub(crate) fn run(
                 // New clusters first: those that wait may wait for them.
                 if queue.next < clusters && queue.waiting.len() < resident(card) {
                     queue.next += 1;
-                    let number = queue.next - 1;
+                    let turn = queue.next - 1;
                     drop(queue);
-                    Cluster::new(&grid, number)
+                    Cluster::new(&grid, grid.begins(turn))
                 } else if let Some(cluster) = queue.waiting.pop_front() {
                     cluster
                 } else {

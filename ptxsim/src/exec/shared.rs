@@ -7,9 +7,12 @@
 //! coarser than threads: an order that one thread of a warp acquires counts for its warp, so races may be
 //! missed there, but correct code is never blamed.
 
+mod quick;
+
 use std::collections::HashMap;
 
-use super::warp::join;
+use super::clock::{Hidden, join};
+use super::options::Checks;
 use crate::fault::{FaultKind, Outcome, Trouble};
 
 /// Lane number of a stamp that several lanes made at once.
@@ -17,6 +20,8 @@ const SEVERAL: u8 = 63;
 /// Lane number of asynchronous writers.
 const ASYNCHRONOUS: u8 = 62;
 const LANE_BITS: u32 = 6;
+/// What readers do, the asynchronous ones too.
+const READ: &str = "read";
 
 /// Who touches memory, and what it has seen.
 #[derive(Clone, Copy)]
@@ -26,6 +31,7 @@ pub struct Who<'a> {
     pub warp: Option<usize>,
     pub lane: usize,
     pub clock: &'a [u32],
+    pub hidden: &'a [Hidden],
     /// Epoch of the last sync of the whole warp.
     pub full_sync: u32,
     /// Epochs of syncs of part of the warp, by pair of lanes.
@@ -55,17 +61,29 @@ pub struct Stamp {
     epoch: u32,
     actor: u16,
     lane: u8,
-    strong: bool,
+    kind: Kind,
+}
+
+/// How a word was written.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Kind {
+    #[default]
+    Ordinary,
+    /// By an atomic or volatile access.
+    Strong,
+    /// By a `cp.async`.
+    Copied,
 }
 
 impl Stamp {
     fn of(who: &Who<'_>) -> Self {
-        Self { epoch: who.epoch(), actor: who.actor as u16, lane: who.lane as u8, strong: who.strong }
+        let kind = if who.strong { Kind::Strong } else { Kind::Ordinary };
+        Self { epoch: who.epoch(), actor: who.actor as u16, lane: who.lane as u8, kind }
     }
 
     fn before(&self, who: &Who<'_>) -> bool {
         self.epoch == 0
-            || (self.strong && who.strong)
+            || (self.kind == Kind::Strong && who.strong)
             || if usize::from(self.actor) == who.actor {
                 who.synced(self.lane, self.epoch)
             } else {
@@ -83,20 +101,12 @@ struct Cell {
     incoming: bool,
     /// Bytes have stamps of their own.
     split: bool,
-    /// What is unwritten here was copied from global memory that nothing had written.
+    /// What is unwritten here was copied from memory that nothing had written.
     hollow: bool,
     /// A thread has read it since it was last written after all reads.
     read: bool,
     /// Asynchronous readers that have not finished.
     readers: u16,
-}
-
-/// Which checks of shared memory are on.
-#[derive(Clone, Copy)]
-pub struct SharedChecks {
-    pub written: bool,
-    pub races: bool,
-    pub asynchronous: bool,
 }
 
 /// Bytes of a block's shared memory.
@@ -109,42 +119,42 @@ pub struct Range {
 pub struct Shared {
     words: Vec<u32>,
     cells: Vec<Cell>,
-    /// Last read of each word by each warp: epoch and lane.
-    reads: Vec<u32>,
+    /// By warp, once it has read any: its last read of each word, epoch and lane.
+    reads: Vec<Vec<u32>>,
     split: HashMap<usize, [Stamp; 4]>,
-    warps: usize,
     /// Actor of the block's first warp.
     first: usize,
     bytes: u32,
-    checks: SharedChecks,
-    /// Latest epoch, by actor, of what other blocks of the cluster did here.
+    checks: Checks,
+    /// Latest epoch, by actor, of what other blocks of the cluster and copies did here.
     visits: Vec<u32>,
     /// What the block's exited warps have seen, and whether all have exited.
     seen: Vec<u32>,
     exited: bool,
+    /// Words that asynchronous readers have not finished with, once for each.
+    reading: usize,
 }
 
 impl Shared {
     /// `bytes` of a block whose `warps` are the actors from `first` on.
-    pub fn new(bytes: u32, warps: usize, first: usize, checks: SharedChecks) -> Self {
+    pub fn new(bytes: u32, warps: usize, first: usize, checks: Checks) -> Self {
         let words = bytes.div_ceil(4) as usize;
-        let reads = if checks.races { words * warps } else { 0 };
         Self {
             words: vec![0; words],
             cells: vec![Cell::default(); words],
-            reads: vec![0; reads],
+            reads: vec![Vec::new(); warps],
             split: HashMap::new(),
-            warps,
             first,
             bytes,
             checks,
             visits: Vec::new(),
             seen: Vec::new(),
             exited: false,
+            reading: 0,
         }
     }
 
-    /// Another block's access: the memory is gone once its block has exited.
+    /// An access by another block, or by a copy: the memory is gone once its block has exited.
     fn visit(&mut self, actor: usize, epoch: u32) -> Outcome {
         if self.exited {
             let what = "access to the shared memory of a block of the cluster that has exited";
@@ -155,16 +165,20 @@ impl Shared {
         Ok(())
     }
 
-    /// A warp of the block exits. With the last one every access by other blocks must have happened before.
+    /// A warp of the block exits. With the last one every access by other blocks and every copy must have happened before.
     pub fn leave(&mut self, clock: &[u32], last: bool) -> Outcome {
         self.seen.resize(clock.len(), 0);
         join(&mut self.seen, clock);
         self.exited = last;
         let unseen = self.visits.iter().zip(&self.seen).any(|(visit, seen)| visit > seen);
         if last && self.checks.races && unseen {
-            let what =
-                "the block exits, and nothing orders another block's access to its shared memory before that";
+            let what = "the block exits, and nothing orders a copy, or another block's access, to its shared memory \
+                        before that";
             return Err(Trouble::new(FaultKind::Race, what));
+        }
+        if last && self.reading > 0 {
+            let what = "the block exits while asynchronous work still reads its shared memory";
+            return Err(Trouble::new(FaultKind::AsyncPending, what));
         }
         Ok(())
     }
@@ -184,6 +198,12 @@ impl Shared {
             return Err(Trouble::new(FaultKind::OutOfBounds, what).at(offset.into()));
         }
         Ok(())
+    }
+
+    /// A word's plain bits; checked before.
+    #[inline]
+    pub fn word(&self, at: usize) -> u32 {
+        self.words[at]
     }
 
     /// The plain bits of up to 8 bytes; checked before.
@@ -225,15 +245,18 @@ impl Shared {
                 let what = "read before the cp.async that writes it was waited for";
                 return Err(Trouble::new(FaultKind::AsyncPending, what).at(word as u64 * 4));
             }
-            if self.checks.written && !cell.incoming {
+            if self.checks.loads && !cell.incoming {
                 self.require_written(word, offset, bytes)?;
             }
             if !self.checks.races {
                 continue;
             }
-            self.after_writes(word, offset, bytes, who, "read")?;
+            self.after_writes(word, offset, bytes, who, READ)?;
             if let Some(warp) = who.warp {
-                let entry = &mut self.reads[word * self.warps + warp];
+                let words = self.words.len();
+                let entries = &mut self.reads[warp];
+                entries.resize(words, 0);
+                let entry = &mut entries[word];
                 let epoch = who.epoch();
                 let lane = match *entry >> LANE_BITS == epoch && *entry & 63 != who.lane as u32 {
                     true => u32::from(SEVERAL),
@@ -250,12 +273,27 @@ impl Shared {
         let wanted = if bytes >= 4 { 15 } else { (((1u32 << bytes) - 1) << (offset % 4)) as u8 };
         if self.cells[word].written & wanted != wanted {
             let what = match self.cells[word].hollow {
-                true => "read of shared memory copied from global memory that nothing has written",
+                true => "read of shared memory copied from memory that nothing has written",
                 false => "read of shared memory that nothing has written",
             };
             return Err(Trouble::new(FaultKind::Uninitialized, what).at(word as u64 * 4));
         }
         Ok(())
+    }
+
+    /// The bits of up to 8 bytes that nothing has written; none where nobody asks.
+    pub fn undefined(&self, offset: u32, bytes: u32) -> u64 {
+        // Where loads are checked, what is read has been written.
+        if !self.checks.written || self.checks.loads {
+            return 0;
+        }
+        let first = (offset / 4) as usize;
+        let words = &self.cells[first..first + bytes.div_ceil(4) as usize];
+        if words.iter().all(|cell| cell.written == 15) {
+            return 0;
+        }
+        let written = |byte: u32| self.cells[(byte / 4) as usize].written >> (byte % 4) & 1 == 1;
+        (0..bytes).filter(|i| !written(offset + i)).fold(0, |bits, i| bits | 0xff << (8 * i))
     }
 
     /// Whether every write to the bytes of a word happened before.
@@ -272,7 +310,10 @@ impl Shared {
             }
             false => std::slice::from_ref(&cell.write),
         };
-        match stamps.iter().find(|stamp| !stamp.before(who)) {
+        let hidden = |s: &Stamp| who.hidden.iter().any(|h| h.holds(s.actor.into(), s.epoch));
+        // Who writes need not see what was written before.
+        let reads = verb.ends_with(READ);
+        match stamps.iter().find(|stamp| !stamp.before(who) || reads && hidden(stamp)) {
             None => Ok(()),
             Some(stamp) => Err(self.race(word, who, verb, &writer(stamp, who))),
         }
@@ -341,8 +382,8 @@ impl Shared {
         if !self.cells[word].read || self.cells[word].split || who.strong {
             return Ok(());
         }
-        let entries = &self.reads[word * self.warps..(word + 1) * self.warps];
-        let early = entries.iter().enumerate().position(|(warp, entry)| {
+        let mut entries = self.reads.iter().map(|all| all.get(word).copied().unwrap_or(0)).enumerate();
+        let early = entries.find(|&(warp, entry)| {
             let (epoch, lane) = (entry >> LANE_BITS, (entry & 63) as u8);
             let before = epoch == 0
                 || match who.warp {
@@ -351,7 +392,7 @@ impl Shared {
                 };
             !before
         });
-        if let Some(warp) = early {
+        if let Some((warp, _)) = early {
             return Err(self.race(word, who, "write", &format!("a read by warp {warp}")));
         }
         self.cells[word].read = false;
@@ -368,9 +409,7 @@ impl Shared {
         (actor, epoch): (usize, u32),
         fenced: impl Fn(usize, u32) -> bool,
     ) -> Outcome {
-        if issuer.warp.is_none() {
-            self.visit(actor, epoch)?;
-        }
+        self.visit(actor, epoch)?;
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
             self.free_of_asynchronous(word)?;
@@ -382,7 +421,36 @@ impl Shared {
             let cell = &mut self.cells[word];
             cell.written = 15;
             cell.hollow = false;
-            cell.write = Stamp { epoch, actor: actor as u16, lane: ASYNCHRONOUS, strong: false };
+            cell.write = Stamp { epoch, actor: actor as u16, lane: ASYNCHRONOUS, kind: Kind::Ordinary };
+            if cell.split {
+                cell.split = false;
+                self.split.remove(&word);
+            }
+        }
+        Ok(())
+    }
+
+    /// A `red.async` has changed words: an atomic of `issuer`, stamped by its mbarrier.
+    pub fn reduced(
+        &mut self,
+        offset: u32,
+        bytes: u32,
+        issuer: &Who<'_>,
+        (actor, epoch): (usize, u32),
+    ) -> Outcome {
+        self.visit(actor, epoch)?;
+        let first = (offset / 4) as usize;
+        for word in first..first + bytes.div_ceil(4) as usize {
+            self.free_of_asynchronous(word)?;
+            if self.checks.written {
+                self.require_written(word, offset, bytes)?;
+            }
+            if self.checks.races {
+                self.after_writes(word, offset, bytes, issuer, "reduction")?;
+            }
+            let stamp = Stamp { epoch, actor: actor as u16, lane: ASYNCHRONOUS, kind: Kind::Strong };
+            let cell = &mut self.cells[word];
+            cell.write = stamp;
             if cell.split {
                 cell.split = false;
                 self.split.remove(&word);
@@ -408,7 +476,7 @@ impl Shared {
         Ok(())
     }
 
-    /// A copy brought a byte here whose source nothing had written.
+    /// A copy or a store brought a byte here whose source nothing had written.
     pub fn hollow(&mut self, offset: u32) {
         let cell = &mut self.cells[(offset / 4) as usize];
         cell.written &= !(1 << (offset % 4));
@@ -421,7 +489,7 @@ impl Shared {
         for word in first..first + (bytes / 4) as usize {
             let cell = &mut self.cells[word];
             cell.incoming = false;
-            cell.write = Stamp::of(who);
+            cell.write = Stamp { kind: Kind::Copied, ..Stamp::of(who) };
             if cell.split {
                 cell.split = false;
                 self.split.remove(&word);
@@ -440,6 +508,9 @@ impl Shared {
         fenced: impl Fn(usize, u32) -> bool,
         sound: &mut Option<Stamp>,
     ) -> Outcome {
+        if self.proxy_reads_at_a_glance(offset, bytes, sound) {
+            return Ok(());
+        }
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
             let cell = self.cells[word];
@@ -447,7 +518,7 @@ impl Shared {
                 let what = "read asynchronously before the cp.async that writes it was waited for";
                 return Err(Trouble::new(FaultKind::AsyncPending, what).at(word as u64 * 4));
             }
-            if self.checks.written && !cell.incoming {
+            if self.checks.loads && !cell.incoming {
                 self.require_written(word, 0, 4)?;
             }
             if cell.split || *sound != Some(cell.write) {
@@ -462,6 +533,7 @@ impl Shared {
             }
             let readers = &mut self.cells[word].readers;
             *readers = readers.saturating_add(1);
+            self.reading += 1;
         }
         Ok(())
     }
@@ -474,13 +546,17 @@ impl Shared {
         verb: &str,
         fenced: &impl Fn(usize, u32) -> bool,
     ) -> Outcome {
-        if !self.checks.asynchronous {
+        if !self.checks.asynchronous && !self.checks.copy_fence {
             return Ok(());
         }
         let cell = &self.cells[word];
         let own = std::slice::from_ref(&cell.write);
         let stamps = self.split.get(&word).filter(|_| cell.split).map_or(own, |s| &s[..]);
-        let open = |s: &&Stamp| s.epoch != 0 && s.lane != ASYNCHRONOUS && !fenced(s.actor.into(), s.epoch);
+        let asked = |s: &Stamp| match s.kind {
+            Kind::Copied => self.checks.copy_fence,
+            _ => self.checks.asynchronous && s.epoch != 0 && s.lane != ASYNCHRONOUS,
+        };
+        let open = |s: &&Stamp| asked(s) && !fenced(s.actor.into(), s.epoch);
         match stamps.iter().find(open) {
             None => Ok(()),
             Some(stamp) => {
@@ -500,6 +576,7 @@ impl Shared {
             for cell in &mut self.cells[first..first + bytes.div_ceil(4) as usize] {
                 cell.readers = cell.readers.saturating_sub(1);
             }
+            self.reading = self.reading.saturating_sub(bytes.div_ceil(4) as usize);
         }
     }
 }

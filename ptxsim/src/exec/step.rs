@@ -3,13 +3,13 @@
 use super::machine::{Flow, Machine};
 use super::warp::{LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, SHARED_WINDOW, State, Warp, lanes_of};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::ir::{FenceKind, Instr, Lanes, LocalCopy, Op, WARP, Window};
+use crate::ir::{FenceKind, Instr, LocalCopy, Op, WARP, Window};
 
 impl Machine<'_, '_> {
     /// Runs `instruction` for the lanes of `exec`.
     pub fn execute(&mut self, warp: &mut Warp, instruction: &Instr, exec: u32, pc: usize) -> Outcome<Flow> {
         let grid = self.grid;
-        if grid.options.check_asynchronous {
+        if grid.options.checks.wgmma_registers {
             if warp.wgmma.pending {
                 self.accumulators_untouched(warp, &instruction.op)?;
             }
@@ -19,20 +19,9 @@ impl Machine<'_, '_> {
         }
         match &instruction.op {
             Op::Nop => {}
-            Op::Alu { f, dst, src, count, pre, post } => {
-                let mut sources = [[0; WARP]; 4];
-                for (source, lanes) in src.iter().zip(&mut sources).take(usize::from(*count)) {
-                    warp.fetch(*source, grid, lanes);
-                    if let Some(pre) = pre {
-                        pre(lanes);
-                    }
-                }
-                let mut out = [0; WARP];
-                f(&sources, &mut out);
-                if let Some(post) = post {
-                    post(&mut out);
-                }
-                warp.put(*dst, &out, exec);
+            Op::Alu(alu) => warp.compute(alu, grid, exec),
+            Op::AluOf { .. } | Op::AluTest { .. } | Op::Moves { .. } | Op::Set { .. } => {
+                self.scalar(warp, &instruction.op, exec);
             }
             Op::Carry { f, dst, src, reads, writes } => {
                 let sources = src.map(|s| warp.lanes(s, grid));
@@ -50,23 +39,19 @@ impl Machine<'_, '_> {
                 warp.put(*dst, &out, exec);
             }
             Op::Convert { how, dst, a, b } => {
-                let (a, b) = (warp.lanes(*a, grid), warp.lanes(*b, grid));
-                let out: Lanes = std::array::from_fn(|lane| how.apply(a[lane], b[lane]));
-                warp.put(*dst, &out, exec);
+                warp.change(*dst, &[*a, *b], None, grid, exec, |[a, b], out| {
+                    how.convert(grid.arch, a, b, out)
+                });
             }
             Op::Select { dst, a, b, predicate } => {
                 let chosen = warp.predicate(*predicate);
-                let (a, b) = (warp.lanes(*a, grid), warp.lanes(*b, grid));
-                let out: Lanes = std::array::from_fn(|l| if chosen >> l & 1 == 1 { a[l] } else { b[l] });
-                warp.put(*dst, &out, exec);
+                warp.change(*dst, &[*a, *b], None, grid, exec, |[a, b], out| {
+                    *out =
+                        std::array::from_fn(|lane| if chosen >> lane & 1 == 1 { a[lane] } else { b[lane] });
+                });
             }
             Op::Compare { f, dst, complement, a, b, pre, combine } => {
-                let (mut a, mut b) = (warp.lanes(*a, grid), warp.lanes(*b, grid));
-                if let Some(pre) = pre {
-                    pre(&mut a);
-                    pre(&mut b);
-                }
-                let truth = f(&a, &b);
+                let truth = warp.compare(*f, *pre, *a, *b, grid);
                 let with =
                     |value: u32| combine.map_or(value, |(logic, p)| logic.apply(value, warp.predicate(p)));
                 let (yes, no) = (with(truth), with(!truth));
@@ -77,11 +62,15 @@ impl Machine<'_, '_> {
                     warp.put_predicate(*complement, no, exec);
                 }
             }
-            Op::ComparePair { f, low, high, a, b, combine } => {
+            Op::ComparePair { f, low, high, a, b, pre, combine } => {
                 let (mut a, mut b) = (warp.lanes(*a, grid), warp.lanes(*b, grid));
-                let lower = f(&a, &b);
+                if let Some(pre) = pre {
+                    pre(&mut a);
+                    pre(&mut b);
+                }
+                let lower = f(grid.arch, &a, &b);
                 a.iter_mut().chain(&mut b).for_each(|x| *x >>= 16);
-                let upper = f(&a, &b);
+                let upper = f(grid.arch, &a, &b);
                 let with =
                     |value: u32| combine.map_or(value, |(logic, p)| logic.apply(value, warp.predicate(p)));
                 let (lower, upper) = (with(lower), with(upper));
@@ -92,19 +81,6 @@ impl Machine<'_, '_> {
                     warp.put_predicate(*high, upper, exec);
                 }
             }
-            Op::Set { f, dst, a, b, truth, pre, combine } => {
-                let (mut a, mut b) = (warp.lanes(*a, grid), warp.lanes(*b, grid));
-                if let Some(pre) = pre {
-                    pre(&mut a);
-                    pre(&mut b);
-                }
-                let mut value = f(&a, &b);
-                if let Some((logic, p)) = combine {
-                    value = logic.apply(value, warp.predicate(*p));
-                }
-                let out: Lanes = std::array::from_fn(|l| if value >> l & 1 == 1 { *truth } else { 0 });
-                warp.put(*dst, &out, exec);
-            }
             Op::PredicateLogic { logic, dst, a, b } => {
                 let value = logic.apply(warp.predicate(*a), warp.predicate(*b));
                 warp.put_predicate(*dst, value, exec);
@@ -112,8 +88,8 @@ impl Machine<'_, '_> {
             Op::Pack { dst, parts, bits } => {
                 let mut out = [0; WARP];
                 for (i, part) in parts.iter().enumerate() {
-                    let part = warp.lanes(*part, grid);
-                    for (o, x) in out.iter_mut().zip(part) {
+                    let mut held = None;
+                    for (o, x) in out.iter_mut().zip(warp.view(*part, grid, &mut held)) {
                         *o |= (x & ((1 << bits) - 1)) << (*bits as usize * i);
                     }
                 }
@@ -123,8 +99,7 @@ impl Machine<'_, '_> {
                 let value = warp.lanes(*src, grid);
                 for (i, dst) in dst.iter().enumerate() {
                     if let Some(dst) = dst {
-                        let part = value.map(|x| x >> (*bits as usize * i) & ((1 << bits) - 1));
-                        warp.put(*dst, &part, exec);
+                        warp.set(*dst, exec, |lane| value[lane] >> (*bits as usize * i) & ((1 << bits) - 1));
                     }
                 }
             }
@@ -140,16 +115,16 @@ impl Machine<'_, '_> {
                 self.store(warp, *window, *address, src, *bytes, *strong, exec, pc)?;
             }
             Op::Atomic { window, address, op, element, dst, b, c } => {
-                self.atomic(warp, *window, *address, *op, *element, *dst, b, *c, exec)?;
-                if dst.is_some() && *window != Window::Shared {
+                self.atomic(warp, *window, *address, *op, *element, dst, b, *c, exec)?;
+                if !dst.is_empty() && *window != Window::Shared {
                     self.waited += 1;
                     return Ok(Flow::Yield);
                 }
             }
             Op::ToGeneric { window, dst, a } => {
                 let base = window_base(*window);
-                let out = warp.lanes(*a, grid).map(|a| a.wrapping_add(base));
-                warp.put(*dst, &out, exec);
+                let a = warp.lanes(*a, grid);
+                warp.set(*dst, exec, |lane| a[lane].wrapping_add(base));
             }
             Op::FromGeneric { window, dst, a } => {
                 let base = window_base(*window);
@@ -240,11 +215,11 @@ impl Machine<'_, '_> {
                 }
                 barrier.poll(live);
             }
-            Op::ClusterArrive => {
+            Op::ClusterArrive { relaxed } => {
                 if exec != warp.alive {
                     return Ok(Flow::Wait(State::Gather));
                 }
-                self.state.barrier.arrive(warp)?;
+                self.state.barrier.arrive(warp, *relaxed)?;
                 self.state.barrier.poll(self.state.live_warps);
             }
             Op::ClusterWait => {
@@ -265,6 +240,12 @@ impl Machine<'_, '_> {
             }
             Op::Fence(FenceKind::MbarrierInit) => {
                 self.state.init_fences[warp.actor] = warp.epoch();
+                // Nobody relies on it for other data.
+                warp.released.copy_from_slice(&warp.clock);
+                warp.advance();
+            }
+            Op::Fence(FenceKind::Cluster) => {
+                warp.released.copy_from_slice(&warp.clock);
                 warp.advance();
             }
             Op::Fence(FenceKind::Ordinary) => {}
@@ -277,6 +258,9 @@ impl Machine<'_, '_> {
             }
             Op::MoveMatrix { dst, a } => return self.move_matrix(warp, *dst, *a, exec),
             Op::Mma(mma) => return self.mma(warp, mma, exec),
+            Op::Product(product) => return self.product(warp, product, exec),
+            Op::WmmaLoad(load) => return self.wmma_load(warp, &load.0, &load.1, exec, pc),
+            Op::WmmaStore(store) => return self.wmma_store(warp, &store.0, &store.1, exec, pc),
             Op::Wgmma(wgmma) => return self.wgmma(warp, wgmma, exec),
             Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait { .. } => {
                 return self.wgmma_order(warp, &instruction.op, exec);
@@ -292,6 +276,8 @@ impl Machine<'_, '_> {
             Op::CopyAsyncWait { pending } => self.copy_wait(warp, *pending as usize, exec),
             Op::CopyAsyncArrive { barrier, noinc } => self.copy_arrive(warp, *barrier, *noinc, exec)?,
             Op::Mbarrier { window, address, op } => return self.mbarrier(warp, *window, *address, op, exec),
+            Op::MapReplace(op) => self.map_replace(warp, op, exec)?,
+            Op::MapCopy { dst, src } => return self.map_copy(warp, *dst, *src, exec),
             Op::Bulk(bulk) => self.bulk(warp, bulk, exec)?,
             Op::BulkCommit => {
                 for lane in lanes_of(exec) {
@@ -337,18 +323,23 @@ impl Machine<'_, '_> {
         Ok(Flow::Jump(target))
     }
 
-    /// `setmaxnreg`: what the warpgroups of a block have set must fit a multiprocessor, or one waits forever.
+    /// `setmaxnreg`: what the warpgroups of a block have set must fit what the block begins with, or one waits forever ("until
+    /// enough registers are available in the per-CTA-maximum-register-pool"). That is at most what a multiprocessor has for
+    /// the blocks that it must hold, a multiple of 8 for each thread.
     fn set_registers(&mut self, warp: &Warp, count: u32) -> Outcome {
-        /// Registers of a multiprocessor for each thread of a warpgroup.
-        const MOST: u32 = 65_536 / 128;
-        let groups = &mut self.state.ctas[warp.cta].registers;
-        let at = warp.index / 4;
-        groups.resize(groups.len().max(at + 1), 0);
-        groups[at] = count;
+        /// Registers of a multiprocessor.
+        const ALL: u32 = 65_536;
+        let code = self.grid.code;
+        let threads = code.max_threads.unwrap_or(0).max(self.grid.threads_per_block());
+        let each = (ALL / code.blocks_at_once / threads / 8 * 8).min(256);
+        let most = each * self.grid.threads_per_block() / 128;
+        let groups = &mut self.state.ctas[warp.cta].warpgroups;
+        groups[warp.index / 4].registers = Some(count);
+        let groups: Vec<u32> = groups.iter().map(|g| g.registers.unwrap_or(0)).collect();
         let all: u32 = groups.iter().sum();
-        if all > MOST {
+        if all > most {
             let what =
-                format!("setmaxnreg: the warpgroups want {groups:?} registers per thread, {all} of {MOST}");
+                format!("setmaxnreg: the warpgroups want {groups:?} registers per thread, {all} of {most}");
             return Err(Trouble::new(FaultKind::Deadlock, what));
         }
         Ok(())

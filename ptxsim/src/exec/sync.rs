@@ -1,7 +1,8 @@
 //! Barriers of blocks and clusters, and mbarriers.
 
+use super::clock::{Hidden, join};
 use super::shared::Range;
-use super::warp::{Phase, Warp, join};
+use super::warp::{Phase, Warp};
 use crate::fault::{FaultKind, Outcome, Trouble};
 
 /// One of the 16 barriers of a block.
@@ -93,7 +94,7 @@ impl Barrier {
     /// A warp leaves the completed barrier.
     pub fn leave(&mut self, warp: &mut Warp) {
         self.leaving = self.leaving.saturating_sub(1);
-        join(&mut warp.clock, &self.done);
+        warp.acquire(&self.done);
         warp.synchronize(warp.alive);
     }
 }
@@ -105,12 +106,15 @@ pub struct ClusterBarrier {
     pub generation: u64,
     pending: Vec<u32>,
     done: Vec<u32>,
+    /// What arrivals publish of that: relaxed ones what a fence did before them.
+    pending_visible: Vec<u32>,
+    visible: Vec<u32>,
     /// Generation that each warp arrived in.
     pub arrivals: Vec<Option<u64>>,
 }
 
 impl ClusterBarrier {
-    pub fn arrive(&mut self, warp: &mut Warp) -> Outcome {
+    pub fn arrive(&mut self, warp: &mut Warp, relaxed: bool) -> Outcome {
         self.arrivals.resize(self.arrivals.len().max(warp.actor + 1), None);
         if self.arrivals[warp.actor].replace(self.generation).is_some() {
             let what = "barrier.cluster.arrive twice without a wait between";
@@ -119,8 +123,17 @@ impl ClusterBarrier {
         self.arrived += 1;
         self.pending.resize(warp.clock.len(), 0);
         join(&mut self.pending, &warp.clock);
+        self.pending_visible.resize(warp.clock.len(), 0);
+        join(&mut self.pending_visible, if relaxed { &warp.released } else { &warp.clock });
         warp.advance();
         Ok(())
+    }
+
+    /// A warp exits: nobody waits for it, whether it had arrived or not.
+    pub fn exit(&mut self, warp: &Warp) {
+        if self.arrivals.get(warp.actor).is_some_and(|arrival| *arrival == Some(self.generation)) {
+            self.arrived -= 1;
+        }
     }
 
     pub fn poll(&mut self, live_warps: usize) {
@@ -128,6 +141,7 @@ impl ClusterBarrier {
             self.arrived = 0;
             self.generation += 1;
             self.done = std::mem::take(&mut self.pending);
+            self.visible = std::mem::take(&mut self.pending_visible);
         }
     }
 
@@ -135,7 +149,18 @@ impl ClusterBarrier {
         if let Some(arrival) = self.arrivals.get_mut(warp.actor) {
             *arrival = None;
         }
-        join(&mut warp.clock, &self.done);
+        // What the warp has acquired otherwise stays seen.
+        let seen = self.visible.iter().zip(&warp.clock).map(|(visible, known)| *visible.max(known));
+        let all = seen.zip(&self.done).enumerate();
+        let unseen: Vec<Hidden> = all
+            .filter(|(actor, (seen, until))| *actor != warp.actor && seen < *until)
+            .map(|(actor, (after, until))| Hidden { actor, after, until: *until })
+            .collect();
+        match unseen.is_empty() {
+            true => warp.acquire(&self.done),
+            false => join(&mut warp.clock, &self.done),
+        }
+        warp.hidden.extend(unseen);
         warp.synchronize(warp.alive);
     }
 }
@@ -226,15 +251,15 @@ impl Mbarrier {
         Ok(())
     }
 
-    /// `bytes` have arrived.
-    pub fn complete(&mut self, bytes: u32) -> Outcome {
+    /// `bytes` have arrived, written with `epoch` of this mbarrier's actor; 0 is for none.
+    pub fn complete(&mut self, bytes: u32, epoch: u32) -> Outcome {
         self.tx -= i64::from(bytes);
         if self.tx < -MOST_TX {
             let what = format!("{} more bytes arrived at an mbarrier than it expects", -self.tx);
             return Err(Trouble::new(FaultKind::BarrierMismatch, what));
         }
         if let Some(seen) = self.arriving.get_mut(self.actor) {
-            *seen = (*seen).max(self.epoch);
+            *seen = (*seen).max(epoch);
         }
         self.poll();
         Ok(())
@@ -258,7 +283,7 @@ impl Mbarrier {
 
     /// A warp has seen the phase complete: what its own lanes did before they arrived, too.
     pub fn observe(&self, warp: &mut Warp) {
-        join(&mut warp.clock, &self.done);
+        warp.acquire(&self.done);
         let own = self.done.get(warp.actor).copied().unwrap_or(0);
         // Its arrivals have advanced the epoch since.
         warp.full_sync = warp.full_sync.max(own + 1);

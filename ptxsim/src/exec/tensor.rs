@@ -1,13 +1,13 @@
 //! Matrix instructions. Fragment layouts as in the PTX ISA, "Matrix Fragments"; `g` is the lane's group
 //! (lane / 4), `t` its place in the group (lane % 4).
 
-use super::access::Site;
+use super::access::{Site, bytes_of};
+use super::accumulate::Product;
 use super::machine::{Flow, Machine};
 use super::warp::{State, Warp};
-use crate::decode::convert::{small, tf32};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::float::{self, BF16, E4M3, E5M2, F16, Rounding};
-use crate::ir::{Address, Lanes, Mma, MmaType, Src, Window};
+use crate::float::{self, BF16, E4M3, E5M2, F16, Rounding, small, tf32};
+use crate::ir::{Address, Lanes, Mma, MmaType, NAN32, Src, Window};
 
 /// Value of element `i` of a register.
 fn element(ty: MmaType, bits: u64, i: usize) -> f32 {
@@ -85,11 +85,9 @@ impl Machine<'_, '_> {
     fn count_matrix(&mut self, rows: &[u32], pc: usize) {
         // Each matrix is one pass of eight rows of 16 bytes.
         for rows in rows.chunks(8) {
-            let mut offsets = [None; 32];
-            for (place, row) in offsets.iter_mut().zip(rows) {
-                *place = Some(*row);
-            }
-            self.banks(&offsets, 16, pc);
+            let mut offsets = [0; 32];
+            offsets[..rows.len()].copy_from_slice(rows);
+            self.banks(&offsets, 0xff, 16, pc);
         }
     }
 
@@ -110,6 +108,8 @@ impl Machine<'_, '_> {
         self.count_matrix(&rows[..8 * dst.len()], pc);
         for (matrix, register) in dst.iter().enumerate() {
             let mut halves = [[0u16; 8]; 8];
+            // Bits that nothing has written.
+            let mut undefined = [[0u16; 8]; 8];
             for (r, half_row) in halves.iter_mut().enumerate() {
                 let (lane, offset) = (8 * matrix + r, rows[8 * matrix + r]);
                 let who = warp.who(lane, warp.cta, false);
@@ -118,18 +118,20 @@ impl Machine<'_, '_> {
                 memory.reading(offset, 16, &who).map_err(|t| t.by(lane))?;
                 for (c, half) in half_row.iter_mut().enumerate() {
                     *half = memory.peek(offset + 2 * c as u32, 2) as u16;
+                    undefined[r][c] = memory.undefined(offset + 2 * c as u32, 2) as u16;
                 }
             }
-            let out: Lanes = std::array::from_fn(|lane| {
-                let (g, t) = (lane / 4, 2 * (lane % 4));
-                let pair = if transpose {
-                    (halves[t][g], halves[t + 1][g])
-                } else {
-                    (halves[g][t], halves[g][t + 1])
-                };
-                u64::from(pair.0) | u64::from(pair.1) << 16
-            });
-            warp.put(*register, &out, exec);
+            let spread = |m: &[[u16; 8]; 8]| -> Lanes {
+                std::array::from_fn(|lane| {
+                    let (g, t) = (lane / 4, 2 * (lane % 4));
+                    let pair = if transpose { (m[t][g], m[t + 1][g]) } else { (m[g][t], m[g][t + 1]) };
+                    u64::from(pair.0) | u64::from(pair.1) << 16
+                })
+            };
+            warp.put(*register, &spread(&halves), exec);
+            if undefined != [[0; 8]; 8] || !warp.undefined.is_empty() {
+                self.loaded_undefined(warp, *register, &spread(&undefined), exec, pc);
+            }
         }
         Ok(Flow::Next)
     }
@@ -151,17 +153,24 @@ impl Machine<'_, '_> {
         self.count_matrix(&rows[..8 * src.len()], pc);
         for (matrix, register) in src.iter().enumerate() {
             let value = warp.lanes(*register, self.grid);
+            let undefined = warp.undefined.bits(*register).copied();
             for r in 0..8 {
                 let (lane, offset) = (8 * matrix + r, rows[8 * matrix + r]);
                 let who = warp.who(lane, warp.cta, false);
                 let memory = &mut self.state.ctas[warp.cta].shared;
                 memory.check(offset, 16).map_err(|t| t.by(lane))?;
-                memory.writing(offset, 16, &who, false).map_err(|t| t.by(lane))?;
-                for c in 0..8 {
-                    // Element (row, column) of the matrix lies with lane 4 row + column / 2.
+                // Element (row, column) of the matrix lies with lane 4 row + column / 2.
+                let half = |of: &Lanes, c: usize| {
                     let (row, column) = if transpose { (c, r) } else { (r, c) };
-                    let half = value[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
-                    memory.poke(offset + 2 * c as u32, 2, half);
+                    of[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff
+                };
+                let same = (0..8).all(|c| memory.peek(offset + 2 * c as u32, 2) == half(&value, c));
+                memory.writing(offset, 16, &who, same).map_err(|t| t.by(lane))?;
+                for c in 0..8 {
+                    let at = offset + 2 * c as u32;
+                    memory.poke(at, 2, half(&value, c));
+                    bytes_of(undefined.as_ref().map_or(0, |bits| half(bits, c)))
+                        .for_each(|i| memory.hollow(at + i));
                 }
             }
         }
@@ -193,7 +202,7 @@ impl Machine<'_, '_> {
         let (mut a, mut b) = ([0f32; 16 * 32], [0f32; 8 * 32]);
         let registers = |list: &[Src]| {
             let mut held = [[0; 32]; 4];
-            list.iter().zip(&mut held).for_each(|(src, lanes)| warp.fetch(*src, self.grid, lanes));
+            list.iter().zip(&mut held).for_each(|(src, lanes)| *lanes = warp.lanes(*src, self.grid));
             held
         };
         rows_of_a(mma.a_type, &registers(&mma.a)[..mma.a.len()], k, &mut a);
@@ -212,14 +221,7 @@ impl Machine<'_, '_> {
         if !integer {
             accumulators(mma.half_accumulate, &c[..mma.c.len()], 8, &mut d);
         }
-        // Products are exact in f32; their sum is rounded at each step, as tensor cores' order is free.
-        for (row, out) in d.chunks_exact_mut(8).enumerate() {
-            for (x, b) in a[row * k..row * k + k].iter().zip(b.chunks_exact(8)) {
-                for (y, b) in out.iter_mut().zip(b) {
-                    *y += x * b;
-                }
-            }
-        }
+        self.grid.multiply(mma.a_type, Product { n: 8, k, a: &a[..16 * k], b: &b[..8 * k], d: &mut d });
         let results = pack(mma.half_accumulate, integer, 8, &d, &c);
         for (register, lanes) in mma.d.iter().zip(&results) {
             warp.put(*register, lanes, exec);
@@ -267,6 +269,8 @@ pub fn pack(half: bool, integer: bool, stride: usize, tile: &[f32], c: &[Lanes])
             let value = tile[row * stride + column];
             *bits = match integer {
                 true => (value as i32).wrapping_add(c[r][lane] as i32) as u32,
+                // The host's NaN is of either sign.
+                false if value.is_nan() => NAN32,
                 false => value.to_bits(),
             }
             .into();

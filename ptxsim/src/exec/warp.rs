@@ -1,9 +1,11 @@
 //! A warp: its registers, and its threads in groups that share a program counter.
 
-use super::copies::LaneCopies;
+use super::clock::{Hidden, join};
 use super::grid::{Grid, Place};
-use super::wgmma::WgmmaState;
-use crate::ir::{Lanes, PredicateSrc, Special, Src, WARP};
+use super::pending::{LaneCopies, WgmmaState};
+use super::undefined::Undefined;
+pub use crate::ir::lanes_of;
+use crate::ir::{Alu, CompareFn, FixFn, Lanes, PredicateSrc, Special, Src, WARP};
 
 /// Generic addresses of shared memory: the block's rank in the cluster from bit 24 on.
 pub const SHARED_WINDOW: u64 = 0x0100_0000_0000_0000;
@@ -34,6 +36,17 @@ pub enum State {
         offset: u32,
         phase: Phase,
     },
+    /// For all warps of the warpgroup to have committed so many groups of products.
+    Products {
+        groups: u64,
+    },
+}
+
+impl State {
+    /// Whether the instruction that waits runs again when the wait is over.
+    pub fn repeats(&self) -> bool {
+        matches!(self, State::Gather | State::Mbarrier { .. } | State::Products { .. })
+    }
 }
 
 /// Which phase an mbarrier wait is for.
@@ -62,11 +75,17 @@ pub struct Warp {
     pub groups: Vec<Group>,
     pub registers: Vec<Lanes>,
     pub predicates: Vec<u32>,
+    /// What of them nothing has written.
+    pub undefined: Undefined,
     pub carry: u32,
     pub local: Vec<u8>,
     pub local_written: Vec<bool>,
     /// Epochs seen of each warp of the cluster, of its mbarriers, and of the launch before (the last).
     pub clock: Vec<u32>,
+    /// What was seen at the last fence that publishes it to other blocks.
+    pub released: Vec<u32>,
+    /// Writes that others did before a relaxed arrival that this warp has waited for.
+    pub hidden: Vec<Hidden>,
     pub full_sync: u32,
     pub pair_sync: Option<Box<[[u32; 32]; 32]>>,
     /// The clock at the last `fence.proxy.async`.
@@ -89,7 +108,7 @@ impl Warp {
             Src::Special(special) => self.special(special, lane, grid),
             Src::Shared(offset) => {
                 let offset =
-                    if offset == crate::decode::DYNAMIC { grid.code.dynamic_shared_offset } else { offset };
+                    if offset == crate::ir::DYNAMIC { grid.code.dynamic_shared_offset } else { offset };
                 u64::from(offset) | (self.cta as u64) << RANK_SHIFT
             }
             Src::Local(offset) => offset.into(),
@@ -101,33 +120,96 @@ impl Warp {
     }
 
     /// All lanes of a source.
-    pub fn fetch(&self, src: Src, grid: &Grid<'_>, into: &mut Lanes) {
+    #[inline]
+    pub fn lanes(&self, src: Src, grid: &Grid<'_>) -> Lanes {
         match src {
-            Src::Register(index) => *into = self.registers[index as usize],
-            Src::Immediate(value) => *into = [value; WARP],
-            other => {
-                for (lane, value) in into.iter_mut().enumerate() {
-                    *value = self.scalar(other, lane, grid);
-                }
-            }
+            Src::Register(index) => self.registers[index as usize],
+            Src::Immediate(value) => [value; WARP],
+            other => std::array::from_fn(|lane| self.scalar(other, lane, grid)),
         }
     }
 
-    pub fn lanes(&self, src: Src, grid: &Grid<'_>) -> Lanes {
-        let mut out = [0; WARP];
-        self.fetch(src, grid, &mut out);
-        out
+    /// All lanes of a source; `held` keeps those of a constant.
+    pub fn view<'r>(&'r self, src: Src, grid: &Grid<'_>, held: &'r mut Option<Lanes>) -> &'r Lanes {
+        match src {
+            Src::Register(index) => &self.registers[index as usize],
+            Src::Immediate(value) => held.insert([value; WARP]),
+            other => held.insert(self.lanes(other, grid)),
+        }
+    }
+
+    /// Runs a function of registers where they lie.
+    pub fn compute(&mut self, alu: &Alu, grid: &Grid<'_>, exec: u32) {
+        self.change(alu.dst, &alu.src, alu.pre, grid, exec, |sources, out| {
+            (alu.f)(grid.arch, &sources, out);
+            alu.post.iter().for_each(|post| post(out));
+        });
+    }
+
+    /// Changes a register by a function of sources, which has `pre` done to each; `f` sees them where they lie.
+    pub fn change<const N: usize>(
+        &mut self,
+        dst: u32,
+        src: &[Src; N],
+        pre: Option<FixFn>,
+        grid: &Grid<'_>,
+        exec: u32,
+        f: impl FnOnce([&Lanes; N], &mut Lanes),
+    ) {
+        const NONE: Lanes = [0; WARP];
+        let at = dst as usize;
+        let mut held = [None; N];
+        for (held, src) in held.iter_mut().zip(src) {
+            match src {
+                Src::Register(index) if *index != dst && pre.is_none() => {}
+                Src::Immediate(0) => {}
+                Src::Immediate(value) if pre.is_none() => *held = Some([*value; WARP]),
+                src => {
+                    let lanes = held.insert(self.lanes(*src, grid));
+                    pre.iter().for_each(|pre| pre(lanes));
+                }
+            }
+        }
+        let before = if exec == u32::MAX { None } else { Some(self.registers[at]) };
+        let (below, rest) = self.registers.split_at_mut(at);
+        let Some((out, above)) = rest.split_first_mut() else { return };
+        let sources = std::array::from_fn(|i| match (&held[i], src[i]) {
+            (Some(lanes), _) => lanes,
+            (None, Src::Register(index)) if index < dst => &below[index as usize],
+            (None, Src::Register(index)) => &above[index as usize - at - 1],
+            (None, _) => &NONE,
+        });
+        f(sources, out);
+        if let Some(before) = before {
+            lanes_of(!exec).for_each(|lane| out[lane] = before[lane]);
+        }
+    }
+
+    /// The lanes for which a comparison holds.
+    pub fn compare(&self, f: CompareFn, pre: Option<FixFn>, a: Src, b: Src, grid: &Grid<'_>) -> u32 {
+        let Some(pre) = pre else {
+            let (mut held_a, mut held_b) = (None, None);
+            return f(grid.arch, self.view(a, grid, &mut held_a), self.view(b, grid, &mut held_b));
+        };
+        let (mut a, mut b) = (self.lanes(a, grid), self.lanes(b, grid));
+        pre(&mut a);
+        pre(&mut b);
+        f(grid.arch, &a, &b)
     }
 
     /// Writes the lanes of `mask`.
     pub fn put(&mut self, dst: u32, value: &Lanes, mask: u32) {
+        self.set(dst, mask, |lane| value[lane]);
+    }
+
+    /// Writes a function of the lane to the lanes of `mask`.
+    #[inline]
+    pub fn set(&mut self, dst: u32, mask: u32, f: impl Fn(usize) -> u64) {
         let register = &mut self.registers[dst as usize];
         if mask == u32::MAX {
-            *register = *value;
+            register.iter_mut().enumerate().for_each(|(lane, out)| *out = f(lane));
         } else {
-            for lane in lanes_of(mask) {
-                register[lane] = value[lane];
-            }
+            lanes_of(mask).for_each(|lane| register[lane] = f(lane));
         }
     }
 
@@ -171,6 +253,7 @@ impl Warp {
             Special::LanemaskGt => u64::from(!((2u64 << lane) - 1) as u32),
             // Time does not pass evenly here; it only never goes back.
             Special::Clock | Special::GlobalTimer => grid.now(),
+            Special::ClockHigh | Special::GlobalTimerHigh => grid.now() >> 32,
             Special::DynamicSharedBytes => grid.config.dynamic_shared_bytes.into(),
             Special::TotalSharedBytes => grid.shared_bytes.into(),
         }
@@ -208,6 +291,12 @@ impl Warp {
         self.clock.last().is_some_and(|launch| *launch != 0)
     }
 
+    /// Acquires all that `from` knows.
+    pub fn acquire(&mut self, from: &[u32]) {
+        join(&mut self.clock, from);
+        self.hidden.retain(|h| from.get(h.actor).is_none_or(|seen| *seen < h.until));
+    }
+
     /// Marks a publication: what was done so far has the old epoch.
     pub fn advance(&mut self) {
         if let Some(own) = self.clock.get_mut(self.actor) {
@@ -241,23 +330,4 @@ impl Warp {
             }
         }
     }
-}
-
-/// `seen` learns all that `from` knows.
-pub fn join(seen: &mut [u32], from: &[u32]) {
-    for (a, b) in seen.iter_mut().zip(from) {
-        *a = (*a).max(*b);
-    }
-}
-
-/// The lanes of a mask, in order.
-pub fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
-    let mut rest = mask;
-    std::iter::from_fn(move || {
-        (rest != 0).then(|| {
-            let lane = rest.trailing_zeros() as usize;
-            rest &= rest - 1;
-            lane
-        })
-    })
 }

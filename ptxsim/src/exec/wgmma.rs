@@ -1,102 +1,50 @@
 //! `wgmma`: products of a warpgroup, operands from shared memory by descriptor.
 
-use std::collections::VecDeque;
-
+use super::accumulate::Product;
 use super::machine::{Flow, Machine};
+use super::pending::WARPS;
 use super::shared::{Range, swizzle};
-use super::tensor::{accumulators, elements, pack, rows_of_a, whole};
+use super::tensor::{accumulators, elements, pack, place_of, rows_of_a, whole};
 use super::warp::{State, Warp};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::ir::{Class, Instr, Lanes, MmaType, Op, ScaleD, Src, Wgmma, uses};
+use crate::ir::{Lanes, MmaType, Op, ScaleD, Src, WARP, Wgmma, uses};
 
-/// A warp's matrix products that are not waited for.
+/// Rows of A and columns of B of which nothing has written a part: so are they of the product.
 #[derive(Default)]
-pub struct WgmmaState {
-    /// By register: whether they still write it.
-    busy: Vec<bool>,
-    /// Whether they write any.
-    pub pending: bool,
-    /// By register: whether an ordinary instruction used it since the last `wgmma.fence`.
-    touched: Vec<bool>,
-    fenced: bool,
-    /// Shared memory that the open group reads.
-    reads: Vec<Range>,
-    open: Vec<u32>,
-    groups: VecDeque<(Vec<u32>, Vec<Range>)>,
+struct Unknown {
+    rows: Vec<usize>,
+    columns: Vec<usize>,
 }
 
-impl WgmmaState {
-    fn start(&mut self, d: &[u32]) {
-        self.open.extend(d);
-        self.mark();
-    }
-
-    /// An ordinary instruction uses fragments. A move is none, but hands on that its source was used.
-    pub fn touch(&mut self, instruction: &Instr) {
-        let mut used = Vec::new();
-        if instruction.class == Class::Move {
-            let (from, to) = uses::moved(&instruction.op);
-            if from.into_iter().any(|r| self.is_touched(r)) {
-                used = to;
+impl Unknown {
+    fn spread(&self, warp: &mut Warp, op: &Wgmma, accumulates: bool, exec: u32) {
+        if self.rows.is_empty() && self.columns.is_empty() && warp.undefined.is_empty() {
+            return;
+        }
+        let per_tile = if op.half_accumulate { 2 } else { 4 };
+        for (at, register) in op.d.iter().enumerate() {
+            let held = warp.undefined.bits(Src::Register(*register)).filter(|_| accumulates).copied();
+            let mut bits = held.unwrap_or([0; WARP]);
+            for (lane, bits) in bits.iter_mut().enumerate() {
+                let r = at % per_tile;
+                let (row, column) = place_of(if op.half_accumulate { 2 * r } else { r }, lane);
+                let column = at / per_tile * 8 + column;
+                let both = op.half_accumulate && self.columns.contains(&(column + 1));
+                if self.rows.contains(&row) || self.columns.contains(&column) || both {
+                    *bits = u64::from(u32::MAX);
+                }
             }
-        } else {
-            uses::registers(&instruction.op, &mut |r| used.push(r));
-        }
-        for register in used {
-            let at = register as usize;
-            self.touched.resize(self.touched.len().max(at + 1), false);
-            self.touched[at] = true;
+            warp.undefined.set(*register, &bits, exec);
         }
     }
+}
 
-    fn is_touched(&self, register: u32) -> bool {
-        self.touched.get(register as usize).is_some_and(|touched| *touched)
-    }
-
-    fn fence(&mut self) {
-        self.touched.fill(false);
-        self.fenced = true;
-    }
-
-    /// Whether `wgmma.fence` lies between the ordinary uses of a product's fragments and the product.
-    fn is_fenced(&self, op: &Wgmma) -> bool {
-        let mut sound = self.fenced;
-        uses::fragments(op, &mut |r| sound &= !self.is_touched(r));
-        sound
-    }
-
-    fn writes(&self, register: u32) -> bool {
-        self.busy.get(register as usize).is_some_and(|busy| *busy)
-    }
-
-    fn mark(&mut self) {
-        let all = self.groups.iter().flat_map(|(d, _)| d).chain(&self.open);
-        self.pending = false;
-        self.busy.fill(false);
-        for register in all {
-            self.pending = true;
-            let at = *register as usize;
-            if at >= self.busy.len() {
-                self.busy.resize(at + 1, false);
-            }
-            self.busy[at] = true;
-        }
-    }
-
-    fn commit(&mut self) {
-        self.groups.push_back((std::mem::take(&mut self.open), std::mem::take(&mut self.reads)));
-    }
-
-    /// Completes all but the latest `pending` groups; what they read.
-    fn wait(&mut self, pending: usize) -> Vec<Range> {
-        let mut done = Vec::new();
-        while self.groups.len() > pending {
-            if let Some((_, reads)) = self.groups.pop_front() {
-                done.extend(reads);
-            }
-        }
-        self.mark();
-        done
+/// Adds 16 bytes to what is read, to the latest part where they lie beside it.
+fn note(reads: &mut Vec<Range>, offset: u32) {
+    match reads.last_mut() {
+        Some(last) if last.offset + last.bytes == offset => last.bytes += 16,
+        Some(last) if offset + 16 == last.offset => (last.offset, last.bytes) = (offset, last.bytes + 16),
+        _ => reads.push(Range { offset, bytes: 16 }),
     }
 }
 
@@ -113,28 +61,35 @@ impl Machine<'_, '_> {
             return Ok(Flow::Wait(State::Gather));
         }
         whole(exec)?;
-        if self.grid.options.check_asynchronous && !warp.wgmma.is_fenced(op) {
+        if self.grid.options.checks.wgmma_registers && !warp.wgmma.is_fenced(op) {
             let what = "wgmma uses registers that were used before it, without wgmma.fence between";
             return Err(Trouble::new(FaultKind::ProxyFence, what));
         }
         let (n, k) = (op.n, op.k);
-        let quarter = warp.index % 4;
+        let quarter = warp.index % WARPS;
+        let mut unknown = Unknown::default();
         let mut a = vec![0f32; 16 * k];
         if let [descriptor] = op.a.as_ref() {
             let layout =
                 MatrixLayout::decode(warp.scalar(*descriptor, 0, self.grid), op.a_type, op.transpose_a)?;
             // Each warp multiplies 16 of the 64 rows.
             let rows = 16 * quarter..16 * quarter + 16;
-            self.operand(warp, &layout, op.a_type, rows, k, Steps { row: k, column: 1 }, &mut a)?;
+            unknown.rows =
+                self.operand(warp, &layout, op.a_type, rows, k, Steps { row: k, column: 1 }, &mut a)?;
         } else {
             let registers: Vec<Lanes> = op.a.iter().map(|s| warp.lanes(*s, self.grid)).collect();
             self.reads_in_flight(warp, &op.a)?;
             rows_of_a(op.a_type, &registers, k, &mut a);
+            for (r, bits) in op.a.iter().enumerate().filter_map(|(r, s)| Some((r, warp.undefined.bits(*s)?)))
+            {
+                unknown.rows.extend((0..WARP).filter(|l| bits[*l] != 0).map(|l| l / 4 + 8 * (r & 1)));
+            }
         }
         // Columns of B side by side, which lets the compiler use wide registers.
         let mut b = vec![0f32; n * k];
         let layout = MatrixLayout::decode(warp.scalar(op.b, 0, self.grid), op.b_type, op.transpose_b)?;
-        self.operand(warp, &layout, op.b_type, 0..n, k, Steps { row: 1, column: n }, &mut b)?;
+        unknown.columns =
+            self.operand(warp, &layout, op.b_type, 0..n, k, Steps { row: 1, column: n }, &mut b)?;
         if op.negate_a != op.negate_b {
             a.iter_mut().for_each(|x| *x = -*x);
         }
@@ -158,13 +113,7 @@ impl Machine<'_, '_> {
                 accumulators(op.half_accumulate, &c, n, &mut d[tile * 8..]);
             }
         }
-        for (row, out) in d.chunks_exact_mut(n).enumerate() {
-            for (x, b) in a[row * k..row * k + k].iter().zip(b.chunks_exact(n)) {
-                for (y, b) in out.iter_mut().zip(b) {
-                    *y += x * b;
-                }
-            }
-        }
+        self.grid.multiply(op.a_type, Product { n, k, a: &a, b: &b, d: &mut d });
         for (tile, registers) in op.d.chunks_exact(per_tile).enumerate() {
             let held = |r: &u32| if accumulates { warp.registers[*r as usize] } else { [0; 32] };
             let c: Vec<Lanes> = if integer { registers.iter().map(held).collect() } else { Vec::new() };
@@ -173,13 +122,14 @@ impl Machine<'_, '_> {
                 warp.put(*register, lanes, exec);
             }
         }
+        unknown.spread(warp, op, accumulates, exec);
         warp.wgmma.start(&op.d);
-        self.state.ctas[warp.cta].products[warp.index] += 1;
+        self.state.ctas[warp.cta].warpgroups[warp.index / WARPS].products[quarter] += 1;
         self.tally.total.tensor_flops += 2 * (16 * n * k) as u64;
         Ok(Flow::Next)
     }
 
-    /// Reads rows of an operand, `k` columns.
+    /// Reads rows of an operand, `k` columns; those of which nothing has written a part.
     #[allow(clippy::too_many_arguments, reason = "the operand's own parts")]
     fn operand(
         &mut self,
@@ -190,7 +140,7 @@ impl Machine<'_, '_> {
         k: usize,
         steps: Steps,
         into: &mut [f32],
-    ) -> Outcome {
+    ) -> Outcome<Vec<usize>> {
         let size = ty.bits() / 8;
         // 16 bytes at a time: along K, or along the rows when those are contiguous.
         let chunk = 16 / size;
@@ -200,13 +150,17 @@ impl Machine<'_, '_> {
         let fences = &self.state.fences;
         let fenced = |actor: usize, epoch: u32| warp.fenced(fences, actor, epoch);
         let memory = &mut self.state.ctas[warp.cta].shared;
-        let (mut sound, mut reads) = (None, Vec::with_capacity(rows.len() * k / chunk));
+        let mut unknown = Vec::new();
+        let (mut sound, mut reads) = (None, Vec::new());
         for row in rows.clone().step_by(mn_step) {
             for column in (0..k).step_by(k_step) {
                 let offset = layout.address(row, column, size);
                 memory.check(offset, 16)?;
                 memory.proxy_reading(offset, 16, &who, fenced, &mut sound)?;
-                reads.push(Range { offset, bytes: 16 });
+                note(&mut reads, offset);
+                if (0..4).any(|w| memory.undefined(offset + 4 * w, 4) != 0) {
+                    unknown.extend(row - rows.start..row - rows.start + mn_step);
+                }
                 let words = [0, 4, 8, 12].map(|at| memory.peek(offset + at, 4));
                 let first = (row - rows.start) * steps.row + column * steps.column;
                 for (w, word) in words.into_iter().enumerate() {
@@ -216,7 +170,7 @@ impl Machine<'_, '_> {
             }
         }
         warp.wgmma.reads.extend(reads);
-        Ok(())
+        Ok(unknown)
     }
 
     /// `wgmma.fence`, `.commit_group`, `.wait_group`.
@@ -224,11 +178,27 @@ impl Machine<'_, '_> {
         if exec != warp.alive {
             return Ok(Flow::Wait(State::Gather));
         }
+        let group = &mut self.state.ctas[warp.cta].warpgroups[warp.index / WARPS];
+        let own = warp.index % WARPS;
         match op {
             Op::WgmmaFence => warp.wgmma.fence(),
-            Op::WgmmaCommit => warp.wgmma.commit(),
+            Op::WgmmaCommit => group.commit(own, warp.wgmma.commit()),
             Op::WgmmaWait { pending } => {
-                for range in warp.wgmma.wait(*pending as usize) {
+                let groups = group.committed[own].saturating_sub(u64::from(*pending));
+                if let Some(late) = group.behind(groups) {
+                    if !group.gone[late] {
+                        return Ok(Flow::Wait(State::Products { groups }));
+                    }
+                    let what = format!(
+                        "wgmma.wait_group for {groups} groups, of which warp {late} of the warpgroup has committed {}: \
+                         all four take part in each",
+                        group.committed[late]
+                    );
+                    return Err(Trouble::new(FaultKind::Divergence, what));
+                }
+                let read = group.complete(groups);
+                warp.wgmma.wait(*pending as usize);
+                for range in read {
                     self.state.ctas[warp.cta].shared.proxy_read(range.offset, range.bytes);
                 }
             }
@@ -239,7 +209,7 @@ impl Machine<'_, '_> {
 
     fn reads_in_flight(&self, warp: &Warp, sources: &[Src]) -> Outcome {
         let busy = |s: &&Src| matches!(s, Src::Register(r) if warp.wgmma.writes(*r));
-        if self.grid.options.check_asynchronous && sources.iter().any(|s| busy(&s)) {
+        if self.grid.options.checks.wgmma_registers && sources.iter().any(|s| busy(&s)) {
             let what = "a wgmma reads fragments of A from registers that a wgmma not waited for still writes";
             return Err(Trouble::new(FaultKind::AsyncPending, what));
         }
@@ -267,6 +237,8 @@ struct MatrixLayout {
     stride: u32,
     /// Bytes of a row of a swizzle atom; 16 without swizzle.
     width: u32,
+    /// Where the swizzle's repeating pattern starts, modulo 1024: the base offset's 128-byte rows.
+    pattern: u32,
     transpose: bool,
 }
 
@@ -285,12 +257,16 @@ impl MatrixLayout {
                 "only 16-bit operands can be transposed",
             ));
         }
-        if descriptor >> 49 & 7 != 0 {
-            let what =
-                "a matrix descriptor with a base offset is not supported: align tiles to their swizzle";
+        let base_offset = (descriptor >> 49 & 7) as u32;
+        if base_offset != 0 && width == 16 {
+            let what = format!(
+                "a matrix descriptor without swizzle has base offset {base_offset}, allowed is 0: it says where a \
+                 swizzle's pattern starts"
+            );
             return Err(Trouble::new(FaultKind::IllegalInstruction, what));
         }
-        Ok(Self { start: field(0), leading: field(16), stride: field(32), width, transpose })
+        let (start, leading, stride) = (field(0), field(16), field(32));
+        Ok(Self { start, leading, stride, width, pattern: base_offset << 7, transpose })
     }
 
     /// Shared address of element (row of M or N, k), with its swizzle.
@@ -309,6 +285,7 @@ impl MatrixLayout {
         } else {
             row % 8 * width + row / 8 * stride + k * size
         };
-        swizzle(self.start + linear, width)
+        let in_pattern = (self.start + linear).wrapping_sub(self.pattern);
+        swizzle(in_pattern, width).wrapping_add(self.pattern)
     }
 }

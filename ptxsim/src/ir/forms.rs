@@ -1,12 +1,37 @@
 //! The parts of operations: functions, windows, element types, and the forms of matrix products and copies.
 
+use pulp::Arch;
+
 use super::{Lanes, PredicateSrc, Src};
 
-pub type AluFn = fn(&[Lanes; 4], &mut Lanes);
+/// By the host's vector instructions: sources to result.
+pub type AluFn = fn(Arch, &[&Lanes; 4], &mut Lanes);
 pub type FixFn = fn(&mut Lanes);
-pub type CompareFn = fn(&Lanes, &Lanes) -> u32;
+pub type CompareFn = fn(Arch, &Lanes, &Lanes) -> u32;
 /// `(a, b, c, carry in) -> (result, carry out)`
 pub type CarryFn = fn(u64, u64, u64, u64) -> (u64, u64);
+
+/// A register as a function of the first `count` sources; `pre` is done to each of them, `post` to the result.
+#[derive(Debug, Clone)]
+pub struct Alu {
+    pub f: AluFn,
+    pub dst: u32,
+    pub src: [Src; 4],
+    pub count: u8,
+    pub pre: Option<FixFn>,
+    pub post: Option<FixFn>,
+}
+
+/// What the registers of an f32 function hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operands {
+    Plain,
+    /// Two f32 each.
+    Pair,
+    /// All sources but the last an f16.
+    F16,
+    Bf16,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Logic {
@@ -146,6 +171,71 @@ pub struct Mma {
     pub c: Box<[Src]>,
 }
 
+/// What a [`Product`] multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    F64,
+    /// Sums of s32 that wrap, or end at its limits.
+    Integer {
+        a: MmaType,
+        b: MmaType,
+        saturate: bool,
+    },
+    Float(MmaType),
+}
+
+impl Products {
+    /// Bits of a multiplicand.
+    pub fn bits(self) -> usize {
+        match self {
+            Self::F64 => 64,
+            Self::Integer { .. } => 8,
+            Self::Float(ty) => ty.bits(),
+        }
+    }
+}
+
+/// How registers hold matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fragments {
+    /// As the ISA lays them out for `mma`.
+    Mma,
+    /// As `wmma.load` does.
+    Wmma { a_by_column: bool, b_by_column: bool },
+}
+
+/// `wmma.mma`, and the `mma.sync` that [`Mma`] is not for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Product {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub products: Products,
+    pub fragments: Fragments,
+    /// C holds f16 pairs.
+    pub half_c: bool,
+    pub half_d: bool,
+    pub d: Box<[u32]>,
+    pub a: Box<[Src]>,
+    pub b: Box<[Src]>,
+    pub c: Box<[Src]>,
+}
+
+/// The memory of `wmma.load` and `wmma.store`: `lines` of `length` neighbours.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WmmaTransfer {
+    pub window: Window,
+    pub address: Address,
+    /// Elements from line to line; `length` without.
+    pub stride: Option<Src>,
+    pub lines: usize,
+    pub length: usize,
+    pub element_bytes: u32,
+    /// The fragment's order is across the lines.
+    pub across: bool,
+    pub fragment_bytes: u64,
+}
+
 /// `wgmma.mma_async` m64nNk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wgmma {
@@ -213,7 +303,7 @@ pub struct BulkReduction {
     pub element: Element,
 }
 
-/// `cp.async.bulk*` other than group bookkeeping, and `st.async`.
+/// `cp.async.bulk*` other than group bookkeeping, `st.async` and `red.async`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Bulk {
     /// Global (or shared of the own block) to shared of the cluster.
@@ -230,6 +320,13 @@ pub enum Bulk {
         dst: Address,
         src: Box<[Src]>,
         bytes: u8,
+        barrier: Address,
+    },
+    /// `red.async`
+    Reduce {
+        dst: Address,
+        value: Src,
+        reduction: BulkReduction,
         barrier: Address,
     },
     ToGlobal {
@@ -253,10 +350,53 @@ pub enum Bulk {
     },
 }
 
+/// A field of a tensor map, with its dimension where it has one for each; strides begin with the second dimension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapField {
+    Address,
+    /// Less one.
+    Rank,
+    Box(u8),
+    Dimension(u8),
+    Stride(u8),
+    Step(u8),
+    DataType,
+    Interleave,
+    Swizzle,
+    Atomicity,
+    Fill,
+}
+
+impl MapField {
+    /// The largest value of a field that takes constants only (PTX ISA 9.7.9.26, table 33). Sub-byte types, swizzles of
+    /// 96 bytes and atomicities other than 16 bytes are not there.
+    pub fn most(self) -> Option<u64> {
+        match self {
+            Self::DataType => Some(12),
+            Self::Interleave => Some(2),
+            Self::Swizzle => Some(3),
+            Self::Atomicity => Some(0),
+            Self::Fill => Some(1),
+            _ => None,
+        }
+    }
+}
+
+/// `tensormap.replace`
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MapReplace {
+    pub window: Window,
+    pub address: Address,
+    pub field: MapField,
+    pub value: Src,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FenceKind {
-    /// Orders generic accesses only; nothing to track.
+    /// Nothing to track.
     Ordinary,
+    /// Publishes what was written to other blocks: scope `.cluster` or wider.
+    Cluster,
     /// `fence.proxy.async`: generic accesses before asynchronous ones.
     ProxyAsync,
     /// `fence.mbarrier_init`

@@ -1,11 +1,17 @@
 //! The compact form that a kernel is decoded to, once, and executed from.
 
+mod convert;
 mod forms;
+mod lanewise;
 mod op;
 pub mod uses;
+mod value;
 
+pub use convert::{Conversion, Kind};
 pub use forms::*;
+pub use lanewise::{Single, lanemask, lanes_of, lanewise};
 pub use op::Op;
+pub use value::{NAN32, Value};
 
 use crate::ptx::Space;
 
@@ -29,6 +35,9 @@ pub enum Src {
     /// Address of a module variable (its number) and an offset.
     Global(u32, i64),
 }
+
+/// Stands in [`Src::Shared`] for the start of dynamic shared memory, known at the launch.
+pub const DYNAMIC: u32 = u32::MAX;
 
 /// A predicate source and whether it is negated; `None` is constant true.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,7 +71,9 @@ pub enum Special {
     LanemaskGe,
     LanemaskGt,
     Clock,
+    ClockHigh,
     GlobalTimer,
+    GlobalTimerHigh,
     DynamicSharedBytes,
     TotalSharedBytes,
 }
@@ -140,6 +151,8 @@ pub struct Code {
     pub dynamic_shared_offset: u32,
     pub local_bytes: u32,
     pub max_threads: Option<u32>,
+    /// Blocks that a multiprocessor must hold at once.
+    pub blocks_at_once: u32,
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
 }

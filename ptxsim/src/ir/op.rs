@@ -1,21 +1,33 @@
 //! What an instruction does.
 
 use super::{
-    Address, AluFn, AtomicOp, BarrierReduction, Bulk, CarryFn, CompareFn, Element, FenceKind, FixFn,
-    LocalCopy, Logic, MbarrierOp, Mma, PredicateSrc, ShuffleMode, Src, VoteMode, Wgmma, Window,
+    Address, Alu, AluFn, AtomicOp, BarrierReduction, Bulk, CarryFn, CompareFn, Conversion, Element,
+    FenceKind, FixFn, LocalCopy, Logic, MapReplace, MbarrierOp, Mma, Operands, PredicateSrc, Product,
+    ShuffleMode, Src, VoteMode, Wgmma, Window, WmmaTransfer,
 };
-use crate::decode::convert::Conversion;
 
 #[derive(Debug, Clone)]
 pub enum Op {
     Nop,
-    Alu {
+    Alu(Alu),
+    /// The same with operands of another form.
+    AluOf {
+        form: Operands,
+        alu: Alu,
+    },
+    /// `lop3.BoolOp`: whether the result is not zero too, combined with a predicate.
+    AluTest {
         f: AluFn,
-        dst: u32,
-        src: [Src; 4],
-        count: u8,
-        pre: Option<FixFn>,
-        post: Option<FixFn>,
+        dst: Option<u32>,
+        predicate: Option<u32>,
+        src: Box<[Src; 4]>,
+        logic: Logic,
+        with: PredicateSrc,
+    },
+    /// Several registers at once.
+    Moves {
+        dst: Box<[Option<u32>]>,
+        src: Box<[Src]>,
     },
     Carry {
         f: CarryFn,
@@ -52,15 +64,17 @@ pub enum Op {
         high: Option<u32>,
         a: Src,
         b: Src,
+        pre: Option<FixFn>,
         combine: Option<(Logic, PredicateSrc)>,
     },
-    /// `set`: all ones (or 1.0) where true.
+    /// `set`: all ones (or 1.0) where true, of each half for pairs.
     Set {
         f: CompareFn,
         dst: u32,
         a: Src,
         b: Src,
         truth: u64,
+        pair: bool,
         pre: Option<FixFn>,
         combine: Option<(Logic, PredicateSrc)>,
     },
@@ -100,7 +114,8 @@ pub enum Op {
         address: Address,
         op: AtomicOp,
         element: Element,
-        dst: Option<u32>,
+        /// None of a reduction.
+        dst: Box<[Option<u32>]>,
         b: Box<[Src]>,
         c: Src,
     },
@@ -169,7 +184,10 @@ pub enum Op {
         waits: bool,
         reduce: Option<BarrierReduction>,
     },
-    ClusterArrive,
+    /// `relaxed`: what was written before it is not published.
+    ClusterArrive {
+        relaxed: bool,
+    },
     ClusterWait,
     WarpSync {
         mask: Src,
@@ -230,6 +248,9 @@ pub enum Op {
         a: Src,
     },
     Mma(Box<Mma>),
+    Product(Box<Product>),
+    WmmaLoad(Box<(WmmaTransfer, Box<[u32]>)>),
+    WmmaStore(Box<(WmmaTransfer, Box<[Src]>)>),
     Wgmma(Box<Wgmma>),
     WgmmaFence,
     WgmmaCommit,
@@ -257,6 +278,12 @@ pub enum Op {
         op: MbarrierOp,
     },
     Bulk(Box<Bulk>),
+    MapReplace(Box<MapReplace>),
+    /// `tensormap.cp_fenceproxy`
+    MapCopy {
+        dst: Address,
+        src: Address,
+    },
     BulkCommit,
     BulkWait {
         pending: u32,

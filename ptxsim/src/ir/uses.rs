@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use crate::ir::{Address, Bulk, Class, Instr, MbarrierOp, Op, Src, Wgmma};
+use crate::ir::{
+    Address, Alu, Bulk, Class, Instr, MbarrierOp, Op, PredicateSrc, ScaleD, Src, VoteMode, Wgmma,
+};
 
 /// Calls `f` with the registers of a product's fragments: accumulators, and A if it comes from registers.
 pub fn fragments(op: &Wgmma, f: &mut dyn FnMut(u32)) {
@@ -20,9 +22,10 @@ pub fn moved(op: &Op) -> (Vec<u32>, Vec<u32>) {
         sources.iter().filter_map(|s| if let Src::Register(r) = s { Some(*r) } else { None }).collect()
     };
     match op {
-        Op::Alu { dst, src, count, .. } => (registers(&src[..usize::from(*count)]), vec![*dst]),
+        Op::Alu(Alu { dst, src, count, .. }) => (registers(&src[..usize::from(*count)]), vec![*dst]),
         Op::Select { dst, a, b, .. } => (registers(&[*a, *b]), vec![*dst]),
         Op::Pack { dst, parts, .. } => (registers(parts), vec![*dst]),
+        Op::Moves { dst, src } => (registers(src), dst.iter().flatten().copied().collect()),
         Op::Unpack { dst, src, .. } => (registers(&[*src]), dst.iter().flatten().copied().collect()),
         _ => (Vec::new(), Vec::new()),
     }
@@ -60,6 +63,80 @@ pub fn mark_fragments(instructions: &mut [Instr]) {
     }
 }
 
+/// Calls `f` with every predicate of `op`.
+pub fn predicates(op: &Op, f: &mut dyn FnMut(u32)) {
+    match op {
+        Op::Compare { dst, complement, combine, .. } => {
+            dst.iter().chain(complement).for_each(|p| f(*p));
+            combine.iter().for_each(|(_, p)| p.index.iter().for_each(|p| f(*p)));
+        }
+        Op::ComparePair { low, high, combine, .. } => {
+            low.iter().chain(high).for_each(|p| f(*p));
+            combine.iter().for_each(|(_, p)| p.index.iter().for_each(|p| f(*p)));
+        }
+        Op::Set { combine: Some((_, p)), .. } | Op::Select { predicate: p, .. } => {
+            p.index.iter().for_each(|p| f(*p));
+        }
+        Op::AluTest { predicate, with, .. } => predicate.iter().chain(&with.index).for_each(|p| f(*p)),
+        Op::PredicateLogic { dst, a, b, .. } => {
+            f(*dst);
+            a.index.iter().chain(&b.index).for_each(|p| f(*p));
+        }
+        Op::Vote { mode, dst, value, .. } => {
+            if *mode != VoteMode::Ballot {
+                f(*dst);
+            }
+            value.index.iter().for_each(|p| f(*p));
+        }
+        Op::Shuffle { predicate: Some(p), .. }
+        | Op::Match { predicate: Some(p), .. }
+        | Op::Elect { predicate: p, .. }
+        | Op::IsWindow { dst: p, .. }
+        | Op::Mbarrier { op: MbarrierOp::Wait { done: p, .. }, .. } => f(*p),
+        Op::Barrier { reduce: Some(reduce), .. } if reduce.logic.is_some() => f(reduce.dst),
+        _ => {}
+    }
+    predicate_sources(op, &mut |p| p.index.iter().for_each(|p| f(*p)));
+}
+
+/// Calls `f` with every predicate that decides what `op` does to more than registers.
+pub fn predicate_sources(op: &Op, f: &mut dyn FnMut(PredicateSrc)) {
+    match op {
+        Op::Barrier { reduce: Some(reduce), .. } => f(reduce.value),
+        Op::CopyAsync { ignore: Some(p), .. } => f(*p),
+        Op::Wgmma(op) => {
+            if let ScaleD::Predicate(p) = op.scale_d {
+                f(p);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Calls `f` with the registers that `op`, which changes more than registers, reads.
+pub fn sources(op: &Op, f: &mut dyn FnMut(u32)) {
+    let mut results = Vec::new();
+    match op {
+        Op::Load { dst, .. } => results.extend(dst.iter().flatten()),
+        Op::LoadMatrix { dst, .. } => results.extend(dst.iter()),
+        Op::WmmaLoad(load) => results.extend(load.1.iter()),
+        Op::Atomic { dst, .. } => results.extend(dst.iter().flatten()),
+        Op::Elect { dst: Some(dst), .. }
+        | Op::ActiveMask { dst }
+        | Op::MapShared { dst, .. }
+        | Op::SharedRank { dst, .. } => results.push(*dst),
+        Op::Mbarrier { op: MbarrierOp::Arrive { state: Some(dst), .. }, .. }
+        | Op::Mbarrier { op: MbarrierOp::PendingCount { dst, .. }, .. } => results.push(*dst),
+        Op::Barrier { reduce: Some(reduce), .. } if reduce.logic.is_none() => results.push(reduce.dst),
+        _ => {}
+    }
+    registers(op, &mut |r| {
+        if !results.contains(&r) {
+            f(r);
+        }
+    });
+}
+
 /// Calls `f` with every value register of `op`.
 pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
     let src = |s: &Src, f: &mut dyn FnMut(u32)| {
@@ -73,9 +150,18 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
         }
     };
     match op {
-        Op::Alu { dst, src: sources, count, .. } => {
+        Op::Alu(Alu { dst, src: sources, count, .. })
+        | Op::AluOf { alu: Alu { dst, src: sources, count, .. }, .. } => {
             f(*dst);
             sources.iter().take(usize::from(*count)).for_each(|s| src(s, f));
+        }
+        Op::AluTest { dst, src: sources, .. } => {
+            dst.iter().for_each(|d| f(*d));
+            sources.iter().for_each(|s| src(s, f));
+        }
+        Op::Moves { dst, src: sources } => {
+            dst.iter().flatten().for_each(|d| f(*d));
+            sources.iter().for_each(|s| src(s, f));
         }
         Op::Carry { dst, src: sources, .. } => {
             f(*dst);
@@ -108,7 +194,7 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
         }
         Op::Atomic { address: a, dst, b, c, .. } => {
             address(a, f);
-            dst.iter().for_each(|d| f(*d));
+            dst.iter().flatten().for_each(|d| f(*d));
             b.iter().for_each(|s| src(s, f));
             src(c, f);
         }
@@ -144,7 +230,7 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
             [a, b, c, mask].into_iter().for_each(|s| src(s, f));
         }
         Op::Vote { mode, dst, mask, .. } => {
-            if *mode == crate::ir::VoteMode::Ballot {
+            if *mode == VoteMode::Ballot {
                 f(*dst);
             }
             src(mask, f);
@@ -162,6 +248,19 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
             mma.d.iter().for_each(|d| f(*d));
             mma.a.iter().chain(&mma.b).chain(&mma.c).for_each(|s| src(s, f));
         }
+        Op::Product(product) => {
+            product.d.iter().for_each(|d| f(*d));
+            product.a.iter().chain(&product.b).chain(&product.c).for_each(|s| src(s, f));
+        }
+        Op::WmmaLoad(load) => {
+            address(&load.0.address, f);
+            load.0.stride.iter().for_each(|s| src(s, f));
+            load.1.iter().for_each(|d| f(*d));
+        }
+        Op::WmmaStore(store) => {
+            address(&store.0.address, f);
+            store.0.stride.iter().chain(&store.1).for_each(|s| src(s, f));
+        }
         Op::Wgmma(wgmma) => {
             wgmma.d.iter().for_each(|d| f(*d));
             wgmma.a.iter().chain([&wgmma.b]).for_each(|s| src(s, f));
@@ -172,6 +271,11 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
             src_bytes.iter().for_each(|s| src(s, f));
         }
         Op::CopyAsyncArrive { barrier, .. } => address(barrier, f),
+        Op::MapReplace(op) => {
+            address(&op.address, f);
+            src(&op.value, f);
+        }
+        Op::MapCopy { dst, src: s } => [dst, s].into_iter().for_each(|a| address(a, f)),
         Op::Mbarrier { address: a, op, .. } => {
             address(a, f);
             match op {
@@ -201,6 +305,10 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
                 [dst, barrier].into_iter().for_each(|a| address(a, f));
                 values.iter().for_each(|s| src(s, f));
             }
+            Bulk::Reduce { dst, value, barrier, .. } => {
+                [dst, barrier].into_iter().for_each(|a| address(a, f));
+                src(value, f);
+            }
             Bulk::ToGlobal { dst, src: s, bytes, .. } => {
                 address(dst, f);
                 address(s, f);
@@ -227,7 +335,7 @@ pub fn registers(op: &Op, f: &mut dyn FnMut(u32)) {
         | Op::AssertFail { .. }
         | Op::Sleep
         | Op::SetRegisters { .. }
-        | Op::ClusterArrive
+        | Op::ClusterArrive { .. }
         | Op::ClusterWait
         | Op::Fence(_)
         | Op::LaunchWait

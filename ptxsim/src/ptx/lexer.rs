@@ -2,11 +2,13 @@
 
 use super::SyntaxError;
 
-/// A word, a string or a punctuation mark, and the line it stands in (from 1).
+/// A word, a string or a punctuation mark, and where it stands (lines count from 1).
 #[derive(Debug, Clone, Copy)]
 pub struct Token<'a> {
     pub text: &'a str,
     pub line: u32,
+    /// Where it starts in the text.
+    pub at: usize,
 }
 
 /// Words (`ld.global.v4.f32`, `%tid.x`, `0f3F800000`), whole strings, single punctuation marks.
@@ -47,6 +49,8 @@ pub fn tokens(text: &str) -> Result<Vec<Token<'_>>, SyntaxError> {
             byte if is_word(byte) => {
                 loop {
                     match bytes.get(at) {
+                        // `.reg.b32` is two directives without a space, as CUDA's own headers write them.
+                        Some(b'.') if byte == b'.' && at > start => break,
                         Some(byte) if is_word(*byte) => at += 1,
                         // `shared::cta` is one word, `label:` is not.
                         Some(b':') if bytes.get(at + 1) == Some(&b':') => at += 2,
@@ -59,7 +63,7 @@ pub fn tokens(text: &str) -> Result<Vec<Token<'_>>, SyntaxError> {
         }
         // Only ASCII was stepped over, so both ends are character boundaries, except within strings.
         let text = text.get(start..at).ok_or_else(|| SyntaxError::new(here, "text is not PTX"))?;
-        found.push(Token { text, line: here });
+        found.push(Token { text, line: here, at: start });
     }
     Ok(found)
 }

@@ -1,9 +1,16 @@
 //! The front end: PTX text to a syntax tree, with registers resolved.
 
+mod excerpt;
 mod lexer;
+mod literal;
 mod operand;
 mod parser;
 
+use std::ops::Range;
+
+pub use excerpt::excerpt;
+pub(crate) use lexer::tokens;
+pub(crate) use literal::integer;
 pub use parser::parse;
 
 /// Bits of a type, without its dot; 1 of a predicate, 0 of what is no type.
@@ -94,6 +101,8 @@ pub struct Instruction {
     pub opcode: String,
     pub operands: Vec<Operand>,
     pub line: u32,
+    /// Its part of the text, from the guard to the semicolon.
+    pub text: Range<usize>,
     /// Block of the function it stands in; labels are looked up from there outwards.
     pub scope: u32,
 }
@@ -123,6 +132,8 @@ pub struct Function {
     pub registers: u32,
     pub predicates: u32,
     pub max_threads: Option<u32>,
+    /// `.minnctapersm`
+    pub blocks_at_once: Option<u32>,
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
 }
@@ -137,5 +148,7 @@ pub struct Module {
     /// The target is architecture- or family-specific (`sm_90a`).
     pub specific: bool,
     pub functions: Vec<Function>,
+    /// Other names of functions.
+    pub aliases: Vec<(String, String)>,
     pub variables: Vec<Variable>,
 }

@@ -1,7 +1,8 @@
 //! Instructions and their operands.
 
-use super::parser::{Parser, Result, Scope};
-use super::{Function, Instruction, Operand, Register, Statement, SyntaxError};
+use super::literal::{integer, literal};
+use super::parser::{Parser, Result, Scope, lookup};
+use super::{Function, Instruction, Operand, Statement, SyntaxError};
 
 /// Deepest nesting of operands; real ones have three levels.
 const MOST_DEPTH: u32 = 8;
@@ -13,7 +14,7 @@ impl Parser<'_> {
         scopes: &[Scope],
         guard: Option<(u32, bool)>,
         opcode: &str,
-        line: u32,
+        start: (u32, usize),
     ) -> Result<()> {
         let mut operands = Vec::new();
         if !self.accept(";") {
@@ -26,7 +27,9 @@ impl Parser<'_> {
             }
         }
         let scope = scopes.last().map_or(0, |scope| scope.number);
-        let instruction = Instruction { guard, opcode: opcode.to_owned(), operands, line, scope };
+        let (line, from) = start;
+        let text = from..self.end();
+        let instruction = Instruction { guard, opcode: opcode.to_owned(), operands, line, text, scope };
         function.statements.push(Statement::Instruction(instruction));
         Ok(())
     }
@@ -103,6 +106,10 @@ impl Parser<'_> {
                 }
             }
         };
+        // 9.7.9.8, of a load: the address is the same in all threads.
+        if matches!(first, Operand::Address(..)) {
+            self.accept(".unified");
+        }
         if self.accept("|") {
             return Ok(Operand::Pair(Box::new(first), Box::new(self.operand(scopes)?)));
         }
@@ -118,46 +125,5 @@ impl Parser<'_> {
             };
         }
         Ok(first)
-    }
-}
-
-pub fn lookup(scopes: &[Scope], name: &str) -> Option<Register> {
-    scopes.iter().rev().find_map(|scope| scope.registers.get(name)).copied()
-}
-
-pub fn integer(word: &str) -> Option<u64> {
-    let digits = word.strip_suffix('U').unwrap_or(word);
-    if !digits.starts_with(|c: char| c.is_ascii_digit()) {
-        return None;
-    }
-    if let Some(hex) = digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
-        return u64::from_str_radix(hex, 16).ok();
-    }
-    if let Some(binary) = digits.strip_prefix("0b").or(digits.strip_prefix("0B")) {
-        return u64::from_str_radix(binary, 2).ok();
-    }
-    if digits.len() > 1 && digits.starts_with('0') && !digits.contains('.') {
-        return u64::from_str_radix(&digits[1..], 8).ok();
-    }
-    digits.parse().ok()
-}
-
-/// `0f` and `0d` literals and decimal fractions.
-fn literal(word: &str) -> Option<Operand> {
-    match word.get(..2) {
-        Some("0f" | "0F") => u32::from_str_radix(&word[2..], 16).ok().map(Operand::F32),
-        Some("0d" | "0D") => u64::from_str_radix(&word[2..], 16).ok().map(Operand::F64),
-        _ if word.starts_with(|c: char| c.is_ascii_digit()) => {
-            word.parse::<f64>().ok().map(|x| Operand::F64(x.to_bits()))
-        }
-        _ => None,
-    }
-}
-
-pub fn literal_bits(word: &str) -> Option<u64> {
-    match literal(word)? {
-        Operand::F32(bits) => Some(bits.into()),
-        Operand::F64(bits) => Some(bits),
-        _ => None,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::lexer::{Token, tokens};
-use super::operand::{integer, literal_bits, lookup};
+use super::literal::{integer, literal_bits};
 use super::{Function, Module, Register, Space, Statement, SyntaxError, Variable};
 
 /// Largest variable: more is a damaged text.
@@ -55,9 +55,16 @@ pub fn parse(text: &str) -> Result<Module> {
             ".file" | ".loc" => parser.skip_line(line),
             ".section" => {
                 parser.next()?;
-                parser.skip_block()?;
+                parser.skip_block("{", "}")?;
             }
-            ".alias" | ".pragma" => while parser.next()? != ";" {},
+            // 11.2.3: `.alias name, function;`
+            ".alias" => {
+                let name = parser.next()?.to_owned();
+                parser.expect(",")?;
+                module.aliases.push((name, parser.next()?.to_owned()));
+                parser.expect(";")?;
+            }
+            ".pragma" => while parser.next()? != ";" {},
             ";" => {}
             other => {
                 return Err(SyntaxError::new(line, format!("unexpected `{other}` outside of a function")));
@@ -92,6 +99,11 @@ impl Scope {
     }
 }
 
+/// What a name stands for, in the innermost block that has it.
+pub fn lookup(scopes: &[Scope], name: &str) -> Option<Register> {
+    scopes.iter().rev().find_map(|scope| scope.registers.get(name)).copied()
+}
+
 impl<'a> Parser<'a> {
     pub fn peek(&self) -> Option<&'a str> {
         self.tokens.get(self.at).map(|t| t.text)
@@ -99,6 +111,11 @@ impl<'a> Parser<'a> {
 
     pub fn line(&self) -> u32 {
         self.tokens.get(self.at).or(self.tokens.last()).map_or(1, |t| t.line)
+    }
+
+    /// Where the token that was read last ends in the text.
+    pub fn end(&self) -> usize {
+        self.at.checked_sub(1).and_then(|at| self.tokens.get(at)).map_or(0, |t| t.at + t.text.len())
     }
 
     pub fn next(&mut self) -> Result<&'a str> {
@@ -127,13 +144,13 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn skip_block(&mut self) -> Result<()> {
-        self.expect("{")?;
+    fn skip_block(&mut self, open: &str, close: &str) -> Result<()> {
+        self.expect(open)?;
         let mut depth = 1;
         while depth > 0 {
             match self.next()? {
-                "{" => depth += 1,
-                "}" => depth -= 1,
+                word if word == open => depth += 1,
+                word if word == close => depth -= 1,
                 _ => {}
             }
         }
@@ -182,12 +199,18 @@ impl<'a> Parser<'a> {
     /// `[.align n] .type name[dimensions]` after the state space; returns a scalar's bytes too.
     fn declaration(&mut self, space: Space) -> Result<(Variable, usize)> {
         let (mut align, mut element, mut vector) = (0, 0, 1);
+        let mut pointer = false;
         loop {
             let line = self.line();
             match self.next()? {
+                // "Kernel Function Parameter Attribute: .ptr": this one is of what the parameter points to.
+                ".align" if pointer => {
+                    self.count()?;
+                }
                 ".align" => align = self.count()?,
-                ".ptr" | ".global" | ".const" | ".shared" | ".local" => {}
-                ".attribute" => while self.next()? != ")" {},
+                ".ptr" => pointer = true,
+                ".global" | ".const" | ".shared" | ".local" => {}
+                ".attribute" => self.skip_block("(", ")")?,
                 ".v2" => vector = 2,
                 ".v4" => vector = 4,
                 word if word.starts_with('.') => {
@@ -267,6 +290,9 @@ impl<'a> Parser<'a> {
 
     fn function(&mut self, is_kernel: bool, line: u32) -> Result<Function> {
         let mut function = Function { is_kernel, line, ..Function::default() };
+        if self.accept(".attribute") {
+            self.skip_block("(", ")")?;
+        }
         if !is_kernel {
             function.returns = self.parameters()?;
         }
@@ -287,7 +313,12 @@ impl<'a> Parser<'a> {
                     function.max_threads = Some(n.iter().fold(1, |a, b| a.saturating_mul(*b)));
                 }
                 ".reqnctapercluster" => function.cluster = Some(self.counts()?),
-                ".minnctapersm" | ".maxnctapersm" | ".maxnreg" | ".maxclusterrank" => {
+                ".minnctapersm" => function.blocks_at_once = Some(self.counts()?[0].max(1)),
+                ".maxnctapersm"
+                | ".maxnreg"
+                | ".maxclusterrank"
+                | ".abi_preserve"
+                | ".abi_preserve_control" => {
                     self.counts()?;
                 }
                 ".explicitcluster" | ".noreturn" | ".blocksareclusters" => {}
@@ -312,6 +343,7 @@ impl<'a> Parser<'a> {
 
     fn statement(&mut self, function: &mut Function, scopes: &mut Vec<Scope>) -> Result<()> {
         let line = self.line();
+        let start = (line, self.tokens.get(self.at).map_or(0, |t| t.at));
         let word = self.next()?;
         match word {
             "{" => Scope::open(function, scopes),
@@ -362,10 +394,10 @@ impl<'a> Parser<'a> {
                     return Err(SyntaxError::new(line, format!("`{name}` is not a declared predicate")));
                 };
                 let opcode = self.next()?;
-                self.instruction(function, scopes, Some((guard, negated)), opcode, line)?;
+                self.instruction(function, scopes, Some((guard, negated)), opcode, start)?;
             }
             opcode if opcode.starts_with(|c: char| c.is_ascii_alphabetic()) => {
-                self.instruction(function, scopes, None, opcode, line)?;
+                self.instruction(function, scopes, None, opcode, start)?;
             }
             other => return Err(SyntaxError::new(line, format!("unexpected `{other}` in a body"))),
         }

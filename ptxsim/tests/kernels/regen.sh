@@ -5,4 +5,5 @@ cd "$(dirname "$0")"
 NVCC=${NVCC:-nvcc}
 "$NVCC" -ptx -arch=compute_80 basic.cu -o basic.ptx
 "$NVCC" -ptx -arch=compute_80 tensor80.cu -o tensor80.ptx
+"$NVCC" -ptx -arch=compute_80 wmma.cu -o wmma.ptx
 "$NVCC" -ptx -arch=compute_90a tensor90.cu -o tensor90.ptx

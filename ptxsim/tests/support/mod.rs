@@ -3,8 +3,9 @@
 
 pub mod fragments;
 pub mod kernel;
+pub mod rows;
 
-use ptxsim::{Card, Counters, Fault, GlobalMemory, LaunchConfig, LaunchError, Module, Options};
+use ptxsim::{Card, Checks, Counters, Fault, GlobalMemory, LaunchConfig, LaunchError, Module, Options};
 
 pub struct Gpu {
     pub memory: GlobalMemory,
@@ -37,7 +38,7 @@ impl Gpu {
         let card = Card::by_name(card).unwrap();
         let memory = GlobalMemory::new(card.memory_bytes);
         let module = Module::load(ptx, card, &memory).unwrap_or_else(|e| panic!("{e}"));
-        Self { memory, module, options: Options::default() }
+        Self { memory, module, options: Options { checks: Checks::ALL, ..Options::default() } }
     }
 
     pub fn upload<T: Copy>(&self, data: &[T], bytes: impl Fn(T) -> Vec<u8>) -> u64 {

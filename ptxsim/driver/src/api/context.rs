@@ -3,18 +3,36 @@
 use crate::guard::driver_api;
 use crate::host;
 use crate::schedule::{Goal, wait};
-use crate::state::{Handle, current, lock};
+use crate::state::{current, lock};
 use crate::status::{Code, Outcome};
+use crate::work::Handle;
 
 /// Limits that a context has by default: number, value.
 const LIMITS: [(i32, usize); 7] =
     [(0, 1024), (1, 1 << 20), (2, 8 << 20), (3, 2), (4, 2048), (5, 128), (6, 0)];
 
-fn create(out: usize, device: i32) -> Outcome {
+/// The flags of a context: how a thread waits (one of 1, 2, 4), mapped host memory, local memory kept, memory operations
+/// that synchronise. Here all of them hold anyway, or change nothing that a program can tell.
+fn check_flags(flags: u32) -> Outcome {
+    const CORE_DUMPS: u32 = 0x60;
+    if flags & !0xff != 0 || (flags & 7).count_ones() > 1 {
+        return Err(Code::INVALID_VALUE.because(format!(
+            "context flags {flags:#x}, allowed: one of 1, 2, 4, with any of 0x8, 0x10, 0x20, 0x40, 0x80"
+        )));
+    }
+    if flags & CORE_DUMPS != 0 {
+        return Err(Code::NOT_SUPPORTED.because(format!("context flags {flags:#x}: there are no core dumps")));
+    }
+    Ok(())
+}
+
+fn create(out: usize, flags: u32, device: i32) -> Outcome {
+    check_flags(flags)?;
     let card = super::device::get(device)?.ordinal;
     let mut driver = lock();
     let handle = driver.handle();
     host::write(out, handle)?;
+    driver.context_flags.insert(handle, flags);
     driver.cards[card].contexts.push(handle);
     current(|stack| stack.push(handle));
     Ok(())
@@ -94,24 +112,41 @@ driver_api! {
 
     fn cuDevicePrimaryCtxGetState(device: i32, flags: usize, active: usize) {
         let ordinal = super::device::get(device)?.ordinal;
-        host::write(flags, 0u32)?;
-        host::write(active, i32::from(lock().cards[ordinal].primary_references > 0))
+        let driver = lock();
+        let card = &driver.cards[ordinal];
+        host::write(flags, driver.context_flags.get(&card.primary).copied().unwrap_or(0))?;
+        host::write(active, i32::from(card.primary_references > 0))
     }
 
-    fn cuDevicePrimaryCtxSetFlags_v2(device: i32, _flags: u32) {
-        super::device::get(device).map(|_| ())
+    fn cuDevicePrimaryCtxSetFlags_v2(device: i32, flags: u32) {
+        let ordinal = super::device::get(device)?.ordinal;
+        check_flags(flags)?;
+        let mut driver = lock();
+        let primary = driver.cards[ordinal].primary;
+        driver.context_flags.insert(primary, flags);
+        Ok(())
     }
 
-    fn cuCtxCreate_v2(context: usize, _flags: u32, device: i32) {
-        create(context, device)
+    fn cuCtxCreate_v2(context: usize, flags: u32, device: i32) {
+        create(context, flags, device)
     }
 
-    fn cuCtxCreate_v3(context: usize, _affinity: usize, _count: i32, _flags: u32, device: i32) {
-        create(context, device)
+    fn cuCtxCreate_v3(context: usize, _affinity: usize, count: i32, flags: u32, device: i32) {
+        if count != 0 {
+            return Err(Code::UNSUPPORTED_EXEC_AFFINITY.because("a context on part of the multiprocessors"));
+        }
+        create(context, flags, device)
     }
 
-    fn cuCtxCreate_v4(context: usize, _parameters: usize, _flags: u32, device: i32) {
-        create(context, device)
+    fn cuCtxCreate_v4(context: usize, parameters: usize, flags: u32, device: i32) {
+        if parameters != 0 {
+            // Execution affinities, their number as an int, a graphics context.
+            let [_, count, graphics] = host::read_array::<usize, 3>(parameters)?;
+            if (count as u32, graphics) != (0, 0) {
+                return Err(Code::NOT_SUPPORTED.because("a context on part of the multiprocessors, or for graphics"));
+            }
+        }
+        create(context, flags, device)
     }
 
     fn cuCtxDestroy_v2(context: usize) {
@@ -155,17 +190,24 @@ driver_api! {
         host::write(device, ordinal as i32)
     }
 
-    fn cuCtxGetApiVersion(_context: usize, version: usize) {
+    fn cuCtxGetApiVersion(context: usize, version: usize) {
+        if context == 0 { lock().context()?; } else { known(context)?; }
         host::write(version, 3020u32)
     }
 
     fn cuCtxGetFlags(flags: usize) {
-        lock().ready()?;
-        host::write(flags, 0u32)
+        let driver = lock();
+        driver.ready()?;
+        host::write(flags, driver.context_flags.get(&driver.context()?).copied().unwrap_or(0))
     }
 
-    fn cuCtxSetFlags(_flags: u32) {
-        lock().ready().map(|_| ())
+    fn cuCtxSetFlags(flags: u32) {
+        check_flags(flags)?;
+        let mut driver = lock();
+        driver.ready()?;
+        let context = driver.context()?;
+        driver.context_flags.insert(context, flags);
+        Ok(())
     }
 
     fn cuCtxSynchronize() {
@@ -201,7 +243,8 @@ driver_api! {
         host::write(config, 0i32)
     }
 
-    fn cuCtxSetCacheConfig(_config: i32) {
+    fn cuCtxSetCacheConfig(config: i32) {
+        super::function::check_cache_config(config)?;
         lock().ready().map(|_| ())
     }
 

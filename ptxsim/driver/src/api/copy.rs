@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::guard::driver_api;
 use crate::host;
-use crate::schedule::{HostRange, Source, Work, relieve, wait};
-use crate::state::{Driver, Handle, lock};
+use crate::schedule::{relieve, wait};
+use crate::state::{Driver, lock};
 use crate::status::{Code, Failure, Outcome};
+use crate::work::{Handle, HostRange, Source, Work};
 
 /// Whether the call returns before the copy has run.
 #[derive(Clone, Copy, PartialEq)]
@@ -97,58 +98,75 @@ fn peer(to: (u64, usize), from: (u64, usize), bytes: usize, stream: usize, mode:
     within(to.0, from.0, bytes, stream, mode)
 }
 
+/// Where an address is, for a copy that is told no kind. Pinned memory is on both sides.
+#[derive(Clone, Copy)]
+enum Side {
+    Device,
+    Pinned,
+    Host,
+}
+
 /// The kind of copy told by the addresses.
 fn any(to: u64, from: u64, bytes: usize, stream: usize, mode: Mode) -> Outcome {
     let driver = lock();
-    let is_device = |address| Ok::<_, Failure>(driver.device_of(address)?.allocation(address).is_some());
-    let ends = (is_device(to)?, is_device(from)?);
+    let side = |address| {
+        let known = driver.device_of(address)?.allocation(address).is_some();
+        Ok::<_, Failure>(match (known, driver.pinned(address as usize, 1)) {
+            (true, None) => Side::Device,
+            (true, Some(_)) => Side::Pinned,
+            (false, _) => Side::Host,
+        })
+    };
+    let ends = (side(to)?, side(from)?);
     drop(driver);
     match ends {
-        (true, true) => within(to, from, bytes, stream, mode),
-        (true, false) => to_device(to, from as usize, bytes, stream, mode),
-        (false, true) => to_host(to as usize, from, bytes, stream, mode),
-        (false, false) => Err(Code::INVALID_VALUE.because("neither address is device memory")),
+        (Side::Device, Side::Device) | (Side::Pinned, Side::Pinned) => within(to, from, bytes, stream, mode),
+        (Side::Device, _) | (Side::Pinned, Side::Host) => to_device(to, from as usize, bytes, stream, mode),
+        (_, Side::Device) | (Side::Host, Side::Pinned) => to_host(to as usize, from, bytes, stream, mode),
+        (Side::Host, Side::Host) => {
+            Err(Code::INVALID_VALUE.because("neither address is device, managed or pinned memory"))
+        }
     }
 }
 
 driver_api! {
-    fn cuMemcpyHtoD_v2(to: u64, from: usize, bytes: usize) {
+    fn cuMemcpyHtoD_v2 as cuMemcpyHtoD_v2_ptds(to: u64, from: usize, bytes: usize) {
         to_device(to, from, bytes, 0, Mode::Blocking)
     }
 
-    fn cuMemcpyDtoH_v2(to: usize, from: u64, bytes: usize) {
+    fn cuMemcpyDtoH_v2 as cuMemcpyDtoH_v2_ptds(to: usize, from: u64, bytes: usize) {
         to_host(to, from, bytes, 0, Mode::Blocking)
     }
 
-    fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) {
+    fn cuMemcpyDtoD_v2 as cuMemcpyDtoD_v2_ptds(to: u64, from: u64, bytes: usize) {
         within(to, from, bytes, 0, Mode::Blocking)
     }
 
-    fn cuMemcpy(to: u64, from: u64, bytes: usize) {
+    fn cuMemcpy as cuMemcpy_ptds(to: u64, from: u64, bytes: usize) {
         any(to, from, bytes, 0, Mode::Blocking)
     }
 
-    fn cuMemcpyHtoDAsync_v2(to: u64, from: usize, bytes: usize, stream: usize) {
+    fn cuMemcpyHtoDAsync_v2 as cuMemcpyHtoDAsync_v2_ptsz(to: u64, from: usize, bytes: usize, stream: usize) {
         to_device(to, from, bytes, stream, Mode::Queued)
     }
 
-    fn cuMemcpyDtoHAsync_v2(to: usize, from: u64, bytes: usize, stream: usize) {
+    fn cuMemcpyDtoHAsync_v2 as cuMemcpyDtoHAsync_v2_ptsz(to: usize, from: u64, bytes: usize, stream: usize) {
         to_host(to, from, bytes, stream, Mode::Queued)
     }
 
-    fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) {
+    fn cuMemcpyDtoDAsync_v2 as cuMemcpyDtoDAsync_v2_ptsz(to: u64, from: u64, bytes: usize, stream: usize) {
         within(to, from, bytes, stream, Mode::Queued)
     }
 
-    fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: usize) {
+    fn cuMemcpyAsync as cuMemcpyAsync_ptsz(to: u64, from: u64, bytes: usize, stream: usize) {
         any(to, from, bytes, stream, Mode::Queued)
     }
 
-    fn cuMemcpyPeer(to: u64, to_context: usize, from: u64, from_context: usize, bytes: usize) {
+    fn cuMemcpyPeer as cuMemcpyPeer_ptds(to: u64, to_context: usize, from: u64, from_context: usize, bytes: usize) {
         peer((to, to_context), (from, from_context), bytes, 0, Mode::Blocking)
     }
 
-    fn cuMemcpyPeerAsync(to: u64, to_context: usize, from: u64, from_context: usize, bytes: usize, stream: usize) {
+    fn cuMemcpyPeerAsync as cuMemcpyPeerAsync_ptsz(to: u64, to_context: usize, from: u64, from_context: usize, bytes: usize, stream: usize) {
         peer((to, to_context), (from, from_context), bytes, stream, Mode::Queued)
     }
 }

@@ -115,9 +115,9 @@ fn attribute_value(device: &Device, attribute: i32) -> Option<u64> {
         // Textures do not exist here; their limits are 0 below.
         30 | 51 => 32,
         33 => device.ordinal as u64,
-        // Overlap, concurrent kernels, unified addresses, priorities, caching, cooperative launches,
-        // registered host memory, stream-ordered pools, preemption.
-        15 | 31 | 41 | 78 | 79 | 80 | 90 | 95 | 99 | 115 => 1,
+        // Overlap, mapped host memory, concurrent kernels, unified addresses, priorities, caching, managed memory, also while
+        // kernels run, preemption, cooperative launches, registered host memory, stream-ordered pools.
+        15 | 19 | 31 | 41 | 78 | 79 | 80 | 83 | 89 | 90 | 95 | 99 | 115 => 1,
         40 => 3,
         75 => u64::from(major),
         76 => u64::from(minor),
@@ -126,7 +126,7 @@ fn attribute_value(device: &Device, attribute: i32) -> Option<u64> {
         106 => u64::from(card.blocks_per_multiprocessor),
         111 => u64::from(RESERVED_SHARED_BYTES),
         120 | 127 => hopper,
-        // What the header has and the simulator lacks: clocks, textures, managed memory, IPC and the rest.
+        // What the header has and the simulator lacks: clocks, textures, IPC and the rest.
         0 | 162.. | i32::MIN..0 => return None,
         _ => 0,
     })

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use super::library::resolve;
 use crate::backend::{Device, Launch, MAX_PARAMETER_BYTES, MAX_THREADS};
 use crate::guard::driver_api;
 use crate::host;
-use crate::schedule::{Work, relieve};
+use crate::schedule::relieve;
 use crate::state::{Function, lock};
 use crate::status::{Code, Outcome};
+use crate::work::Work;
 
 /// Keys of the `extra` array.
 const EXTRA_END: usize = 0;
@@ -60,10 +62,16 @@ impl Request {
                 CLUSTER_DIMENSION => host::read_into(value, &mut request.cluster)?,
                 COOPERATIVE => request.cooperative = host::read::<i32>(value)? != 0,
                 PROGRAMMATIC_STREAM_SERIALIZATION => request.overlaps = host::read::<i32>(value)? != 0,
-                // Hints on caching, priority and scheduling: results do not depend on them.
-                0..=18 => {}
+                // Nothing, and hints on caching, clusters' places, priority, domains, preferred clusters, shared memory and
+                // links: results do not depend on them.
+                0 | 1 | 5 | 8..=11 | 14 | 16 => {}
+                other @ (7 | 12 | 13 | 15 | 17 | 18) => {
+                    return Err(Code::NOT_SUPPORTED.because(format!("launch attribute {other}")));
+                }
                 other => {
-                    return Err(Code::INVALID_VALUE.because(format!("no launch attribute {other}")));
+                    return Err(
+                        Code::INVALID_VALUE.because(format!("launch attribute {other}: there is none"))
+                    );
                 }
             }
         }
@@ -92,7 +100,7 @@ impl Request {
         if threads > most {
             return wrong(format!("{threads} threads per block, allowed are {most}"));
         }
-        let limit = function.dynamic_limit(device);
+        let limit = function.settings.dynamic_limit(facts, device);
         if self.shared_bytes > limit {
             return wrong(format!(
                 "{} bytes of dynamic shared memory, allowed are {limit}; CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES raises it to {} on this card",
@@ -115,7 +123,7 @@ impl Request {
     }
 
     fn cluster(&self, function: &Function, device: &Device) -> Outcome<[u32; 3]> {
-        let asked = [Some(self.cluster), function.facts.cluster, Some(function.required_cluster)];
+        let asked = [Some(self.cluster), function.facts.cluster, Some(function.settings.required_cluster)];
         let Some(cluster) = asked.into_iter().flatten().find(|size| size.iter().any(|n| *n != 0)) else {
             return Ok([1; 3]);
         };
@@ -138,7 +146,7 @@ impl Request {
                 device.architecture() as f32 / 10.0
             )));
         }
-        let most = if function.large_clusters { LARGEST_CLUSTER } else { PORTABLE_CLUSTER };
+        let most = if function.settings.large_clusters { LARGEST_CLUSTER } else { PORTABLE_CLUSTER };
         if size > most {
             return wrong(format!("has {size} blocks, allowed are {most}"));
         }
@@ -208,6 +216,7 @@ fn parameters(function: &Function, values: usize, extra: usize) -> Outcome<Vec<u
 }
 
 fn launch(function: usize, request: &Request, stream: usize, values: usize, extra: usize) -> Outcome {
+    let function = resolve(function)?;
     let mut driver = lock();
     let device = driver.ready()?;
     let stream = driver.own_stream(stream)?;
@@ -235,7 +244,7 @@ fn launch(function: usize, request: &Request, stream: usize, values: usize, extr
 }
 
 driver_api! {
-    fn cuLaunchKernel(
+    fn cuLaunchKernel as cuLaunchKernel_ptsz(
         function: usize, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
         shared_bytes: u32, stream: usize, values: usize, extra: usize,
     ) {
@@ -246,12 +255,12 @@ driver_api! {
         launch(function, &request, stream, values, extra)
     }
 
-    fn cuLaunchKernelEx(config: usize, function: usize, values: usize, extra: usize) {
+    fn cuLaunchKernelEx as cuLaunchKernelEx_ptsz(config: usize, function: usize, values: usize, extra: usize) {
         let (request, stream) = Request::read(config)?;
         launch(function, &request, stream, values, extra)
     }
 
-    fn cuLaunchCooperativeKernel(
+    fn cuLaunchCooperativeKernel as cuLaunchCooperativeKernel_ptsz(
         function: usize, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
         shared_bytes: u32, stream: usize, values: usize,
     ) {

@@ -2,12 +2,15 @@
 
 use crate::guard::driver_api;
 use crate::host;
-use crate::schedule::{Event, Goal, Stream, Work, poll, relieve, wait};
-use crate::state::{Handle, lock};
+use crate::schedule::{Goal, poll, relieve, wait};
+use crate::state::{Driver, lock};
 use crate::status::{Code, Outcome};
+use crate::work::{Event, Handle, Stream, Work};
 
 /// The event flag that forbids timing.
 const NO_TIMING: u32 = 2;
+/// The one that shares it with other processes.
+const INTERPROCESS: u32 = 4;
 
 fn create(out: usize, flags: u32, priority: i32) -> Outcome {
     let mut driver = lock();
@@ -22,10 +25,28 @@ fn create(out: usize, flags: u32, priority: i32) -> Outcome {
     Ok(())
 }
 
-fn record(event: usize, stream: usize) -> Outcome {
+/// The flag that makes a captured record of an event, or a captured wait for one, a node of the graph.
+const EXTERNAL: u32 = 1;
+
+/// Checks the flags of a record or wait on a stream.
+fn check_external(driver: &Driver, stream: Handle, flags: u32) -> Outcome {
+    let capturing = driver.streams.get(&stream).is_some_and(|s| s.capture.is_some());
+    match flags {
+        0 => Ok(()),
+        // CUDA_EVENT_RECORD_EXTERNAL, CUDA_EVENT_WAIT_EXTERNAL: invalid outside of stream capture.
+        EXTERNAL if !capturing => {
+            Err(Code::INVALID_VALUE.because("the external flag, and the stream is not being captured"))
+        }
+        EXTERNAL => Err(Code::NOT_SUPPORTED.because("events as nodes of a graph")),
+        _ => Err(Code::INVALID_VALUE.because(format!("flags {flags:#x}, allowed are 0 and {EXTERNAL}"))),
+    }
+}
+
+fn record(event: usize, stream: usize, flags: u32) -> Outcome {
     let mut driver = lock();
     driver.ready()?;
     let stream = driver.stream_handle(stream)?;
+    check_external(&driver, stream, flags)?;
     driver.record(event as Handle, stream)?;
     drop(driver);
     relieve(stream)
@@ -81,62 +102,58 @@ driver_api! {
         surplus.map_or(Ok(()), wait)
     }
 
-    fn cuStreamGetFlags(stream: usize, flags: usize) {
+    fn cuStreamGetFlags as cuStreamGetFlags_ptsz(stream: usize, flags: usize) {
         let driver = lock();
         driver.ready()?;
         let handle = driver.stream_handle(stream)?;
         host::write(flags, driver.streams[&handle].flags)
     }
 
-    fn cuStreamGetPriority(stream: usize, priority: usize) {
+    fn cuStreamGetPriority as cuStreamGetPriority_ptsz(stream: usize, priority: usize) {
         let driver = lock();
         driver.ready()?;
         let handle = driver.stream_handle(stream)?;
         host::write(priority, driver.streams[&handle].priority)
     }
 
-    fn cuStreamGetId(stream: usize, id: usize) {
+    fn cuStreamGetId as cuStreamGetId_ptsz(stream: usize, id: usize) {
         let driver = lock();
         driver.ready()?;
         host::write(id, driver.stream_handle(stream)?)
     }
 
-    fn cuStreamGetCtx(stream: usize, context: usize) {
+    fn cuStreamGetCtx as cuStreamGetCtx_ptsz(stream: usize, context: usize) {
         let driver = lock();
         driver.ready()?;
         let handle = driver.stream_handle(stream)?;
         host::write(context, driver.context_of(handle)?)
     }
 
-    fn cuStreamSynchronize(stream: usize) {
+    fn cuStreamSynchronize as cuStreamSynchronize_ptsz(stream: usize) {
         let mut driver = lock();
         driver.ready()?;
         let handle = driver.stream_handle(stream)?;
         driver.refuse_capturing(handle)?;
-        let mut goals = vec![driver.goal(handle)];
-        if driver.is_legacy(handle) {
-            let card = driver.streams[&handle].card;
-            let blocking = driver.streams.iter().filter(|(_, s)| s.blocking && s.card == card);
-            goals.extend(blocking.map(|(other, _)| driver.goal(*other)));
-        }
+        let goals = driver.goals(handle);
         drop(driver);
         goals.into_iter().try_for_each(wait)
     }
 
-    fn cuStreamQuery(stream: usize) {
+    fn cuStreamQuery as cuStreamQuery_ptsz(stream: usize) {
         let mut driver = lock();
         driver.ready()?;
         let handle = driver.stream_handle(stream)?;
         driver.refuse_capturing(handle)?;
-        let goal = driver.goal(handle);
+        let goals = driver.goals(handle);
         drop(driver);
-        poll(goal)
+        poll(&goals)
     }
 
-    fn cuStreamWaitEvent(stream: usize, event: usize, _flags: u32) {
+    fn cuStreamWaitEvent as cuStreamWaitEvent_ptsz(stream: usize, event: usize, flags: u32) {
         let mut driver = lock();
         driver.ready()?;
         let stream = driver.stream_handle(stream)?;
+        check_external(&driver, stream, flags)?;
         // cuStreamWaitEvent: the event may be from a different context than the stream.
         let found = driver.event(event)?;
         let (captured, point) = (found.captured.clone(), found.point);
@@ -152,14 +169,7 @@ driver_api! {
         relieve(stream)
     }
 
-    fn cuStreamAttachMemAsync(stream: usize, address: u64, _bytes: usize, _flags: u32) {
-        let driver = lock();
-        driver.ready()?;
-        driver.stream_handle(stream)?;
-        driver.device_of(address)?.check(address, 1)
-    }
-
-    fn cuLaunchHostFunc(stream: usize, function: usize, data: usize) {
+    fn cuLaunchHostFunc as cuLaunchHostFunc_ptsz(stream: usize, function: usize, data: usize) {
         let mut driver = lock();
         driver.ready()?;
         let stream = driver.stream_handle(stream)?;
@@ -177,6 +187,12 @@ driver_api! {
         if flags & !7 != 0 {
             return Err(Code::INVALID_VALUE.because(format!("event flags {flags:#x}, allowed are 0 to 7")));
         }
+        if flags & INTERPROCESS != 0 {
+            return Err(match flags & NO_TIMING {
+                0 => Code::INVALID_VALUE.because("an interprocess event must be made without timing"),
+                _ => Code::NOT_SUPPORTED.because("events of several processes"),
+            });
+        }
         let handle = driver.handle();
         host::write(out, handle)?;
         let context = driver.context()?;
@@ -189,12 +205,12 @@ driver_api! {
             .ok_or_else(|| Code::INVALID_HANDLE.because(format!("{event:#x} is not a live event")))
     }
 
-    fn cuEventRecord(event: usize, stream: usize) {
-        record(event, stream)
+    fn cuEventRecord as cuEventRecord_ptsz(event: usize, stream: usize) {
+        record(event, stream, 0)
     }
 
-    fn cuEventRecordWithFlags(event: usize, stream: usize, _flags: u32) {
-        record(event, stream)
+    fn cuEventRecordWithFlags as cuEventRecordWithFlags_ptsz(event: usize, stream: usize, flags: u32) {
+        record(event, stream, flags)
     }
 
     fn cuEventSynchronize(event: usize) {
@@ -202,7 +218,7 @@ driver_api! {
     }
 
     fn cuEventQuery(event: usize) {
-        event_goal(event)?.map_or(Ok(()), poll)
+        event_goal(event)?.map_or(Ok(()), |goal| poll(&[goal]))
     }
 
     fn cuEventElapsedTime(milliseconds: usize, start: usize, end: usize) {

@@ -32,6 +32,8 @@ pub fn in_child(name: &str, environment: &[(&str, &str)], body: impl FnOnce()) -
         .env_remove("PTXSIM_DEVICES")
         .env_remove("PTXSIM_SEED")
         .env_remove("PTXSIM_KERNELS")
+        .env_remove("PTXSIM_MMA")
+        .env_remove("PTXSIM_RECORD")
         .envs(environment.iter().copied())
         .output()
         .expect("the child starts");

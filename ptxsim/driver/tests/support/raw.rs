@@ -4,7 +4,8 @@ use cudarc::driver::sys::{self, CUresult};
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
-const PTX: &std::ffi::CStr = c".version 8.0\n.target sm_80\n.address_size 64\n
+/// Kernels `set` and `add`.
+pub const PTX: &std::ffi::CStr = c".version 8.0\n.target sm_80\n.address_size 64\n
     .visible .entry set(.param .u64 to) {\n.reg .b64 %a<3>;\n.reg .b32 %r<3>;\n
     ld.param.u64 %a0, [to];\nmov.u32 %r0, %tid.x;\nmul.wide.u32 %a1, %r0, 4;\nadd.s64 %a0, %a0, %a1;\n
     mov.u32 %r1, 7;\nst.global.u32 [%a0], %r1;\nret;\n}\n
@@ -23,6 +24,7 @@ pub struct Card {
 }
 
 /// Which kernel.
+#[allow(dead_code, reason = "not every test binary uses both")]
 #[derive(Clone, Copy)]
 pub enum Kernel {
     /// Stores 7 to 64 words.
@@ -60,12 +62,16 @@ impl Card {
         unsafe { sys::cuCtxSetCurrent(self.context).result().unwrap() }
     }
 
-    /// Launches a kernel on 64 words. What the launch reaches is the virtual card's to check.
-    pub fn launch(&self, kernel: Kernel, words: u64, stream: sys::CUstream) -> CUresult {
-        let function = match kernel {
+    pub fn function(&self, kernel: Kernel) -> sys::CUfunction {
+        match kernel {
             Kernel::Set => self.set,
             Kernel::Add => self.add,
-        };
+        }
+    }
+
+    /// Launches a kernel on 64 words. What the launch reaches is the virtual card's to check.
+    pub fn launch(&self, kernel: Kernel, words: u64, stream: sys::CUstream) -> CUresult {
+        let function = self.function(kernel);
         let mut words = words;
         let mut values = [(&raw mut words).cast::<c_void>()];
         let values = values.as_mut_ptr();
@@ -113,17 +119,22 @@ pub fn synchronize(stream: sys::CUstream) -> CUresult {
     unsafe { sys::cuStreamSynchronize(stream) }
 }
 
-/// A context that is not the primary one, made current. Which variant of the call cudarc has depends on the machine's
-/// toolkit, so this takes the oldest, which every driver has.
+/// A function of the driver's by its exact name. Which variant of a call cudarc has depends on the machine's toolkit.
+pub fn symbol(name: &std::ffi::CStr) -> *mut c_void {
+    // SAFETY: NUL-terminated names.
+    let found = unsafe { libc::dlsym(libc::dlopen(c"libcuda.so".as_ptr(), libc::RTLD_LAZY), name.as_ptr()) };
+    assert!(!found.is_null(), "{name:?} is not exported");
+    found
+}
+
+/// A context that is not the primary one, made current.
 pub fn create_context(ordinal: i32) -> sys::CUcontext {
     type Create = unsafe extern "C" fn(*mut sys::CUcontext, u32, i32) -> CUresult;
     let mut context = null_mut();
-    // SAFETY: the library is loaded, its function has this type, the pointer is valid.
+    // SAFETY: the function of this name has this type, the pointer is valid.
     unsafe {
-        let library = libc::dlopen(c"libcuda.so".as_ptr(), libc::RTLD_LAZY);
-        let create = libc::dlsym(library, c"cuCtxCreate_v2".as_ptr());
-        assert!(!create.is_null());
-        std::mem::transmute::<*mut c_void, Create>(create)(&mut context, 0, ordinal).result().unwrap();
+        let create = std::mem::transmute::<*mut c_void, Create>(symbol(c"cuCtxCreate_v2"));
+        create(&mut context, 0, ordinal).result().unwrap();
     }
     context
 }
