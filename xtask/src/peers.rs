@@ -1,7 +1,8 @@
-//! `cargo xtask peers cpu|gpu`: ours and its peers on the same work, in one run.
+//! `cargo xtask peers cpu|gpu`: ours and its peers on the same work, in one run; `ptxsim`: kernels of others on the virtual GPU.
 
 mod gpu;
 mod measure;
+mod ptxsim;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,23 @@ pub enum Device {
         #[arg(default_values = ["must-show", "bench-first", "t5"])]
         stages: Vec<String>,
         /// A Python environment with tools/peers/requirements.txt [default: made in target/]
+        #[arg(long, value_name = "DIR")]
+        venv: Option<PathBuf>,
+    },
+    /// Kernels of other projects (pinned, in a venv) on the virtual GPU, each held to a NumPy reference
+    ///
+    /// Fetches the packages from PyPI and the virtual GPU from this tree, compiles the kernels without a card, runs each in
+    /// a process of its own and writes results/ptxsim/: right; unsupported: ptxsim says that it does not run an instruction
+    /// or a call; wrong: the result is not the reference's; blamed: a check of ptxsim's failed, or anything else went wrong.
+    /// Fails where anything is wrong or blamed. Compiled kernels stay in target/ptxsim-peers/.
+    Ptxsim {
+        /// Run rows whose package, kernel or card contains this, and write no results
+        #[arg(long, value_name = "TEXT")]
+        only: Option<String>,
+        /// Rows that run at once [default: one per core]
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// A Python environment with tools/ptxsim-peers/requirements.txt [default: made in target/]
         #[arg(long, value_name = "DIR")]
         venv: Option<PathBuf>,
     },
@@ -111,6 +129,7 @@ struct Crossover {
 pub fn run(device: &Device) -> Result<()> {
     match device {
         Device::Gpu { stages, venv } => gpu::run(stages, venv.as_deref()),
+        Device::Ptxsim { only, jobs, venv } => ptxsim::run(only.as_deref(), *jobs, venv.as_deref()),
         Device::Measure { threads } => measure::print(*threads),
         Device::Cpu { threads, venv, rounds, only } => {
             let work = only.map_or(vec![Work::Attention, Work::T5, Work::Crossover], |one| vec![one]);
@@ -197,7 +216,7 @@ fn crossover(threads: usize, venv: Option<&Path>, runs: usize) -> Result<()> {
 fn python(venv: Option<&Path>) -> Result<PathBuf> {
     match venv {
         Some(folder) => Ok(folder.join("bin/python")),
-        None => setup::python("peers-venv", "tools/peers/requirements.txt"),
+        None => setup::python("peers-venv", "tools/peers/requirements.txt", &[]),
     }
 }
 

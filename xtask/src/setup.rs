@@ -93,8 +93,8 @@ pub fn has_venv() -> bool {
     runs("python3", &["-c", "import venv, ensurepip"])
 }
 
-/// A Python environment in target/ with these requirements, made unless it is there.
-pub fn python(name: &str, requirements: &str) -> Result<PathBuf> {
+/// A Python environment in target/ with these requirements, made unless it is there. `options` are pip's.
+pub fn python(name: &str, requirements: &str, options: &[&str]) -> Result<PathBuf> {
     let folder = root().join("target").join(name);
     let python = folder.join("bin/python");
     let wanted = std::fs::read(root().join(requirements))?;
@@ -104,8 +104,9 @@ pub fn python(name: &str, requirements: &str) -> Result<PathBuf> {
             "make a Python environment in target/",
             &mut command("python3", &["-m", "venv", "--clear", &text]),
         )?;
-        let pip = ["-m", "pip", "install", "--quiet", "-r", requirements];
-        step(&format!("install {requirements} (several GB)"), &mut command(&python.to_string_lossy(), &pip))?;
+        let mut pip =
+            command(&python.to_string_lossy(), &["-m", "pip", "install", "--quiet", "-r", requirements]);
+        step(&format!("install {requirements} (several GB)"), pip.args(options))?;
         std::fs::write(folder.join("ready"), wanted)?;
     }
     Ok(python)
