@@ -5,6 +5,7 @@ mod codegen;
 mod fit;
 mod kit;
 mod model;
+mod mutants;
 mod package;
 mod peers;
 mod planted;
@@ -55,6 +56,11 @@ enum Task {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Edit the kernels' PTX by rule, one mistake at a time, and see what the virtual GPU notices
+    ///
+    /// Launches of the tests are recorded on virtual cards. Writes results/ptxsim/mutants.md, and prints the mutants that went
+    /// unnoticed and that nobody has read yet.
+    Mutants(mutants::Arguments),
     /// Measure ours beside PyTorch, Hugging Face and CTranslate2, in one run
     Peers {
         #[command(subcommand)]
@@ -88,6 +94,7 @@ fn main() -> ExitCode {
         Task::GpuKit(options) => kit::run(&options),
         Task::Package => package::run(),
         Task::Planted { only } => planted::run(only.as_deref()),
+        Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Peers { device } => peers::run(&device),
         Task::Fit(arguments) => fit::run(&arguments),
         Task::Model(arguments) => model::run(&arguments),
