@@ -139,21 +139,6 @@ fn defined_place(warp: &Warp, of: &WmmaTransfer, exec: u32) -> Outcome {
 
 /// Whether an instruction changes registers and predicates alone, each lane's by its own.
 pub fn is_lanewise(op: &Op) -> bool {
-    is_pure(op)
-        && !matches!(
-            op,
-            Op::Shuffle { .. }
-                | Op::Vote { .. }
-                | Op::Match { .. }
-                | Op::Redux { .. }
-                | Op::MoveMatrix { .. }
-                | Op::Mma(_)
-                | Op::Product(_)
-        )
-}
-
-/// Whether an instruction's registers and predicates are all that it changes.
-fn is_pure(op: &Op) -> bool {
     matches!(
         op,
         Op::Alu { .. }
@@ -171,12 +156,20 @@ fn is_pure(op: &Op) -> bool {
             | Op::Unpack { .. }
             | Op::ToGeneric { .. }
             | Op::FromGeneric { .. }
-            | Op::Shuffle { .. }
-            | Op::Vote { .. }
-            | Op::Match { .. }
-            | Op::Redux { .. }
-            | Op::MoveMatrix { .. }
-            | Op::Mma(_)
-            | Op::Product(_)
     )
+}
+
+/// Whether an instruction's registers and predicates are all that it changes.
+fn is_pure(op: &Op) -> bool {
+    is_lanewise(op)
+        || matches!(
+            op,
+            Op::Shuffle { .. }
+                | Op::Vote { .. }
+                | Op::Match { .. }
+                | Op::Redux { .. }
+                | Op::MoveMatrix { .. }
+                | Op::Mma(_)
+                | Op::Product(_)
+        )
 }
