@@ -64,6 +64,8 @@ mod tensor_map;
 pub use card::Card;
 pub use counters::Counters;
 pub use decode::DecodeError;
+#[doc(hidden)]
+pub use exec::Random;
 pub use exec::{Accumulation, Checks, LaunchConfig, Options};
 pub use fault::{Fault, FaultKind};
 pub use ir::{Class, Parameter};

@@ -13,7 +13,7 @@ use ptxsim::{
     Options, Recording,
 };
 
-pub(crate) use ptxsim::KernelFacts;
+pub(crate) use ptxsim::{KernelFacts, Random};
 
 use crate::host;
 use crate::record::Recorder;

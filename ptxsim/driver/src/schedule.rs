@@ -206,15 +206,7 @@ impl Driver {
 
     /// A number below `bound` from the seed; 0 without one.
     pub(crate) fn pick(&mut self, bound: usize) -> usize {
-        let Some(state) = self.random.as_mut() else {
-            return 0;
-        };
-        // SplitMix64.
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = *state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % bound.max(1) as u64) as usize
+        self.random.as_mut().map_or(0, |random| random.below(bound.max(1)))
     }
 }
 

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use crate::backend::{Device, Devices, KernelFacts, Program};
+use crate::backend::{Device, Devices, KernelFacts, Program, Random};
 use crate::guard::is_per_thread_stream;
 use crate::image;
 use crate::shared;
@@ -182,8 +182,8 @@ pub(crate) struct Driver {
     pub(crate) tickets: u64,
     /// Threads that wait for another's step.
     pub(crate) waiting: usize,
-    /// The state of the random choice, where `PTXSIM_SEED` is set.
-    pub(crate) random: Option<u64>,
+    /// The random choice, where `PTXSIM_SEED` is set.
+    pub(crate) random: Option<Random>,
     handles: Handle,
 }
 
@@ -240,7 +240,7 @@ impl Driver {
             return Ok(());
         }
         self.devices = Devices::from_environment()?;
-        self.random = self.devices.0.first().and_then(|device| device.options.seed);
+        self.random = self.devices.0.first().and_then(|device| device.options.seed.map(Random::of));
         for ordinal in 0..self.devices.0.len() {
             let pool = self.handle();
             let card = Card {

@@ -33,7 +33,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 
 pub use grid::LaunchConfig;
-pub use options::{Accumulation, Checks, Options};
+pub use options::{Accumulation, Checks, Options, Random};
 
 use crate::card::Card;
 use crate::counters::{Counters, Tally};

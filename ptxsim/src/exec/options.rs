@@ -175,12 +175,18 @@ impl Options {
 }
 
 /// Numbers by a seed (SplitMix64: Steele, Lea, Flood 2014).
+#[derive(Debug)]
 pub struct Random(u64);
 
 impl Random {
+    /// The numbers of a seed.
+    pub fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// For one part of a launch, by its number.
-    pub fn new(seed: u64, part: u64) -> Self {
-        let mut random = Self(seed ^ part.wrapping_mul(0xd134_2543_de82_ef95));
+    pub(super) fn new(seed: u64, part: u64) -> Self {
+        let mut random = Self::of(seed ^ part.wrapping_mul(0xd134_2543_de82_ef95));
         random.next();
         random
     }
