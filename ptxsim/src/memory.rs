@@ -1,8 +1,14 @@
 //! Global memory: live allocations with gaps between them, so that running past one never hits another.
 
+mod allocation;
+mod marks;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, PoisonError, RwLock};
+
+pub(crate) use allocation::Allocation;
+pub(crate) use marks::{STORED, WRITTEN};
 
 /// Addresses of a card: its own, so that those of another card, and host addresses below the first card's, are outside.
 /// They are never given out twice: what was freed stays a fault, and needs no bookkeeping.
@@ -10,17 +16,6 @@ const WINDOW: u64 = 1 << 52;
 const ALIGNMENT: u64 = 256;
 /// Freed allocations that messages can name.
 const REMEMBERED: usize = 256;
-
-/// The mark of a word: which of its bytes were ever written.
-pub(crate) const WRITTEN: u16 = 0x000f;
-/// Which bytes this launch touched.
-const TOUCHED_SHIFT: u32 = 4;
-const TOUCHED: u16 = 0x00f0;
-/// This launch stored to the word.
-pub(crate) const STORED: u16 = 0x0100;
-/// The launch before touched the word, or stored to it.
-const TOUCHED_BEFORE: u16 = 0x0200;
-const STORED_BEFORE: u16 = 0x0400;
 
 /// Why memory could not be had or touched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,275 +49,6 @@ pub enum MemoryError {
     /// Not what an allocation starts with.
     #[error("{0:#x} is not the start of a live allocation")]
     NotAnAllocation(u64),
-}
-
-/// The words of an allocation: the simulator's own, or the host's, which sees at once what kernels store and the other
-/// way round.
-#[derive(Debug)]
-enum Words {
-    Own(Box<[AtomicU32]>),
-    Host(&'static [AtomicU32]),
-}
-
-impl std::ops::Deref for Words {
-    type Target = [AtomicU32];
-
-    #[inline]
-    fn deref(&self) -> &[AtomicU32] {
-        match self {
-            Words::Own(words) => words,
-            Words::Host(words) => words,
-        }
-    }
-}
-
-/// One allocation. Threads of several blocks use it at once, so its words are atomics; every kernel
-/// access is relaxed, which compiles to plain loads and stores.
-#[derive(Debug)]
-pub(crate) struct Allocation {
-    pub base: u64,
-    pub bytes: u64,
-    words: Words,
-    /// Per word, see the constants.
-    marks: Box<[AtomicU16]>,
-}
-
-impl Allocation {
-    fn new(base: u64, bytes: u64) -> Option<Self> {
-        let count = usize::try_from(bytes.div_ceil(4)).ok()?;
-        let words = Words::Own(bytemuck::allocation::try_zeroed_slice_box(count).ok()?);
-        Some(Self { base, bytes, words, marks: bytemuck::allocation::try_zeroed_slice_box(count).ok()? })
-    }
-
-    /// What the host writes is not seen: all of its memory counts as written.
-    fn is_host(&self) -> bool {
-        matches!(self.words, Words::Host(_))
-    }
-
-    /// Reads up to 8 bytes at an offset that is a multiple of them.
-    #[inline]
-    pub fn load(&self, offset: u64, bytes: u32) -> u64 {
-        let word = (offset / 4) as usize;
-        match bytes {
-            4 => self.words[word].load(Relaxed).into(),
-            8 => {
-                u64::from(self.words[word].load(Relaxed))
-                    | u64::from(self.words[word + 1].load(Relaxed)) << 32
-            }
-            _ => {
-                let shift = (offset % 4) * 8;
-                u64::from(self.words[word].load(Relaxed)) >> shift & ((1 << (8 * bytes)) - 1)
-            }
-        }
-    }
-
-    /// Writes likewise.
-    #[inline]
-    pub fn store(&self, offset: u64, bytes: u32, value: u64) {
-        let word = (offset / 4) as usize;
-        match bytes {
-            4 => {
-                self.words[word].store(value as u32, Relaxed);
-                self.mark(word, WRITTEN);
-            }
-            8 => {
-                self.words[word].store(value as u32, Relaxed);
-                self.words[word + 1].store((value >> 32) as u32, Relaxed);
-                self.mark(word, WRITTEN);
-                self.mark(word + 1, WRITTEN);
-            }
-            _ => {
-                let shift = (offset % 4) * 8;
-                let mask = (((1u64 << (8 * bytes)) - 1) << shift) as u32;
-                let new = (value << shift) as u32 & mask;
-                // Neighbouring bytes may be written by another thread at the same time.
-                let _ = self.words[word].fetch_update(Relaxed, Relaxed, |old| Some((old & !mask) | new));
-                self.mark(word, (((1u32 << bytes) - 1) << (offset % 4)) as u16);
-            }
-        }
-    }
-
-    /// Replaces a word or half word as one atomic step; returns what was there.
-    pub fn update32(&self, offset: u64, f: impl Fn(u32) -> u32) -> u32 {
-        let word = (offset / 4) as usize;
-        self.mark(word, WRITTEN);
-        match self.words[word].fetch_update(Relaxed, Relaxed, |old| Some(f(old))) {
-            Ok(old) | Err(old) => old,
-        }
-    }
-
-    #[inline]
-    fn mark(&self, word: usize, mask: u16) {
-        let old = self.marks[word].load(Relaxed);
-        if old & mask != mask {
-            self.marks[word].fetch_or(mask, Relaxed);
-        }
-    }
-
-    /// The words that a range reaches, and which bytes of each.
-    fn parts(offset: u64, bytes: u32) -> impl Iterator<Item = (usize, u16)> {
-        let end = offset + u64::from(bytes);
-        (offset / 4..end.div_ceil(4)).map(move |word| {
-            let from = offset.max(word * 4) - word * 4;
-            let to = end.min(word * 4 + 4) - word * 4;
-            (word as usize, ((1u16 << (to - from)) - 1) << from)
-        })
-    }
-
-    /// All bytes of a range are written.
-    #[inline]
-    pub fn written(&self, offset: u64, bytes: u32) -> bool {
-        if self.is_host() {
-            return true;
-        }
-        if offset.is_multiple_of(4) && bytes.is_multiple_of(4) {
-            let word = (offset / 4) as usize;
-            let marks = &self.marks[word..word + bytes as usize / 4];
-            return marks.iter().all(|m| m.load(Relaxed) & WRITTEN == WRITTEN);
-        }
-        Self::parts(offset, bytes).all(|(word, mask)| self.marks[word].load(Relaxed) & mask == mask)
-    }
-
-    /// The bits of up to 8 bytes that nothing has written.
-    pub fn undefined(&self, offset: u64, bytes: u32) -> u64 {
-        let unwritten = (0..bytes).filter(|i| !self.written(offset + u64::from(*i), 1));
-        unwritten.fold(0, |bits, i| bits | 0xff << (8 * i))
-    }
-
-    /// What these bytes hold is nothing that anyone has written: they were copied from such.
-    pub fn forget(&self, offset: u64, bytes: u32) {
-        for (word, mask) in Self::parts(offset, bytes) {
-            self.marks[word].fetch_and(!mask, Relaxed);
-        }
-    }
-
-    /// Adds the places in a range whose bytes nothing has written to `found`, from `base` on.
-    pub fn unwritten(&self, offset: u64, bytes: u32, base: u32, found: &mut Vec<u32>) {
-        if !self.written(offset, bytes) {
-            found.extend((0..bytes).filter(|i| !self.written(offset + u64::from(*i), 1)).map(|i| base + i));
-        }
-    }
-
-    /// This launch uses a range; how many of its bytes it uses for the first time.
-    #[inline]
-    pub fn touch(&self, offset: u64, bytes: u32, stores: bool) -> u32 {
-        let mut fresh = 0;
-        for (word, mask) in Self::parts(offset, bytes) {
-            let (touched, stored) = (mask << TOUCHED_SHIFT, if stores { STORED } else { 0 });
-            let mark = &self.marks[word];
-            if mark.load(Relaxed) & (touched | stored) != touched | stored {
-                fresh += (touched & !mark.fetch_or(touched | stored, Relaxed)).count_ones();
-            }
-        }
-        fresh
-    }
-
-    /// Reads words of a warp's lanes, `each` from every place in `first` on: how many bytes this launch uses for the first
-    /// time. `None`, and nothing done, if `written` and a word is not.
-    pub fn read_all(&self, first: &[usize; 32], each: usize, written: bool) -> Option<u32> {
-        let mut common = u16::MAX;
-        self.each_mark(first, each, |mark| common &= mark.load(Relaxed));
-        if written && common & WRITTEN != WRITTEN {
-            return None;
-        }
-        Some(if common & TOUCHED == TOUCHED { 0 } else { self.mark_all(first, each, TOUCHED) })
-    }
-
-    /// Writes words likewise, which [`Allocation::set_word`] does not mark.
-    pub fn write_all(&self, first: &[usize; 32], each: usize) -> u32 {
-        self.mark_all(first, each, WRITTEN | TOUCHED | STORED)
-    }
-
-    fn mark_all(&self, first: &[usize; 32], each: usize, wanted: u16) -> u32 {
-        let mut fresh = 0;
-        self.each_mark(first, each, |mark| {
-            if mark.load(Relaxed) & wanted != wanted {
-                fresh += (TOUCHED & !mark.fetch_or(wanted, Relaxed)).count_ones();
-            }
-        });
-        fresh
-    }
-
-    #[inline]
-    fn each_mark(&self, first: &[usize; 32], each: usize, f: impl FnMut(&AtomicU16)) {
-        first.iter().flat_map(|at| &self.marks[*at..*at + each]).for_each(f);
-    }
-
-    #[inline]
-    pub fn word(&self, at: usize) -> u32 {
-        self.words[at].load(Relaxed)
-    }
-
-    #[inline]
-    pub fn set_word(&self, at: usize, value: u32) {
-        self.words[at].store(value, Relaxed);
-    }
-
-    /// The launch before stored to a word of the range; `touched`: used one in any way.
-    pub fn used_before(&self, offset: u64, bytes: u32, touched: bool) -> bool {
-        let wanted = if touched { TOUCHED_BEFORE } else { STORED_BEFORE };
-        Self::parts(offset, bytes).any(|(word, _)| self.marks[word].load(Relaxed) & wanted != 0)
-    }
-
-    /// A launch starts: with `overlaps`, what the last one did is kept as what the launch before did.
-    fn begin_launch(&self, overlaps: bool) {
-        for mark in &self.marks {
-            let old = mark.load(Relaxed);
-            let mut new = old & WRITTEN;
-            if overlaps && old & TOUCHED != 0 {
-                new |= TOUCHED_BEFORE;
-            }
-            if overlaps && old & STORED != 0 {
-                new |= STORED_BEFORE;
-            }
-            // Another thread may write meanwhile: its marks stay.
-            if old & !new != 0 {
-                mark.fetch_and(new | WRITTEN, Relaxed);
-            }
-            if new & !old != 0 {
-                mark.fetch_or(new, Relaxed);
-            }
-        }
-    }
-
-    /// Its words, and their marks.
-    pub fn image(&self) -> (Vec<u32>, Vec<u16>) {
-        let words = self.words.iter().map(|word| word.load(Relaxed));
-        // What the host shares, the host has written.
-        let host = if self.is_host() { WRITTEN } else { 0 };
-        (words.collect(), self.marks.iter().map(|mark| mark.load(Relaxed) | host).collect())
-    }
-
-    pub fn read(&self, offset: u64, into: &mut [u8]) {
-        if offset.is_multiple_of(4) && into.len().is_multiple_of(4) {
-            let words = &self.words[(offset / 4) as usize..];
-            for (four, word) in into.chunks_exact_mut(4).zip(words) {
-                four.copy_from_slice(&word.load(Relaxed).to_le_bytes());
-            }
-            return;
-        }
-        for (i, byte) in into.iter_mut().enumerate() {
-            let at = offset + i as u64;
-            *byte = (self.words[(at / 4) as usize].load(Relaxed) >> (8 * (at % 4))) as u8;
-        }
-    }
-
-    pub fn write(&self, offset: u64, bytes: &[u8]) {
-        let mut at = offset;
-        let mut rest = bytes;
-        while let Some((first, tail)) = rest.split_first() {
-            match rest.split_first_chunk::<4>() {
-                Some((word, tail)) if at.is_multiple_of(4) => {
-                    self.store(at, 4, u32::from_le_bytes(*word).into());
-                    (at, rest) = (at + 4, tail);
-                }
-                _ => {
-                    self.store(at, 1, (*first).into());
-                    (at, rest) = (at + 1, tail);
-                }
-            }
-        }
-    }
 }
 
 #[derive(Default)]
@@ -387,14 +113,11 @@ impl GlobalMemory {
     pub fn share(&self, words: &'static [AtomicU32], bytes: u64) -> Result<(), MemoryError> {
         let bytes = bytes.min(4 * words.len() as u64);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let marks = bytemuck::allocation::try_zeroed_slice_box(words.len());
-        let marks = marks.map_err(|_| MemoryError::OutOfMemory {
-            asked: bytes,
-            used: table.used,
-            limit: self.limit,
-        })?;
         let base = words.as_ptr().addr() as u64;
-        table.live.insert(base, Arc::new(Allocation { base, bytes, words: Words::Host(words), marks }));
+        let used = table.used;
+        let none = || MemoryError::OutOfMemory { asked: bytes, used, limit: self.limit };
+        let allocation = Allocation::of_host(base, bytes, words).ok_or_else(none)?;
+        table.live.insert(base, Arc::new(allocation));
         Ok(())
     }
 
@@ -530,13 +253,7 @@ impl GlobalMemory {
     ) -> Result<(), MemoryError> {
         self.renew(base, bytes)?;
         let (made, _) = self.range(base, bytes)?;
-        // What is zero is so already, and costs no page.
-        for (word, held) in image.0.iter().zip(made.words.iter()).filter(|(word, _)| **word != 0) {
-            held.store(*word, Relaxed);
-        }
-        for (mark, held) in image.1.iter().zip(&made.marks).filter(|(mark, _)| **mark != 0) {
-            held.store(*mark, Relaxed);
-        }
+        made.restore(image);
         Ok(())
     }
 
@@ -574,6 +291,8 @@ impl Snapshot {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::*;
 
     #[test]
