@@ -31,10 +31,12 @@ pub struct Layout<'m> {
     function: &'m str,
     first_register: u32,
     first_predicate: u32,
+    /// Places of registers; of as many as there are by default.
+    places: &'m [u32],
 }
 
 impl<'m> Layout<'m> {
-    pub fn new(module: &'m Module, kernel: &'m Function) -> Self {
+    pub fn new(module: &'m Module, kernel: &'m Function, places: &'m [u32]) -> Self {
         Self {
             module,
             kernel,
@@ -46,6 +48,7 @@ impl<'m> Layout<'m> {
             function: &kernel.name,
             first_register: 0,
             first_predicate: 0,
+            places,
         }
     }
 
@@ -75,7 +78,8 @@ impl<'m> Layout<'m> {
     }
 
     pub fn register(&self, index: u32) -> u32 {
-        self.first_register + index
+        let number = self.first_register + index;
+        self.places.get(number as usize).copied().unwrap_or(number)
     }
 
     pub fn predicate(&self, index: u32) -> u32 {

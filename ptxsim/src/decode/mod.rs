@@ -12,6 +12,7 @@ mod integer;
 mod layout;
 mod memory;
 mod operand;
+mod places;
 mod product;
 mod scalar;
 mod tensor;
@@ -24,6 +25,7 @@ use crate::ir::uses::mark_fragments;
 use crate::ir::{Class, Code, Instr, Op};
 use crate::ptx::{Function, Instruction, Module, Statement};
 use layout::Layout;
+use places::places;
 
 /// An instruction that the simulator does not run, or runs only on other cards.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -96,9 +98,22 @@ struct Decoder<'m> {
 
 /// Decodes a kernel; all that is wrong with it otherwise.
 pub fn decode(module: &Module, kernel: &Function) -> Result<Code, Vec<DecodeError>> {
+    let mut apart = decode_with(module, kernel, &[])?;
+    mark_fragments(&mut apart.instructions);
+    let (places, count) = places(&apart.instructions, apart.registers);
+    let mut code = decode_with(module, kernel, &places)?;
+    code.registers = count;
+    for (instruction, apart) in code.instructions.iter_mut().zip(&apart.instructions) {
+        instruction.fragments = apart.fragments;
+    }
+    Ok(code)
+}
+
+/// Decodes a kernel whose registers are at these places, each at one of its own by default.
+fn decode_with(module: &Module, kernel: &Function, places: &[u32]) -> Result<Code, Vec<DecodeError>> {
     let mut decoder = Decoder {
         module,
-        layout: Layout::new(module, kernel),
+        layout: Layout::new(module, kernel, places),
         instructions: Vec::new(),
         entries: HashMap::new(),
         wanted: vec![kernel],
@@ -123,7 +138,6 @@ pub fn decode(module: &Module, kernel: &Function) -> Result<Code, Vec<DecodeErro
     if !decoder.errors.is_empty() {
         return Err(decoder.errors);
     }
-    mark_fragments(&mut decoder.instructions);
     let (parameters, parameter_bytes) = layout::parameters(kernel);
     Ok(Code {
         name: kernel.name.clone(),

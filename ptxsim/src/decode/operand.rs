@@ -129,11 +129,17 @@ impl Decoder<'_> {
         for element in self.elements(operand) {
             let source = self.source(Some(element), ty)?;
             found.push(source);
-            if let (true, Src::Register(low)) = (is_wide(element), source) {
-                found.push(Src::Register(low + 1));
-            }
+            found.extend(self.upper(element).map(Src::Register));
         }
         Ok(found.into())
+    }
+
+    /// The second one of a register of 128 bits.
+    fn upper(&self, operand: &Operand) -> Option<u32> {
+        match operand {
+            Operand::Register(Register::Value { index, bits: 128 }) => Some(self.layout.register(index + 1)),
+            _ => None,
+        }
     }
 
     pub(super) fn targets(&self, operand: Option<&Operand>) -> Result<Box<[Option<u32>]>, String> {
@@ -141,9 +147,7 @@ impl Decoder<'_> {
         for element in self.elements(operand) {
             let target = self.target(Some(element))?;
             found.push(target);
-            if is_wide(element) {
-                found.push(target.map(|low| low + 1));
-            }
+            found.extend(self.upper(element).map(Some));
         }
         Ok(found.into())
     }
@@ -187,10 +191,6 @@ fn unexpected(operand: Option<&Operand>, wanted: &str) -> String {
         None => format!("an operand is missing, {wanted} is expected"),
         Some(operand) => format!("{} where {wanted} is expected", described(operand)),
     }
-}
-
-fn is_wide(operand: &Operand) -> bool {
-    matches!(operand, Operand::Register(Register::Value { bits: 128, .. }))
 }
 
 fn described(operand: &Operand) -> String {

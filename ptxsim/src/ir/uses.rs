@@ -113,28 +113,50 @@ pub fn predicate_sources(op: &Op, f: &mut dyn FnMut(PredicateSrc)) {
     }
 }
 
-/// Calls `f` with the registers that `op`, which changes more than registers, reads.
+/// Calls `f` with the registers that `op` reads, unless it also writes them.
 pub fn sources(op: &Op, f: &mut dyn FnMut(u32)) {
-    let mut results = Vec::new();
-    match op {
-        Op::Load { dst, .. } => results.extend(dst.iter().flatten()),
-        Op::LoadMatrix { dst, .. } => results.extend(dst.iter()),
-        Op::WmmaLoad(load) => results.extend(load.1.iter()),
-        Op::Atomic { dst, .. } => results.extend(dst.iter().flatten()),
-        Op::Elect { dst: Some(dst), .. }
-        | Op::ActiveMask { dst }
-        | Op::MapShared { dst, .. }
-        | Op::SharedRank { dst, .. } => results.push(*dst),
-        Op::Mbarrier { op: MbarrierOp::Arrive { state: Some(dst), .. }, .. }
-        | Op::Mbarrier { op: MbarrierOp::PendingCount { dst, .. }, .. } => results.push(*dst),
-        Op::Barrier { reduce: Some(reduce), .. } if reduce.logic.is_none() => results.push(reduce.dst),
-        _ => {}
-    }
+    let mut written = Vec::new();
+    results(op, &mut |r| written.push(r));
     registers(op, &mut |r| {
-        if !results.contains(&r) {
+        if !written.contains(&r) {
             f(r);
         }
     });
+}
+
+/// Calls `f` with the registers that `op` writes for every thread that runs it, but those of a `wgmma`.
+pub fn results(op: &Op, f: &mut dyn FnMut(u32)) {
+    match op {
+        Op::Alu(Alu { dst, .. })
+        | Op::AluOf { alu: Alu { dst, .. }, .. }
+        | Op::AluTest { dst: Some(dst), .. }
+        | Op::Carry { dst, .. }
+        | Op::Convert { dst, .. }
+        | Op::Select { dst, .. }
+        | Op::Set { dst, .. }
+        | Op::Pack { dst, .. }
+        | Op::ToGeneric { dst, .. }
+        | Op::FromGeneric { dst, .. }
+        | Op::SharedRank { dst, .. }
+        | Op::MapShared { dst, .. }
+        | Op::MoveMatrix { dst, .. }
+        | Op::Match { dst, .. }
+        | Op::Redux { dst, .. }
+        | Op::Shuffle { dst, .. }
+        | Op::Vote { mode: VoteMode::Ballot, dst, .. }
+        | Op::Elect { dst: Some(dst), .. }
+        | Op::ActiveMask { dst }
+        | Op::Mbarrier { op: MbarrierOp::Arrive { state: Some(dst), .. }, .. }
+        | Op::Mbarrier { op: MbarrierOp::PendingCount { dst, .. }, .. } => f(*dst),
+        Op::Moves { dst, .. } | Op::Unpack { dst, .. } => dst.iter().flatten().for_each(|d| f(*d)),
+        Op::Load { dst, .. } | Op::Atomic { dst, .. } => dst.iter().flatten().for_each(|d| f(*d)),
+        Op::LoadMatrix { dst, .. } => dst.iter().for_each(|d| f(*d)),
+        Op::Mma(mma) => mma.d.iter().for_each(|d| f(*d)),
+        Op::Product(product) => product.d.iter().for_each(|d| f(*d)),
+        Op::WmmaLoad(load) => load.1.iter().for_each(|d| f(*d)),
+        Op::Barrier { reduce: Some(reduce), .. } if reduce.logic.is_none() => f(reduce.dst),
+        _ => {}
+    }
 }
 
 /// Calls `f` with every value register of `op`.
