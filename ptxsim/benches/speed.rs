@@ -1,4 +1,5 @@
-//! How fast kernels run, in thread instructions; `checked` has every check on.
+//! How fast kernels run, in thread instructions. `strict` has every check on, as onekv's own tests have; `checked` those that are
+//! on by default.
 //!
 //! Attention: 4 heads, 64 rows x 512 keys x 64, mma.sync and cp.async. Matrix product: 64 x 64 x 4096 by TMA
 //! and wgmma.
@@ -54,6 +55,7 @@ fn measure(criterion: &mut Criterion, name: &str, mut gpu: Gpu, run: impl Fn(&Gp
     group.sample_size(10);
     let unchecked = Options { checks: Checks::NONE, ..Options::default() };
     for (name, options) in [
+        ("strict, one thread", Options { threads: 1, checks: Checks::ALL, ..Options::default() }),
         ("checked, one thread", Options { threads: 1, ..Options::default() }),
         ("unchecked, one thread", Options { threads: 1, ..unchecked }),
         ("checked, all cores", Options::default()),

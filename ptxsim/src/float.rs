@@ -139,12 +139,41 @@ impl Format {
         (bits <= self.largest()).then_some(bits | u32::from(x.is_sign_negative()) << self.sign_bit())
     }
 
+    /// An f32 to nearest, as [`Format::encode`] has it; `finite`: the largest number stands for infinity. Selections only:
+    /// they become vector instructions.
+    #[inline(always)]
+    pub const fn nearest(self, x: f32, finite: bool) -> u32 {
+        let (magnitude, sign) = (x.to_bits() & 0x7fff_ffff, x.to_bits() >> 31 << self.sign_bit());
+        let dropped = 23 - self.mantissa_bits;
+        let even = magnitude >> dropped & 1;
+        let rebased = magnitude.wrapping_sub(((127 - self.bias()) as u32) << 23);
+        let normal = rebased.wrapping_add((1 << (dropped - 1)) - 1 + even) >> dropped;
+        // Units of its last place are those of the format's subnormals.
+        let unit = ((127 + 24 - self.bias() - self.mantissa_bits as i32) as u32) << 23;
+        let subnormal = (f32::from_bits(magnitude) + f32::from_bits(unit)).to_bits().wrapping_sub(unit);
+        let bits = if magnitude < ((128 - self.bias()) as u32) << 23 { subnormal } else { normal };
+        let most = self.largest() + if self.infinite() && !finite { 1 } else { 0 };
+        let code = sign | if bits > most { most } else { bits };
+        if magnitude > 0x7f80_0000 { self.nan } else { code }
+    }
+
     /// The values of all codes of 8 bits.
     const fn values(self) -> [f32; 256] {
         let mut all = [0.0; 256];
         let mut bits = 0;
         while bits < 256 {
             all[bits] = self.decode(bits as u32) as f32;
+            bits += 1;
+        }
+        all
+    }
+
+    /// What all codes of 8 bits are in f16.
+    const fn as_f16(self) -> [u16; 256] {
+        let (mut all, values) = ([0; 256], self.values());
+        let mut bits = 0;
+        while bits < 256 {
+            all[bits] = F16.nearest(values[bits], false) as u16;
             bits += 1;
         }
         all
@@ -181,16 +210,30 @@ pub fn f16(bits: u32) -> f32 {
 
 /// The value of e4m3 bits.
 #[inline]
-pub fn e4m3(bits: u32) -> f32 {
+pub fn e4m3(bits: u8) -> f32 {
     static VALUES: [f32; 256] = E4M3.values();
-    VALUES[(bits & 0xff) as usize]
+    VALUES[usize::from(bits)]
+}
+
+/// e4m3 bits to f16's of the same value.
+#[inline]
+pub fn e4m3_as_f16(bits: u8) -> u16 {
+    static CODES: [u16; 256] = E4M3.as_f16();
+    CODES[usize::from(bits)]
+}
+
+/// e5m2 bits to f16's of the same value.
+#[inline]
+pub fn e5m2_as_f16(bits: u8) -> u16 {
+    static CODES: [u16; 256] = E5M2.as_f16();
+    CODES[usize::from(bits)]
 }
 
 /// The value of e5m2 bits.
 #[inline]
-pub fn e5m2(bits: u32) -> f32 {
+pub fn e5m2(bits: u8) -> f32 {
     static VALUES: [f32; 256] = E5M2.values();
-    VALUES[(bits & 0xff) as usize]
+    VALUES[usize::from(bits)]
 }
 
 /// The value of bf16 bits.
@@ -281,17 +324,6 @@ pub fn tf32(bits: u64) -> f32 {
     f32::from_bits(bits as u32 & 0xffff_e000)
 }
 
-/// Value of an element of a small type.
-pub fn small(format: Format, bits: u32) -> f32 {
-    match format {
-        F16 => f16(bits),
-        BF16 => bf16(bits),
-        E4M3 => e4m3(bits),
-        E5M2 => e5m2(bits),
-        other => other.decode(bits) as f32,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,10 +366,38 @@ mod tests {
     }
 
     #[test]
+    fn the_vector_way_to_round_is_the_other_one() {
+        let mut state = 7u32;
+        for i in 0..1_000_000u32 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // All exponents, ties and their neighbours, infinities, NaN.
+            let tie = 1 << (12 + i % 10);
+            let bits = if i % 3 == 0 {
+                state
+            } else {
+                (state & !(2 * tie - 1) | tie).wrapping_add(i % 5).wrapping_sub(2)
+            };
+            let x = f32::from_bits(bits);
+            for format in [F16, BF16, E4M3, E5M2] {
+                let wanted = format.encode(x.into(), Rounding::Nearest);
+                assert_eq!(format.nearest(x, false), wanted, "{x:e} {format:?}");
+                let infinite = !x.is_nan() && format.decode(wanted).is_infinite();
+                assert_eq!(format.nearest(x, true), wanted - u32::from(infinite), "{x:e} {format:?}");
+            }
+        }
+    }
+
+    #[test]
     fn fp8_corners() {
-        for bits in 0..256 {
+        for bits in 0..=255u8 {
             let same = |x: f32, y: f64| f64::from(x) == y || x.is_nan() && y.is_nan();
-            assert!(same(e4m3(bits), E4M3.decode(bits)) && same(e5m2(bits), E5M2.decode(bits)), "{bits:#x}");
+            let right =
+                same(e4m3(bits), E4M3.decode(bits.into())) && same(e5m2(bits), E5M2.decode(bits.into()));
+            assert!(right, "{bits:#x}");
+            for (format, code) in [(E4M3, e4m3_as_f16(bits)), (E5M2, e5m2_as_f16(bits))] {
+                let wanted = F16.encode(format.decode(bits.into()), Rounding::Nearest);
+                assert_eq!(u32::from(code), wanted, "{bits:#x} of {format:?}");
+            }
         }
         assert_eq!(E4M3.decode(0x7e), 448.0);
         assert!(E4M3.decode(0x7f).is_nan());

@@ -90,6 +90,12 @@ fn loads_count_what_lies_in_bounds_once() {
     let body = init(1) + &first(&format!("{EXPECT}{bulk}")) + &wait(0);
     assert_eq!(bytes(&count("bulk", &config(1, 32), &body, false)), [1024, 33, 0, 0, 1024, 1024]);
 
+    // Half of each word, then one byte more of it.
+    let halves = "mul.wide.u32 %a3, %t, 4;\nadd.s64 %a3, %a3, %a0;\nld.global.u16 %r0, [%a3+2];\n";
+    assert_eq!(bytes(&count("halves", &config(1, 32), halves, false)), [64, 4, 0, 0, 64, 0]);
+    let body = format!("{halves}ld.global.s8 %r0, [%a3+1];\nld.global.v2.u8 {{%h0, %h1}}, [%a3+2];\n");
+    assert_eq!(bytes(&count("bytes", &config(1, 32), &body, false)), [160, 12, 0, 0, 96, 0]);
+
     // Every thread fetches 12 of 16 bytes, the rest is zero.
     let body = "mul.lo.u32 %r0, %t, 16;\ncvt.u64.u32 %a3, %r0;\nadd.s64 %a3, %a3, %a0;\nadd.s32 %r1, %r0, %r39;\n\
                 mov.u32 %r2, 12;\ncp.async.cg.shared.global [%r1], [%a3], 16, %r2;\ncp.async.wait_all;\n";

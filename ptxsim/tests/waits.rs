@@ -424,6 +424,30 @@ fn what_bulk_copies_still_read_is_left_alone() {
         FaultKind::ProxyFence
     );
 
+    // A word whose bytes another warp wrote again, and one that it has not seen written.
+    let zeros = "mov.u32 %r1, 0;\nsetp.eq.u32 %p2, %t, 32;\n@%p9 st.shared.v4.b32 [%r39], {%r1, %r1, %r1, %r1};\n\
+                 mov.b16 %h0, 0;\n";
+    let bytes: String = (0..4).map(|i| format!("@%p2 st.shared.b8 [%r39+{i}], %h0;\n")).collect();
+    let send = "@%p2 cp.async.bulk.global.shared::cta.bulk_group [%a1], [%r39], 16;\n\
+                @%p2 cp.async.bulk.commit_group;\n@%p2 cp.async.bulk.wait_group 0;\n";
+    let fence = "fence.proxy.async;\n";
+    let unseen = fault("bytes of a word", 64, &format!("{zeros}{fence}{bytes}{fence}{send}"));
+    assert_eq!(unseen.kind, FaultKind::Race, "{unseen}");
+    let body = format!("{zeros}{fence}bar.sync 0;\n{bytes}{fence}{send}");
+    assert_eq!(run("bytes of a word", &config(1, 64), &body, NO_MAP, &[0], 4), [0; 4]);
+
+    // Another copy over what half of is still read.
+    let fetch = "mov.u32 %r1, bar;\nmbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 1024;\n\
+                 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r39], [%a0], 1024, [%r1];\n";
+    let half = "add.s32 %r2, %r39, 512;\ncp.async.bulk.global.shared::cta.bulk_group [%a1], [%r2], 512;\n\
+                cp.async.bulk.commit_group;\n";
+    let over = |drain: &str| {
+        let again = first(&format!("{half}{drain}{fetch}"));
+        init(1) + &first(fetch) + &wait(0) + "bar.sync 0;\n" + &again + &wait(1) + DRAIN
+    };
+    assert_eq!(fault("early copy", 64, &over("")).kind, FaultKind::AsyncPending);
+    run("copy", &config(1, 64), &over(DRAIN_READ), NO_MAP, &words, 128);
+
     // Between shared memories, until the mbarrier's phase is seen.
     let move_on = "mov.u32 %r1, bar;\nadd.s32 %r2, %r39, 2048;\nmbarrier.arrive.expect_tx.shared.b64 %s0, [bar], 1024;\n\
                    cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r2], [%r39], 1024, [%r1];\n";
@@ -575,4 +599,48 @@ fn products_of_registers_wait_for_a_fence() {
         let wanted = (!fenced).then_some(FaultKind::ProxyFence);
         assert_eq!(launch(what, body), wanted, "{what}");
     }
+}
+
+/// B of a product is one for four warps, but each has its own reasons to trust it.
+#[test]
+fn every_warp_of_a_product_has_waited_for_its_operand() {
+    // A from registers; B of 16 x 8 without a swizzle, which one warp writes.
+    let set_up = "shr.u32 %r0, %r39, 4;\ncvt.u64.u32 %a4, %r0;\nadd.s64 %a4, %a4, 0x80000;\nmov.b64 %a3, 0;\n\
+                  and.b32 %r0, %t, 31;\nshl.b32 %r0, %r0, 3;\nadd.s32 %r0, %r0, %r39;\nshr.u32 %r1, %t, 5;\n\
+                  setp.eq.u32 %p1, %r1, WRITER;\nsetp.eq.u32 %p2, %r1, 0;\n\
+                  mov.b32 %r10, 0;\nmov.b32 %r11, 0;\nmov.b32 %r12, 0;\nmov.b32 %r13, 0;\n\
+                  mov.f32 %f0, 0f00000000;\nmov.f32 %f1, %f0;\nmov.f32 %f2, %f0;\nmov.f32 %f3, %f0;\n";
+    let product = "bar.warp.sync 0xffffffff;\nwgmma.fence.sync.aligned;\n\
+                   wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f0, %f1, %f2, %f3}, \
+                   {%r10, %r11, %r12, %r13}, %a4, 1, 1, 1, 0;\n\
+                   wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n";
+    let write = "@%p1 st.shared.b64 [%r0], %a3;\n";
+    let (fence, meet) = ("fence.proxy.async;\n", "bar.sync 0;\n");
+    let launch = |writer: u32, body: String| {
+        let body = format!("{}{body}{product}", set_up.replace("WRITER", &writer.to_string()));
+        let gpu = gpu("warps of a product", &body);
+        let space = gpu.space(64);
+        gpu.launch("run", &config(1, 128), &[&NO_MAP, &space, &space]).err().map(|e| match e {
+            ptxsim::LaunchError::Fault(fault) => fault.kind,
+            other => panic!("{other}"),
+        })
+    };
+    // All four name the same operands.
+    let other = product.replace("%a4", "%a5");
+    let apart = |by: u64| format!("add.s64 %a5, %a4, {by};\n@!%p2 add.s64 %a5, %a4, 0;\n{other}{meet}");
+    assert_eq!(launch(0, format!("{write}{fence}{meet}{}", apart(0))), None);
+    // Another stride between rows of B, of which it has eight.
+    assert_eq!(launch(0, format!("{write}{fence}{meet}{}", apart(1 << 32))), Some(FaultKind::Divergence));
+    let (race, unfenced) = (Some(FaultKind::Race), Some(FaultKind::ProxyFence));
+    // Warp 0, which comes first, has written it, and knows.
+    assert_eq!(launch(0, format!("{write}{fence}")), race);
+    assert_eq!(launch(0, format!("{write}{fence}{meet}")), None);
+    // Or it has fenced what another wrote, which the others have not.
+    assert_eq!(launch(1, format!("{write}{meet}@%p2 {fence}")), unfenced);
+    assert_eq!(launch(1, format!("{write}{meet}{fence}")), None);
+    // What was written before is trusted, what was written since is not.
+    let again = format!("{write}{fence}{meet}{product}{meet}");
+    assert_eq!(launch(0, format!("{again}{write}{fence}{meet}")), None);
+    // Warp 0 is no longer the first: it writes what another multiplies already.
+    assert_eq!(launch(0, format!("{again}{write}{fence}")), Some(FaultKind::AsyncPending));
 }

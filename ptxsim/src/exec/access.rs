@@ -306,9 +306,9 @@ impl<'a> Machine<'_, 'a> {
         let n = src.len() as u32;
         let (bytes, total) = (u32::from(bytes), u32::from(bytes) * n);
         let addresses = self.addresses(warp, address);
-        if window == Window::Global
+        if (!strong || window == Window::Global)
             && warp.undefined.is_empty()
-            && self.store_at_a_glance(warp, &addresses, src, bytes, exec)
+            && self.store_at_a_glance(warp, window, &addresses, src, bytes, exec, pc)
         {
             return Ok(());
         }

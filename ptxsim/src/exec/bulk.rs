@@ -6,7 +6,7 @@ use super::access::{Site, bytes_of};
 use super::atomic;
 use super::machine::{ClusterState, Machine};
 use super::pending::Flight;
-use super::shared::{Range, swizzle};
+use super::shared::{Range, Sound, swizzle};
 use super::warp::{Warp, lanes_of};
 use crate::fault::{FaultKind, Outcome, Trouble};
 use crate::ir::{Address, AtomicOp, Bulk, BulkReduction, Element, Src, Window};
@@ -126,7 +126,7 @@ impl Machine<'_, '_> {
                 let map = self.tensor_map(warp, at(warp, *map), lane)?;
                 let rows = box_rows(&map, &place(warp, coordinates))?;
                 let fill = &map.fill_bits().to_le_bytes()[..map.element_bytes() as usize];
-                let data = fill.iter().copied().cycle().take(map.box_bytes() as usize).collect();
+                let data = fill.repeat(map.box_bytes() as usize / fill.len());
                 let mut parcel = self.fetch(warp, data, &rows)?;
                 if map.converts() {
                     map.convert(Arc::make_mut(&mut parcel.data));
@@ -218,7 +218,7 @@ impl Machine<'_, '_> {
         let fenced = |actor: usize, epoch: u32| warp.fenced(fences, actor, epoch);
         let memory = &mut self.state.ctas[warp.cta].shared;
         memory.check(offset, 16)?;
-        let mut sound = None;
+        let mut sound = Sound::default();
         for part in box_parts(offset, size, width) {
             memory.check_range(part.offset, part.bytes)?;
             memory.proxy_reading(part.offset, part.bytes, &who, fenced, &mut sound)?;
@@ -278,9 +278,10 @@ impl Machine<'_, '_> {
             let who = warp.who(lane, cta, false);
             let fenced = |actor: usize, epoch: u32| warp.fenced(fences, actor, epoch);
             let memory = &mut self.state.ctas[cta].shared;
+            let mut sound = Sound::default();
             for part in box_parts(offset, bytes, swizzle_width) {
                 memory.check_range(part.offset, part.bytes)?;
-                memory.arrived(part.offset, part.bytes, &who, stamp, fenced)?;
+                memory.arrived(part.offset, part.bytes, &who, stamp, fenced, &mut sound)?;
             }
             for byte in &parcel.hollow {
                 memory.hollow(swizzle(offset + byte, swizzle_width));

@@ -9,6 +9,7 @@ mod cluster;
 mod collective;
 mod copies;
 mod fillings;
+mod fragments;
 mod grid;
 mod machine;
 mod mbarrier;

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::shared::Range;
-use crate::ir::{Class, Instr, Wgmma, uses};
+use super::shared::{Range, Sound};
+use crate::fault::{FaultKind, Outcome, Trouble};
+use crate::ir::{Class, Instr, MmaType, Wgmma, uses};
 
 /// A thread's `cp.async` and bulk groups.
 #[derive(Default)]
@@ -137,6 +138,44 @@ impl WgmmaState {
 /// Warps of a warpgroup.
 pub const WARPS: usize = 4;
 
+/// An operand of a product that lies in shared memory.
+pub struct Operand {
+    pub values: Vec<f32>,
+    /// Rows of M, or columns of N, of which nothing has written a part.
+    pub unknown: Vec<usize>,
+    /// Writes of its words.
+    pub writes: Sound,
+}
+
+/// What all warps of a warpgroup say alike of a product.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Shape {
+    pub n: usize,
+    pub k: usize,
+    pub b_type: MmaType,
+    pub transpose_b: bool,
+    /// Of A, if it lies in shared memory, and of B.
+    pub descriptors: [Option<u64>; 2],
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let transposed = if self.transpose_b { ", transposed" } else { "" };
+        write!(f, "m64n{}k{} of {:?}{transposed}, descriptors", self.n, self.k, self.b_type)?;
+        self.descriptors.iter().flatten().try_for_each(|descriptor| write!(f, " {descriptor:#x}"))
+    }
+}
+
+/// A product that a warp has begun.
+struct Begun {
+    number: u64,
+    shape: Shape,
+    b: Option<Arc<Operand>>,
+}
+
+/// Products that are kept for warps behind.
+const KEPT: usize = 64;
+
 /// What the warps of a warpgroup have in common. A product is one operation of all four, and so is a group of them (PTX ISA,
 /// "wgmma.commit_group": one per warpgroup): who has waited for it knows that all four have read its operands, and may say so
 /// for the others.
@@ -149,6 +188,8 @@ pub struct Warpgroup {
     /// Shared memory that groups read, from the oldest on that nobody has waited for, and how many there were before.
     reads: VecDeque<Vec<Range>>,
     before: u64,
+    /// Products that not all warps have run.
+    begun: VecDeque<Begun>,
     /// Registers of a thread, once set by `setmaxnreg`.
     pub registers: Option<u32>,
 }
@@ -161,6 +202,37 @@ impl Warpgroup {
             ..Self::default()
         };
         (0..warps).step_by(WARPS).map(group).collect()
+    }
+
+    /// A warp comes to its next product; B, if another warp has read it. All four take part in one product: `a-desc` and `b-desc`
+    /// "must be same across all the warps in the warpgroup" (PTX ISA, "wgmma.mma_async").
+    pub fn begin(&mut self, warp: usize, shape: Shape) -> Outcome<Option<Arc<Operand>>> {
+        let number = self.products[warp];
+        if let Some(known) = self.begun.iter().find(|known| known.number == number) {
+            if known.shape == shape {
+                return Ok(known.b.clone());
+            }
+            let what = format!(
+                "the warps of a warpgroup multiply differently: {shape}, but another one {}",
+                known.shape
+            );
+            return Err(Trouble::new(FaultKind::Divergence, what));
+        }
+        let behind = self.products.iter().min().copied().unwrap_or(0);
+        self.begun.retain(|known| known.number >= behind);
+        if self.begun.len() == KEPT {
+            self.begun.pop_front();
+        }
+        self.begun.push_back(Begun { number, shape, b: None });
+        Ok(None)
+    }
+
+    /// Keeps B of a warp's product for the others.
+    pub fn keep(&mut self, warp: usize, b: &Arc<Operand>) {
+        let number = self.products[warp];
+        if let Some(known) = self.begun.iter_mut().find(|known| known.number == number) {
+            known.b = Some(Arc::clone(b));
+        }
     }
 
     pub fn commit(&mut self, warp: usize, reads: Vec<Range>) {

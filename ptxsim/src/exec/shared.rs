@@ -92,6 +92,34 @@ impl Stamp {
     }
 }
 
+/// Writes that were found right for one asynchronous access: most words that it meets have the same.
+#[derive(Default)]
+pub struct Sound {
+    /// Of each actor and kind the latest, which those before it follow.
+    writes: Vec<Stamp>,
+    latest: Option<Stamp>,
+    /// It met words whose bytes have writes of their own.
+    split: bool,
+}
+
+impl Sound {
+    #[inline]
+    fn has_latest(&self, cell: &Cell) -> bool {
+        !cell.split && self.latest == Some(cell.write)
+    }
+
+    fn add(&mut self, cell: &Cell) {
+        // Of a word whose bytes have writes of their own, this one says nothing.
+        self.latest = (!cell.split).then_some(cell.write);
+        self.split |= cell.split;
+        let source = |s: &Stamp| (s.actor, s.kind, s.lane == ASYNCHRONOUS);
+        match self.writes.iter_mut().find(|held| source(held) == source(&cell.write)) {
+            Some(held) => held.epoch = held.epoch.max(cell.write.epoch),
+            None => self.writes.push(cell.write),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Default)]
 struct Cell {
     write: Stamp,
@@ -200,10 +228,22 @@ impl Shared {
         Ok(())
     }
 
+    /// The plain bits of whole words; checked before.
+    #[inline]
+    pub fn words(&self, offset: u32, bytes: u32) -> &[u32] {
+        &self.words[(offset / 4) as usize..][..(bytes / 4) as usize]
+    }
+
     /// A word's plain bits; checked before.
     #[inline]
     pub fn word(&self, at: usize) -> u32 {
         self.words[at]
+    }
+
+    /// Sets a word's bits; checked before.
+    #[inline]
+    pub fn set_word(&mut self, at: usize, value: u32) {
+        self.words[at] = value;
     }
 
     /// The plain bits of up to 8 bytes; checked before.
@@ -408,16 +448,21 @@ impl Shared {
         issuer: &Who<'_>,
         (actor, epoch): (usize, u32),
         fenced: impl Fn(usize, u32) -> bool,
+        sound: &mut Sound,
     ) -> Outcome {
         self.visit(actor, epoch)?;
         let first = (offset / 4) as usize;
         for word in first..first + bytes.div_ceil(4) as usize {
-            self.free_of_asynchronous(word)?;
-            if self.checks.races {
-                self.after_writes(word, 0, 4, issuer, "asynchronous write")?;
-                self.after_reads(word, issuer)?;
+            let cell = &self.cells[word];
+            if !cell.is_free() || cell.read || !sound.has_latest(cell) {
+                self.free_of_asynchronous(word)?;
+                if self.checks.races {
+                    self.after_writes(word, 0, 4, issuer, "asynchronous write")?;
+                    self.after_reads(word, issuer)?;
+                }
+                self.through_fence(word, issuer, "overwrites", &fenced)?;
+                sound.add(&self.cells[word]);
             }
-            self.through_fence(word, issuer, "overwrites", &fenced)?;
             let cell = &mut self.cells[word];
             cell.written = 15;
             cell.hollow = false;
@@ -462,11 +507,14 @@ impl Shared {
     /// A `cp.async` was issued: its words may not be touched until [`Shared::landed`].
     pub fn incoming(&mut self, offset: u32, bytes: u32, who: &Who<'_>) -> Outcome {
         let first = (offset / 4) as usize;
+        let free = self.is_free_at_a_glance(first, (bytes / 4) as usize, who);
         for word in first..first + (bytes / 4) as usize {
-            self.free_of_asynchronous(word)?;
-            if self.checks.races {
-                self.after_writes(word, 0, 4, who, "cp.async")?;
-                self.after_reads(word, who)?;
+            if !free {
+                self.free_of_asynchronous(word)?;
+                if self.checks.races {
+                    self.after_writes(word, 0, 4, who, "cp.async")?;
+                    self.after_reads(word, who)?;
+                }
             }
             let cell = &mut self.cells[word];
             cell.incoming = true;
@@ -497,21 +545,21 @@ impl Shared {
         }
     }
 
-    /// The asynchronous proxy starts to read: written, ordered, fenced. `fenced` tells of a write's actor
-    /// and epoch whether a proxy fence lies between. `sound` is a write that was found right for this reader:
-    /// most words of an operand have the same one.
+    /// The asynchronous proxy starts to read: written, ordered, fenced. `fenced` tells of a write's actor and epoch whether a
+    /// proxy fence lies between. Whether all the words have been written.
     pub fn proxy_reading(
         &mut self,
         offset: u32,
         bytes: u32,
         who: &Who<'_>,
         fenced: impl Fn(usize, u32) -> bool,
-        sound: &mut Option<Stamp>,
-    ) -> Outcome {
+        sound: &mut Sound,
+    ) -> Outcome<bool> {
         if self.proxy_reads_at_a_glance(offset, bytes, sound) {
-            return Ok(());
+            return Ok(true);
         }
         let first = (offset / 4) as usize;
+        let mut written = true;
         for word in first..first + bytes.div_ceil(4) as usize {
             let cell = self.cells[word];
             if self.checks.asynchronous && cell.incoming {
@@ -521,12 +569,13 @@ impl Shared {
             if self.checks.loads && !cell.incoming {
                 self.require_written(word, 0, 4)?;
             }
-            if cell.split || *sound != Some(cell.write) {
+            written &= cell.written == 15;
+            if !sound.has_latest(&cell) {
                 if self.checks.races {
                     self.after_writes(word, 0, 4, who, "asynchronous read")?;
                 }
                 self.through_fence(word, who, "reads", &fenced)?;
-                *sound = (!cell.split).then_some(cell.write);
+                sound.add(&cell);
             }
             if !self.checks.asynchronous {
                 continue;
@@ -535,7 +584,23 @@ impl Shared {
             *readers = readers.saturating_add(1);
             self.reading += 1;
         }
-        Ok(())
+        Ok(written)
+    }
+
+    /// Whether writes that were found right for another reader are so for `who`, too; at a glance: it need not be told.
+    pub fn all_sound(&self, sound: &Sound, who: &Who<'_>, fenced: impl Fn(usize, u32) -> bool) -> bool {
+        let right = |write: &Stamp| {
+            write.before_all(who) && (!self.asks_fence(write) || fenced(write.actor.into(), write.epoch))
+        };
+        !sound.split && who.hidden.is_empty() && sound.writes.iter().all(right)
+    }
+
+    /// Whether a proxy fence is asked for between a write and an asynchronous access.
+    fn asks_fence(&self, write: &Stamp) -> bool {
+        match write.kind {
+            Kind::Copied => self.checks.copy_fence,
+            _ => self.checks.asynchronous && write.epoch != 0 && write.lane != ASYNCHRONOUS,
+        }
     }
 
     /// No ordinary write of a word lacks a proxy fence before the asynchronous access of `who`.
@@ -552,11 +617,7 @@ impl Shared {
         let cell = &self.cells[word];
         let own = std::slice::from_ref(&cell.write);
         let stamps = self.split.get(&word).filter(|_| cell.split).map_or(own, |s| &s[..]);
-        let asked = |s: &Stamp| match s.kind {
-            Kind::Copied => self.checks.copy_fence,
-            _ => self.checks.asynchronous && s.epoch != 0 && s.lane != ASYNCHRONOUS,
-        };
-        let open = |s: &&Stamp| asked(s) && !fenced(s.actor.into(), s.epoch);
+        let open = |s: &&Stamp| self.asks_fence(s) && !fenced(s.actor.into(), s.epoch);
         match stamps.iter().find(open) {
             None => Ok(()),
             Some(stamp) => {

@@ -1,63 +1,12 @@
-//! Matrix instructions. Fragment layouts as in the PTX ISA, "Matrix Fragments"; `g` is the lane's group
-//! (lane / 4), `t` its place in the group (lane % 4).
+//! `ldmatrix`, `stmatrix`, `movmatrix` and `mma.sync`. `g` is the lane's group (lane / 4), `t` its place in the group (lane % 4).
 
 use super::access::{Site, bytes_of};
 use super::accumulate::Product;
+use super::fragments::{add_to_register, register_of, rows_of_a, rows_of_b, sums_of};
 use super::machine::{Flow, Machine};
 use super::warp::{State, Warp};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::float::{self, BF16, E4M3, E5M2, F16, Rounding, small, tf32};
-use crate::ir::{Address, Lanes, Mma, MmaType, NAN32, Src, Window};
-
-/// Value of element `i` of a register.
-fn element(ty: MmaType, bits: u64, i: usize) -> f32 {
-    let part = |width: usize| (bits >> (width * i)) as u32 & ((1 << width) - 1);
-    match ty {
-        MmaType::F16 => small(F16, part(16)),
-        MmaType::Bf16 => small(BF16, part(16)),
-        MmaType::Tf32 => tf32(bits),
-        MmaType::E4M3 => small(E4M3, part(8)),
-        MmaType::E5M2 => small(E5M2, part(8)),
-        // Exact: sums of products of bytes stay below 2^24 for every shape.
-        MmaType::S8 => f32::from(part(8) as u8 as i8),
-        MmaType::U8 => f32::from(part(8) as u8),
-    }
-}
-
-/// Calls `put` with each element of a word and its number.
-#[inline]
-pub fn elements(ty: MmaType, word: u32, mut put: impl FnMut(usize, f32)) {
-    match ty {
-        MmaType::Bf16 => {
-            put(0, f32::from_bits(word << 16));
-            put(1, f32::from_bits(word & 0xffff_0000));
-        }
-        MmaType::F16 => {
-            put(0, float::f16(word & 0xffff));
-            put(1, float::f16(word >> 16));
-        }
-        _ => (0..32 / ty.bits()).for_each(|i| put(i, element(ty, word.into(), i))),
-    }
-}
-
-/// 16 rows of A from registers: row-major, `k` columns.
-pub fn rows_of_a(ty: MmaType, registers: &[Lanes], k: usize, a: &mut [f32]) {
-    let each = 32 / ty.bits();
-    for (r, lanes) in registers.iter().enumerate() {
-        for (lane, bits) in lanes.iter().enumerate() {
-            let (g, t) = (lane / 4, lane % 4);
-            let (row, column) = (g + 8 * (r & 1), t * each + (r >> 1) * 4 * each);
-            let row = &mut a[row * k + column..];
-            elements(ty, *bits as u32, |i, x| row[i] = x);
-        }
-    }
-}
-
-/// Row and column of lane `lane`'s accumulator `r` of 32 bits in a 16x8 tile.
-#[inline]
-pub fn place_of(r: usize, lane: usize) -> (usize, usize) {
-    (lane / 4 + 8 * (r / 2), 2 * (lane % 4) + r % 2)
-}
+use crate::ir::{Address, Lanes, Mma, Src, WARP, Window};
 
 impl Machine<'_, '_> {
     /// Offset in the block's own shared memory of a shared address, or of a generic one.
@@ -106,6 +55,9 @@ impl Machine<'_, '_> {
         whole(exec)?;
         let rows = self.matrix_rows(warp, address, dst.len())?;
         self.count_matrix(&rows[..8 * dst.len()], pc);
+        if self.load_matrix_at_a_glance(warp, &rows, dst, transpose) {
+            return Ok(Flow::Next);
+        }
         for (matrix, register) in dst.iter().enumerate() {
             let mut halves = [[0u16; 8]; 8];
             // Bits that nothing has written.
@@ -134,6 +86,37 @@ impl Machine<'_, '_> {
             }
         }
         Ok(Flow::Next)
+    }
+
+    /// Loads matrices of which the checks find nothing; `false`: nothing was loaded.
+    fn load_matrix_at_a_glance(
+        &mut self,
+        warp: &mut Warp,
+        rows: &[u32; WARP],
+        dst: &[u32],
+        transpose: bool,
+    ) -> bool {
+        let memory = &mut self.state.ctas[warp.cta].shared;
+        let lanes = u32::MAX >> (WARP - 8 * dst.len());
+        let who = warp.who(0, warp.cta, false);
+        let fits = rows[..8 * dst.len()].iter().all(|row| memory.check(*row, 16).is_ok());
+        let first = rows.map(|row| (row / 4) as usize);
+        if !warp.undefined.is_empty() || !fits || !memory.reads_at_a_glance(&first, 4, lanes, who) {
+            return false;
+        }
+        for (first, register) in first.chunks_exact(8).zip(dst) {
+            let half = |row: usize, column: usize| {
+                u64::from(memory.word(first[row] + column / 2)) >> (16 * (column % 2)) & 0xffff
+            };
+            for (lane, out) in warp.registers[*register as usize].iter_mut().enumerate() {
+                let (g, t) = (lane / 4, lane % 4);
+                *out = match transpose {
+                    true => half(2 * t, g) | half(2 * t + 1, g) << 16,
+                    false => memory.word(first[g] + t).into(),
+                };
+            }
+        }
+        true
     }
 
     pub fn store_matrix(
@@ -198,33 +181,31 @@ impl Machine<'_, '_> {
             return Ok(Flow::Wait(State::Gather));
         }
         whole(exec)?;
-        let k = mma.k;
-        let (mut a, mut b) = ([0f32; 16 * 32], [0f32; 8 * 32]);
-        let registers = |list: &[Src]| {
-            let mut held = [[0; 32]; 4];
-            list.iter().zip(&mut held).for_each(|(src, lanes)| *lanes = warp.lanes(*src, self.grid));
-            held
-        };
-        rows_of_a(mma.a_type, &registers(&mma.a)[..mma.a.len()], k, &mut a);
-        let each = 32 / mma.b_type.bits();
-        for (r, lanes) in registers(&mma.b).iter().enumerate().take(mma.b.len()) {
-            for (lane, bits) in lanes.iter().enumerate() {
-                let (g, t) = (lane / 4, lane % 4);
-                // Transposed: column `g` of B is a row of eight here.
-                let column = &mut b[(t * each + r * 4 * each) * 8 + g..];
-                elements(mma.b_type, *bits as u32, |i, x| column[8 * i] = x);
+        let (k, grid) = (mma.k, self.grid);
+        let (mut a, mut b, mut d) = ([0.0; 16 * 32], [0.0; 8 * 32], [0.0; 16 * 8]);
+        let mut held = [None; 4];
+        let registers = mma.a.iter().zip(&mut held).map(|(src, held)| warp.view(*src, grid, held));
+        rows_of_a(mma.a_type, registers, k, &mut a);
+        let registers = mma.b.iter().zip(&mut held).map(|(src, held)| warp.view(*src, grid, held));
+        rows_of_b(mma.b_type, registers, k, &mut b);
+        let integer = mma.a_type.is_integer();
+        // Registers of C may be those of D in another order.
+        let mut sums = [[0; WARP]; 4];
+        for (r, (src, sums)) in mma.c.iter().zip(&mut sums).enumerate() {
+            match integer {
+                true => *sums = warp.lanes(*src, grid),
+                false => sums_of(mma.half_accumulate, r, warp.view(*src, grid, &mut held[0]), 8, &mut d),
             }
         }
-        let integer = mma.a_type.is_integer();
-        let c = registers(&mma.c);
-        let mut d = [0f32; 16 * 8];
-        if !integer {
-            accumulators(mma.half_accumulate, &c[..mma.c.len()], 8, &mut d);
-        }
-        self.grid.multiply(mma.a_type, Product { n: 8, k, a: &a[..16 * k], b: &b[..8 * k], d: &mut d });
-        let results = pack(mma.half_accumulate, integer, 8, &d, &c);
-        for (register, lanes) in mma.d.iter().zip(&results) {
-            warp.put(*register, lanes, exec);
+        grid.multiply(mma.a_type, Product { n: 8, k, a: &a[..16 * k], b: &b[..8 * k], d: &mut d });
+        for (r, (register, sums)) in mma.d.iter().zip(&mut sums).enumerate() {
+            let register = &mut warp.registers[*register as usize];
+            if integer {
+                add_to_register(r, 8, &d, sums);
+                *register = *sums;
+            } else {
+                register_of(mma.half_accumulate, r, 8, &d, register);
+            }
         }
         self.tally.total.tensor_flops += 2 * 16 * 8 * k as u64;
         Ok(Flow::Next)
@@ -237,44 +218,4 @@ pub fn whole(exec: u32) -> Outcome {
         return Err(Trouble::new(FaultKind::Divergence, what));
     }
     Ok(())
-}
-
-/// A 16x8 tile of C from registers of f32 or of pairs of f16, to rows of `stride` elements.
-pub fn accumulators(half: bool, c: &[Lanes], stride: usize, tile: &mut [f32]) {
-    for (r, lanes) in c.iter().enumerate() {
-        for (lane, bits) in lanes.iter().enumerate() {
-            if half {
-                let at = (lane / 4 + 8 * r) * stride + 2 * (lane % 4);
-                elements(MmaType::F16, *bits as u32, |i, x| tile[at + i] = x);
-            } else {
-                let (row, column) = place_of(r, lane);
-                tile[row * stride + column] = f32::from_bits(*bits as u32);
-            }
-        }
-    }
-}
-
-/// Registers of a 16x8 tile, two of pairs of f16 or four; integer sums add to `c`.
-pub fn pack(half: bool, integer: bool, stride: usize, tile: &[f32], c: &[Lanes]) -> [Lanes; 4] {
-    let mut out = [[0; 32]; 4];
-    for (r, lanes) in out.iter_mut().enumerate().take(if half { 2 } else { 4 }) {
-        for (lane, bits) in lanes.iter_mut().enumerate() {
-            if half {
-                let at = (lane / 4 + 8 * r) * stride + 2 * (lane % 4);
-                let code = |x: f32| u64::from(F16.encode(x.into(), Rounding::Nearest));
-                *bits = code(tile[at]) | code(tile[at + 1]) << 16;
-                continue;
-            }
-            let (row, column) = place_of(r, lane);
-            let value = tile[row * stride + column];
-            *bits = match integer {
-                true => (value as i32).wrapping_add(c[r][lane] as i32) as u32,
-                // The host's NaN is of either sign.
-                false if value.is_nan() => NAN32,
-                false => value.to_bits(),
-            }
-            .into();
-        }
-    }
-    out
 }

@@ -125,7 +125,17 @@ impl Warp {
         match src {
             Src::Register(index) => self.registers[index as usize],
             Src::Immediate(value) => [value; WARP],
-            other => std::array::from_fn(|lane| self.scalar(other, lane, grid)),
+            Src::Special(
+                Special::Tid(_)
+                | Special::LaneId
+                | Special::LanemaskEq
+                | Special::LanemaskLe
+                | Special::LanemaskLt
+                | Special::LanemaskGe
+                | Special::LanemaskGt,
+            ) => std::array::from_fn(|lane| self.scalar(src, lane, grid)),
+            // The same for all.
+            other => [self.scalar(other, 0, grid); WARP],
         }
     }
 

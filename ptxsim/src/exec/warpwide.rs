@@ -7,7 +7,7 @@ use crate::counters::sectors;
 use crate::ir::{Lanes, Src, WARP, Window};
 use crate::memory::Allocation;
 
-/// Values of a vector access: elements of 4 or 8 bytes.
+/// Values of a vector access.
 #[derive(Clone, Copy)]
 struct Shape {
     elements: usize,
@@ -36,9 +36,9 @@ impl Shape {
         self.bytes * self.elements as u32
     }
 
-    /// Words of each lane.
+    /// Words of each lane, the last one perhaps in part.
     fn each(&self) -> usize {
-        self.total() as usize / 4
+        (self.total() as usize).div_ceil(4)
     }
 
     /// Puts the elements of the lanes of `exec`, which lie in memory's words, into registers.
@@ -49,16 +49,23 @@ impl Shape {
         dst: &[Option<u32>],
         signed: bool,
         exec: u32,
+        addresses: &Lanes,
         word: impl Fn(usize) -> u32,
     ) {
+        let unused = 64 - 8 * self.bytes;
         for (k, dst) in dst.iter().enumerate() {
             let Some(dst) = *dst else { continue };
             match (self.bytes, signed) {
                 (4, false) => warp.set(dst, exec, |lane| word(self.words[lane] + k).into()),
                 (4, true) => warp.set(dst, exec, |lane| i64::from(word(self.words[lane] + k) as i32) as u64),
-                _ => warp.set(dst, exec, |lane| {
+                (8, _) => warp.set(dst, exec, |lane| {
                     let at = self.words[lane] + 2 * k;
                     u64::from(word(at)) | u64::from(word(at + 1)) << 32
+                }),
+                _ => warp.set(dst, exec, |lane| {
+                    let at = addresses[lane] as usize % 4 + k * self.bytes as usize;
+                    let bits = u64::from(word(self.words[lane] + at / 4)) >> (8 * (at % 4)) << unused;
+                    if signed { (bits as i64 >> unused) as u64 } else { bits >> unused }
                 }),
             }
         }
@@ -88,19 +95,24 @@ impl<'a> Machine<'_, 'a> {
         exec: u32,
         pc: usize,
     ) -> bool {
-        if bytes < 4 {
-            return false;
-        }
         let elements = dst.len();
+        let first = addresses[exec.trailing_zeros() as usize];
         match window {
-            Window::Global => {
+            // No allocation lies where generic addresses mean other memory.
+            Window::Global | Window::Const | Window::Generic => {
                 let Some((a, shape)) = self.one_allocation(warp, addresses, exec, elements, bytes) else {
                     return false;
                 };
                 let total = shape.total();
                 let written = self.grid.options.checks.written || self.grid.options.checks.loads;
-                let Some(fresh) = a.read_all(&shape.words, shape.each(), written) else { return false };
-                shape.gather(warp, dst, signed, exec, |word| a.word(word));
+                let fresh = match total {
+                    1 | 2 => {
+                        a.read_parts(lanes_of(exec).map(|lane| addresses[lane] - a.base), total, written)
+                    }
+                    _ => a.read_all(&shape.words, shape.each(), written),
+                };
+                let Some(fresh) = fresh else { return false };
+                shape.gather(warp, dst, signed, exec, addresses, |word| a.word(word));
                 let tally = &mut self.tally.total;
                 tally.distinct_bytes += u64::from(fresh);
                 tally.global_load_bytes += u64::from(total * exec.count_ones());
@@ -117,8 +129,24 @@ impl<'a> Machine<'_, 'a> {
                 if !memory.reads_at_a_glance(&shape.words, shape.each(), exec, who) {
                     return false;
                 }
-                shape.gather(warp, dst, signed, exec, |word| memory.word(word));
+                shape.gather(warp, dst, signed, exec, addresses, |word| memory.word(word));
                 self.banks(&shape.words.map(|w| w as u32 * 4), exec, shape.total(), pc);
+            }
+            Window::Param => {
+                // Most often all lanes read the same.
+                if lanes_of(exec).any(|lane| addresses[lane] != first) {
+                    return false;
+                }
+                let size = self.grid.parameters.len() as u64;
+                let Some(shape) = Shape::new(addresses, exec, elements, bytes, 0, size) else { return false };
+                let bytes = &self.grid.parameters[first as usize..];
+                // Of words as memory has them.
+                let start = shape.words[0];
+                let word = |at: usize| {
+                    let from = 4 * (at - start);
+                    (0..4).fold(0, |word, i| word | u32::from(*bytes.get(from + i).unwrap_or(&0)) << (8 * i))
+                };
+                shape.gather(warp, dst, signed, exec, &[0; WARP], word);
             }
             _ => return false,
         }
@@ -130,14 +158,54 @@ impl<'a> Machine<'_, 'a> {
     pub fn store_at_a_glance(
         &mut self,
         warp: &mut Warp,
+        window: Window,
         addresses: &Lanes,
         src: &[Src],
         bytes: u32,
         exec: u32,
+        pc: usize,
     ) -> bool {
-        if bytes < 4 {
+        match window {
+            _ if bytes < 4 => false,
+            Window::Global => self.store_global(warp, addresses, src, bytes, exec),
+            Window::Shared => self.store_shared(warp, addresses, src, bytes, exec, pc),
+            _ => false,
+        }
+    }
+
+    fn store_shared(
+        &mut self,
+        warp: &Warp,
+        addresses: &Lanes,
+        src: &[Src],
+        bytes: u32,
+        exec: u32,
+        pc: usize,
+    ) -> bool {
+        let base = (warp.cta as u64) << RANK_SHIFT;
+        let size = u64::from(self.grid.shared_bytes);
+        let Some(shape) = Shape::new(addresses, exec, src.len(), bytes, base, size) else { return false };
+        let memory = &mut self.state.ctas[warp.cta].shared;
+        // Those noted before one that is not right are noted again, lane by lane.
+        let right = lanes_of(exec).all(|lane| {
+            let who = warp.who(lane, warp.cta, false);
+            memory.writes_at_a_glance(shape.words[lane] as u32 * 4, shape.total(), &who)
+        });
+        if !right {
             return false;
         }
+        for (k, source) in src.iter().enumerate() {
+            let mut held = None;
+            let value = warp.view(*source, self.grid, &mut held);
+            for lane in lanes_of(exec) {
+                shape.scatter(k, lane, value[lane], |word, x| memory.set_word(word, x));
+            }
+        }
+        self.banks(&shape.words.map(|w| w as u32 * 4), exec, shape.total(), pc);
+        true
+    }
+
+    fn store_global(&mut self, warp: &Warp, addresses: &Lanes, src: &[Src], bytes: u32, exec: u32) -> bool {
         let Some((a, shape)) = self.one_allocation(warp, addresses, exec, src.len(), bytes) else {
             return false;
         };

@@ -1,13 +1,18 @@
 //! `wgmma`: products of a warpgroup, operands from shared memory by descriptor.
 
+use std::sync::Arc;
+
 use super::accumulate::Product;
+use super::fragments::{
+    add_to_register, decode, order, place_of, register_of, rows_of_a, sums_of, transpose, turn,
+};
 use super::machine::{Flow, Machine};
-use super::pending::WARPS;
-use super::shared::{Range, swizzle};
-use super::tensor::{accumulators, elements, pack, place_of, rows_of_a, whole};
+use super::pending::{Operand, Shape, WARPS};
+use super::shared::{Range, Sound, swizzle};
+use super::tensor::whole;
 use super::warp::{State, Warp};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::ir::{Lanes, MmaType, Op, ScaleD, Src, WARP, Wgmma, uses};
+use crate::ir::{MmaType, Op, ScaleD, Src, WARP, Wgmma, uses};
 
 /// Rows of A and columns of B of which nothing has written a part: so are they of the product.
 #[derive(Default)]
@@ -48,13 +53,6 @@ fn note(reads: &mut Vec<Range>, offset: u32) {
     }
 }
 
-/// Where the elements of an operand go: steps of a row (of M or N) and of a column (of K).
-#[derive(Clone, Copy)]
-struct Steps {
-    row: usize,
-    column: usize,
-}
-
 impl Machine<'_, '_> {
     pub fn wgmma(&mut self, warp: &mut Warp, op: &Wgmma, exec: u32) -> Outcome<Flow> {
         if exec != warp.alive {
@@ -73,26 +71,27 @@ impl Machine<'_, '_> {
             let layout =
                 MatrixLayout::decode(warp.scalar(*descriptor, 0, self.grid), op.a_type, op.transpose_a)?;
             // Each warp multiplies 16 of the 64 rows.
-            let rows = 16 * quarter..16 * quarter + 16;
-            unknown.rows =
-                self.operand(warp, &layout, op.a_type, rows, k, Steps { row: k, column: 1 }, &mut a)?;
+            let operand = self.operand(warp, &layout, op.a_type, 16 * quarter..16 * quarter + 16, k)?;
+            unknown.rows = operand.unknown;
+            match op.transpose_a {
+                true => turn(&operand.values, 16, &mut a),
+                false => a.copy_from_slice(&operand.values),
+            }
         } else {
-            let registers: Vec<Lanes> = op.a.iter().map(|s| warp.lanes(*s, self.grid)).collect();
             self.reads_in_flight(warp, &op.a)?;
-            rows_of_a(op.a_type, &registers, k, &mut a);
+            let mut held = [None; 4];
+            let registers = op.a.iter().zip(&mut held).map(|(src, held)| warp.view(*src, self.grid, held));
+            rows_of_a(op.a_type, registers, k, &mut a);
             for (r, bits) in op.a.iter().enumerate().filter_map(|(r, s)| Some((r, warp.undefined.bits(*s)?)))
             {
                 unknown.rows.extend((0..WARP).filter(|l| bits[*l] != 0).map(|l| l / 4 + 8 * (r & 1)));
             }
         }
-        // Columns of B side by side, which lets the compiler use wide registers.
-        let mut b = vec![0f32; n * k];
-        let layout = MatrixLayout::decode(warp.scalar(op.b, 0, self.grid), op.b_type, op.transpose_b)?;
-        unknown.columns =
-            self.operand(warp, &layout, op.b_type, 0..n, k, Steps { row: 1, column: n }, &mut b)?;
         if op.negate_a != op.negate_b {
             a.iter_mut().for_each(|x| *x = -*x);
         }
+        let b = self.rows_of_b(warp, op)?;
+        unknown.columns.clone_from(&b.unknown);
         let accumulates = match op.scale_d {
             ScaleD::Constant(scale) => scale,
             ScaleD::Predicate(p) => match warp.predicate(p) {
@@ -106,21 +105,26 @@ impl Machine<'_, '_> {
         };
         let per_tile = if op.half_accumulate { 2 } else { 4 };
         let integer = op.a_type.is_integer();
+        let places =
+            op.d.iter().enumerate().map(|(at, register)| (at % per_tile, at / per_tile * 8, *register));
         let mut d = vec![0f32; 16 * n];
         if accumulates && !integer {
-            for (tile, registers) in op.d.chunks_exact(per_tile).enumerate() {
-                let c: Vec<Lanes> = registers.iter().map(|r| warp.registers[*r as usize]).collect();
-                accumulators(op.half_accumulate, &c, n, &mut d[tile * 8..]);
+            for (r, column, register) in places.clone() {
+                let lanes = &warp.registers[register as usize];
+                sums_of(op.half_accumulate, r, lanes, n, &mut d[column..]);
             }
         }
-        self.grid.multiply(op.a_type, Product { n, k, a: &a, b: &b, d: &mut d });
-        for (tile, registers) in op.d.chunks_exact(per_tile).enumerate() {
-            let held = |r: &u32| if accumulates { warp.registers[*r as usize] } else { [0; 32] };
-            let c: Vec<Lanes> = if integer { registers.iter().map(held).collect() } else { Vec::new() };
-            let results = pack(op.half_accumulate, integer, n, &d[tile * 8..], &c);
-            for (register, lanes) in registers.iter().zip(&results) {
-                warp.put(*register, lanes, exec);
+        self.grid.multiply(op.a_type, Product { n, k, a: &a, b: &b.values, d: &mut d });
+        for (r, column, register) in places {
+            let lanes = &mut warp.registers[register as usize];
+            if !integer {
+                register_of(op.half_accumulate, r, n, &d[column..], lanes);
+                continue;
             }
+            if !accumulates {
+                lanes.fill(0);
+            }
+            add_to_register(r, n, &d[column..], lanes);
         }
         unknown.spread(warp, op, accumulates, exec);
         warp.wgmma.start(&op.d);
@@ -129,8 +133,39 @@ impl Machine<'_, '_> {
         Ok(Flow::Next)
     }
 
-    /// Reads rows of an operand, `k` columns; those of which nothing has written a part.
-    #[allow(clippy::too_many_arguments, reason = "the operand's own parts")]
+    /// B of a product, by rows. The first warp of the four reads it. Who comes after finds the same there: `races` and `async`
+    /// see to it that nobody writes what a product reads.
+    fn rows_of_b(&mut self, warp: &mut Warp, op: &Wgmma) -> Outcome<Arc<Operand>> {
+        let descriptor = warp.scalar(op.b, 0, self.grid);
+        let a = (op.a.len() == 1).then(|| warp.scalar(op.a[0], 0, self.grid));
+        let Wgmma { n, k, b_type, transpose_b, .. } = *op;
+        let shape = Shape { n, k, b_type, transpose_b, descriptors: [a, Some(descriptor)] };
+        let cta = &mut self.state.ctas[warp.cta];
+        if let Some(known) = cta.warpgroups[warp.index / WARPS].begin(warp.index % WARPS, shape)? {
+            let fenced = |actor: usize, epoch: u32| warp.fenced(&self.state.fences, actor, epoch);
+            if cta.shared.all_sound(&known.writes, &warp.who(0, warp.cta, false), fenced) {
+                return Ok(known);
+            }
+        }
+        let layout = MatrixLayout::decode(descriptor, op.b_type, op.transpose_b)?;
+        let mut operand = self.operand(warp, &layout, op.b_type, 0..op.n, op.k)?;
+        // Columns of B side by side, which lets the compiler use wide registers.
+        if op.transpose_b {
+            order(&mut operand.values);
+        } else {
+            let columns = std::mem::replace(&mut operand.values, vec![0.0; op.n * op.k]);
+            transpose(&columns, op.k, op.n, &mut operand.values);
+        }
+        let operand = Arc::new(operand);
+        let checks = self.grid.options.checks;
+        if checks.asynchronous && checks.races {
+            let group = &mut self.state.ctas[warp.cta].warpgroups[warp.index / WARPS];
+            group.keep(warp.index % WARPS, &operand);
+        }
+        Ok(operand)
+    }
+
+    /// Reads rows of an operand, `k` columns, in the order of memory: by rows, or transposed by columns.
     fn operand(
         &mut self,
         warp: &mut Warp,
@@ -138,39 +173,42 @@ impl Machine<'_, '_> {
         ty: MmaType,
         rows: std::ops::Range<usize>,
         k: usize,
-        steps: Steps,
-        into: &mut [f32],
-    ) -> Outcome<Vec<usize>> {
+    ) -> Outcome<Operand> {
         let size = ty.bits() / 8;
         // 16 bytes at a time: along K, or along the rows when those are contiguous.
         let chunk = 16 / size;
-        let (mn_step, k_step, within) =
-            if layout.transpose { (chunk, 1, steps.row) } else { (1, chunk, steps.column) };
         let who = warp.who(0, warp.cta, false);
         let fences = &self.state.fences;
         let fenced = |actor: usize, epoch: u32| warp.fenced(fences, actor, epoch);
         let memory = &mut self.state.ctas[warp.cta].shared;
-        let mut unknown = Vec::new();
-        let (mut sound, mut reads) = (None, Vec::new());
-        for row in rows.clone().step_by(mn_step) {
-            for column in (0..k).step_by(k_step) {
-                let offset = layout.address(row, column, size);
-                memory.check(offset, 16)?;
-                memory.proxy_reading(offset, 16, &who, fenced, &mut sound)?;
-                note(&mut reads, offset);
-                if (0..4).any(|w| memory.undefined(offset + 4 * w, 4) != 0) {
-                    unknown.extend(row - rows.start..row - rows.start + mn_step);
-                }
-                let words = [0, 4, 8, 12].map(|at| memory.peek(offset + at, 4));
-                let first = (row - rows.start) * steps.row + column * steps.column;
-                for (w, word) in words.into_iter().enumerate() {
-                    let from = &mut into[first + w * (4 / size) * within..];
-                    elements(ty, word as u32, |i, x| from[i * within] = x);
-                }
+        let (mut unknown, mut reads, mut sound) = (Vec::new(), Vec::new(), Sound::default());
+        let mut words = Vec::with_capacity(rows.len() * k / (4 / size));
+        let mut read = |row: usize, column: usize| -> Outcome {
+            let offset = layout.address(row, column, size);
+            memory.check(offset, 16)?;
+            if !memory.proxy_reading(offset, 16, &who, fenced, &mut sound)?
+                && (0..4).any(|w| memory.undefined(offset + 4 * w, 4) != 0)
+            {
+                let first = row - rows.start;
+                unknown.extend(first..first + if layout.transpose { chunk } else { 1 });
+            }
+            note(&mut reads, offset);
+            words.extend_from_slice(memory.words(offset, 16));
+            Ok(())
+        };
+        if layout.transpose {
+            for column in 0..k {
+                rows.clone().step_by(chunk).try_for_each(|row| read(row, column))?;
+            }
+        } else {
+            for row in rows.clone() {
+                (0..k).step_by(chunk).try_for_each(|column| read(row, column))?;
             }
         }
+        let mut values = vec![0.0; rows.len() * k];
+        decode(ty, &words, &mut values);
         warp.wgmma.reads.extend(reads);
-        Ok(unknown)
+        Ok(Operand { values, unknown, writes: sound })
     }
 
     /// `wgmma.fence`, `.commit_group`, `.wait_group`.

@@ -2,8 +2,8 @@
 
 use pulp::Arch;
 
-use super::{Lanes, NAN32, Value, lanewise};
-use crate::float::{self, BF16, E2M1, F16, Format, Rounding, TF32, flush, to_f32};
+use super::{Lanes, NAN32, Single, Value, lanewise};
+use crate::float::{self, BF16, E2M1, E4M3, E5M2, F16, Format, Rounding, TF32, flush, to_f32};
 
 /// A type of `cvt`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +44,22 @@ impl Conversion {
     pub fn convert(&self, arch: Arch, a: &Lanes, b: &Lanes, out: &mut Lanes) {
         let low = |x: u64, bits: u32| x << (64 - bits) >> (64 - bits);
         let extended = |x: u64, bits: u32| ((x as i64) << (64 - bits) >> (64 - bits)) as u64;
-        use Kind::{Signed, Unsigned};
+        use Kind::{F32, Signed, Small, Unsigned};
+        let plain = !(self.integral || self.saturate || self.relu || self.flush);
+        let nearest = plain && self.rounding == Rounding::Nearest;
         match (self.from, self.to) {
+            (F32, Small(F16)) if nearest => self.narrow::<16>(arch, [a, b], out, F16),
+            (F32, Small(BF16)) if nearest => self.narrow::<16>(arch, [a, b], out, BF16),
+            (F32, Small(E4M3)) if nearest => self.narrow::<8>(arch, [a, b], out, E4M3),
+            (F32, Small(E5M2)) if nearest => self.narrow::<8>(arch, [a, b], out, E5M2),
+            (Small(F16), F32) if plain => lanewise(arch, [a], out, |[x]| Single(float::f16(x as u32)).put()),
+            (Small(BF16), F32) if plain => {
+                lanewise(arch, [a], out, |[x]| Single(float::bf16(x as u32)).put())
+            }
+            (Small(E4M3), Small(F16)) if plain && self.pair => self.widen(arch, a, out, float::e4m3_as_f16),
+            (Small(E5M2), Small(F16)) if plain && self.pair => self.widen(arch, a, out, float::e5m2_as_f16),
+            (Signed(32), F32) if nearest => lanewise(arch, [a], out, |[x]| (x as i32 as f32).put()),
+            (Unsigned(32), F32) if nearest => lanewise(arch, [a], out, |[x]| (x as u32 as f32).put()),
             (Unsigned(from), Unsigned(to)) if !self.saturate => {
                 lanewise(arch, [a], out, |[x]| low(x, from.min(to)));
             }
@@ -58,8 +72,31 @@ impl Conversion {
             (Signed(from), Signed(to)) if !self.saturate => {
                 lanewise(arch, [a], out, |[x]| extended(x, from.min(to)));
             }
-            _ => *out = std::array::from_fn(|lane| self.apply(a[lane], b[lane])),
+            _ => {
+                for (lane, out) in out.iter_mut().enumerate() {
+                    *out = self.apply(a[lane], b[lane]);
+                }
+            }
         }
+    }
+
+    /// Rounds f32 to nearest, one of them or a pair, to a format of `BITS`.
+    #[inline(always)]
+    fn narrow<const BITS: u32>(&self, arch: Arch, [a, b]: [&Lanes; 2], out: &mut Lanes, format: Format) {
+        let finite = self.finite;
+        match self.pair {
+            true => lanewise(arch, [a, b], out, |[a, b]| {
+                let (a, b) = (format.nearest(f32::get(a), finite), format.nearest(f32::get(b), finite));
+                u64::from(a) << BITS | u64::from(b)
+            }),
+            false => lanewise(arch, [a], out, |[a]| format.nearest(f32::get(a), finite).into()),
+        }
+    }
+
+    /// A pair of 8 bits each to one of 16.
+    #[inline(always)]
+    fn widen(&self, arch: Arch, a: &Lanes, out: &mut Lanes, f: impl Fn(u8) -> u16) {
+        lanewise(arch, [a], out, |[a]| u64::from(f((a >> 8) as u8)) << 16 | u64::from(f(a as u8)));
     }
 
     /// Converts; of a pair from two f32, `a` becomes the upper half.

@@ -70,7 +70,7 @@ pub fn lanemask(arch: Arch, a: &Lanes, b: &Lanes, f: impl Fn(u64, u64) -> bool) 
 }
 
 /// The lanes of a mask, in order.
-pub fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
+pub fn lanes_of(mask: u32) -> impl Iterator<Item = usize> + Clone {
     let mut rest = mask;
     std::iter::from_fn(move || {
         (rest != 0).then(|| {

@@ -2,12 +2,12 @@
 //! that is left to the full checks, which also say what is wrong.
 
 use super::super::warp::lanes_of;
-use super::{Cell, LANE_BITS, SEVERAL, Shared, Stamp, Who};
+use super::{Cell, LANE_BITS, SEVERAL, Shared, Sound, Stamp, Who};
 
 impl Stamp {
     /// The write comes before what any lane of the warp does now.
     #[inline]
-    fn before_all(&self, who: &Who<'_>) -> bool {
+    pub(super) fn before_all(&self, who: &Who<'_>) -> bool {
         match usize::from(self.actor) {
             own if own == who.actor => self.epoch < who.full_sync,
             other => who.clock.get(other).is_some_and(|seen| *seen >= self.epoch),
@@ -20,6 +20,12 @@ impl Cell {
     #[inline]
     fn is_plain(&self) -> bool {
         self.written == 15 && !self.incoming && !self.split
+    }
+
+    /// Nothing asynchronous uses it, and its bytes were written together.
+    #[inline]
+    pub(super) fn is_free(&self) -> bool {
+        !self.incoming && !self.split && self.readers == 0
     }
 }
 
@@ -59,12 +65,12 @@ impl Shared {
         true
     }
 
-    /// Whether an asynchronous read of 16 bytes meets nothing but the write that was found right; then it is noted.
+    /// Whether an asynchronous read of 16 bytes meets nothing but the latest write that was found right; then it is noted.
     #[inline]
-    pub fn proxy_reads_at_a_glance(&mut self, offset: u32, bytes: u32, sound: &Option<Stamp>) -> bool {
+    pub fn proxy_reads_at_a_glance(&mut self, offset: u32, bytes: u32, sound: &Sound) -> bool {
         let cells = self.cells[(offset / 4) as usize..].first_chunk_mut::<4>();
         let Some(cells) = cells.filter(|_| bytes == 16 && self.checks.asynchronous) else { return false };
-        let right = |cell: &Cell| cell.is_plain() && *sound == Some(cell.write) && cell.readers < u16::MAX;
+        let right = |cell: &Cell| cell.is_plain() && sound.has_latest(cell) && cell.readers < u16::MAX;
         if !cells.iter().all(right) {
             return false;
         }
@@ -76,30 +82,34 @@ impl Shared {
     /// Whether the checks of a write find nothing at a glance; then it is noted.
     #[inline]
     pub fn writes_at_a_glance(&mut self, offset: u32, bytes: u32, who: &Who<'_>) -> bool {
-        let plain = self.checks.races && bytes >= 4 && who.hidden.is_empty() && !who.strong;
-        let Some(warp) = who.warp.filter(|_| plain) else { return false };
         let (first, words) = ((offset / 4) as usize, (bytes / 4) as usize);
-        let cells = &mut self.cells[first..first + words];
-        let free = |cell: &Cell| !cell.incoming && !cell.split && cell.readers == 0;
-        if !cells.iter().all(|cell| free(cell) && cell.write.before_all(who)) {
+        if bytes < 4 || !self.is_free_at_a_glance(first, words, who) {
             return false;
         }
-        if cells.iter().any(|cell| cell.read) {
-            let all = self.reads.iter().enumerate().filter(|(_, entries)| !entries.is_empty());
-            let mut early = all.flat_map(|(reader, entries)| {
-                let seen = match reader == warp {
-                    true => who.full_sync.saturating_sub(1),
-                    false => who.clock.get(self.first + reader).copied().unwrap_or(0),
-                };
-                entries[first..first + words].iter().filter(move |entry| *entry >> LANE_BITS > seen)
-            });
-            if early.next().is_some() {
-                return false;
-            }
-        }
-        for cell in cells {
+        for cell in &mut self.cells[first..first + words] {
             (cell.written, cell.hollow, cell.read, cell.write) = (15, false, false, Stamp::of(who));
         }
         true
+    }
+
+    /// Whether words may be written, by the looks of it: after all writes and reads, and nothing asynchronous uses them.
+    #[inline]
+    pub fn is_free_at_a_glance(&self, first: usize, words: usize, who: &Who<'_>) -> bool {
+        let plain = self.checks.races && who.hidden.is_empty() && !who.strong;
+        let Some(warp) = who.warp.filter(|_| plain) else { return false };
+        let cells = &self.cells[first..first + words];
+        if !cells.iter().all(|cell| cell.is_free() && cell.write.before_all(who)) {
+            return false;
+        }
+        let read = cells.iter().any(|cell| cell.read);
+        let all = self.reads.iter().enumerate().filter(|(_, entries)| read && !entries.is_empty());
+        let mut early = all.flat_map(|(reader, entries)| {
+            let seen = match reader == warp {
+                true => who.full_sync.saturating_sub(1),
+                false => who.clock.get(self.first + reader).copied().unwrap_or(0),
+            };
+            entries[first..first + words].iter().filter(move |entry| *entry >> LANE_BITS > seen)
+        });
+        early.next().is_none()
     }
 }
