@@ -16,7 +16,8 @@ import traceback
 
 import rows
 
-SOURCES = ["cutlass_rows", "attention_rows", "numba_rows", "cccl_rows", "fla_rows", "flag_gems_rows", "liger_rows", "candle_rows"]
+SOURCES = ["cutlass_rows", "attention_rows", "numba_rows", "cccl_rows", "fla_rows", "flag_gems_rows", "liger_rows", "candle_rows",
+           "cudarc_rows"]
 # What ptxsim says of what it does not run.
 UNSUPPORTED = re.compile(r"not supported|unsupported", re.IGNORECASE)
 

@@ -91,6 +91,8 @@ fn instantiation_flags_are_checked_and_told() {
                 (8, OK, OK),
                 (2, VALUE, OK),
                 (4, UNSUPPORTED, UNSUPPORTED),
+                // The two exclude each other.
+                (5, VALUE, VALUE),
                 (16, VALUE, VALUE),
                 (1 << 40, VALUE, VALUE),
             ] {

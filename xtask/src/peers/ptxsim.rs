@@ -70,7 +70,8 @@ pub fn run(only: Option<&str>, jobs: Option<usize>, venv: Option<&Path>) -> Resu
         script.args(["--jobs", &jobs.to_string()]);
     }
     script.env("NVCC", nvcc()?.context("no CUDA compiler; run `cargo xtask setup`, or set NVCC")?);
-    script.env("CANDLE_KERNELS", candle_kernels()?);
+    script.env("CANDLE_KERNELS", locked("candle-kernels")?);
+    script.env("CUDARC_TESTS", cudarc_tests(&folder)?);
     script.env("LD_LIBRARY_PATH", &gpu).env("TRITON_LIBCUDA_PATH", &gpu);
     script.env("PEERS_CACHE", folder.join("cache"));
     // Rows run side by side.
@@ -110,15 +111,41 @@ fn virtual_gpu(folder: &Path) -> Result<PathBuf> {
     Ok(folder.to_path_buf())
 }
 
-/// Where cargo keeps the candle-kernels that Cargo.lock pins.
-fn candle_kernels() -> Result<PathBuf> {
+/// Builds cudarc's own tests; the program, and cudarc's version behind a colon.
+fn cudarc_tests(folder: &Path) -> Result<String> {
+    let from = locked("cudarc")?;
+    let name = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let copy = folder.join(&name);
+    if !copy.exists() {
+        let part = folder.join("cudarc-part");
+        let _ = std::fs::remove_dir_all(&part);
+        let [from, to] = [&from, &part].map(|folder| folder.to_string_lossy().into_owned());
+        step("copy cudarc", &mut command("cp", &["-r", &from, &to]))?;
+        // It is no member of the workspace that it lies in now.
+        let manifest = part.join("Cargo.toml");
+        std::fs::write(&manifest, std::fs::read_to_string(&manifest)? + "\n[workspace]\n")?;
+        std::fs::rename(&part, &copy)?;
+    }
+    let features = "std,driver,nvrtc,f16,cuda-13000,dynamic-loading";
+    let mut build = command("cargo", &["test", "--lib", "--no-run", "--locked", "--message-format", "json"]);
+    build.args(["--no-default-features", "--features", features]).current_dir(&copy);
+    build.env("CARGO_TARGET_DIR", folder.join("cudarc-target"));
+    let told = output("build cudarc's own tests", &mut build)?;
+    let programs = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let program = programs.filter_map(|line| Some(line["executable"].as_str()?.to_owned())).next_back();
+    let program = program.context("cargo names no program of cudarc's tests")?;
+    Ok(format!("{program}:{}", name.trim_start_matches("cudarc-")))
+}
+
+/// Where cargo keeps a package that Cargo.lock pins.
+fn locked(name: &str) -> Result<PathBuf> {
     let mut metadata = cargo(&["metadata", "--format-version", "1", "--locked", "--all-features"]);
     let metadata: Value = serde_json::from_str(&output("find candle-kernels", &mut metadata)?)?;
     let packages = metadata["packages"].as_array().map_or(&[][..], Vec::as_slice);
-    let found = packages.iter().find(|package| package["name"] == "candle-kernels");
+    let found = packages.iter().find(|package| package["name"] == name);
     let manifest = found.and_then(|package| package["manifest_path"].as_str());
     let folder = manifest.and_then(|manifest| Path::new(manifest).parent());
-    Ok(folder.context("cargo metadata names no candle-kernels")?.to_path_buf())
+    Ok(folder.with_context(|| format!("cargo metadata names no {name}"))?.to_path_buf())
 }
 
 /// Fails where ptxsim is at fault.
@@ -162,7 +189,8 @@ fn page(rows: &[Row], date: &str) -> String {
         "# Kernels of other projects on the virtual GPU\n\nMade by `cargo xtask peers ptxsim` ({date}): public packages, \
          pinned in [tools/ptxsim-peers/](../../tools/ptxsim-peers/requirements.txt), their kernels compiled without a \
          card, run on [ptxsim](../../ptxsim/README.md) and held to NumPy in float64. No card is involved: what is shown \
-         is that ptxsim runs them, gets the right numbers and blames nobody.\n\n\
+         is that ptxsim runs them, gets the right numbers and blames nobody. Rows of cudarc are its own tests, of the \
+         driver's API more than of kernels.\n\n\
          right: as the reference. unsupported: ptxsim says that it does not run an instruction or a call. wrong: another \
          result. blamed: a check of ptxsim's failed, or something that nobody expected.\n\n{}\n",
         totals(rows)

@@ -26,6 +26,12 @@ fn instantiate(out: usize, graph: usize, flags: u64, allowed: u64) -> Outcome {
             Code::INVALID_VALUE.because(format!("instantiation flags {flags:#x}, allowed are {allowed:#x}"))
         );
     }
+    if flags & DEVICE_LAUNCH != 0 && flags & AUTO_FREE != 0 {
+        let what = format!(
+            "instantiation flags {flags:#x}: {AUTO_FREE:#x} and {DEVICE_LAUNCH:#x} exclude each other"
+        );
+        return Err(Code::INVALID_VALUE.because(what));
+    }
     if flags & DEVICE_LAUNCH != 0 {
         return Err(Code::NOT_SUPPORTED.because("graphs that kernels launch"));
     }
