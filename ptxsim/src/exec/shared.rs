@@ -590,7 +590,8 @@ impl Shared {
     /// Whether writes that were found right for another reader are so for `who`, too; at a glance: it need not be told.
     pub fn all_sound(&self, sound: &Sound, who: &Who<'_>, fenced: impl Fn(usize, u32) -> bool) -> bool {
         let right = |write: &Stamp| {
-            write.before_all(who) && (!self.asks_fence(write) || fenced(write.actor.into(), write.epoch))
+            (write.before_all(who) || !self.checks.races)
+                && (!self.asks_fence(write) || fenced(write.actor.into(), write.epoch))
         };
         !sound.split && who.hidden.is_empty() && sound.writes.iter().all(right)
     }

@@ -133,8 +133,8 @@ impl Machine<'_, '_> {
         Ok(Flow::Next)
     }
 
-    /// B of a product, by rows. The first warp of the four reads it. Who comes after finds the same there: `races` and `async`
-    /// see to it that nobody writes what a product reads.
+    /// B of a product, by rows. The first warp of the four reads it for all: a product is one operation of theirs, and where
+    /// nobody may write what it reads, any time is as good. Each warp must have seen what it reads written.
     fn rows_of_b(&mut self, warp: &mut Warp, op: &Wgmma) -> Outcome<Arc<Operand>> {
         let descriptor = warp.scalar(op.b, 0, self.grid);
         let a = (op.a.len() == 1).then(|| warp.scalar(op.a[0], 0, self.grid));
@@ -157,11 +157,7 @@ impl Machine<'_, '_> {
             transpose(&columns, op.k, op.n, &mut operand.values);
         }
         let operand = Arc::new(operand);
-        let checks = self.grid.options.checks;
-        if checks.asynchronous && checks.races {
-            let group = &mut self.state.ctas[warp.cta].warpgroups[warp.index / WARPS];
-            group.keep(warp.index % WARPS, &operand);
-        }
+        self.state.ctas[warp.cta].warpgroups[warp.index / WARPS].keep(warp.index % WARPS, &operand);
         Ok(operand)
     }
 
