@@ -55,68 +55,31 @@ impl Machine<'_, '_> {
         whole(exec)?;
         let rows = self.matrix_rows(warp, address, dst.len())?;
         self.count_matrix(&rows[..8 * dst.len()], pc);
-        if self.load_matrix_at_a_glance(warp, &rows, dst, transpose) {
-            return Ok(Flow::Next);
-        }
-        for (matrix, register) in dst.iter().enumerate() {
-            let mut halves = [[0u16; 8]; 8];
-            // Bits that nothing has written.
-            let mut undefined = [[0u16; 8]; 8];
-            for (r, half_row) in halves.iter_mut().enumerate() {
-                let (lane, offset) = (8 * matrix + r, rows[8 * matrix + r]);
+        let memory = &mut self.state.ctas[warp.cta].shared;
+        let lanes = u32::MAX >> (WARP - 8 * dst.len());
+        let first = rows.map(|row| (row / 4) as usize);
+        let glance = rows[..8 * dst.len()].iter().all(|row| memory.check(*row, 16).is_ok())
+            && memory.reads_at_a_glance(&first, 4, lanes, warp.who(0, warp.cta, false));
+        for (matrix, (rows, register)) in rows.chunks_exact(8).zip(dst).enumerate() {
+            let memory = &mut self.state.ctas[warp.cta].shared;
+            for (r, offset) in rows.iter().enumerate().filter(|_| !glance) {
+                let lane = 8 * matrix + r;
                 let who = warp.who(lane, warp.cta, false);
-                let memory = &mut self.state.ctas[warp.cta].shared;
-                memory.check(offset, 16).map_err(|t| t.by(lane))?;
-                memory.reading(offset, 16, &who).map_err(|t| t.by(lane))?;
-                for (c, half) in half_row.iter_mut().enumerate() {
-                    *half = memory.peek(offset + 2 * c as u32, 2) as u16;
-                    undefined[r][c] = memory.undefined(offset + 2 * c as u32, 2) as u16;
-                }
+                memory.check(*offset, 16).map_err(|t| t.by(lane))?;
+                memory.reading(*offset, 16, &who).map_err(|t| t.by(lane))?;
             }
-            let spread = |m: &[[u16; 8]; 8]| -> Lanes {
-                std::array::from_fn(|lane| {
-                    let (g, t) = (lane / 4, 2 * (lane % 4));
-                    let pair = if transpose { (m[t][g], m[t + 1][g]) } else { (m[g][t], m[g][t + 1]) };
-                    u64::from(pair.0) | u64::from(pair.1) << 16
-                })
+            warp.registers[*register as usize] =
+                spread(transpose, |row, byte, bytes| memory.peek(rows[row] + byte, bytes));
+            // Bits that nothing has written: where a glance is enough, there are none.
+            let undefined = match glance {
+                true => [0; WARP],
+                false => spread(transpose, |row, byte, bytes| memory.undefined(rows[row] + byte, bytes)),
             };
-            warp.put(*register, &spread(&halves), exec);
-            if undefined != [[0; 8]; 8] || !warp.undefined.is_empty() {
-                self.loaded_undefined(warp, *register, &spread(&undefined), exec, pc);
+            if undefined != [0; WARP] || !warp.undefined.is_empty() {
+                self.loaded_undefined(warp, *register, &undefined, exec, pc);
             }
         }
         Ok(Flow::Next)
-    }
-
-    /// Loads matrices of which the checks find nothing; `false`: nothing was loaded.
-    fn load_matrix_at_a_glance(
-        &mut self,
-        warp: &mut Warp,
-        rows: &[u32; WARP],
-        dst: &[u32],
-        transpose: bool,
-    ) -> bool {
-        let memory = &mut self.state.ctas[warp.cta].shared;
-        let lanes = u32::MAX >> (WARP - 8 * dst.len());
-        let who = warp.who(0, warp.cta, false);
-        let fits = rows[..8 * dst.len()].iter().all(|row| memory.check(*row, 16).is_ok());
-        let first = rows.map(|row| (row / 4) as usize);
-        if !warp.undefined.is_empty() || !fits || !memory.reads_at_a_glance(&first, 4, lanes, who) {
-            return false;
-        }
-        for (first, register) in first.chunks_exact(8).zip(dst) {
-            let half = |row: usize, column: usize| {
-                u64::from(memory.word(first[row] + column / 2)) >> (16 * (column % 2)) & 0xffff
-            };
-            for (lane, out) in warp.registers[*register as usize].iter_mut().enumerate() {
-                let (g, t) = (lane / 4, lane % 4);
-                *out = match transpose {
-                    true => half(2 * t, g) | half(2 * t + 1, g) << 16,
-                    false => memory.word(first[g] + t).into(),
-                };
-            }
-        }
-        true
     }
 
     pub fn store_matrix(
@@ -210,6 +173,20 @@ impl Machine<'_, '_> {
         self.tally.total.tensor_flops += 2 * 16 * 8 * k as u64;
         Ok(Flow::Next)
     }
+}
+
+/// A register of an 8x8 matrix of 16 bits each; `bits` reads a row, from a byte on so many.
+fn spread(transpose: bool, bits: impl Fn(usize, u32, u32) -> u64) -> Lanes {
+    let mut lanes = [0; WARP];
+    for (lane, pair) in lanes.iter_mut().enumerate() {
+        let (g, t) = (lane / 4, lane % 4);
+        *pair = if transpose {
+            bits(2 * t, 2 * g as u32, 2) | bits(2 * t + 1, 2 * g as u32, 2) << 16
+        } else {
+            bits(g, 4 * t as u32, 4)
+        };
+    }
+    lanes
 }
 
 pub fn whole(exec: u32) -> Outcome {
