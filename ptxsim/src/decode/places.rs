@@ -45,13 +45,13 @@ pub fn places(instructions: &[Instr], registers: u32) -> (Vec<u32>, u32) {
         count += 1;
         count - 1
     };
-    let is_short = |life: &Option<Life>| life.as_ref().is_some_and(|life| life.short);
-    for (place, _) in places.iter_mut().zip(&lives).filter(|(_, life)| !is_short(life)) {
-        *place = new();
+    let mut short: Vec<(&Life, usize)> = Vec::new();
+    for (r, life) in lives.iter().enumerate() {
+        match life {
+            Some(life) if life.short => short.push((life, r)),
+            _ => places[r] = new(),
+        }
     }
-    let mut short: Vec<(&Life, usize)> =
-        lives.iter().enumerate().filter_map(|(r, life)| Some((life.as_ref()?, r))).collect();
-    short.retain(|(life, _)| life.short);
     short.sort_by_key(|(life, _)| life.first);
     let (mut taken, mut free) = (BinaryHeap::new(), Vec::new());
     for (life, r) in short {

@@ -9,7 +9,7 @@ use crate::ir::{Lanes, MmaType, Single, Value};
 
 /// Columns of a tile.
 const TILE: usize = 8;
-/// Words of an operand's rows in the registers of one place.
+/// Lanes of a group.
 const FOUR: usize = 4;
 
 /// Row and column of lane `lane`'s accumulator `r` of 32 bits in a 16x8 tile.

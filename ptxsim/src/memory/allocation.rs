@@ -139,7 +139,7 @@ impl Allocation {
         if written && common & WRITTEN != WRITTEN {
             return None;
         }
-        Some(if common & TOUCHED == TOUCHED { 0 } else { self.mark_all(first, each, TOUCHED) })
+        Some(if common & TOUCHED == TOUCHED { 0 } else { self.marks.add_all(first, each, TOUCHED) })
     }
 
     /// Reads `bytes` at each offset likewise.
@@ -157,11 +157,7 @@ impl Allocation {
 
     /// Writes words likewise, which [`Allocation::set_word`] does not mark.
     pub fn write_all(&self, first: &[usize; 32], each: usize) -> u32 {
-        self.mark_all(first, each, WRITTEN | TOUCHED | STORED)
-    }
-
-    fn mark_all(&self, first: &[usize; 32], each: usize, wanted: u16) -> u32 {
-        self.marks.add_all(first, each, wanted)
+        self.marks.add_all(first, each, WRITTEN | TOUCHED | STORED)
     }
 
     #[inline]
