@@ -70,8 +70,10 @@ pub fn run(only: Option<&str>, jobs: Option<usize>, venv: Option<&Path>) -> Resu
         script.args(["--jobs", &jobs.to_string()]);
     }
     script.env("NVCC", nvcc()?.context("no CUDA compiler; run `cargo xtask setup`, or set NVCC")?);
-    script.env("CANDLE_KERNELS", locked("candle-kernels")?);
-    script.env("CUDARC_TESTS", cudarc_tests(&folder)?);
+    let mut metadata = cargo(&["metadata", "--format-version", "1", "--locked", "--all-features"]);
+    let metadata = serde_json::from_str(&output("find candle-kernels and cudarc", &mut metadata)?)?;
+    script.env("CANDLE_KERNELS", source(&metadata, "candle-kernels")?);
+    script.env("CUDARC_TESTS", cudarc_tests(&source(&metadata, "cudarc")?, &folder)?);
     script.env("LD_LIBRARY_PATH", &gpu).env("TRITON_LIBCUDA_PATH", &gpu);
     script.env("PEERS_CACHE", folder.join("cache"));
     // Rows run side by side.
@@ -111,15 +113,14 @@ fn virtual_gpu(folder: &Path) -> Result<PathBuf> {
     Ok(folder.to_path_buf())
 }
 
-/// Builds cudarc's own tests; the program, and cudarc's version behind a colon.
-fn cudarc_tests(folder: &Path) -> Result<String> {
-    let from = locked("cudarc")?;
+/// Builds cudarc's own tests of its source `from` in `folder`; the program, and cudarc's version behind a colon.
+fn cudarc_tests(from: &Path, folder: &Path) -> Result<String> {
     let name = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let copy = folder.join(&name);
     if !copy.exists() {
         let part = folder.join("cudarc-part");
         let _ = std::fs::remove_dir_all(&part);
-        let [from, to] = [&from, &part].map(|folder| folder.to_string_lossy().into_owned());
+        let [from, to] = [from, &part].map(|folder| folder.to_string_lossy().into_owned());
         step("copy cudarc", &mut command("cp", &["-r", &from, &to]))?;
         // It is no member of the workspace that it lies in now.
         let manifest = part.join("Cargo.toml");
@@ -127,7 +128,7 @@ fn cudarc_tests(folder: &Path) -> Result<String> {
         std::fs::rename(&part, &copy)?;
     }
     let features = "std,driver,nvrtc,f16,cuda-13000,dynamic-loading";
-    let mut build = command("cargo", &["test", "--lib", "--no-run", "--locked", "--message-format", "json"]);
+    let mut build = cargo(&["test", "--lib", "--no-run", "--locked", "--message-format", "json"]);
     build.args(["--no-default-features", "--features", features]).current_dir(&copy);
     build.env("CARGO_TARGET_DIR", folder.join("cudarc-target"));
     let told = output("build cudarc's own tests", &mut build)?;
@@ -137,10 +138,8 @@ fn cudarc_tests(folder: &Path) -> Result<String> {
     Ok(format!("{program}:{}", name.trim_start_matches("cudarc-")))
 }
 
-/// Where cargo keeps a package that Cargo.lock pins.
-fn locked(name: &str) -> Result<PathBuf> {
-    let mut metadata = cargo(&["metadata", "--format-version", "1", "--locked", "--all-features"]);
-    let metadata: Value = serde_json::from_str(&output("find candle-kernels", &mut metadata)?)?;
+/// Where cargo keeps a package that Cargo.lock pins, by what `cargo metadata` says.
+fn source(metadata: &Value, name: &str) -> Result<PathBuf> {
     let packages = metadata["packages"].as_array().map_or(&[][..], Vec::as_slice);
     let found = packages.iter().find(|package| package["name"] == name);
     let manifest = found.and_then(|package| package["manifest_path"].as_str());
