@@ -7,6 +7,13 @@
         combine<T, DIM>(p, share_of(p, blockIdx.x), blockIdx.x);                                                                                   \
     }
 ONEKV_COMBINES(ONEKV_COMBINE)
+// Of these there are no kernels whose launches overlap.
+ONEKV_COMBINE(__nv_bfloat16, bf16, 32)
+ONEKV_COMBINE(__nv_bfloat16, bf16, 96)
+ONEKV_COMBINE(__half, f16, 32)
+ONEKV_COMBINE(__half, f16, 96)
+ONEKV_COMBINE(float, f32, 32)
 ONEKV_COMBINE(float, f32, 64)
+ONEKV_COMBINE(float, f32, 96)
 ONEKV_COMBINE(float, f32, 128)
 ONEKV_COMBINE(float, f32, 256)

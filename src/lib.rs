@@ -32,6 +32,8 @@
 //! # }
 //! ```
 //!
+//! Writing an engine? Read the [`guide`]: layouts, folding, streams, LSE of other libraries, calls of flash-attn and FlashInfer.
+//!
 //! - [`Problem`]: what is attended to what, validated once.
 //! - [`View`]: an operand, memory of the host or of a device with a shape and strides.
 //! - [`cpu`]: the fused CPU backend, and [`cpu::merge_states`].
@@ -63,6 +65,8 @@ pub mod cuda;
 mod dtype;
 pub mod e4m3;
 mod error;
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 pub mod interop;
 pub mod plan;
 mod problem;

@@ -9,7 +9,7 @@ use cudarc::driver::{CudaContext, DeviceRepr, result};
 use half::bf16;
 use onekv::cuda::{Kernels, Memory, Prepared, QuantizedKv, Queue, Recorder, Recording};
 use onekv::plan::{DeviceFacts, Plan, PlanOptions, Variant, variants};
-use onekv::{DType, SharedKv, View};
+use onekv::{Element, SharedKv, View};
 use serde::Serialize;
 
 use crate::check::{self, TOLERANCE};
@@ -89,32 +89,36 @@ pub struct Card {
     empty: sys::CUfunction,
     effort: Effort,
     pub machine: Machine,
-    /// Operands of more bytes, K and V in 16 bits, are left out.
+    /// Operands of more bytes, K and V in the type of Q, are left out.
     pub most_bytes: usize,
 }
 
-/// Memory for the operands of every shape, filled once.
-pub struct Pool {
-    q: Memory<bf16>,
-    kv: [Memory<bf16>; 2],
+/// An element type of Q and the output.
+pub trait BenchElement: Element + Pod + DeviceRepr {}
+impl<E: Element + Pod + DeviceRepr> BenchElement for E {}
+
+/// Memory for the operands of every shape of one type, filled once.
+pub struct Pool<E: 'static> {
+    q: Memory<E>,
+    kv: [Memory<E>; 2],
     codes: [Memory<u8>; 2],
     /// Of one set, what the codes stand for.
-    decoded: [Memory<bf16>; 2],
+    decoded: [Memory<E>; 2],
     /// Of every head.
     scales: Memory<f32>,
-    out: Memory<bf16>,
+    out: Memory<E>,
 }
 
-enum Kv {
-    Own(SharedKv<Memory<bf16>>),
+enum Kv<E: 'static> {
+    Own(SharedKv<Memory<E>>),
     E4m3(QuantizedKv<Memory<u8>, Memory<f32>>),
 }
 
 /// Q, K and V, and the output: a set of operands.
-struct Operands {
-    q: View<Memory<bf16>>,
-    kv: Kv,
-    out: View<Memory<bf16>>,
+struct Operands<E: 'static> {
+    q: View<Memory<E>>,
+    kv: Kv<E>,
+    out: View<Memory<E>>,
 }
 
 /// Set `set` of K and V.
@@ -128,9 +132,9 @@ fn kv_set<E>(
     Ok(SharedKv::contiguous(prepared.kv_shape(), k.slice(range())?, v.slice(range())?))
 }
 
-impl Pool {
+impl<E: BenchElement> Pool<E> {
     /// Set `set` of a shape.
-    fn operands(&self, shape: &Shape, prepared: &Prepared, set: usize) -> Result<Operands> {
+    fn operands(&self, shape: &Shape, prepared: &Prepared, set: usize) -> Result<Operands<E>> {
         let kv = match shape.e4m3_kv {
             false => Kv::Own(kv_set(&self.kv, shape, prepared, set)?),
             true => {
@@ -138,15 +142,15 @@ impl Pool {
                 Kv::E4m3(QuantizedKv { codes, k_scale: self.scales.clone(), v_scale: self.scales.clone() })
             }
         };
-        let rows = |memory: &Memory<bf16>| -> Result<View<Memory<bf16>>> {
+        let rows = |memory: &Memory<E>| -> Result<View<Memory<E>>> {
             let len = shape.q_len();
             Ok(View::contiguous(prepared.query_shape(), memory.slice(set * len..(set + 1) * len)?))
         };
         Ok(Operands { q: rows(&self.q)?, kv, out: rows(&self.out)? })
     }
 
-    /// The first set of a shape with K and V in e4m3, for plans of 16 bits.
-    fn decoded(&self, shape: &Shape, prepared: &Prepared) -> Result<Operands> {
+    /// The first set of a shape with K and V in e4m3, for plans with K and V in the type of Q.
+    fn decoded(&self, shape: &Shape, prepared: &Prepared) -> Result<Operands<E>> {
         let kv = Kv::Own(kv_set(&self.decoded, shape, prepared, 0)?);
         Ok(Operands { kv, ..self.operands(shape, prepared, 0)? })
     }
@@ -188,7 +192,7 @@ impl Card {
     /// Bytes that a copy reads and writes per second.
     pub fn copy_bandwidth(&self) -> Result<f64> {
         let bytes = self.effort.copy_bytes;
-        let (from, to) = (self.filled(bytes / 2, &check::noise(1))?, self.queue.zeros::<bf16>(bytes / 2)?);
+        let (from, to) = (self.filled(bytes / 2, &check::noise::<bf16>(1))?, self.queue.zeros::<bf16>(bytes / 2)?);
         let recording = self.record(|recorder| {
             // SAFETY: both are that long, and live until the last replay is over.
             let copy =
@@ -242,17 +246,17 @@ impl Card {
         self.effort.rotated_bytes.div_ceil(shape.bytes().max(1)).max(1)
     }
 
-    /// Memory in which each of `shapes` finds its operands.
-    pub fn pool(&self, shapes: &[Shape]) -> Result<Pool> {
-        let fitting: Vec<&Shape> =
-            shapes.iter().filter(|s| s.with_16_bit_kv().bytes() <= self.most_bytes).collect();
+    /// Memory in which each of `shapes` that is of this type finds its operands.
+    pub fn pool<E: BenchElement>(&self, shapes: &[Shape]) -> Result<Pool<E>> {
+        let fits = |s: &&Shape| s.dtype == E::DTYPE && s.with_own_kv().bytes() <= self.most_bytes;
+        let fitting: Vec<&Shape> = shapes.iter().filter(fits).collect();
         let (e4m3, own): (Vec<&Shape>, Vec<&Shape>) = fitting.iter().partition(|s| s.e4m3_kv);
         let most = |some: &[&Shape], len: &dyn Fn(&Shape) -> usize| {
             some.iter().map(|shape| len(shape)).max().unwrap_or(0)
         };
         let q_len = most(&fitting, &|s| s.q_len() * self.sets(s));
         let kv_len = |some| most(some, &|s| s.kv_len() * self.sets(s));
-        let [k, v] = [2, 3].map(check::quantized);
+        let [k, v] = [2, 3].map(check::quantized::<E>);
         let codes_len = kv_len(&e4m3);
         let decoded_len = most(&e4m3, &Shape::kv_len);
         Ok(Pool {
@@ -301,9 +305,9 @@ impl Card {
     }
 
     /// Checks and times one plan.
-    pub fn time(
+    pub fn time<E: BenchElement>(
         &self,
-        pool: &Pool,
+        pool: &Pool<E>,
         shape: &Shape,
         plan: &Plan,
         chosen: bool,
@@ -367,11 +371,17 @@ impl Card {
         })
     }
 
-    /// Compares with a second plan, and in e4m3 with one of 16 bits on what the codes stand for; gives the output's mean
+    /// Compares with a second plan, and in e4m3 with one of the type of Q on what the codes stand for; gives the output's mean
     /// absolute value.
-    fn check(&self, pool: &Pool, shape: &Shape, plan: &Plan, prepared: &Prepared) -> Result<f64> {
+    fn check<E: BenchElement>(
+        &self,
+        pool: &Pool<E>,
+        shape: &Shape,
+        plan: &Plan,
+        prepared: &Prepared,
+    ) -> Result<f64> {
         let got = once(prepared, pool.operands(shape, prepared, 0)?)?;
-        let compare = |other: &Plan, want: Vec<bf16>| {
+        let compare = |other: &Plan, want: Vec<E>| {
             let error = check::worst_error(&got, &want, shape.model.head_dim);
             if error > TOLERANCE {
                 let name =
@@ -384,7 +394,7 @@ impl Card {
         let with_second = self.queue.prepare(&second)?;
         compare(&second, once(&with_second, pool.operands(shape, &with_second, 0)?)?)?;
         if shape.e4m3_kv {
-            let own = shape.with_16_bit_kv().plan(self.facts(), &PlanOptions::default())?;
+            let own = shape.with_own_kv().plan(self.facts(), &PlanOptions::default())?;
             let with_own = self.queue.prepare(&own)?;
             compare(&own, once(&with_own, pool.decoded(shape, &with_own)?)?)?;
         }
@@ -435,9 +445,12 @@ impl Card {
 }
 
 /// One run into poisoned memory.
-fn once(prepared: &Prepared, Operands { q, kv, out }: Operands) -> Result<Vec<bf16>> {
+fn once<E: BenchElement>(
+    prepared: &Prepared,
+    Operands { q, kv, out }: Operands<E>,
+) -> Result<Vec<E>> {
     let memory = out.data.clone();
-    memory.write(&vec![bf16::NAN; memory.len()])?;
+    memory.write(&vec![E::from_f32(f32::NAN); memory.len()])?;
     match kv {
         Kv::Own(kv) => prepared.run(q, kv, out, None),
         Kv::E4m3(kv) => prepared.run_e4m3(q, kv, out, None),
@@ -467,7 +480,7 @@ impl Machine {
 
 /// Kernels that there are for this shape.
 fn kernels(shape: &Shape) -> Vec<&'static Variant> {
-    let wanted = (DType::Bf16, shape.e4m3_kv, shape.model.head_dim);
+    let wanted = (shape.dtype, shape.e4m3_kv, shape.model.head_dim);
     variants::all().filter(|v| (v.dtype, v.e4m3_kv(), v.head_dim) == wanted).collect()
 }
 

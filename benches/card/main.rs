@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --features cuda --bench card -- --sweep first --out results/card.json`
 //!
+//! A shape of your own: `-- --shape b=8,U=30,n=512,h=12,d=64,dtype=bf16`.
+//!
 //! Each line is the time of one attention, merge included, in a CUDA graph: `cold` over operands that rotate through
 //! more memory than the L2 holds, `warm` over the same ones again and again. A wrong result is an error, never a time.
 //! The bandwidth of a copy and an empty pair of kernels are measured in the same run. results/README.md describes
@@ -9,19 +11,25 @@
 
 mod card;
 mod check;
+#[path = "../common/shape.rs"]
+mod own;
 mod shapes;
 mod timing;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use card::{Card, Ceilings, Machine, Timed};
+use card::{BenchElement, Card, Ceilings, Machine, Pool, Timed};
 use clap::Parser;
+use half::{bf16, f16};
 use indicatif::ProgressBar;
+use onekv::DType;
+use own::OwnShape;
 use serde::Serialize;
-use shapes::{Shape, Sweep};
+use shapes::{Model, Shape, Sweep};
 
 /// Times onekv's attention on this machine's card.
 #[derive(Parser)]
@@ -29,6 +37,9 @@ struct Arguments {
     /// What to measure
     #[arg(long, value_enum, default_value = "first")]
     sweep: Sweep,
+    /// Measure this instead; may be there several times
+    #[arg(long, value_name = "b=8,U=30,n=512,h=12,d=64,dtype=bf16", conflicts_with_all = ["sweep", "list"], long_help = format!("Measure this instead of a sweep: {}. May be there several times", own::HELP))]
+    shape: Vec<OwnShape>,
     /// File for the results, kept up to date while they come [default: standard output, at the end]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -61,7 +72,8 @@ struct Arguments {
 #[derive(Serialize)]
 struct Report {
     machine: Machine,
-    sweep: Sweep,
+    /// Of shapes of the caller's own: `None`.
+    sweep: Option<Sweep>,
     #[serde(flatten)]
     ceilings: Ceilings,
     copy_bytes_per_s_after: Option<f64>,
@@ -144,17 +156,20 @@ fn run(arguments: &Arguments) -> Result<()> {
         if arguments.replicated && is_replicated(shape) {
             ways.push(("onekv, K/V per prompt", "replicated", shape.replicated(), false));
         }
-        if e4m3 && has_few_rows(shape) {
+        if e4m3 && suits_e4m3(shape) {
             ways.push(("onekv, K/V in e4m3", "e4m3", shape.with_e4m3_kv(), arguments.every_plan));
         }
         ways
     };
-    let mut shapes = arguments.sweep.shapes();
+    let mut shapes: VecDeque<Shape> = match arguments.shape.is_empty() {
+        true => arguments.sweep.shapes().into(),
+        false => arguments.shape.iter().map(|own| Shape::from(*own)).collect(),
+    };
     let operands: Vec<Shape> = shapes.iter().flat_map(ways).map(|way| way.2).collect();
-    let pool = card.pool(&operands)?;
+    let pools = Pools { bf16: card.pool(&operands)?, f16: card.pool(&operands)?, f32: card.pool(&operands)? };
     let mut report = Report {
         machine: card.machine.clone(),
-        sweep: arguments.sweep,
+        sweep: arguments.shape.is_empty().then_some(arguments.sweep),
         ceilings: card.ceilings()?,
         copy_bytes_per_s_after: None,
         lines: Vec::new(),
@@ -162,14 +177,18 @@ fn run(arguments: &Arguments) -> Result<()> {
     };
     let bar = ProgressBar::new(shapes.len() as u64);
     let mut written = Instant::now();
-    while !shapes.is_empty() {
+    while let Some(shape) = shapes.pop_front() {
         if arguments.budget.is_some_and(|seconds| begin.elapsed().as_secs() >= seconds) {
-            report.left_out = std::mem::take(&mut shapes);
+            report.left_out.push(shape);
+            report.left_out.extend(shapes);
             break;
         }
-        let shape = shapes.remove(0);
         for (system, layout, operands, every) in ways(&shape) {
-            let outcomes = measure(&card, &pool, &operands, every, &report.ceilings);
+            let outcomes = match operands.dtype {
+                DType::Bf16 => measure(&card, &pools.bf16, &operands, every, &report.ceilings),
+                DType::F16 => measure(&card, &pools.f16, &operands, every, &report.ceilings),
+                _ => measure(&card, &pools.f32, &operands, every, &report.ceilings),
+            };
             report.lines.extend(outcomes.into_iter().map(|outcome| {
                 bar.suspend(|| eprintln!("{system}: {}: {}", describe(&shape), told(&card, &outcome)));
                 Line { system, layout, shape, outcome }
@@ -201,15 +220,28 @@ fn is_replicated(shape: &Shape) -> bool {
     (2..=256).contains(&shape.rows)
 }
 
-/// What e4m3 is for: its tiles have 32 rows at most, and each reads all of its keys.
-fn has_few_rows(shape: &Shape) -> bool {
-    shape.folded_rows() <= 64
+/// What e4m3 is for: its tiles have 32 rows at most, and each reads all of its keys. Q is of 16 bits.
+fn suits_e4m3(shape: &Shape) -> bool {
+    shape.folded_rows() <= 64 && shape.dtype != DType::F32
+}
+
+/// Operands by their type.
+struct Pools {
+    bf16: Pool<bf16>,
+    f16: Pool<f16>,
+    f32: Pool<f32>,
 }
 
 /// Every plan of a shape; a failure is a line, not the end.
-fn measure(card: &Card, pool: &card::Pool, shape: &Shape, every: bool, run: &Ceilings) -> Vec<Outcome> {
+fn measure<E: BenchElement>(
+    card: &Card,
+    pool: &Pool<E>,
+    shape: &Shape,
+    every: bool,
+    run: &Ceilings,
+) -> Vec<Outcome> {
     let failed = |error: anyhow::Error| Outcome::Failed { error: format!("{error:#}") };
-    let bytes = shape.with_16_bit_kv().bytes();
+    let bytes = shape.with_own_kv().bytes();
     if bytes > card.most_bytes {
         let error = format!("needs {bytes} bytes, the benchmark takes {} of this card", card.most_bytes);
         return vec![Outcome::TooLarge { error }];
@@ -229,8 +261,10 @@ fn measure(card: &Card, pool: &card::Pool, shape: &Shape, every: bool, run: &Cei
 }
 
 fn describe(shape: &Shape) -> String {
-    let Shape { model, inputs, rows, keys, .. } = shape;
-    format!("{}, b {inputs}, U {rows}, n {keys}", model.model)
+    let Shape { model, inputs, rows, keys, dtype, .. } = shape;
+    let Model { model, heads, kv_heads, head_dim, .. } = model;
+    let heads = if heads == kv_heads { format!("{heads}") } else { format!("{heads} of {kv_heads}") };
+    format!("{model}, b {inputs}, U {rows}, n {keys}, heads {heads} x {head_dim}, {dtype}")
 }
 
 fn told(card: &Card, outcome: &Outcome) -> String {
@@ -239,7 +273,7 @@ fn told(card: &Card, outcome: &Outcome) -> String {
             format!("{} ran; a simulator has no times", timed.kernel)
         }
         Outcome::Timed(timed) => format!(
-            "{:.2} us, {:.1} % of the copy bandwidth, {:.1} TFLOPS",
+            "{:.2} us, {:.1} % of the copy bandwidth, {:.1} TFLOP/s",
             timed.cold_us.median,
             100.0 * timed.of_copy,
             timed.tflops

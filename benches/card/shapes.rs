@@ -4,6 +4,8 @@ use onekv::plan::{DeviceFacts, Plan, PlanOptions};
 use onekv::{DType, Keys, Problem, ProblemSpec};
 use serde::Serialize;
 
+use crate::own::OwnShape;
+
 /// The cross-attention of one layer of a model.
 #[derive(Clone, Copy, PartialEq, Serialize)]
 pub struct Model {
@@ -36,9 +38,28 @@ pub struct Shape {
     pub inputs: usize,
     pub rows: usize,
     pub keys: usize,
-    /// K and V in e4m3 with a scale per head; else in the 16 bits of Q.
+    /// K and V in e4m3 with a scale per head; else in the type of Q.
     #[serde(skip)]
     pub e4m3_kv: bool,
+    /// Of Q and the output. Every sweep is in bf16.
+    #[serde(serialize_with = "by_name", skip_serializing_if = "is_bf16")]
+    pub dtype: DType,
+}
+
+fn by_name<S: serde::Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(dtype)
+}
+
+fn is_bf16(dtype: &DType) -> bool {
+    *dtype == DType::Bf16
+}
+
+impl From<OwnShape> for Shape {
+    fn from(own: OwnShape) -> Self {
+        let OwnShape { inputs, rows, keys, heads, kv_heads, head_dim, softcap, dtype } = own;
+        let model = Model { model: "own", heads, kv_heads, head_dim, softcap };
+        Self { model, inputs, rows, keys, e4m3_kv: false, dtype: dtype.unwrap_or(DType::Bf16) }
+    }
 }
 
 /// How much is measured.
@@ -135,7 +156,7 @@ fn expand(grids: &[Grid]) -> Vec<Shape> {
             for &inputs in grid.inputs {
                 for &keys in grid.keys {
                     for &rows in grid.rows {
-                        let shape = Shape { model, inputs, rows, keys, e4m3_kv: false };
+                        let shape = Shape { model, inputs, rows, keys, e4m3_kv: false, dtype: DType::Bf16 };
                         if !shapes.contains(&shape) {
                             shapes.push(shape);
                         }
@@ -161,12 +182,12 @@ impl Shape {
         })
     }
 
-    /// A plan for it in bf16.
+    /// A plan for it.
     pub fn plan(&self, facts: &DeviceFacts, options: &PlanOptions) -> onekv::Result<Plan> {
         let problem = self.problem()?;
         match self.e4m3_kv {
-            true => Plan::with_e4m3_kv(&problem, DType::Bf16, facts, options),
-            false => Plan::new(&problem, DType::Bf16, facts, options),
+            true => Plan::with_e4m3_kv(&problem, self.dtype, facts, options),
+            false => Plan::new(&problem, self.dtype, facts, options),
         }
     }
 
@@ -180,8 +201,8 @@ impl Shape {
         Self { e4m3_kv: true, ..*self }
     }
 
-    /// The same with K and V in 16 bits.
-    pub fn with_16_bit_kv(&self) -> Self {
+    /// The same with K and V in the type of Q.
+    pub fn with_own_kv(&self) -> Self {
         Self { e4m3_kv: false, ..*self }
     }
 
@@ -202,8 +223,9 @@ impl Shape {
 
     /// Bytes that must move: K, V with their scales, Q read once, the output written once.
     pub fn bytes(&self) -> usize {
-        let kv = if self.e4m3_kv { self.kv_len() + 4 * self.model.kv_heads } else { 2 * self.kv_len() };
-        2 * kv + 2 * 2 * self.q_len()
+        let size = self.dtype.size_bytes();
+        let kv = if self.e4m3_kv { self.kv_len() + 4 * self.model.kv_heads } else { size * self.kv_len() };
+        2 * kv + 2 * size * self.q_len()
     }
 
     /// Multiplications and additions of scores and values.

@@ -7,7 +7,7 @@
 
 constexpr int COMBINE_THREADS = 128, COMBINE_ROWS = COMBINE_THREADS / 32;
 // Blocks of a multiprocessor that every card holds: without them some versions of ptxas take more registers.
-constexpr int combine_blocks(int dim) { return dim == 256 ? 9 : dim == 128 ? 10 : 12; }
+constexpr int combine_blocks(int dim) { return dim > 128 ? 9 : dim > 64 ? 10 : 12; }
 
 // A block's share: blocks are combines x (tile rows / COMBINE_ROWS).
 __device__ __forceinline__ OnekvCombine share_of(const OnekvAttention& p, int block) {
@@ -16,11 +16,13 @@ __device__ __forceinline__ OnekvCombine share_of(const OnekvAttention& p, int bl
 
 template <typename T, int DIM>
 __device__ __forceinline__ void combine(const OnekvAttention& p, const OnekvCombine& share, int block) {
-    constexpr int PAIRS = DIM / 64;
+    constexpr int PAIRS = (DIM + 63) / 64;
     const int parts = p.tile_rows / COMBINE_ROWS, lane = threadIdx.x % 32;
     const int row = block % parts * COMBINE_ROWS + threadIdx.x / 32, folded = share.tile + row;
     if (folded >= share.rows) return;
     const int64_t first = static_cast<int64_t>(share.slot) * p.tile_rows + row;
+    // Columns of a head that does not fill the warp's last pairs.
+    auto is_column = [&](int c) { return DIM % 64 == 0 || 64 * c + 2 * lane < DIM; };
     auto lse_of = [&](int i) { return i < share.slots ? p.partial_lse[first + static_cast<int64_t>(i) * p.tile_rows] : -INFINITY; };
 
     float top = -INFINITY, total = 0, out[PAIRS][2] = {};
@@ -38,6 +40,7 @@ __device__ __forceinline__ void combine(const OnekvAttention& p, const OnekvComb
             const float* from = &p.partial_out[(first + static_cast<int64_t>(begin + i) * p.tile_rows) * DIM + 2 * lane];
 #pragma unroll
             for (int c = 0; c < PAIRS; c++) {
+                if (!is_column(c)) continue;
                 const float2 x = *reinterpret_cast<const float2*>(from + 64 * c);
                 // A part that saw no weight has left zeros.
                 out[c][0] = fmaf(weight, x.x, out[c][0]);
@@ -50,7 +53,8 @@ __device__ __forceinline__ void combine(const OnekvAttention& p, const OnekvComb
     const float scale = total == 0 ? 0.0f : 1.0f / total;
     T* to = static_cast<T*>(p.out) + row_offset(p, share, folded, p.out_strides) + 2 * lane;
 #pragma unroll
-    for (int c = 0; c < PAIRS; c++) store_two(to + 64 * c, out[c][0] * scale, out[c][1] * scale);
+    for (int c = 0; c < PAIRS; c++)
+        if (is_column(c)) store_two(to + 64 * c, out[c][0] * scale, out[c][1] * scale);
     if (lane == 0 && p.lse) p.lse[row_offset(p, share, folded, p.lse_strides)] = total == 0 ? -INFINITY : base + logf(total);
 }
 

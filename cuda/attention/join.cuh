@@ -13,17 +13,17 @@ constexpr int join_bytes(int key_warps, int rows, int width) { return key_warps 
 // The largest cluster that shares out the keys of a tile.
 constexpr int MOST_RANKS = 8;
 
-// Eight elements of f32 in shared memory, without bank conflicts where eight lanes have neighbours: half of them take the
-// upper four first.
-__device__ __forceinline__ void load_eight(float (&x)[8], const float* from, int chunk) {
-    const int flip = chunk >> 2 & 1;
+// Eight elements of f32 in shared memory, without bank conflicts where eight threads have neighbours: half of them take the
+// upper four first. `i`: which of the eight.
+__device__ __forceinline__ void load_eight(float (&x)[8], const float* from, int i) {
+    const int flip = i >> 2 & 1;
     const float4* of = reinterpret_cast<const float4*>(from);
     const float4 first = of[flip], second = of[flip ^ 1];
     const float4 low = flip ? second : first, high = flip ? first : second;
     x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w, x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
 }
-__device__ __forceinline__ void store_eight(float* to, const float (&x)[8], int chunk) {
-    const int flip = chunk >> 2 & 1;
+__device__ __forceinline__ void store_eight(float* to, const float (&x)[8], int i) {
+    const int flip = i >> 2 & 1;
     float4* of = reinterpret_cast<float4*>(to);
     const float4 low = make_float4(x[0], x[1], x[2], x[3]), high = make_float4(x[4], x[5], x[6], x[7]);
     of[flip] = flip ? high : low;
@@ -76,7 +76,7 @@ __device__ __forceinline__ void join_cluster(const OnekvAttention& p, const Onek
         for (int r = 0; r < MOST_RANKS; r++) {
             if (r >= ranks) break;
             float x[8];
-            load_eight(x, record + r * of_block * RECORD + chunk * 8, chunk);
+            load_eight(x, record + r * of_block * RECORD + chunk * 8, i);
 #pragma unroll
             for (int e = 0; e < 8; e++) out[e] = fmaf(lse[r], x[e], out[e]);
         }
@@ -159,7 +159,7 @@ __device__ __forceinline__ void join_and_write(
             const float weight = KEY_WARPS == 1 ? 1.0f : exp2_approx(shifts[w * ROWS + row] - base);
             total += weight * sums[w * ROWS + row];
             float part[8];
-            load_eight(part, &outs[(w * ROWS + row) * WIDTH + chunk * 8], chunk);
+            load_eight(part, &outs[(w * ROWS + row) * WIDTH + chunk * 8], i);
 #pragma unroll
             for (int e = 0; e < 8; e++) x[e] += weight * part[e];
         }
@@ -170,7 +170,7 @@ __device__ __forceinline__ void join_and_write(
         for (int e = 0; e < 8; e++) x[e] *= scale;
         if (in_cluster) {
             // In the place of what this thread alone has read.
-            store_eight(&outs[row * WIDTH + chunk * 8], x, chunk);
+            store_eight(&outs[row * WIDTH + chunk * 8], x, i);
             // Sixteen bytes, as the copy engine takes them.
             if (chunk == 0) store_four(shared_address(&outs[row * WIDTH + DIM]), lse, 0, 0, 0);
         } else if (work.slot >= 0) {

@@ -23,10 +23,13 @@ __device__ __forceinline__ int64_t row_offset(const OnekvAttention& p, const Par
     return query * strides.row + head * strides.head;
 }
 
-// Shared address of a 16-byte chunk of a row.
+// Shared address of a 16-byte chunk of a row. Eight rows of a column lie in all 32 banks: of rows that are 8 chunks or a multiple
+// long every row changes places, of others those that begin in the same banks, every second of 4 or 12 chunks.
 template <int CHUNKS>
 __device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int row, int chunk) {
-    return tile + (row * CHUNKS + (chunk ^ (row & 7))) * 16;
+    constexpr int PLACES = CHUNKS % 8 == 0 ? 8 : 4;
+    static_assert(CHUNKS % PLACES == 0, "chunks change places within a row");
+    return tile + (row * CHUNKS + (chunk ^ (row / (8 / PLACES) & (PLACES - 1)))) * 16;
 }
 
 // The same in tiles that the copy engine writes: panels of eight chunks (128 bytes) a row, swizzled likewise.

@@ -4,10 +4,18 @@
 #pragma once
 
 #define ONEKV_ATTENTION_BF16 \
+    ONEKV_TILE(__nv_bfloat16, onekv_bf16_32_16, 32, 16, 1, 64, 4, 128, 4, 33792, 4) \
+    ONEKV_TILE(__nv_bfloat16, onekv_bf16_32_32, 32, 32, 1, 64, 2, 128, 4, 34816, 4) \
+    ONEKV_TILE(__nv_bfloat16, onekv_bf16_32_64, 32, 64, 1, 64, 1, 128, 4, 36864, 3) \
+    ONEKV_TILE(__nv_bfloat16, onekv_bf16_32_128, 32, 128, 1, 32, 1, 256, 4, 24576, 2) \
     ONEKV_TILE(__nv_bfloat16, onekv_bf16_64_16, 64, 16, 1, 64, 4, 128, 3, 51200, 4) \
     ONEKV_TILE(__nv_bfloat16, onekv_bf16_64_32, 64, 32, 1, 64, 2, 128, 3, 53248, 3) \
     ONEKV_TILE(__nv_bfloat16, onekv_bf16_64_64, 64, 64, 1, 64, 1, 128, 3, 57344, 3) \
     ONEKV_TILE(__nv_bfloat16, onekv_bf16_64_128, 64, 128, 1, 32, 1, 256, 4, 49152, 2) \
+    ONEKV_TILE(__nv_bfloat16, onekv_bf16_96_16, 96, 16, 1, 64, 4, 128, 2, 52224, 3) \
+    ONEKV_TILE(__nv_bfloat16, onekv_bf16_96_32, 96, 32, 1, 64, 2, 128, 2, 55296, 3) \
+    ONEKV_TILE(__nv_bfloat16, onekv_bf16_96_64, 96, 64, 1, 64, 1, 128, 2, 61440, 2) \
+    ONEKV_TILE(__nv_bfloat16, onekv_bf16_96_128, 96, 128, 1, 32, 1, 256, 3, 61440, 1) \
     ONEKV_TILE(__nv_bfloat16, onekv_bf16_128_16, 128, 16, 1, 64, 4, 128, 2, 69632, 3) \
     ONEKV_TILE(__nv_bfloat16, onekv_bf16_128_32, 128, 32, 1, 64, 2, 128, 2, 73728, 2) \
     ONEKV_TILE(__nv_bfloat16, onekv_bf16_128_64, 128, 64, 1, 64, 1, 128, 2, 81920, 2) \
@@ -45,10 +53,18 @@
     ONEKV_STREAM(__nv_bfloat16, onekv_sm120_bf16_256_32, 256, 32, 1, 16, 2, 128, 4, 81960, 1)
 
 #define ONEKV_ATTENTION_F16 \
+    ONEKV_TILE(__half, onekv_f16_32_16, 32, 16, 1, 64, 4, 128, 4, 33792, 4) \
+    ONEKV_TILE(__half, onekv_f16_32_32, 32, 32, 1, 64, 2, 128, 4, 34816, 4) \
+    ONEKV_TILE(__half, onekv_f16_32_64, 32, 64, 1, 64, 1, 128, 4, 36864, 3) \
+    ONEKV_TILE(__half, onekv_f16_32_128, 32, 128, 1, 32, 1, 256, 4, 24576, 2) \
     ONEKV_TILE(__half, onekv_f16_64_16, 64, 16, 1, 64, 4, 128, 3, 51200, 4) \
     ONEKV_TILE(__half, onekv_f16_64_32, 64, 32, 1, 64, 2, 128, 3, 53248, 3) \
     ONEKV_TILE(__half, onekv_f16_64_64, 64, 64, 1, 64, 1, 128, 3, 57344, 3) \
     ONEKV_TILE(__half, onekv_f16_64_128, 64, 128, 1, 32, 1, 256, 4, 49152, 2) \
+    ONEKV_TILE(__half, onekv_f16_96_16, 96, 16, 1, 64, 4, 128, 2, 52224, 3) \
+    ONEKV_TILE(__half, onekv_f16_96_32, 96, 32, 1, 64, 2, 128, 2, 55296, 3) \
+    ONEKV_TILE(__half, onekv_f16_96_64, 96, 64, 1, 64, 1, 128, 2, 61440, 2) \
+    ONEKV_TILE(__half, onekv_f16_96_128, 96, 128, 1, 32, 1, 256, 3, 61440, 1) \
     ONEKV_TILE(__half, onekv_f16_128_16, 128, 16, 1, 64, 4, 128, 2, 69632, 3) \
     ONEKV_TILE(__half, onekv_f16_128_32, 128, 32, 1, 64, 2, 128, 2, 73728, 2) \
     ONEKV_TILE(__half, onekv_f16_128_64, 128, 64, 1, 64, 1, 128, 2, 81920, 2) \
@@ -86,7 +102,9 @@
     ONEKV_STREAM(__half, onekv_sm120_f16_256_32, 256, 32, 1, 16, 2, 128, 4, 81960, 1)
 
 #define ONEKV_ATTENTION_F32 \
+    ONEKV_PLAIN(float, onekv_f32_32_16, 32, 16, 1, 32, 1, 128, 1, 6656, 5) \
     ONEKV_PLAIN(float, onekv_f32_64_16, 64, 16, 1, 32, 1, 128, 1, 12800, 5) \
+    ONEKV_PLAIN(float, onekv_f32_96_16, 96, 16, 1, 32, 1, 128, 1, 18944, 5) \
     ONEKV_PLAIN(float, onekv_f32_128_16, 128, 16, 1, 32, 1, 128, 1, 25088, 5) \
     ONEKV_PLAIN(float, onekv_f32_256_16, 256, 16, 1, 32, 1, 128, 1, 49664, 4)
 

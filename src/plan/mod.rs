@@ -188,11 +188,12 @@ impl Plan {
                 return Err(Error::TooLarge { field, value, max: LIMIT });
             }
         }
-        if !variants::HEAD_DIMS.contains(&problem.head_dim()) {
-            return Err(Error::UnsupportedHeadDim {
-                value: problem.head_dim(),
-                allowed: &variants::HEAD_DIMS,
-            });
+        let allowed = match kv_bytes {
+            1 => &variants::E4M3_HEAD_DIMS[..],
+            _ => &variants::HEAD_DIMS,
+        };
+        if !allowed.contains(&problem.head_dim()) {
+            return Err(Error::UnsupportedHeadDim { value: problem.head_dim(), allowed });
         }
         let Some((variant, split_keys, split_cluster)) =
             search::choice(problem, dtype, kv_bytes, facts, options)

@@ -235,12 +235,12 @@ fn hopper_takes_its_own_kernels() {
     }
 }
 
-/// Few rows have a kernel of the copy engine at every head_dim, for 16-bit and e4m3 K and V, in the shared memory of every
+/// Few rows have a kernel of the copy engine at every head_dim that e4m3 has, for 16-bit and e4m3 K and V, in the shared memory of every
 /// card from 9.0 on.
 #[test]
 fn few_rows_use_the_copy_engine_from_9_0_on() {
     for facts in [H200, B200, RTX5090] {
-        for (head_dim, tile_rows) in variants::HEAD_DIMS.into_iter().flat_map(|d| [(d, 16), (d, 32)]) {
+        for (head_dim, tile_rows) in variants::E4M3_HEAD_DIMS.into_iter().flat_map(|d| [(d, 16), (d, 32)]) {
             for dtype in [DType::Bf16, DType::F16] {
                 let options = PlanOptions::default().with_tile_rows(tile_rows);
                 let problem = problem(2, 2, head_dim, &[(tile_rows, 500)]);
@@ -364,7 +364,7 @@ fn a_long_input_is_split_for_the_others() {
 
 #[test]
 fn every_card_has_a_kernel_for_every_head_dim() {
-    for facts in [A100, RTX4090, H200] {
+    for facts in [A100, RTX4090, H200, B200, RTX5090] {
         for dtype in [DType::Bf16, DType::F16, DType::F32] {
             for head_dim in variants::HEAD_DIMS {
                 let plan =
@@ -381,7 +381,15 @@ fn what_does_not_fit_is_refused() {
         Plan::new(&problem(2, 2, dim, &[(1, 1)]), DType::Bf16, facts, options).unwrap_err().to_string()
     };
     let default = PlanOptions::default();
-    assert_eq!(plan(96, &A100, &default), "head_dim is 96, allowed on CUDA: 64, 128, 256");
+    let advice = |dim, more| {
+        format!("; Q, K and V padded with zeros to {dim}, with the same scale, give the same result, and have {more} % more bytes")
+    };
+    for (dim, advice) in [(80, advice(96, 20)), (192, advice(256, 34)), (5, advice(32, 540)), (512, String::new())] {
+        let words = format!("head_dim is {dim}, allowed on CUDA: 32, 64, 96, 128, 256{advice}");
+        assert_eq!(plan(dim, &A100, &default), words);
+    }
+    let e4m3 = Plan::with_e4m3_kv(&problem(2, 2, 96, &[(1, 1)]), DType::Bf16, &H200, &default).unwrap_err();
+    assert_eq!(e4m3.to_string(), format!("head_dim is 96, allowed on CUDA: 64, 128, 256{}", advice(128, 34)));
     let old = DeviceFacts { compute_capability: (7, 5), ..A100 };
     assert!(plan(64, &old, &default).contains("compute capability 7.5"), "{}", plan(64, &old, &default));
     let small = DeviceFacts { shared_bytes_per_block: 1 << 10, ..A100 };

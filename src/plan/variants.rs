@@ -180,13 +180,21 @@ const fn plain(head_dim: usize, blocks: usize) -> Variant {
     }
 }
 
-const fn of_type(dtype: DType) -> [Variant; 33] {
+const fn of_type(dtype: DType) -> [Variant; 41] {
     use Architecture::{Sm90, Sm120};
     [
+        tensor(dtype, 32, 1, 4, 64, 4, 4),
+        tensor(dtype, 32, 2, 2, 64, 4, 4),
+        tensor(dtype, 32, 4, 1, 64, 4, 3),
+        tensor(dtype, 32, 8, 1, 32, 4, 2),
         tensor(dtype, 64, 1, 4, 64, 3, 4),
         tensor(dtype, 64, 2, 2, 64, 3, 3),
         tensor(dtype, 64, 4, 1, 64, 3, 3),
         tensor(dtype, 64, 8, 1, 32, 4, 2),
+        tensor(dtype, 96, 1, 4, 64, 2, 3),
+        tensor(dtype, 96, 2, 2, 64, 2, 3),
+        tensor(dtype, 96, 4, 1, 64, 2, 2),
+        tensor(dtype, 96, 8, 1, 32, 3, 1),
         tensor(dtype, 128, 1, 4, 64, 2, 3),
         tensor(dtype, 128, 2, 2, 64, 2, 2),
         tensor(dtype, 128, 4, 1, 64, 2, 2),
@@ -241,18 +249,22 @@ const fn of_e4m3(dtype: DType, architecture: Architecture) -> [Variant; 6] {
     }
 }
 
-const BF16: [Variant; 33] = of_type(DType::Bf16);
-const F16: [Variant; 33] = of_type(DType::F16);
+const BF16: [Variant; 41] = of_type(DType::Bf16);
+const F16: [Variant; 41] = of_type(DType::F16);
 const E4M3: [[Variant; 6]; 4] = [
     of_e4m3(DType::Bf16, Architecture::Sm90),
     of_e4m3(DType::F16, Architecture::Sm90),
     of_e4m3(DType::Bf16, Architecture::Sm120),
     of_e4m3(DType::F16, Architecture::Sm120),
 ];
-const F32: [Variant; 3] = [plain(64, 5), plain(128, 5), plain(256, 4)];
+const F32: [Variant; 5] = [plain(32, 5), plain(64, 5), plain(96, 5), plain(128, 5), plain(256, 4)];
 
-/// Head dimensions that kernels exist for.
-pub const HEAD_DIMS: [usize; 3] = [64, 128, 256];
+/// Head dimensions that kernels exist for. Any other, padded with zeros to the next one, gives the same result.
+pub const HEAD_DIMS: [usize; 5] = [32, 64, 96, 128, 256];
+
+/// Those of kernels for K and V in e4m3, and of kernels made for 9.0 and newer; of the others there are those for 8.0, which
+/// every card runs.
+pub const E4M3_HEAD_DIMS: [usize; 3] = [64, 128, 256];
 
 /// Every variant, by type and architecture, smallest tile first within a head_dim.
 pub fn all() -> impl Iterator<Item = &'static Variant> {

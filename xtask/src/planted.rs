@@ -333,7 +333,7 @@ const BUGS: &[Planted] = &[
     Planted { name: "the scale is applied twice on the card", file: "cuda/attention/softmax.cuh",
         from: "p.score_scale * k_scale * LOG2E", to: "p.score_scale * p.score_scale * k_scale * LOG2E", caught_by: CUDA },
     Planted { name: "the XOR of chunks is lost: bank conflicts", file: "cuda/attention/rows.cuh",
-        from: "(chunk ^ (row & 7))", to: "chunk", caught_by: CUDA },
+        from: "(chunk ^ (row / (8 / PLACES) & (PLACES - 1)))", to: "chunk", caught_by: CUDA },
     Planted { name: "the output is not rescaled on the card", file: "cuda/attention/tile.cuh",
         from: "if (!all_one(rescale)) scale_rows(out, rescale);", to: "", caught_by: CUDA },
     Planted { name: "few rows from 9.0 on: the output is not rescaled", file: "cuda/sm90/stream.cuh",
