@@ -52,6 +52,7 @@
 //! | `cuda-13000` | on by default, with `cuda`: cudarc binds CUDA 13.0. Leave it out (`default-features = false`) where the program names another version for cudarc: it takes one | | | 1.89 |
 //! | `candle` | module `interop::candle`, on the CPU | a C linker | | 1.94 |
 //! | `candle-cuda` | both, on candle's CUDA devices too | as `cuda`, nvcc in PATH, the CUDA libraries that candle links | as `cuda`, and those libraries | 1.94 |
+//! | `tracing` | spans of [tracing](https://docs.rs/tracing) around plans, runs and merges; with the layer of the crate `nvtx`, ranges in Nsight | a C linker | | 1.89 |
 //!
 //! nvcc is that of NVCC, of CUDA_HOME or CUDA_PATH, of PATH, or of the usual places. `ONEKV_CUDA_ARCHS=90` compiles for one card
 //! only, which is quicker; `ptx` for none, and the driver compiles when kernels are loaded.
@@ -72,6 +73,7 @@ pub mod plan;
 mod problem;
 pub mod reference;
 mod shape;
+mod span;
 mod view;
 
 #[cfg(feature = "cuda")]

@@ -192,7 +192,8 @@ impl Card {
     /// Bytes that a copy reads and writes per second.
     pub fn copy_bandwidth(&self) -> Result<f64> {
         let bytes = self.effort.copy_bytes;
-        let (from, to) = (self.filled(bytes / 2, &check::noise::<bf16>(1))?, self.queue.zeros::<bf16>(bytes / 2)?);
+        let (from, to) =
+            (self.filled(bytes / 2, &check::noise::<bf16>(1))?, self.queue.zeros::<bf16>(bytes / 2)?);
         let recording = self.record(|recorder| {
             // SAFETY: both are that long, and live until the last replay is over.
             let copy =
@@ -445,10 +446,7 @@ impl Card {
 }
 
 /// One run into poisoned memory.
-fn once<E: BenchElement>(
-    prepared: &Prepared,
-    Operands { q, kv, out }: Operands<E>,
-) -> Result<Vec<E>> {
+fn once<E: BenchElement>(prepared: &Prepared, Operands { q, kv, out }: Operands<E>) -> Result<Vec<E>> {
     let memory = out.data.clone();
     memory.write(&vec![E::from_f32(f32::NAN); memory.len()])?;
     match kv {

@@ -27,6 +27,7 @@ use clap::Parser;
 use half::{bf16, f16};
 use indicatif::ProgressBar;
 use onekv::DType;
+use onekv::plan::variants::E4M3_HEAD_DIMS;
 use own::OwnShape;
 use serde::Serialize;
 use shapes::{Model, Shape, Sweep};
@@ -55,7 +56,8 @@ struct Arguments {
     /// Also time the prompts with a copy of K and V each
     #[arg(long)]
     replicated: bool,
-    /// Also time each shape with K and V in e4m3, a scale per head: few rows, on cards from 9.0 on
+    /// Also time each shape with K and V in e4m3, a scale per head: few rows of 16 bits, head_dim 64, 128 and 256, on cards from
+    /// 9.0 on
     #[arg(long)]
     e4m3: bool,
     /// Print the shapes that peers measure as JSON and stop
@@ -215,14 +217,23 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+impl From<OwnShape> for Shape {
+    fn from(own: OwnShape) -> Self {
+        let OwnShape { inputs, rows, keys, heads, kv_heads, head_dim, softcap, dtype } = own;
+        let model = Model { model: "own", heads, kv_heads, head_dim, softcap };
+        Self { model, inputs, rows, keys, e4m3_kv: false, dtype: dtype.unwrap_or(DType::Bf16) }
+    }
+}
+
 /// With more prompts nothing new is learnt, in much time.
 fn is_replicated(shape: &Shape) -> bool {
     (2..=256).contains(&shape.rows)
 }
 
-/// What e4m3 is for: its tiles have 32 rows at most, and each reads all of its keys. Q is of 16 bits.
+/// What e4m3 is for: its tiles have 32 rows at most, and each reads all of its keys.
 fn suits_e4m3(shape: &Shape) -> bool {
-    shape.folded_rows() <= 64 && shape.dtype != DType::F32
+    let has_kernels = shape.dtype != DType::F32 && E4M3_HEAD_DIMS.contains(&shape.model.head_dim);
+    has_kernels && shape.folded_rows() <= 64
 }
 
 /// Operands by their type.

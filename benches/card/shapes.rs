@@ -4,8 +4,6 @@ use onekv::plan::{DeviceFacts, Plan, PlanOptions};
 use onekv::{DType, Keys, Problem, ProblemSpec};
 use serde::Serialize;
 
-use crate::own::OwnShape;
-
 /// The cross-attention of one layer of a model.
 #[derive(Clone, Copy, PartialEq, Serialize)]
 pub struct Model {
@@ -52,14 +50,6 @@ fn by_name<S: serde::Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, 
 
 fn is_bf16(dtype: &DType) -> bool {
     *dtype == DType::Bf16
-}
-
-impl From<OwnShape> for Shape {
-    fn from(own: OwnShape) -> Self {
-        let OwnShape { inputs, rows, keys, heads, kv_heads, head_dim, softcap, dtype } = own;
-        let model = Model { model: "own", heads, kv_heads, head_dim, softcap };
-        Self { model, inputs, rows, keys, e4m3_kv: false, dtype: dtype.unwrap_or(DType::Bf16) }
-    }
 }
 
 /// How much is measured.

@@ -3,6 +3,7 @@
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::shape::Strides;
+use crate::span::span;
 use crate::view::{PartialState, View, check};
 
 /// Merges attention over disjoint parts of the keys into attention over all of them.
@@ -19,6 +20,7 @@ pub fn merge_states<P: Element, E: Element>(
     out: View<&mut [E]>,
     mut lse: Option<View<&mut [f32]>>,
 ) -> Result<()> {
+    span!("merge on the CPU", states = states.len(), rows = out.shape.tokens);
     let shape = out.shape;
     shape.check_state()?;
     if states.is_empty() {

@@ -32,6 +32,7 @@ use rayon::prelude::*;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::problem::{Input, Problem};
+use crate::span::span;
 use crate::view::{SharedKv, View};
 pub use merge::merge_states;
 use state::RowState;
@@ -73,6 +74,7 @@ fn attend_split<E: Element>(
     threads: usize,
     splits: impl Fn(usize, usize) -> usize,
 ) -> Result<()> {
+    span!("attend on the CPU", rows = problem.total_rows(), keys = problem.key_positions(), dtype = %E::DTYPE);
     problem.check(&q, &kv, &out, lse.as_ref())?;
     let tiles = row_tiles(problem, threads);
     let parts: Vec<Task<'_>> = tiles

@@ -9,6 +9,7 @@ use super::queue::{Queue, Shared};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::shape::Strides;
+use crate::span::span;
 use crate::view::{PartialState, View};
 
 /// The most states that one merge joins.
@@ -55,6 +56,7 @@ where
     L: DeviceRead<Element = f32>,
     O: DeviceWrite<Element: Element>,
 {
+    span!("merge", states = states.len(), rows = out.shape.tokens);
     // As long as the operands live.
     let mut call = call;
     let shape = out.shape;

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Plan, Variant};
 use crate::problem::Problem;
 use crate::shape::{Shape, Strides};
+use crate::span::span;
 use crate::view::{SharedKv, View};
 
 // SAFETY: C structures of eight i32 (cuda/abi.h, whose sizes abi.rs asserts): no padding, any bytes are a value.
@@ -191,6 +192,7 @@ impl Queue {
     /// # Errors
     /// [`Error::WrongCard`], [`Error::Captured`], [`Error::Overflow`], [`Error::Cuda`].
     pub fn prepare(&self, plan: &Plan) -> Result<Prepared> {
+        span!("prepare", kernel = plan.variant().kernel(), blocks = plan.work().len());
         let queue = &self.0;
         queue.open()?;
         let (variant, problem) = (plan.variant(), plan.problem());
@@ -281,6 +283,7 @@ impl Prepared {
     /// [`Error::Replan`], [`Error::OverPrepared`], [`Error::Captured`]: all is as before. [`Error::Cuda`]: runs are refused, by
     /// [`Error::ReplanFailed`], until another replan succeeds.
     pub fn replan(&mut self, plan: &Plan) -> Result<()> {
+        span!("replan", kernel = self.launch.variant.kernel(), blocks = plan.work().len());
         let (problem, Launch { variant, scale, softcap, .. }) = (plan.problem(), self.launch);
         if plan.variant() != variant {
             let (value, prepared) = (plan.variant().kernel(), variant.kernel());
@@ -560,6 +563,7 @@ impl Prepared {
     /// # Safety
     /// As [`Prepared::run_raw`], on the stream of `lane`.
     unsafe fn launch(&self, lane: Lane, operands: &RawOperands) -> Result<()> {
+        span!("run", kernel = self.launch.variant.kernel(), captured = lane.captured);
         let (extents, Launch { variant, function, combine, .. }) = (self.extents(lane)?, self.launch);
         let Some(lists) = self.lists.as_ref().filter(|_| extents.work > 0) else { return Ok(()) };
         let partial_out = self.workspace.as_ref().map_or(0, |workspace| workspace.at) as *mut f32;

@@ -15,6 +15,7 @@ use super::prepared::{Kv, Prepared, QuantizedKv};
 use super::queue::{Queue, Shared};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
+use crate::span::span;
 use crate::view::{PartialState, SharedKv, View};
 
 /// A stream that only a capture is on. Nothing but what the recorder queues can come into its graph: what others do on the
@@ -200,6 +201,7 @@ impl Recording {
     /// # Errors
     /// [`Error::Captured`], [`Error::Cuda`].
     pub fn replay(&self) -> Result<()> {
+        span!("replay");
         let Some(graph) = &self.graph else { return Ok(()) };
         let _together = self.queue.lock();
         self.queue.open()?;

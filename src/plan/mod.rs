@@ -19,6 +19,7 @@ pub use crate::architecture::Architecture;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::problem::Problem;
+use crate::span::span;
 pub use facts::DeviceFacts;
 pub use variants::Variant;
 
@@ -177,6 +178,7 @@ impl Plan {
         facts: &DeviceFacts,
         options: &PlanOptions,
     ) -> Result<Self> {
+        span!("plan", rows = problem.total_rows(), keys = problem.key_positions(), %dtype);
         if options.split_keys == Some(0) {
             return Err(Error::Zero { field: "split_keys" });
         }

@@ -382,9 +382,13 @@ fn what_does_not_fit_is_refused() {
     };
     let default = PlanOptions::default();
     let advice = |dim, more| {
-        format!("; Q, K and V padded with zeros to {dim}, with the same scale, give the same result, and have {more} % more bytes")
+        format!(
+            "; Q, K and V padded with zeros to {dim}, with the same scale, give the same result, and have {more} % more bytes"
+        )
     };
-    for (dim, advice) in [(80, advice(96, 20)), (192, advice(256, 34)), (5, advice(32, 540)), (512, String::new())] {
+    for (dim, advice) in
+        [(80, advice(96, 20)), (192, advice(256, 34)), (5, advice(32, 540)), (512, String::new())]
+    {
         let words = format!("head_dim is {dim}, allowed on CUDA: 32, 64, 96, 128, 256{advice}");
         assert_eq!(plan(dim, &A100, &default), words);
     }

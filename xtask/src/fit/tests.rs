@@ -40,7 +40,8 @@ fn shape_lines(card: Card, shape: &Shape, truth: &Constants, random: &mut StdRng
     let mut plans = vec![(true, plan(&PlanOptions::default()).unwrap())];
     for split_keys in splits {
         for variant in variants::all().filter(|v| {
-            (v.dtype, v.e4m3_kv()) == (onekv::DType::Bf16, shape.e4m3_kv) && !superseded(v, &facts)
+            let wanted = (onekv::DType::Bf16, shape.e4m3_kv, shape.head_dim);
+            (v.dtype, v.e4m3_kv(), v.head_dim) == wanted && !superseded(v, &facts)
         }) {
             let options = PlanOptions::of(variant).with_split_keys(split_keys);
             if let Ok(plan) = plan(&options)
