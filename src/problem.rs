@@ -130,22 +130,33 @@ impl Problem {
             return Err(Error::InputsDiffer { field, value: keys.len(), inputs: rows.len() });
         }
         let total_rows = row_offsets.last().copied().unwrap_or(0);
-        // A later product of counts below this limit cannot overflow, nor a stride of an empty batch.
+        let inputs =
+            rows.into_iter().zip(keys).map(|(rows, (slot, keys))| Input { rows, slot, keys }).collect();
+        Self { heads, kv_heads, head_dim, scale, softcap, inputs, total_rows, slots, max_keys }.sized()
+    }
+
+    /// Itself, if its sizes fit the address space: a later product of counts below this limit cannot overflow, nor a stride
+    /// of an empty batch.
+    fn sized(self) -> Result<Self> {
         for (field, slots, tokens, heads) in [
-            ("rows x heads x head_dim", 1, total_rows, heads),
-            ("keys x kv_heads x head_dim", slots, max_keys, kv_heads),
+            ("rows x heads x head_dim", 1, self.total_rows, self.heads),
+            ("keys x kv_heads x head_dim", self.slots, self.max_keys, self.kv_heads),
         ] {
             heads
                 .checked_mul(tokens.max(1))
                 .and_then(|n| n.checked_mul(slots.max(1)))
-                .and_then(|n| n.checked_mul(head_dim))
+                .and_then(|n| n.checked_mul(self.head_dim))
                 .and_then(|n| n.checked_mul(size_of::<f32>()))
                 .filter(|&bytes| isize::try_from(bytes).is_ok())
                 .ok_or(Error::Overflow { field })?;
         }
-        let inputs =
-            rows.into_iter().zip(keys).map(|(rows, (slot, keys))| Input { rows, slot, keys }).collect();
-        Ok(Self { heads, kv_heads, head_dim, scale, softcap, inputs, total_rows, slots, max_keys })
+        Ok(self)
+    }
+
+    /// The same with vectors that are padded with zeros to `head_dim` elements.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn padded(&self, head_dim: usize) -> Result<Self> {
+        Self { head_dim, ..self.clone() }.sized()
     }
 
     /// Query heads.

@@ -2,14 +2,41 @@
 
 mod common;
 
+use std::alloc::{GlobalAlloc, System};
+use std::cell::Cell;
 use std::sync::Arc;
 
 use candle_core::{Device, IndexOp as _, Tensor, Var, WithDType};
 use common::{Answer, Case, Operands, TestElement, assert_close, config};
-use onekv::interop::candle::{Attention, Planned};
+use half::f16;
+use onekv::interop::candle::{Attention, KEPT_PLANS, Planned};
 use onekv::plan::PlanOptions;
-use onekv::{Element, Keys, Problem};
+use onekv::{Element, Keys, Problem, ProblemSpec};
 use proptest::prelude::*;
+
+/// The system's allocator, which remembers each thread's largest request.
+struct Watched;
+
+#[global_allocator]
+static ALLOCATOR: Watched = Watched;
+
+thread_local! {
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: the system's allocator does it all.
+unsafe impl GlobalAlloc for Watched {
+    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+        LARGEST.set(LARGEST.get().max(layout.size()));
+        // SAFETY: the caller's contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, old: *mut u8, layout: std::alloc::Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(old, layout) }
+    }
+}
 
 /// The CPU, and the card if there is one; with `ONEKV_REQUIRE_CUDA` there must be.
 fn devices() -> Vec<Device> {
@@ -95,7 +122,7 @@ fn tensor<E: Both>(values: &[E], dims: &[usize], layout: Layout, on: &Device) ->
 }
 
 fn planned<E: Both>(problem: &Problem, device: &Device) -> Planned {
-    let attention = Attention::new(device).unwrap();
+    let attention = Attention::new(device).unwrap().with_padding();
     attention.plan(problem, <E as WithDType>::DTYPE, &PlanOptions::default()).unwrap()
 }
 
@@ -140,7 +167,8 @@ fn equals_the_reference<E: Both>(case: &Case, layouts: [Layout; 3], apart: bool,
 fn cases() -> impl Strategy<Value = Case> {
     let inputs = prop::collection::vec((1..20usize, 1..150usize), 1..4);
     let heads = prop::sample::select(vec![(1, 1), (2, 2), (4, 1), (6, 2)]);
-    let dim = prop::sample::select(vec![64usize, 128]);
+    // Those of kernels, and those that are padded.
+    let dim = prop::sample::select(vec![64usize, 128, 32, 96, 5, 80, 192]);
     (inputs, heads, dim, prop::option::of(0..20usize), any::<u64>()).prop_map(
         |(inputs, (heads, kv_heads), dim, padding, seed)| {
             let mut case = Case::packed(heads, kv_heads, dim, &inputs);
@@ -268,7 +296,7 @@ fn what_does_not_fit_is_named() {
         let why = "q is [6, 4, 64] with the strides [0, 64, 1], allowed: memory for each vector (`contiguous()` makes it so)";
         small.refuses([&expanded, kv, kv], why);
         let huge = kv.i(..1).unwrap().unsqueeze(0).unwrap().expand((1 << 40, 1 << 40, 4, 64)).unwrap();
-        small.refuses([q, kv, &huge], "allowed: [.., 4, 64] with 10 rows");
+        small.refuses([q, kv, &huge], "`narrow(0, 0, 1)`");
         let wide = Tensor::zeros((10, 4, 65), candle_core::DType::F32, &device).unwrap();
         small.refuses(
             [q, kv, &wide.narrow(2, 1, 64).unwrap()],
@@ -345,6 +373,67 @@ fn cache_equals_the_reference<E: Both>(device: &Device) {
     reads(90);
 }
 
+/// K and V that are padded once give what those give that every run pads, lengths may change, and where there is nothing to
+/// pad nothing is copied.
+#[test]
+fn keys_and_values_are_padded_once() {
+    for device in devices() {
+        let case = Case::packed(4, 2, 80, &[(3, 50)]);
+        let operands = Operands::<f16>::new(&case);
+        let of = |data, tokens, heads| tensor::<f16>(data, &[tokens, heads, 80], Layout::Contiguous, &device);
+        let (q, k, v) = (of(&operands.q, 3, 4), of(&operands.k, 50, 2), of(&operands.v, 50, 2));
+        let mut planned = planned::<f16>(&operands.problem, &device);
+        let (padded_k, padded_v) = (planned.pad(&k).unwrap(), planned.pad(&v).unwrap());
+        let is_cpu = matches!(device, Device::Cpu);
+        assert_eq!(padded_k.dims(), [50, 2, if is_cpu { 80 } else { 96 }]);
+        assert!(!is_cpu || padded_k.id() == k.id());
+        let out = planned.run(&q, &padded_k, &padded_v).unwrap();
+        assert_eq!(out.dims(), q.dims());
+        assert_eq!(values::<f16>(&out), values::<f16>(&planned.run(&q, &k, &v).unwrap()));
+        // A shorter one.
+        let shorter = Case::packed(4, 2, 80, &[(2, 30)]);
+        planned.replan(&shorter.problem()).unwrap();
+        let part = |tensor: &Tensor, tokens| tensor.narrow(0, 0, tokens).unwrap();
+        let (out, lse) =
+            planned.run_with_lse(&part(&q, 2), &part(&padded_k, 30), &part(&padded_v, 30)).unwrap();
+        let mut want = Operands::<f16>::new(&shorter);
+        want.q.copy_from_slice(&operands.q[..2 * 4 * 80]);
+        want.k.copy_from_slice(&operands.k[..30 * 2 * 80]);
+        want.v.copy_from_slice(&operands.v[..30 * 2 * 80]);
+        let got = Answer { out: values::<f16>(&out), lse: values::<f32>(&lse) };
+        assert_close(onekv::DType::F16, &got, &want.reference(), &shorter);
+
+        // What is refused of heads that kernels have is refused of these.
+        let refuses = |q: &Tensor, k: &Tensor, why: &str| {
+            let error = planned.run(q, k, &part(&v, 30)).expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+        };
+        let expanded = part(&k, 1).expand((30, 2, 80)).unwrap();
+        refuses(&part(&q, 2), &expanded, "pass the one there is, `narrow(0, 0, 1)`");
+        let narrow = part(&q, 2).narrow(2, 0, 64).unwrap();
+        refuses(&narrow, &part(&k, 30), "q is [2, 4, 64], allowed: [.., 4, 80] with 2 rows");
+    }
+}
+
+/// Nobody's heads are padded who did not ask for it.
+#[test]
+fn without_padding_other_heads_are_refused() {
+    for device in devices().into_iter().filter(Device::is_cuda) {
+        let refused = |attention: Attention, head_dim| {
+            let problem = Case::packed(4, 2, head_dim, &[(3, 50)]).problem();
+            let planned = attention.plan(&problem, candle_core::DType::F16, &PlanOptions::default());
+            planned.err().expect("should be refused").to_string()
+        };
+        let error = refused(Attention::new(&device).unwrap(), 80);
+        assert!(
+            error.contains("head_dim is 80, allowed on CUDA: 32, 64, 96, 128, 256; Q, K and V padded"),
+            "{error}"
+        );
+        let error = refused(Attention::new(&device).unwrap().with_padding(), 300);
+        assert!(error.contains("head_dim is 300, allowed on CUDA: 32, 64, 96, 128, 256"), "{error}");
+    }
+}
+
 #[test]
 fn states_that_do_not_fit_are_named() {
     for device in devices() {
@@ -386,6 +475,12 @@ fn empty_tensors_are_taken() {
         let (out, lse) = no_keys.run_with_lse(&q, &none, &none).unwrap();
         assert_eq!(values::<f32>(&out), [0.0; 6 * 4 * 64]);
         assert_eq!(values::<f32>(&lse), [f32::NEG_INFINITY; 6 * 4]);
+
+        let mut no_slots = Case::packed(4, 4, 64, &[(3, 0), (3, 0)]);
+        no_slots.pad(0);
+        let none = kv.narrow(1, 5, 0).unwrap();
+        let out = planned::<f32>(&no_slots.problem(), &device).run(&q, &none, &none).unwrap();
+        assert_eq!(values::<f32>(&out), [0.0; 6 * 4 * 64]);
 
         let no_rows = planned::<f32>(&Case::packed(4, 4, 64, &[(0, 10)]).problem(), &device);
         let (out, lse) = no_rows.run_with_lse(&q.narrow(0, 6, 0).unwrap(), &kv, &kv).unwrap();
@@ -459,6 +554,289 @@ fn threads_share_a_plan() {
             }
             drop((attention, planned));
         });
+    }
+}
+
+/// A plan is asked for again by what makes it: each alone differs in one thing.
+#[test]
+fn a_plan_is_kept_for_all_that_makes_it() {
+    for device in devices() {
+        let attention = Attention::new(&device).unwrap();
+        let padded = |lengths: [usize; 2]| Keys::Padded { max_keys: 10, lengths: lengths.into() };
+        let spec = Case::packed(4, 2, 64, &[(3, 5), (3, 5)]).spec;
+        let packed = |offsets: [usize; 3]| Keys::Packed { offsets: offsets.into() };
+        let specs = [
+            spec.clone(),
+            ProblemSpec { scale: spec.scale * 2.0, ..spec.clone() },
+            ProblemSpec { softcap: Some(30.0), ..spec.clone() },
+            ProblemSpec { heads: 8, ..spec.clone() },
+            ProblemSpec { kv_heads: 4, ..spec.clone() },
+            ProblemSpec { head_dim: 128, ..spec.clone() },
+            ProblemSpec { row_offsets: vec![0, 2, 6], ..spec.clone() },
+            ProblemSpec { keys: packed([0, 4, 10]), ..spec.clone() },
+            ProblemSpec { keys: padded([5, 5]), ..spec.clone() },
+            ProblemSpec { keys: padded([5, 6]), ..spec.clone() },
+        ];
+        let (f32, f16) = (candle_core::DType::F32, candle_core::DType::F16);
+        let (free, split) = (PlanOptions::default(), PlanOptions::default().with_split_keys(64));
+        let mut asked: Vec<(ProblemSpec, candle_core::DType, PlanOptions)> =
+            specs.into_iter().map(|spec| (spec, f32, free)).collect();
+        asked.extend([(spec.clone(), f16, free), (spec, f32, split)]);
+        let all = || {
+            let planned = asked.iter().map(|(spec, dtype, options)| {
+                let problem = Problem::new(spec.clone()).unwrap();
+                (attention.planned(&problem, *dtype, options).unwrap(), problem)
+            });
+            planned.collect::<Vec<_>>()
+        };
+        let (first, again) = (all(), all());
+        for (i, (planned, problem)) in first.iter().enumerate() {
+            let same = again.iter().map(|(other, _)| Arc::ptr_eq(planned, other));
+            assert!(same.enumerate().all(|(j, same)| same == (i == j)), "{:?}", asked[i]);
+            // It is the plan of what was asked.
+            let (dims, of) = (problem.query_shape(), asked[i].1);
+            let q = Tensor::zeros((dims.tokens, dims.heads, dims.vector), of, &device).unwrap();
+            let kv = problem.kv_shape();
+            let dims = match kv.inputs {
+                1 => vec![kv.tokens, kv.heads, kv.vector],
+                _ => vec![kv.inputs, kv.tokens, kv.heads, kv.vector],
+            };
+            let kv = Tensor::zeros(dims, of, &device).unwrap();
+            assert_eq!(planned.run(&q, &kv, &kv).unwrap().dims(), q.dims());
+        }
+        // What another attention plans is its own.
+        let other = Attention::new(&device).unwrap();
+        assert!(!Arc::ptr_eq(&first[0].0, &other.planned(&first[0].1, f32, &free).unwrap()));
+        let error = attention.planned(&first[0].1, candle_core::DType::U8, &free).err().unwrap();
+        assert!(error.to_string().starts_with("dtype is u8, allowed: f32, f16, bf16"), "{error}");
+    }
+}
+
+/// Of more plans than are kept the one that was not asked for the longest leaves; who holds it runs it still.
+#[test]
+fn plans_leave_in_the_order_of_their_use() {
+    for device in devices() {
+        let attention = Attention::new(&device).unwrap();
+        let ask = |rows: usize| {
+            let problem = Case::packed(1, 1, 64, &[(rows, 1)]).problem();
+            attention.planned(&problem, candle_core::DType::F32, &PlanOptions::default()).unwrap()
+        };
+        let kept: Vec<Arc<Planned>> = (1..=KEPT_PLANS).map(ask).collect();
+        assert!(kept.iter().all(|planned| Arc::strong_count(planned) == 2));
+        // The second is now the oldest.
+        assert!(Arc::ptr_eq(&kept[0], &ask(1)));
+        let further = ask(KEPT_PLANS + 1);
+        assert_eq!(Arc::strong_count(&kept[1]), 1, "it is kept beyond the bound");
+        assert!(
+            kept.iter().skip(2).chain([&kept[0], &further]).all(|planned| Arc::strong_count(planned) == 2)
+        );
+        let zeros = |rows: usize| Tensor::zeros((rows, 1, 64), candle_core::DType::F32, &device).unwrap();
+        kept[1].run(&zeros(2), &zeros(1), &zeros(1)).unwrap();
+        assert!(!Arc::ptr_eq(&kept[1], &ask(2)));
+        drop(attention);
+        further.run(&zeros(KEPT_PLANS + 1), &zeros(1), &zeros(1)).unwrap();
+    }
+}
+
+/// Threads that ask for the same at once get the same, and their answers are right.
+#[test]
+fn threads_get_the_same_plan() {
+    for device in devices() {
+        let attention = Attention::new(&device).unwrap();
+        let cases: Vec<Case> = (1..=8).map(|rows| Case::packed(2, 1, 64, &[(rows, 40)])).collect();
+        let start = std::sync::Barrier::new(2);
+        let ask = || {
+            start.wait();
+            let planned = cases.iter().map(|case| {
+                let options = PlanOptions::default();
+                let planned = attention.planned(&case.problem(), candle_core::DType::F32, &options).unwrap();
+                let operands = Operands::<f32>::new(case);
+                let of = |data: &[f32], tokens, heads| {
+                    tensor(data, &[tokens, heads, 64], Layout::Contiguous, &device)
+                };
+                let q = of(&operands.q, operands.problem.total_rows(), 2);
+                let (k, v) = (of(&operands.k, 40, 1), of(&operands.v, 40, 1));
+                let (out, lse) = planned.run_with_lse(&q, &k, &v).unwrap();
+                let got = Answer { out: values::<f32>(&out), lse: values::<f32>(&lse) };
+                assert_close(onekv::DType::F32, &got, &operands.reference(), case);
+                planned
+            });
+            planned.collect::<Vec<_>>()
+        };
+        let (one, other) = std::thread::scope(|scope| {
+            let (one, other) = (scope.spawn(ask), scope.spawn(ask));
+            (one.join().unwrap(), other.join().unwrap())
+        });
+        assert!(one.iter().zip(&other).all(|(one, other)| Arc::ptr_eq(one, other)));
+    }
+}
+
+/// Views of a cache are read where they stand: nothing as large as K, or as one head of it, is allocated.
+#[test]
+fn views_of_a_cache_are_not_copied() {
+    let (inputs, heads, capacity, dim) = (2, 4, 1024, 64);
+    let cache = |inputs: usize| {
+        let nan = Tensor::full(f32::NAN, (inputs, heads, capacity, dim), &Device::Cpu).unwrap();
+        nan.slice_set(
+            &Tensor::ones((inputs, heads, 900, dim), candle_core::DType::F32, &Device::Cpu).unwrap(),
+            2,
+            0,
+        )
+        .unwrap();
+        nan.transpose(1, 2).unwrap()
+    };
+    let one = cache(1);
+    // As projected, one of several inputs, between others' heads.
+    let rows = Tensor::ones((3, 900, 2 * heads, dim), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let rows = rows.narrow(0, 1, 1).unwrap().narrow(2, 2, heads).unwrap();
+    let packed = Keys::Packed { offsets: vec![0, 900] };
+    let padded = |inputs: usize, max_keys| Keys::Padded { max_keys, lengths: vec![900; inputs] };
+    for (inputs, keys, kv) in [
+        (1, packed.clone(), one.narrow(1, 0, 900).unwrap()),
+        (1, packed.clone(), one.i(0).unwrap().narrow(0, 0, 900).unwrap()),
+        (1, padded(1, capacity), one),
+        (1, packed, rows),
+        (inputs, padded(inputs, capacity), cache(inputs)),
+        (inputs, padded(inputs, 950), cache(inputs).narrow(1, 0, 950).unwrap()),
+        (inputs, padded(inputs, capacity), cache(inputs + 3).narrow(0, 2, inputs).unwrap()),
+    ] {
+        let row_offsets = (0..=inputs).collect();
+        let (kv_heads, head_dim, scale, softcap) = (heads, dim, 1.0, None);
+        let spec = ProblemSpec { heads, kv_heads, head_dim, scale, softcap, row_offsets, keys };
+        let planned = planned::<f32>(&Problem::new(spec).unwrap(), &Device::Cpu);
+        let q = Tensor::ones((inputs, heads, dim), candle_core::DType::F32, &Device::Cpu).unwrap();
+        LARGEST.set(0);
+        let out = planned.run(&q, &kv, &kv).unwrap();
+        let largest = LARGEST.get();
+        assert!(largest < 900 * dim * size_of::<f32>(), "{largest} bytes for {:?}", kv.layout());
+        assert!(values::<f32>(&out).iter().all(|x| (x - 1.0).abs() < 1e-5));
+    }
+}
+
+/// What an engine would expand for its prompts is to be passed once, whatever has been done to it.
+#[test]
+fn expanded_caches_are_advised_to_be_shared() {
+    for device in devices() {
+        let zeros = |dims: &[usize]| Tensor::zeros(dims, candle_core::DType::F32, &device).unwrap();
+        let (one, cache) = (zeros(&[1, 4, 8, 64]), zeros(&[2, 4, 8, 64]));
+        let (by_prompt, by_key) = ((3, 8, 4, 64), (3, 8, 2, 4, 64));
+        let shared =
+            |dim| format!("allowed: memory for each vector (pass the one there is, `narrow({dim}, 0, 1)`");
+        // 30 prompts on one input, 3 inputs: as [.., keys, kv_heads, head_dim].
+        let expanded = [
+            (one.transpose(1, 2).unwrap().expand(by_prompt).unwrap(), 0),
+            (one.expand((3, 4, 8, 64)).unwrap().transpose(1, 2).unwrap(), 0),
+            (one.narrow(1, 0, 1).unwrap().expand((1, 4, 8, 64)).unwrap().transpose(1, 2).unwrap(), 2),
+            (cache.narrow(2, 0, 1).unwrap().expand((2, 4, 8, 64)).unwrap().transpose(1, 2).unwrap(), 1),
+            (cache.unsqueeze(1).unwrap().expand((2, 3, 4, 8, 64)).unwrap().transpose(2, 3).unwrap(), 1),
+            (
+                cache
+                    .i(..1)
+                    .unwrap()
+                    .transpose(1, 2)
+                    .unwrap()
+                    .unsqueeze(2)
+                    .unwrap()
+                    .expand((1, 8, 2, 4, 64))
+                    .unwrap(),
+                2,
+            ),
+            (one.transpose(1, 2).unwrap().unsqueeze(2).unwrap().expand(by_key).unwrap(), 0),
+        ];
+        let mut slots = Case::packed(4, 4, 64, &[(3, 8), (3, 8)]);
+        slots.pad(0);
+        for case in [Case::packed(4, 4, 64, &[(3, 8)]), slots] {
+            let planned = planned::<f32>(&case.problem(), &device);
+            let q = zeros(&[case.problem().total_rows(), 4, 64]);
+            for (kv, dim) in &expanded {
+                let error = planned.run(&q, kv, &cache).expect_err("expanded").to_string();
+                assert!(error.starts_with("k is") && error.contains(&shared(*dim)), "{error}");
+            }
+        }
+        // What the advice leads to.
+        let planned = planned::<f32>(&Case::packed(4, 4, 64, &[(3, 8)]).problem(), &device);
+        let kv = expanded[1].0.narrow(0, 0, 1).unwrap();
+        planned.run(&zeros(&[3, 4, 64]), &kv, &kv).unwrap();
+    }
+}
+
+/// A cache that grows in place between runs: one plan and one tensor, other lengths. What is not written yet is NaN.
+#[test]
+fn a_cache_grows_between_runs() {
+    for device in devices() {
+        for_each_dtype!(growing_cache_equals_the_reference(&device));
+    }
+}
+
+fn growing_cache_equals_the_reference<E: Both>(device: &Device) {
+    let (inputs, kv_heads, capacity, dim) = (2, 2, 40, 64);
+    let mut case = Case::packed(4, kv_heads, dim, &[(3, capacity), (5, capacity)]);
+    case.spec.keys = Keys::Padded { max_keys: capacity, lengths: vec![capacity; inputs] };
+    let mut operands = Operands::<E>::new(&case);
+    let mut planned = planned::<E>(&operands.problem, device);
+    let q = tensor(&operands.q, &[8, 4, dim], Layout::Contiguous, device);
+    let nan = || {
+        let nan = <E as Element>::from_f32(f32::NAN);
+        Tensor::full(nan, (inputs, kv_heads, capacity, dim), &Device::Cpu).unwrap().to_device(device).unwrap()
+    };
+    let caches = [nan(), nan()];
+    let views = [&caches[0], &caches[1]].map(|cache| cache.transpose(1, 2).unwrap());
+    let mut written = 0;
+    for lengths in [[1, 1], [2, 1], [33, 17], [40, 40], [7, 40]] {
+        case.spec.keys = Keys::Padded { max_keys: capacity, lengths: lengths.to_vec() };
+        operands.problem = case.problem();
+        let longest = lengths[0].max(lengths[1]);
+        for (cache, data) in caches.iter().zip([&operands.k, &operands.v]).filter(|_| longest > written) {
+            let all = tensor(data, &[inputs, capacity, kv_heads, dim], Layout::Contiguous, device);
+            let new = all.transpose(1, 2).unwrap().narrow(2, written, longest - written).unwrap();
+            cache.slice_set(&new.contiguous().unwrap(), 2, written).unwrap();
+        }
+        written = written.max(longest);
+        planned.replan(&operands.problem).unwrap();
+        let (out, lse) = planned.run_with_lse(&q, &views[0], &views[1]).unwrap();
+        let got = Answer { out: values::<E>(&out), lse: values::<f32>(&lse) };
+        assert_close(<E as Element>::DTYPE, &got, &operands.reference(), &case);
+    }
+}
+
+/// Lengths alone are replanned.
+#[test]
+fn replans_that_do_not_fit_are_named() {
+    for device in devices() {
+        let spec = Case::packed(4, 2, 64, &[(3, 5)]).spec;
+        let mut planned = planned::<f32>(&Problem::new(spec.clone()).unwrap(), &device);
+        let mut refuses = |spec: ProblemSpec, why: &str| {
+            let error = planned.replan(&Problem::new(spec).unwrap()).expect_err(why).to_string();
+            assert!(error.starts_with(why), "{error}");
+        };
+        refuses(
+            ProblemSpec { heads: 8, ..spec.clone() },
+            "heads of the problem is 8, allowed: 4, as planned",
+        );
+        refuses(ProblemSpec { kv_heads: 4, ..spec.clone() }, "kv_heads of the problem is 4, allowed: 2");
+        refuses(ProblemSpec { head_dim: 128, ..spec.clone() }, "head_dim of the problem is 128, allowed: 64");
+        refuses(ProblemSpec { scale: 2.0, ..spec.clone() }, "scale of the problem is 2, allowed: ");
+        refuses(
+            ProblemSpec { softcap: Some(9.0), ..spec.clone() },
+            "softcap of the problem is 9, allowed: none",
+        );
+        if device.is_cuda() {
+            let longer = Keys::Packed { offsets: vec![0, 6] };
+            refuses(
+                ProblemSpec { keys: longer, ..spec.clone() },
+                "the plan has 6 keys of a slot, allowed: at most 5",
+            );
+        }
+        // All is as before.
+        let zeros =
+            |tokens, heads| Tensor::zeros((tokens, heads, 64), candle_core::DType::F32, &device).unwrap();
+        planned.run(&zeros(3, 4), &zeros(5, 2), &zeros(5, 2)).unwrap();
+        let shorter =
+            ProblemSpec { row_offsets: vec![0, 2], keys: Keys::Packed { offsets: vec![0, 4] }, ..spec };
+        planned.replan(&Problem::new(shorter).unwrap()).unwrap();
+        planned.run(&zeros(2, 4), &zeros(4, 2), &zeros(4, 2)).unwrap();
+        let error = planned.run(&zeros(3, 4), &zeros(5, 2), &zeros(5, 2)).unwrap_err().to_string();
+        assert!(error.contains("with 2 rows in the leading dimensions"), "{error}");
     }
 }
 

@@ -15,11 +15,12 @@
 //!     heads: 12, kv_heads: 12, head_dim: 64, scale: 1.0, softcap: None,
 //!     row_offsets: vec![0, 30], keys: Keys::Packed { offsets: vec![0, 512] },
 //! })?;
-//! let planned = attention.plan(&problem, DType::F32, &PlanOptions::default())?;    // once per shape
+//! // Every layer, every step: planned once per shape.
+//! let planned = attention.planned(&problem, DType::F32, &PlanOptions::default())?;
 //! println!("{}", planned.explain());
 //! let tensor = |x: f32, tokens: usize| Tensor::from_vec(vec![x; tokens * 768], (tokens, 12, 64), &device);
 //! let (q, k, v) = (tensor(0.1, 30)?, tensor(0.2, 512)?, tensor(0.3, 512)?);
-//! let out = planned.run(&q, &k, &v)?;                                    // every layer, every step
+//! let out = planned.run(&q, &k, &v)?;
 //! assert_eq!(out.dims(), [30, 12, 64]);
 //! # assert!(out.flatten_all()?.to_vec1::<f32>()?.iter().all(|x| (x - 0.3).abs() < 1e-5));
 //! # Ok(())
@@ -31,14 +32,18 @@
 //!
 //! A projection's `[inputs, tokens, heads * head_dim]`, reshaped to `[inputs, tokens, heads, head_dim]`, is what
 //! [`Planned::run`] takes, and so is a cache `[inputs, kv_heads, capacity, head_dim]` with `transpose(1, 2)`: neither needs
-//! `contiguous`, nor an `expand` of the K/V.
+//! `contiguous`, nor an `expand` of the K/V. A cache that grows in place, by `slice_set`, is [`Keys::Padded`](crate::Keys) with
+//! its capacity as `max_keys`; [`Planned::replan`] takes its new lengths.
 
 mod cpu;
 #[cfg(feature = "candle-cuda")]
 mod cuda;
 mod operand;
 
-use candle_core::{Device, Result, Tensor, WithDType, bail};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{D, Device, Result, Tensor, WithDType, bail};
 use half::{bf16, f16};
 
 use crate::dtype::{DType, Element};
@@ -46,9 +51,17 @@ use crate::plan::PlanOptions;
 use crate::problem::Problem;
 use operand::{Operands, States, onekv_dtype};
 
+/// Plans that an [`Attention`] keeps for [`Attention::planned`].
+pub const KEPT_PLANS: usize = 64;
+
 /// Attention on one candle device; on CUDA, its kernels.
 pub struct Attention {
     on: On,
+    /// Whether head_dims that no kernel has are padded.
+    #[cfg_attr(not(feature = "candle-cuda"), allow(dead_code, reason = "the CPU takes any head_dim"))]
+    padding: bool,
+    /// At most [`KEPT_PLANS`], the last used first.
+    kept: Mutex<VecDeque<Arc<Planned>>>,
 }
 
 enum On {
@@ -60,7 +73,10 @@ enum On {
 /// A problem, planned for a device and a dtype. Runs any number of times.
 pub struct Planned {
     problem: Problem,
+    /// What is computed: `problem`, or that with a larger head_dim.
+    computed: Problem,
     dtype: DType,
+    options: PlanOptions,
     on: PlannedOn,
 }
 
@@ -95,7 +111,44 @@ impl Attention {
             Device::Cuda(_) => bail!("device is CUDA, allowed: the CPU; feature `candle-cuda` allows CUDA"),
             Device::Metal(_) => bail!("device is Metal, allowed: the CPU, CUDA"),
         };
-        Ok(Self { on })
+        Ok(Self { on, padding: false, kept: Mutex::default() })
+    }
+
+    /// The same, which takes any head_dim on CUDA too: where no kernel has it, Q, K and V are padded with zeros to the next that
+    /// one has ([`HEAD_DIMS`](crate::plan::variants::HEAD_DIMS)), and the result is cut back. It is the same result. What it
+    /// costs is the bytes of the zeros, and a copy of Q, K and V in every run; [`Planned::pad`] makes that of K and V once.
+    pub fn with_padding(self) -> Self {
+        Self { padding: true, kept: Mutex::default(), ..self }
+    }
+
+    /// [`Attention::plan`], once per shape: asked again with an equal problem (lengths, heads, scale and softcap), dtype and
+    /// options, it gives the same plan. For engines that ask in every layer and step.
+    ///
+    /// On CUDA planning costs a search among kernels, tiles and splits on the host, an allocation and an upload; asking again
+    /// costs a comparison with the plans that are kept. These are [`KEPT_PLANS`]: a further one takes the place of the one
+    /// that was not asked for the longest, whose work list on the device is freed when nobody holds it any more. Threads that
+    /// ask at once wait for each other's planning.
+    ///
+    /// # Errors
+    /// As [`Attention::plan`]; what failed is not kept.
+    pub fn planned(
+        &self,
+        problem: &Problem,
+        dtype: candle_core::DType,
+        options: &PlanOptions,
+    ) -> Result<Arc<Planned>> {
+        let onekv = onekv_dtype("dtype", dtype)?;
+        let same =
+            |kept: &Arc<Planned>| (kept.dtype, &kept.options, &kept.problem) == (onekv, options, problem);
+        // Locked while it plans: who asks for the same meanwhile is to get the same.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let planned = match kept.iter().position(same).and_then(|at| kept.remove(at)) {
+            Some(planned) => planned,
+            None => Arc::new(self.plan(problem, dtype, options)?),
+        };
+        kept.push_front(planned.clone());
+        kept.truncate(KEPT_PLANS);
+        Ok(planned)
     }
 
     /// Plans a problem for tensors of `dtype`; on CUDA, uploads the work list. The CPU plans as it runs, and heeds no
@@ -104,7 +157,6 @@ impl Attention {
     /// # Errors
     /// A dtype other than f32, f16 and bf16. On CUDA, what [`Plan::new`](crate::plan::Plan::new) refuses, and
     /// [`Error::Cuda`](crate::Error::Cuda).
-    #[cfg_attr(not(feature = "candle-cuda"), allow(unused_variables, reason = "only CUDA heeds options"))]
     pub fn plan(
         &self,
         problem: &Problem,
@@ -112,12 +164,27 @@ impl Attention {
         options: &PlanOptions,
     ) -> Result<Planned> {
         let dtype = onekv_dtype("dtype", dtype)?;
+        let computed = self.computed(problem)?;
         let on = match &self.on {
             On::Cpu => PlannedOn::Cpu,
             #[cfg(feature = "candle-cuda")]
-            On::Cuda(attention) => PlannedOn::Cuda(Box::new(attention.plan(problem, dtype, options)?)),
+            On::Cuda(attention) => PlannedOn::Cuda(Box::new(attention.plan(&computed, dtype, options)?)),
         };
-        Ok(Planned { problem: problem.clone(), dtype, on })
+        Ok(Planned { problem: problem.clone(), computed, dtype, options: *options, on })
+    }
+
+    /// What is computed for a problem.
+    fn computed(&self, problem: &Problem) -> Result<Problem> {
+        match &self.on {
+            #[cfg(feature = "candle-cuda")]
+            On::Cuda(_) if self.padding => {
+                let dims = crate::plan::variants::HEAD_DIMS;
+                // Above the largest it is refused where it is planned.
+                let dim = dims.into_iter().find(|dim| *dim >= problem.head_dim());
+                problem.padded(dim.unwrap_or(problem.head_dim())).map_err(candle_core::Error::wrap)
+            }
+            _ => Ok(problem.clone()),
+        }
     }
 
     /// Joins attention over disjoint parts of the keys, each an output `[.., heads, head_dim]` and its LSE `[.., heads]`
@@ -184,6 +251,57 @@ impl Planned {
         }
     }
 
+    /// Takes another problem's lengths, of rows and of keys, for runs from now on. On CUDA that is an upload: nothing is
+    /// searched for and nothing allocated, and no length may exceed the problem's that was planned first. So a cache that
+    /// grows is planned with all of its capacity in use, and then told what is.
+    ///
+    /// # Errors
+    /// Other heads, kv_heads, head_dim, scale or softcap: all is as before. On CUDA also a length that is larger than planned,
+    /// and [`Error::Cuda`](crate::Error::Cuda), after which runs are refused until another replan succeeds.
+    pub fn replan(&mut self, problem: &Problem) -> Result<()> {
+        let fields = |p: &Problem| {
+            [
+                ("heads", p.heads().to_string()),
+                ("kv_heads", p.kv_heads().to_string()),
+                ("head_dim", p.head_dim().to_string()),
+                ("scale", p.scale().to_string()),
+                ("softcap", p.softcap().map_or_else(|| "none".to_owned(), |softcap| softcap.to_string())),
+            ]
+        };
+        for ((field, value), (_, planned)) in fields(problem).into_iter().zip(fields(&self.problem)) {
+            if value != planned {
+                bail!(
+                    "{field} of the problem is {value}, allowed: {planned}, as planned (`Attention::plan` takes others)"
+                );
+            }
+        }
+        match &mut self.on {
+            PlannedOn::Cpu => self.computed = problem.clone(),
+            #[cfg(feature = "candle-cuda")]
+            PlannedOn::Cuda(planned) => {
+                let computed = problem.padded(self.computed.head_dim()).map_err(candle_core::Error::wrap)?;
+                planned.replan(&computed, self.dtype)?;
+                self.computed = computed;
+            }
+        }
+        self.problem = problem.clone();
+        Ok(())
+    }
+
+    /// K or V with zeros behind each head, as it is computed on [with padding](Attention::with_padding): a copy, which
+    /// [`Planned::run`] takes without one of its own. Where nothing is padded, the tensor itself.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn pad(&self, tensor: &Tensor) -> Result<Tensor> {
+        let more = self.computed.head_dim() - self.problem.head_dim();
+        match more {
+            0 => Ok(tensor.clone()),
+            // Of a view it is padded along the first dimension, and transposed.
+            _ => tensor.pad_with_zeros(D::Minus1, 0, more)?.contiguous(),
+        }
+    }
+
     /// What runs, and why.
     pub fn explain(&self) -> String {
         match &self.on {
@@ -208,11 +326,27 @@ impl Planned {
         v: &Tensor,
         lse: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let operands = Operands::new(&self.problem, <E as WithDType>::DTYPE, q, k, v)?;
-        match &self.on {
-            PlannedOn::Cpu => cpu::run::<E>(&self.problem, &operands, lse),
+        let (Self { problem, computed, .. }, dtype) = (self, <E as WithDType>::DTYPE);
+        let is_padded = computed.head_dim() != problem.head_dim();
+        let padded = |name, tensor: &Tensor, shape| {
+            // K and V may come padded.
+            if !is_padded || tensor.dims().last() == Some(&computed.head_dim()) {
+                return Ok(tensor.clone());
+            }
+            // A copy would forgive what is refused else: K and V that were expanded, for one.
+            Operands::check(name, tensor, dtype, shape)?;
+            self.pad(tensor)
+        };
+        let q = padded("q", q, problem.query_shape())?;
+        let [k, v] = [("k", k), ("v", v)].map(|(name, tensor)| padded(name, tensor, problem.kv_shape()));
+        let (k, v) = (k?, v?);
+        let operands = Operands::new(computed, dtype, &q, &k, &v)?;
+        let (out, lse) = match &self.on {
+            PlannedOn::Cpu => cpu::run::<E>(computed, &operands, lse)?,
             #[cfg(feature = "candle-cuda")]
-            PlannedOn::Cuda(planned) => planned.run::<E>(&operands, lse),
-        }
+            PlannedOn::Cuda(planned) => planned.run::<E>(&operands, lse)?,
+        };
+        let out = if is_padded { out.narrow(D::Minus1, 0, problem.head_dim())?.contiguous()? } else { out };
+        Ok((out, lse))
     }
 }

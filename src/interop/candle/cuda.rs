@@ -114,6 +114,14 @@ impl Planned {
         self.plan.explain()
     }
 
+    pub(super) fn replan(&mut self, problem: &Problem, dtype: DType) -> Result<()> {
+        let (facts, like) = (self.queue.kernels().facts(), PlanOptions::like(&self.plan));
+        let plan = Plan::new(problem, dtype, facts, &like).map_err(Error::wrap)?;
+        self.prepared.replan(&plan).map_err(Error::wrap)?;
+        self.plan = plan;
+        Ok(())
+    }
+
     pub(super) fn run<E: CandleElement>(
         &self,
         operands: &Operands<'_>,

@@ -63,6 +63,16 @@ impl<'t> Operands<'t> {
         })
     }
 
+    /// Checks one of them.
+    pub(super) fn check(
+        name: &'static str,
+        tensor: &Tensor,
+        dtype: candle_core::DType,
+        shape: Shape,
+    ) -> Result<()> {
+        Operand::new(name, tensor, dtype, shape, tensor.layout(), &mut Storages::default()).map(drop)
+    }
+
     /// Of the output, as of `q`.
     pub(super) fn out_dims(&self) -> &[usize] {
         self.q.tensor.dims()
@@ -236,6 +246,17 @@ fn strides(name: &str, layout: &Layout, shape: Shape) -> Result<Strides> {
     let Shape { inputs, tokens, heads, vector } = shape;
     let (leading, last) = dims.split_at(dims.len().saturating_sub(2));
     let slots = inputs != 1;
+    // Before the shape: what was expanded has it from that, and is to be passed as it was. Of nothing any stride may be 0.
+    let expanded = |dim: &usize| dims[*dim] > 1 && stride[*dim] == 0 && !dims.contains(&0);
+    if let Some(copied) = (0..dims.len().saturating_sub(1)).find(expanded) {
+        let advice = match name {
+            "k" | "v" => {
+                format!("pass the one there is, `narrow({copied}, 0, 1)`, to a problem that shares it")
+            }
+            _ => "`contiguous()` makes it so".to_string(),
+        };
+        bail!("{name} is {dims:?} with the strides {stride:?}, allowed: memory for each vector ({advice})");
+    }
     if slots && dims != [inputs, tokens, heads, vector] {
         bail!("{name} is {dims:?}, allowed: {shape}");
     }
@@ -250,15 +271,6 @@ fn strides(name: &str, layout: &Layout, shape: Shape) -> Result<Strides> {
     let (head, along_vector) = (stride[leading.len()], stride[leading.len() + 1]);
     if vector > 1 && along_vector != 1 {
         bail!("{name} has the stride {along_vector} along head_dim, allowed: 1");
-    }
-    if let Some(copied) = (0..=leading.len()).find(|i| dims[*i] > 1 && stride[*i] == 0) {
-        let advice = match name {
-            "k" | "v" => {
-                format!("pass the one there is, `narrow({copied}, 0, 1)`, to a problem that shares it")
-            }
-            _ => "`contiguous()` makes it so".to_string(),
-        };
-        bail!("{name} is {dims:?} with the strides {stride:?}, allowed: memory for each vector ({advice})");
     }
     if slots {
         return Ok(Strides { input: stride[0], row: stride[1], head });
