@@ -112,7 +112,7 @@ where
     let grid = Grid { x: blocks, threads: 32 * ROWS, ..Grid::default() };
     // SAFETY: the kernel takes an OnekvMergeStates; shapes, sizes, strides and alignment were checked, all is of the
     // kernels' context. Operands are allocated until this returns, and freed in the order of a stream that comes after the
-    // launch (`Call`); a recording keeps them.
+    // launch (`Call`); a recording keeps them; of a `RawSlice` that is its maker's word.
     let launched =
         unsafe { queue.kernels.modules.launch(function, grid, lane.stream, &mut [address_of(&parameters)]) };
     drop((read, out, lse));

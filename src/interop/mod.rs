@@ -2,22 +2,11 @@
 //!
 //! - candle: tensors in, tensors out: module `candle`, with the feature of that name; on CUDA with `candle-cuda`.
 //! - cudarc: module `cuda` takes its types.
-//! - cust, and whatever else has device addresses and a stream: `cuda::Prepared::run_raw`. A device has one primary
-//!   context, which is both cust's `Context` and onekv's `cuda::context`: memory and streams of the one serve the other.
-//!
-//! ```ignore
-//! let _context = cust::quick_init()?;
-//! let context = onekv::cuda::context(0)?;                            // the same one
-//! // SAFETY: cust's stream outlives the queue and what is prepared on it.
-//! let stream = unsafe { context.wrap_borrowed_stream(stream.as_inner().cast()) };       // cust::stream::Stream
-//! let kernels = Kernels::new(&context)?;
-//! let queue = Queue::new(&kernels, &stream)?;
-//! let plan = Plan::new(&problem, DType::F32, kernels.facts(), &PlanOptions::default())?;
-//! let prepared = queue.prepare(&plan)?;
-//! let [q, k, v, out] = [&q, &k, &v, &out].map(|buffer| buffer.as_device_ptr().as_raw()); // cust::memory::DeviceBuffer<f32>
-//! // SAFETY: see `Prepared::run_raw`.
-//! unsafe { prepared.run_raw(&RawOperands::contiguous(&problem, q, k, v, out))? };
-//! ```
+//! - cust: its buffers and streams, by the package `onekv-cust` in the repository's `interop/cust`. It is no feature, as cust's
+//!   build fails without a CUDA toolkit.
+//! - Whatever else has device addresses and a stream: `cuda::RawSlice` as operands of `cuda::Prepared::run`, which checks them, or
+//!   `cuda::Prepared::run_raw`, which can be captured. `CudaContext::wrap_borrowed_stream` of cudarc makes a stream of a handle;
+//!   a device has one primary context, that of `cuda::context` and of the CUDA runtime.
 
 #[cfg(feature = "candle")]
 pub mod candle;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::run::{command, nvcc, step};
+use crate::run::{cargo, command, nvcc, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, with_candle, workspace};
 use crate::{bindings, kit, setup};
 
@@ -18,6 +18,8 @@ const NEWER_CARDS: [(&str, u64); 2] = [("b200", 4), ("rtx5090", 5)];
 const T5_CARDS: [&str; 2] = ["a100", "h200"];
 /// And for candle's tensors.
 const CANDLE_CARDS: [&str; 2] = ["a100", "h200"];
+/// And for cust's buffers.
+const CUST_CARDS: [&str; 2] = ["a100", "h200"];
 
 /// Checks the prerequisites, then runs every test of the workspace; `transformers`: also those that need it.
 pub fn run(transformers: bool) -> Result<()> {
@@ -52,10 +54,10 @@ pub fn run(transformers: bool) -> Result<()> {
     for (card, tracking, seed) in CARDS {
         on_card(&driver, card, tracking, &["cuda", "streams", "allocations", "soak"], None)?;
         // Results only: counts of bank conflicts and sectors are of warps that run in step.
-        on_card(&driver, card, tracking, &["attention", "e4m3"], Some(seed))?;
+        on_card(&driver, card, tracking, &["attention", "e4m3", "two_cards"], Some(seed))?;
     }
     for (card, seed) in NEWER_CARDS {
-        on_card(&driver, card, false, &["cuda"], None)?;
+        on_card(&driver, card, false, &["cuda", "spans"], None)?;
         on_card(&driver, card, false, &["e4m3"], Some(seed))?;
     }
     for card in T5_CARDS {
@@ -71,6 +73,12 @@ pub fn run(transformers: bool) -> Result<()> {
     on_virtual_card(&mut tests, &driver, CANDLE_CARDS[0]);
     with_candle(&mut tests, &driver)?;
     step("test the documentation's examples with candle", &mut tests)?;
+    for card in CUST_CARDS {
+        cust_tests(&driver, card)?;
+    }
+    let mut tests = cargo(&["test", "--package", "onekv-nccl"]);
+    on_virtual_card(&mut tests, &driver, "h200");
+    step("test what is said where there is no NCCL", &mut tests)?;
     kit::check()?;
     match python.map(std::thread::JoinHandle::join) {
         None if transformers => {
@@ -82,6 +90,8 @@ pub fn run(transformers: bool) -> Result<()> {
     }
     if Path::new("/dev/nvidiactl").exists() {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests(&CUDA_TESTS))?;
+        let mut two_cards = cuda_tests(&["two_cards"]);
+        step("test two cards, if it has them", two_cards.env_remove("ONEKV_REQUIRE_CUDA"))?;
         t5_tests("this machine's card", |_| ())?;
     }
     Ok(())
@@ -114,13 +124,26 @@ fn convert(python: &Path) -> Result<()> {
     step("test T5 on folders that transformers 5 converts", tests.env("PATH", path))
 }
 
-const CUDA_TESTS: [&str; 6] = ["attention", "cuda", "e4m3", "streams", "allocations", "soak"];
+const CUDA_TESTS: [&str; 7] = ["attention", "cuda", "e4m3", "streams", "allocations", "soak", "spans"];
 
 fn cuda_tests(names: &[&'static str]) -> Command {
     let names: Vec<&str> = names.iter().flat_map(|name| ["--test", *name]).collect();
     let mut tests = workspace("test", "cuda", &names);
     tests.env("ONEKV_REQUIRE_CUDA", "1");
     tests
+}
+
+/// cust's build script finds the virtual GPU as the driver of a CUDA toolkit.
+fn cust_tests(driver: &Path, card: &str) -> Result<()> {
+    for (what, arguments) in [
+        ("test cust's buffers", ["test", "--package", "onekv-cust"].as_slice()),
+        ("run the example of cust", &["run", "--package", "onekv-cust", "--example", "attention"]),
+    ] {
+        let mut tests = cargo(arguments);
+        on_virtual_card(&mut tests, driver, card);
+        step(&format!("{what} on a virtual {card}"), tests.env("CUDA_LIBRARY_PATH", driver))?;
+    }
+    Ok(())
 }
 
 /// `on` lets a command build for a card, and find it.

@@ -36,11 +36,15 @@ pub fn with_candle(build: &mut std::process::Command, driver: &Path) -> Result<(
     Ok(())
 }
 
+/// Packages that are built by themselves: what they depend on links NVIDIA's libraries, or has others link them.
+const APART: [&str; 2] = ["onekv-cust", "onekv-nccl"];
+
 /// A command of cargo's for the whole workspace: the features of dependencies are those that all its packages ask for
 /// together, so that every command that goes through here finds them compiled by the first. `features` of onekv and T5 come
-/// with `candle`, for the same reason: candle asks for most.
+/// with `candle` and `tracing`, for the same reason: candle asks for most. Without [`APART`].
 pub fn workspace(what: &str, features: &str, arguments: &[&str]) -> std::process::Command {
-    let mut cargo = cargo(&[what, "--workspace", "--features", "candle", "--features", features]);
+    let mut cargo = cargo(&[what, "--workspace", "--features", "candle,tracing", "--features", features]);
+    cargo.args(APART.iter().flat_map(|package| ["--exclude", package]));
     cargo.args(arguments);
     cargo
 }
@@ -73,9 +77,13 @@ pub fn virtual_driver() -> Result<PathBuf> {
         std::fs::copy(&from, &to)
             .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
-    // The same file, as of a real driver: programs that link the one name and load the other get one driver.
-    let (from, to) = (folder.join("libcuda.so"), folder.join("libcuda.so.1"));
-    let _ = std::fs::remove_file(&to);
-    std::fs::hard_link(&from, &to).with_context(|| format!("cannot link {}", to.display()))?;
+    // The same file, as of a real driver: programs that link the one name and load the other get one driver. In lib64 as of a
+    // CUDA toolkit, where cust's build looks.
+    std::fs::create_dir_all(folder.join("lib64"))?;
+    let from = folder.join("libcuda.so");
+    for to in [folder.join("libcuda.so.1"), folder.join("lib64/libcuda.so")] {
+        let _ = std::fs::remove_file(&to);
+        std::fs::hard_link(&from, &to).with_context(|| format!("cannot link {}", to.display()))?;
+    }
     Ok(folder)
 }

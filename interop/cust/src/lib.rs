@@ -1,0 +1,277 @@
+//! onekv for engines on the crate `cust`: attention on its `DeviceBuffer`s and `Stream`s. Thin, no arithmetic.
+//!
+//! [`Queue`] and [`Prepared`] are those of `onekv::cuda`, whose page says what holds for streams, plans and replans. A device
+//! has one primary context, which is both cust's `Context` and `onekv::cuda::context`: memory and streams of the one serve the
+//! other. As with cudarc, calls leave that context current to the thread.
+//!
+//! # Lifetimes
+//!
+//! What is prepared keeps its stream and its context. Runs are `unsafe` for one reason, that of cust's own asynchronous copies:
+//! they return before the card has run, and nothing of cust keeps memory until then. A `DeviceBuffer` frees at once, in no
+//! stream's order, and a `DeviceSlice` is a plain address that safe code may copy and keep longer than its buffer, so that
+//! no borrow, not even until a run that waits, would prove that memory is there. What cust allocates in the order of the
+//! queue's stream (`DeviceBuffer::from_slice_async`) `DeviceBuffer::drop_async` frees in that order: directly after a run, too.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cust::memory::{DeviceCopy, DeviceSlice};
+use cust::stream::Stream;
+use onekv::cuda::{Kernels, RawSlice};
+use onekv::cudarc::driver::CudaContext;
+// Of the two bindings of one driver the newer: a code that cust's does not know would not be a value of its type.
+use onekv::cudarc::driver::sys::{self, CUresult};
+use onekv::plan::Plan;
+use onekv::{PartialState, SharedKv, View, cuda};
+
+/// A Rust type that cust copies to a device, and that is one of onekv's: f32, and f16 and bf16 of half 1.8, as cust has them.
+///
+/// # Safety
+/// Every value is one of [`Element::Onekv`], bit by bit: `repr(transparent)` over it, as a type around half 2's is.
+pub unsafe trait Element: DeviceCopy {
+    /// The type as onekv knows it.
+    type Onekv: onekv::Element;
+}
+
+// SAFETY: the same type.
+unsafe impl Element for f32 {
+    type Onekv = f32;
+}
+
+// SAFETY: IEEE binary16 in a u16, as of half 2.
+unsafe impl Element for half_1::f16 {
+    type Onekv = half::f16;
+}
+
+// SAFETY: bfloat16 in a u16, as of half 2.
+unsafe impl Element for half_1::bf16 {
+    type Onekv = half::bf16;
+}
+
+/// What is refused, or failed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// As onekv says it.
+    #[error(transparent)]
+    Onekv(#[from] onekv::Error),
+
+    /// The stream was made in another context than the kernels are in.
+    #[error(
+        "the stream belongs to another CUDA context; allowed: the primary one of device {device}, which the kernels are in and \
+         cust's Context::new makes current"
+    )]
+    WrongContext {
+        /// The kernels' device.
+        device: usize,
+    },
+
+    /// An operand is memory of another device.
+    #[error("{tensor} is memory of device {value}, allowed: of device {allowed}, which the kernels are on")]
+    WrongDevice {
+        /// Which operand.
+        tensor: &'static str,
+        /// Its device.
+        value: i32,
+        /// The kernels' device.
+        allowed: usize,
+    },
+
+    /// An operand is not in memory.
+    #[error("{tensor} begins at {address:#x}, which is not allocated; allowed: device memory")]
+    NotAllocated {
+        /// Which operand.
+        tensor: &'static str,
+        /// Its address.
+        address: u64,
+    },
+}
+
+/// The library's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A cust stream, in whose order everything that is prepared on it runs: `onekv::cuda::Queue`. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    // In the order in which they are dropped: the queue waits for its stream, which ends before its context may.
+    queue: cuda::Queue,
+    stream: Arc<Stream>,
+    context: Arc<CudaContext>,
+}
+
+impl Queue {
+    /// A queue on `stream`, which it keeps.
+    ///
+    /// # Errors
+    /// [`Error::WrongContext`], [`Error::Onekv`].
+    pub fn new(kernels: &Arc<Kernels>, stream: &Arc<Stream>) -> Result<Self> {
+        let context = kernels.context();
+        let mut its = std::ptr::null_mut();
+        // SAFETY: the stream is alive; writes one handle.
+        check("cuStreamGetCtx", unsafe { sys::cuStreamGetCtx(stream.as_inner().cast(), &mut its) })?;
+        if its != context.cu_ctx() {
+            return Err(Error::WrongContext { device: context.ordinal() });
+        }
+        // SAFETY: a stream of this context, kept for longer than the queue and what is prepared on it; cust's work on it and
+        // the queue's come in the order in which they are queued.
+        let wrapped = unsafe { context.wrap_borrowed_stream(stream.as_inner().cast()) };
+        let queue = cuda::Queue::new(kernels, &wrapped)?;
+        Ok(Self { queue, stream: stream.clone(), context: context.clone() })
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    /// The kernels.
+    pub fn kernels(&self) -> &Arc<Kernels> {
+        self.queue.kernels()
+    }
+
+    /// Makes a plan ready: `onekv::cuda::Queue::prepare`.
+    ///
+    /// # Errors
+    /// [`Error::Onekv`].
+    pub fn prepare(&self, plan: &Plan) -> Result<Prepared> {
+        Ok(Prepared { prepared: self.queue.prepare(plan)?, queue: self.clone() })
+    }
+
+    /// Joins attention over parts of the keys: `onekv::cuda::Queue::merge_states`. States are of the output's type, or f32.
+    ///
+    /// # Safety
+    /// As [`Prepared::run`].
+    ///
+    /// # Errors
+    /// As [`Prepared::run`].
+    pub unsafe fn merge_states<P: Element, T: Element>(
+        &self,
+        states: &[PartialState<&DeviceSlice<P>, &DeviceSlice<f32>>],
+        out: View<&mut DeviceSlice<T>>,
+        lse: Option<View<&mut DeviceSlice<f32>>>,
+    ) -> Result<()> {
+        let states = states.iter().map(|state| {
+            // SAFETY: the caller's contract.
+            let (out, lse) =
+                unsafe { (self.operand("states.out", state.out)?, self.operand("states.lse", state.lse)?) };
+            Ok(PartialState { out, lse })
+        });
+        let states = states.collect::<Result<Vec<_>>>()?;
+        // SAFETY: the caller's contract.
+        let (out, lse) = unsafe { (self.target("out", out)?, self.lse(lse)?) };
+        Ok(self.queue.merge_states(&states, out, lse)?)
+    }
+
+    /// An operand as onekv takes it.
+    ///
+    /// # Safety
+    /// As [`RawSlice::new`] for what is made of it, except that it is memory of the queue's device.
+    unsafe fn operand<T: Element>(
+        &self,
+        tensor: &'static str,
+        view: View<&DeviceSlice<T>>,
+    ) -> Result<View<RawSlice<T::Onekv>>> {
+        let (address, len) = (view.data.as_device_ptr().as_raw(), view.data.len());
+        // Of no elements there is no memory.
+        if len > 0 {
+            let (mut device, allowed) = (0i32, self.context.ordinal());
+            let ordinal = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+            // SAFETY: writes one integer; any address may be asked about.
+            let asked = unsafe { sys::cuPointerGetAttribute((&raw mut device).cast(), ordinal, address) };
+            if asked == CUresult::CUDA_ERROR_INVALID_VALUE {
+                return Err(Error::NotAllocated { tensor, address });
+            }
+            check("cuPointerGetAttribute", asked)?;
+            if usize::try_from(device) != Ok(allowed) {
+                return Err(Error::WrongDevice { tensor, value: device, allowed });
+            }
+        }
+        // SAFETY: memory of the queue's device, whose primary context is the queue's; else the caller's contract.
+        Ok(view.map(|_| unsafe { RawSlice::new(address, len) }))
+    }
+
+    /// # Safety
+    /// As [`Queue::operand`].
+    unsafe fn target<T: Element>(
+        &self,
+        tensor: &'static str,
+        view: View<&mut DeviceSlice<T>>,
+    ) -> Result<View<RawSlice<T::Onekv>>> {
+        // SAFETY: the caller's contract.
+        unsafe { self.operand(tensor, view.map(|slice| &*slice)) }
+    }
+
+    /// # Safety
+    /// As [`Queue::operand`].
+    unsafe fn lse(&self, lse: Option<View<&mut DeviceSlice<f32>>>) -> Result<Option<View<RawSlice<f32>>>> {
+        // SAFETY: the caller's contract.
+        lse.map(|lse| unsafe { self.target("lse", lse) }).transpose()
+    }
+}
+
+/// A plan on a [`Queue`]: `onekv::cuda::Prepared`. Runs any number of times, every layer and step.
+pub struct Prepared {
+    // Dropped before the stream.
+    prepared: cuda::Prepared,
+    queue: Queue,
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.prepared.fmt(f)
+    }
+}
+
+impl Prepared {
+    /// Takes another plan's lengths in place: `onekv::cuda::Prepared::replan`.
+    ///
+    /// # Errors
+    /// [`Error::Onekv`].
+    pub fn replan(&mut self, plan: &Plan) -> Result<()> {
+        Ok(self.prepared.replan(plan)?)
+    }
+
+    /// Attention on the queue's stream: allocates nothing on the card and waits for nothing.
+    ///
+    /// `q` and `out` are `[rows, heads, head_dim]`, K and V `[key_positions, kv_heads, head_dim]` or
+    /// `[inputs, max_keys, kv_heads, head_dim]`, `lse` (natural logarithm) `[rows, heads]`: the shapes of the plan's problem.
+    /// The driver is asked once per operand whose memory it is.
+    ///
+    /// # Safety
+    /// Until what is queued here has run, which `Stream::synchronize` waits for:
+    /// - operands stay allocated: no `DeviceBuffer` that a slice is of is dropped, but by `DeviceBuffer::drop_async` on this stream;
+    /// - nothing else writes them, or reads `out` and `lse`, but for what is queued on the same stream before or after, or is
+    ///   ordered with it by events.
+    ///
+    /// # Errors
+    /// [`Error::WrongDevice`], [`Error::NotAllocated`]; [`Error::Onekv`] with what
+    /// `onekv::cuda::Prepared::run` refuses: other types, shapes, too short memory, strides, alignment, overlaps.
+    pub unsafe fn run<T: Element>(
+        &self,
+        q: View<&DeviceSlice<T>>,
+        kv: SharedKv<&DeviceSlice<T>>,
+        out: View<&mut DeviceSlice<T>>,
+        lse: Option<View<&mut DeviceSlice<f32>>>,
+    ) -> Result<()> {
+        let on = &self.queue;
+        // SAFETY: the caller's contract.
+        let (q, k, v, out, lse) = unsafe {
+            (
+                on.operand("q", q)?,
+                on.operand("k", kv.k)?,
+                on.operand("v", kv.v)?,
+                on.target("out", out)?,
+                on.lse(lse)?,
+            )
+        };
+        Ok(self.prepared.run(q, SharedKv { k, v }, out, lse)?)
+    }
+}
+
+/// The answer of a driver's function.
+fn check(call: &'static str, result: CUresult) -> Result<()> {
+    match result {
+        CUresult::CUDA_SUCCESS => Ok(()),
+        _ => Err(onekv::Error::Cuda { call, result }.into()),
+    }
+}
