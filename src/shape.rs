@@ -66,7 +66,7 @@ impl Shape {
 /// Distances between neighbours of a `[inputs, tokens, heads, vector]` tensor, in elements. The last dimension is contiguous;
 /// the others may lie in any order: `[inputs, heads, capacity, head_dim]` caches are as good as `[inputs, tokens, heads,
 /// head_dim]`, and so is memory with gaps. The stride of a dimension of one element may be anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Strides {
     /// From an input's slot to the next.
     pub input: usize,

@@ -690,10 +690,13 @@ fn runs_on_addresses() {
         none.q = 0;
         let mut gaps = raw(addresses[0]);
         gaps.k_strides.head = 32;
+        let mut short = raw(addresses[0]);
+        short.lens.out = 8 * 128 - 1;
         for (operands, error) in [
             (none, Error::Null { tensor: "q" }),
             (raw(k), Error::Overlap { tensor: "out", other: "k" }),
             (gaps, Error::StrideTooSmall { tensor: "k", stride: "head", value: 32, min: 64 }),
+            (short, Error::TooShort { tensor: "out", value: 8 * 128 - 1, min: 8 * 128 }),
         ] {
             // SAFETY: refused before anything is queued.
             assert_eq!(unsafe { prepared.run_raw_checked(&operands) }, Err(error));

@@ -323,21 +323,21 @@ impl<'a> Call<'a> {
         self.place(tensor, placed, memory.bytes(), true)
     }
 
-    /// An operand by its address, whose memory is as large as it must be.
+    /// An operand by its address, with `len` elements from there on.
     pub fn place_raw(
         &mut self,
         tensor: &'static str,
-        at: CUdeviceptr,
+        (at, len): (CUdeviceptr, usize),
         shape: Shape,
         strides: Strides,
         size: usize,
         written: bool,
     ) -> Result<()> {
-        let len = shape.required_len(tensor, strides)?;
-        if at == 0 && len > 0 {
+        let min = shape.required_len(tensor, strides)?;
+        if at == 0 && min > 0 {
             return Err(Error::Null { tensor });
         }
-        let memory = Extent { address: at as usize, len, size };
+        let memory = Extent { address: at as usize, len: len.min(min), size };
         memory.check(tensor, shape, shape, strides)?;
         self.place(tensor, (at, SyncOnDrop::Record(None)), memory.bytes(), written).map(drop)
     }

@@ -51,8 +51,9 @@ pub struct QuantizedKv<M, S> {
     pub v_scale: S,
 }
 
-/// Operands as device addresses; strides in elements. [`RawOperands::contiguous`] makes them, fields that differ are set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Operands as device addresses; strides in elements. [`RawOperands::contiguous`] makes them, or the default, all 0; fields
+/// that differ are set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct RawOperands {
     /// [`Problem::query_shape`].
@@ -82,6 +83,30 @@ pub struct RawOperands {
     /// K and V were written before anything that may still run when the launch begins: as
     /// [`Recorder::assume_kv_settled`](super::Recorder::assume_kv_settled) has it.
     pub kv_settled: bool,
+    /// How much memory there is at the addresses, for [`Prepared::run_raw_checked`].
+    pub lens: RawLens,
+}
+
+/// Elements from the addresses of [`RawOperands`] on; by default more than any operand needs, which says nothing of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RawLens {
+    /// Of `q`.
+    pub q: usize,
+    /// Of `k`.
+    pub k: usize,
+    /// Of `v`.
+    pub v: usize,
+    /// Of `out`.
+    pub out: usize,
+    /// Of `lse`.
+    pub lse: usize,
+}
+
+impl Default for RawLens {
+    fn default() -> Self {
+        let all = usize::MAX;
+        Self { q: all, k: all, v: all, out: all, lse: all }
+    }
 }
 
 impl RawOperands {
@@ -111,6 +136,7 @@ impl RawOperands {
             out_strides: rows,
             lse_strides,
             kv_settled: false,
+            lens: RawLens::default(),
         }
     }
 }
@@ -471,6 +497,7 @@ impl Prepared {
             out_strides,
             lse_strides,
             kv_settled: lane.kv_settled,
+            lens: RawLens::default(),
         };
         // SAFETY: shapes, sizes, strides, alignment and overlap were checked, all is of the kernels' context. Each operand is
         // allocated until this returns, and freed in the order of a stream that comes after the launch: the queue's own, or
@@ -512,8 +539,8 @@ impl Prepared {
     /// As [`Prepared::run_raw`].
     ///
     /// # Errors
-    /// As [`Prepared::run_raw`]; [`Error::Null`] for an address of 0 where there is memory, [`Error::Misaligned`],
-    /// [`Error::StrideTooSmall`], [`Error::Overlap`].
+    /// As [`Prepared::run_raw`]; [`Error::Null`] for an address of 0 where there is memory, [`Error::TooShort`] by
+    /// [`RawOperands::lens`], [`Error::Misaligned`], [`Error::StrideTooSmall`], [`Error::Overlap`].
     pub unsafe fn run_raw_checked(&self, operands: &RawOperands) -> Result<()> {
         let _together = self.queue.lock();
         let lane = self.raw_lane()?;
@@ -521,18 +548,18 @@ impl Prepared {
         let scales = Shape::from([if variant.e4m3_kv() { kv.heads } else { 0 }, 1]);
         let (size, row) = (variant.dtype.size_bytes(), Strides::new(1, 1));
         let mut call = Call::recorded(&self.queue);
-        let o = operands;
+        let (o, lens) = (operands, operands.lens);
         let lse = if o.lse == 0 { Shape { tokens: 0, ..lse } } else { lse };
-        for (tensor, at, shape, strides, size, written) in [
-            ("q", o.q, query, o.q_strides, size, false),
-            ("k", o.k, kv, o.k_strides, variant.kv_bytes, false),
-            ("v", o.v, kv, o.v_strides, variant.kv_bytes, false),
-            ("k_scale", o.k_scale, scales, row, size_of::<f32>(), false),
-            ("v_scale", o.v_scale, scales, row, size_of::<f32>(), false),
-            ("out", o.out, query, o.out_strides, size, true),
-            ("lse", o.lse, lse, o.lse_strides, size_of::<f32>(), true),
+        for (tensor, at, len, shape, strides, size, written) in [
+            ("q", o.q, lens.q, query, o.q_strides, size, false),
+            ("k", o.k, lens.k, kv, o.k_strides, variant.kv_bytes, false),
+            ("v", o.v, lens.v, kv, o.v_strides, variant.kv_bytes, false),
+            ("k_scale", o.k_scale, usize::MAX, scales, row, size_of::<f32>(), false),
+            ("v_scale", o.v_scale, usize::MAX, scales, row, size_of::<f32>(), false),
+            ("out", o.out, lens.out, query, o.out_strides, size, true),
+            ("lse", o.lse, lens.lse, lse, o.lse_strides, size_of::<f32>(), true),
         ] {
-            call.place_raw(tensor, at, shape, strides, size, written)?;
+            call.place_raw(tensor, (at, len), shape, strides, size, written)?;
         }
         // SAFETY: the caller's contract.
         unsafe { self.launch(lane, operands) }

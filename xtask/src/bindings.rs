@@ -1,5 +1,6 @@
 //! `cargo xtask bindings`: what Rust and CUDA have in common, written once. `src/cuda/abi.rs` comes from `cuda/abi.h`, so
-//! that users need no libclang, and `cuda/attention/variants.h` from `src/plan/variants.rs`.
+//! that users need no libclang, and `cuda/attention/variants.h` from `src/plan/variants.rs`. `interop/c/include/onekv.h`, for C
+//! and C++, comes from the package beside it.
 
 use std::path::PathBuf;
 
@@ -16,9 +17,12 @@ const VARIANTS: &str = "cuda/attention/variants.h";
 /// The libclang that bindgen loads, from PyPI. A fixed one: its version shows in nothing, and stays out of doubt.
 const LIBCLANG: &str = "libclang==18.1.1";
 
-/// Writes both, or with `check` says whether those checked in are what would be written.
+/// What C and C++ include.
+const C_HEADER: &str = "interop/c/include/onekv.h";
+
+/// Writes all, or with `check` says whether those checked in are what would be written.
 pub fn run(check: bool) -> Result<()> {
-    for (name, fresh) in [(VARIANTS, header()), ("src/cuda/abi.rs", generate()?)] {
+    for (name, fresh) in [(VARIANTS, header()), ("src/cuda/abi.rs", generate()?), (C_HEADER, c_header()?)] {
         let file = root().join(name);
         if !check {
             std::fs::write(&file, fresh).with_context(|| format!("cannot write {}", file.display()))?;
@@ -27,7 +31,7 @@ pub fn run(check: bool) -> Result<()> {
         }
     }
     if check {
-        println!("{VARIANTS} and src/cuda/abi.rs are fresh");
+        println!("{VARIANTS}, src/cuda/abi.rs and {C_HEADER} are fresh");
     }
     Ok(())
 }
@@ -79,6 +83,21 @@ fn write_source(text: &mut String, variants: &[&Variant]) {
     text.push('\n');
 }
 
+/// The header of interop/c, in the order of its modules.
+fn c_header() -> Result<String> {
+    let folder = root().join("interop/c");
+    let config = folder.join("cbindgen.toml");
+    let config = cbindgen::Config::from_file(&config).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for module in ["status", "operands", "problem", "cpu", "cuda"] {
+        builder = builder.with_src(folder.join(format!("src/{module}.rs")));
+    }
+    let mut header = Vec::new();
+    builder.generate().context("interop/c cannot be read")?.write(&mut header);
+    header.push(b'\n');
+    Ok(String::from_utf8(header)?)
+}
+
 fn generate() -> Result<String> {
     let library = libclang()?;
     // SAFETY: no other thread of this program runs yet, let alone reads the environment.
@@ -116,6 +135,12 @@ fn libclang() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_header_for_c_is_that_of_the_package() {
+        let there = std::fs::read_to_string(root().join(C_HEADER)).unwrap();
+        assert!(there == c_header().unwrap(), "{C_HEADER} is not fresh; run `cargo xtask bindings`");
+    }
 
     #[test]
     fn the_header_is_the_table() {

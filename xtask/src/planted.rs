@@ -49,6 +49,7 @@ const CURAND: &[&str] = &["-p", "candle-stand-ins"];
 const CUDART: &[&str] = &["-p", "cudart-stand-in"];
 const ALLOCATIONS: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "allocations"];
 const SOAK: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "soak"];
+const C: &[&str] = &["-p", "onekv-c", "--features", "cuda"];
 const CUDA_ATTENTION: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "attention"];
 
 #[rustfmt::skip]
@@ -661,6 +662,32 @@ const BUGS: &[Planted] = &[
         from: "mean + deviation * radius * part", to: "mean + 0.9 * deviation * radius * part", caught_by: CURAND },
     Planted { name: "the stand-in for the runtime copies from a variable's beginning", file: "ptxsim/cudart/src/memory.rs",
         from: "Ok(address as usize + offset)", to: "Ok(address as usize)", caught_by: CUDART },
+    Planted { name: "C: memory that is written may overlap", file: "interop/c/src/operands.rs",
+        from: ".filter(|_| written)", to: ".filter(|_| false && written)", caught_by: C },
+    Planted { name: "C: a NULL that has a length is memory", file: "interop/c/src/operands.rs",
+        from: "if view.data.is_null() {", to: "if false && view.data.is_null() {", caught_by: C },
+    Planted { name: "C: bf16 is f16", file: "interop/c/src/operands.rs",
+        from: "type $E = half::bf16;", to: "type $E = half::f16;", caught_by: C },
+    Planted { name: "C: what pads the keys is read", file: "interop/c/src/problem.rs",
+        from: "Keys::Padded { max_keys, lengths }", to: "Keys::Padded { max_keys, lengths: vec![max_keys; lengths.len()] }", caught_by: C },
+    Planted { name: "C: a handle that was not made is not NULL", file: "interop/c/src/handles.rs",
+        from: "unsafe { to.write(std::ptr::null_mut()) };", to: "", caught_by: C },
+    Planted { name: "C: the library has no name", file: "interop/c/build.rs",
+        from: "os == \"linux\"", to: "os == \"none\"", caught_by: C },
+    Planted { name: "C: a panic leaves the library", file: "interop/c/src/status.rs",
+        from: "match catch_unwind(AssertUnwindSafe(call)) {", to: "match Ok::<_, Box<dyn Any + Send>>(call()) {", caught_by: C },
+    Planted { name: "C: another context is current after a call", file: "interop/c/src/device.rs",
+        from: "let _ = unsafe { result::ctx::set_current(self.0) };", to: "", caught_by: C },
+    Planted { name: "C: the thread that loads the kernels has their context", file: "interop/c/src/device.rs",
+        from: "scope.spawn(load).join()", to: "Ok::<_, Box<dyn std::any::Any + Send>>({ let _ = scope; load() })", caught_by: C },
+    Planted { name: "C: an option of plans is ignored", file: "interop/c/src/device.rs",
+        from: "options.split_keys = wish(wished.split_keys);", to: "", caught_by: C },
+    Planted { name: "C on Hopper: the scales of K and V are swapped", file: "interop/c/src/cuda.rs",
+        from: "(k_scale as u64, v_scale as u64)", to: "(v_scale as u64, k_scale as u64)", caught_by: C },
+    Planted { name: "device memory may be too short", file: "src/cuda/operands.rs",
+        from: "len: len.min(min), size", to: "len: min, size", caught_by: STREAMS },
+    Planted { name: "a merge by addresses has the first state twice", file: "src/cuda/merge.rs",
+        from: "*to = state.to_kernel();", to: "let _ = state; *to = states[0].to_kernel();", caught_by: C },
 ];
 
 /// Plants every bug whose name or file contains `only`; fails if one goes unnoticed.

@@ -20,6 +20,8 @@ const T5_CARDS: [&str; 2] = ["a100", "h200"];
 const CANDLE_CARDS: [&str; 2] = ["a100", "h200"];
 /// And for cust's buffers.
 const CUST_CARDS: [&str; 2] = ["a100", "h200"];
+/// And for programs in C.
+const C_CARDS: [&str; 2] = ["a100", "h200"];
 
 /// Checks the prerequisites, then runs every test of the workspace; `transformers`: also those that need it.
 pub fn run(transformers: bool) -> Result<()> {
@@ -49,7 +51,7 @@ pub fn run(transformers: bool) -> Result<()> {
         let program = target().join("debug/examples").join(example);
         step(&format!("run the example {example}"), &mut command(&program.to_string_lossy(), &[]))?;
     }
-    eprintln!("==> are src/cuda/abi.rs and cuda/attention/variants.h fresh?");
+    eprintln!("==> is what was generated fresh?");
     bindings::run(true)?;
     for (card, tracking, seed) in CARDS {
         on_card(&driver, card, tracking, &["cuda", "streams", "allocations", "soak"], None)?;
@@ -79,6 +81,11 @@ pub fn run(transformers: bool) -> Result<()> {
     let mut tests = cargo(&["test", "--package", "onekv-nccl"]);
     on_virtual_card(&mut tests, &driver, "h200");
     step("test what is said where there is no NCCL", &mut tests)?;
+    for card in C_CARDS {
+        let mut tests = workspace("test", "cuda", &["--test", "c_programs"]);
+        on_virtual_card(&mut tests, &driver, card);
+        step(&format!("test programs in C and C++ on a virtual {card}"), &mut tests)?;
+    }
     kit::check()?;
     match python.map(std::thread::JoinHandle::join) {
         None if transformers => {
@@ -93,6 +100,8 @@ pub fn run(transformers: bool) -> Result<()> {
         let mut two_cards = cuda_tests(&["two_cards"]);
         step("test two cards, if it has them", two_cards.env_remove("ONEKV_REQUIRE_CUDA"))?;
         t5_tests("this machine's card", |_| ())?;
+        let mut tests = workspace("test", "cuda", &["--test", "c_programs"]);
+        step("test programs in C on this machine's card", tests.env("ONEKV_REQUIRE_CUDA", "1"))?;
     }
     Ok(())
 }

@@ -1,0 +1,23 @@
+//! Handles in a build without CUDA: nobody has any.
+
+use std::convert::Infallible;
+use std::ffi::c_int;
+
+use crate::status::{Failure, Result};
+
+pub type Kernels = Infallible;
+pub type Queue = Infallible;
+pub type Plan = Infallible;
+pub type Prepared = Infallible;
+
+/// What a call of CUDA's ends with.
+macro_rules! with_cuda {
+    ($($body:tt)*) => {
+        Err($crate::status::Failure::without_cuda())
+    };
+}
+pub(crate) use with_cuda;
+
+pub fn kernels(_: c_int) -> Result<Kernels> {
+    Err(Failure::without_cuda())
+}
