@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use crate::report;
 use crate::run::{cargo, command, output, root, step};
 use crate::setup;
+use crate::virtual_gpu::target;
 
 #[derive(Subcommand)]
 pub enum Device {
-    /// PyTorch SDPA, HF T5 and CTranslate2 (pinned, in a venv), on the CPU
+    /// PyTorch SDPA, HF T5, CTranslate2 (pinned, in a venv) and candle, on the CPU
     Cpu {
         /// Threads of every system
         #[arg(long, default_value_t = 2)]
@@ -33,6 +34,9 @@ pub enum Device {
         /// Measure only this
         #[arg(long)]
         only: Option<Work>,
+        /// Ours and candle's alone: nothing is installed, and no results are written
+        #[arg(long)]
+        candle: bool,
     },
     /// Attention and T5 beside PyTorch's kernels, a Triton kernel, HF T5 and CTranslate2, on this machine's card
     Gpu {
@@ -76,6 +80,8 @@ pub enum Work {
     /// Where PID pays and where it does not, of ours alone
     Crossover,
 }
+
+const ALL: [Work; 3] = [Work::Attention, Work::T5, Work::Crossover];
 
 /// Prompts and input lengths of the attention measurement.
 pub const ROWS: [usize; 9] = [1, 2, 4, 8, 16, 30, 64, 128, 256];
@@ -131,56 +137,65 @@ pub fn run(device: &Device) -> Result<()> {
         Device::Gpu { stages, venv } => gpu::run(stages, venv.as_deref()),
         Device::Ptxsim { only, jobs, venv } => ptxsim::run(only.as_deref(), *jobs, venv.as_deref()),
         Device::Measure { threads } => measure::print(*threads),
-        Device::Cpu { threads, venv, rounds, only } => {
-            let work = only.map_or(vec![Work::Attention, Work::T5, Work::Crossover], |one| vec![one]);
+        Device::Cpu { only: Some(Work::Crossover), candle: true, .. } => {
+            bail!("--only is crossover, allowed with --candle: attention, t5")
+        }
+        Device::Cpu { threads, venv, rounds, only, candle } => {
+            let all = if *candle { &ALL[..2] } else { &ALL };
+            let work = only.map_or(all.to_vec(), |one| vec![one]);
             let (venv, rounds) = (venv.as_deref(), (*rounds).max(1));
             work.into_iter().try_for_each(|work| match work {
                 Work::Crossover => crossover(*threads, venv, rounds),
-                _ => cpu(work, *threads, venv, rounds),
+                _ => cpu(work, *threads, venv, rounds, *candle),
             })
         }
     }
 }
 
-fn cpu(work: Work, threads: usize, venv: Option<&Path>, rounds: usize) -> Result<()> {
-    let python = python(venv)?;
+fn cpu(work: Work, threads: usize, venv: Option<&Path>, rounds: usize, candle_alone: bool) -> Result<()> {
+    let python = if candle_alone { None } else { Some(python(venv)?) };
     step("build ours", &mut cargo(&["build", "--release", "--package", "xtask"]))?;
     step("build the T5 example", &mut cargo(&["build", "--release", "--package", "t5"]))?;
+    step("build the T5 on candle", &mut cargo(&["build", "--release", "--package", "candle-t5"]))?;
 
     let count = threads.to_string();
-    let list = |numbers: &[usize]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut measured = Vec::new();
     for round in 1..=rounds {
         eprintln!("==> round {round} of {rounds}");
         match work {
             Work::Attention => {
-                let release = root().join("target/release/xtask");
-                let release = release.to_string_lossy();
+                let release = release("xtask");
                 let ours = output(
                     "our attention",
                     &mut command(&release, &["peers", "measure", "--threads", &count]),
                 )?;
                 measured.push(serde_json::from_str::<Measured>(&ours)?);
-                measured.push(peer(&python, "attention", &count, &list(&ROWS), &list(&KEYS))?);
+                if let Some(python) = &python {
+                    measured.push(peer(python, "attention", &count, &list(&ROWS), &list(&KEYS))?);
+                }
+                measured.push(candles_attention(&count)?);
             }
             Work::T5 => {
                 measured.push(our_t5(&count)?);
-                measured.push(peer(&python, "t5", &count, &list(&[T5_ROWS]), &list(&[T5_KEYS]))?);
+                if let Some(python) = &python {
+                    measured.push(peer(python, "t5", &count, &list(&[T5_ROWS]), &list(&[T5_KEYS]))?);
+                }
+                measured.push(candles_t5(&count)?);
             }
             Work::Crossover => bail!("crossover has no peers"),
         }
+    }
+    let torch = measured.iter().find_map(|m| m.torch.clone());
+    let lines = merge(measured.into_iter().flat_map(|m| m.lines));
+    if candle_alone {
+        println!("{}", table(&lines));
+        return Ok(());
     }
     let name = match work {
         Work::Attention => "attention",
         _ => "t5",
     };
-    let results = Results {
-        machine: machine(),
-        threads,
-        torch: measured.iter().find_map(|m| m.torch.clone()),
-        date: date()?,
-        lines: merge(measured.into_iter().flat_map(|m| m.lines)),
-    };
+    let results = Results { machine: machine(), threads, torch, date: date()?, lines };
     keep(name, &results)?;
     println!("{}", table(&results.lines));
     report::performance::write()
@@ -200,7 +215,7 @@ fn keep(name: &str, results: &impl Serialize) -> Result<()> {
 fn crossover(threads: usize, venv: Option<&Path>, runs: usize) -> Result<()> {
     let python = python(venv)?;
     step("build the T5 example", &mut cargo(&["build", "--release", "--package", "t5"]))?;
-    let program = root().join("target/release/t5");
+    let program = release("t5");
     let out = root().join("target/crossover.json");
     let mut script = command(&python.to_string_lossy(), &["tools/peers/crossover.py", "--t5"]);
     script.arg(program).arg("--out").arg(&out).args(["--threads", &threads.to_string()]);
@@ -233,23 +248,60 @@ fn our_t5(threads: &str) -> Result<Measured> {
     struct Figures {
         total_s: f64,
     }
-    let program = root().join("target/release/t5");
     let arguments = ["--random", "t5-base", "--json", "--threads", threads];
-    let text = output("our T5", &mut command(&program.to_string_lossy(), &arguments))?;
+    let text = output("our T5", &mut command(&release("t5"), &arguments))?;
     let figures: BTreeMap<String, Figures> = serde_json::from_str(&text)?;
     let lines = figures
         .into_iter()
-        .map(|(method, Figures { total_s: s })| Line {
-            system: format!("{OURS}, {}", method.to_uppercase()),
-            rows: T5_ROWS,
-            keys: T5_KEYS,
-            median_s: s,
-            min_s: s,
-            max_s: s,
-            runs: 1,
-        })
+        .map(|(method, Figures { total_s })| t5_line(format!("{OURS}, {}", method.to_uppercase()), total_s))
         .collect();
     Ok(Measured { torch: None, lines })
+}
+
+/// One run of a T5.
+fn t5_line(system: String, seconds: f64) -> Line {
+    let [median_s, min_s, max_s] = [seconds; 3];
+    Line { system, rows: T5_ROWS, keys: T5_KEYS, median_s, min_s, max_s, runs: 1 }
+}
+
+/// Candle's attentions, each with its own layout: on the CPU its flash attention, and its T5's products and softmax.
+fn candles_attention(threads: &str) -> Result<Measured> {
+    let arguments =
+        ["--measure", "attention", "--rows", &list(&ROWS).join(","), "--keys", &list(&KEYS).join(",")];
+    let mut program = command(&release("candle-t5"), &arguments);
+    Ok(serde_json::from_str(&output("candle's attention", program.env("RAYON_NUM_THREADS", threads))?)?)
+}
+
+/// Candle's T5 on random weights, and the same model with its cross-attention by onekv.
+fn candles_t5(threads: &str) -> Result<Measured> {
+    #[derive(Deserialize)]
+    struct Seconds {
+        total_s: f64,
+    }
+    #[derive(Deserialize)]
+    struct Both {
+        onekv: Seconds,
+        candle: Seconds,
+    }
+    let (prompts, tokens) = (T5_ROWS.to_string(), T5_KEYS.to_string());
+    let arguments = ["--json", "--prompts", &prompts, "--input-tokens", &tokens];
+    let mut program = command(&release("candle-t5"), &arguments);
+    let text = output("candle's T5", program.env("RAYON_NUM_THREADS", threads))?;
+    let Both { onekv, candle } = serde_json::from_str(&text)?;
+    let lines = vec![
+        t5_line(format!("{OURS} on candle, PID"), onekv.total_s),
+        t5_line("candle, encodes once".to_owned(), candle.total_s),
+    ];
+    Ok(Measured { torch: None, lines })
+}
+
+/// A program of this workspace.
+fn release(name: &str) -> String {
+    target().join("release").join(name).to_string_lossy().into_owned()
+}
+
+fn list(numbers: &[usize]) -> Vec<String> {
+    numbers.iter().map(ToString::to_string).collect()
 }
 
 /// One line per system and shape: the median of the rounds' medians, the extremes of all.

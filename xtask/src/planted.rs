@@ -40,6 +40,7 @@ const T5: &[&str] = &["-p", "t5", "--lib"];
 const T5_CUDA: &[&str] = &["-p", "t5", "--features", "cuda", "--test", "t5_cuda"];
 const CUDA_LIBRARY: &[&str] = &["-p", "onekv", "--features", "cuda", "--lib"];
 const CANDLE: &[&str] = &["-p", "onekv", "--features", "candle-cuda", "--test", "candle"];
+const CANDLE_T5: &[&str] = &["-p", "candle-t5"];
 const DRIVER: &[&str] = &["-p", "ptxsim-driver", "--test", "plain_api"];
 const DRIVER_KERNELS: &[&str] = &["-p", "ptxsim-driver", "--test", "kernels"];
 const DRIVER_LIBRARIES: &[&str] = &["-p", "ptxsim-driver", "--test", "libraries"];
@@ -599,7 +600,22 @@ const BUGS: &[Planted] = &[
     Planted { name: "candle: slots are only counted", file: "src/interop/candle/operand.rs",
         from: "slots && dims != [inputs, tokens, heads, vector]", to: "slots && dims.iter().product::<usize>() != shape.elements()", caught_by: CANDLE },
     Planted { name: "candle: vectors without memory of their own are not refused by name", file: "src/interop/candle/operand.rs",
-        from: "dims[*i] > 1 && stride[*i] == 0", to: "dims[*i] > 1 && stride[*i] == 0 && *i > leading.len()", caught_by: CANDLE },
+        from: "dims[*dim] > 1 && stride[*dim] == 0", to: "dims[*dim] > 1 && stride[*dim] == 0 && name.is_empty()", caught_by: CANDLE },
+    Planted { name: "candle: what has no elements counts as expanded", file: "src/interop/candle/operand.rs",
+        from: " && !dims.contains(&0)", to: "", caught_by: CANDLE },
+    Planted { name: "candle: K is copied", file: "src/interop/candle.rs",
+        from: "let operands = Operands::new(", to: "let k = &k.contiguous()?; let operands = Operands::new(", caught_by: CANDLE },
+    Planted { name: "candle: a plan is kept for shapes alone", file: "src/interop/candle.rs",
+        from: "(kept.dtype, &kept.options, &kept.problem) == (onekv, options, problem)",
+        to: "(kept.dtype, kept.problem.query_shape(), kept.problem.kv_shape()) == (onekv, problem.query_shape(), problem.kv_shape())", caught_by: CANDLE },
+    Planted { name: "candle: one plan too many is kept", file: "src/interop/candle.rs",
+        from: "kept.truncate(KEPT_PLANS)", to: "kept.truncate(KEPT_PLANS + 1)", caught_by: CANDLE },
+    Planted { name: "candle: the plan that was just asked for leaves first", file: "src/interop/candle.rs",
+        from: "Some(planned) => planned,", to: "Some(planned) => { kept.push_back(planned.clone()); return Ok(planned) }", caught_by: CANDLE },
+    Planted { name: "candle: a replan keeps the lengths", file: "src/interop/candle.rs",
+        from: "self.problem = problem.clone();", to: "", caught_by: CANDLE },
+    Planted { name: "candle: a replan takes another scale", file: "src/interop/candle.rs",
+        from: "if value != planned {", to: "if value != planned && field != \"scale\" {", caught_by: CANDLE },
     Planted { name: "candle: a storage is locked once for each operand", file: "src/interop/candle/operand.rs",
         from: "|(held, _)| *held == at", to: "|(held, _)| *held == at + 1", caught_by: CANDLE },
     Planted { name: "candle: nothing stands behind the end of its memory", file: "src/interop/candle/operand.rs",
@@ -616,6 +632,17 @@ const BUGS: &[Planted] = &[
         from: "&[], |(_, leading)| leading", to: "&[], |(_, leading)| &leading[1..]", caught_by: CANDLE },
     Planted { name: "candle: a state's LSE is read from its storage's beginning", file: "src/interop/candle/operand.rs",
         from: "lse.layout().start_offset()", to: "0 * lse.layout().start_offset()", caught_by: CANDLE },
+    Planted { name: "T5 on candle: its decoder has the encoder's buckets, as candle's", file: "examples/candle-t5/src/model.rs",
+        from: "config.decoder_layers, Direction::Back", to: "config.decoder_layers, Direction::Both", caught_by: CANDLE_T5 },
+    Planted { name: "T5 on candle: padding is a token", file: "examples/candle-t5/src/model.rs",
+        from: "column < lengths[prompt]", to: "column < lengths[prompt] + 1", caught_by: CANDLE_T5 },
+    Planted { name: "T5 on candle: tied logits are not scaled", file: "examples/candle-t5/src/model.rs",
+        from: "(d as f64).powf(-0.5)", to: "1.0", caught_by: CANDLE_T5 },
+    Planted { name: "T5 on candle: prompts read another input", file: "examples/candle-t5/src/model.rs",
+        from: "self.prompts.iter().map(|prompts| prompts * tokens)",
+        to: "self.prompts.iter().rev().map(|prompts| prompts * tokens)", caught_by: CANDLE_T5 },
+    Planted { name: "T5 on candle: candle's flash attention does other work", file: "examples/candle-t5/src/measure.rs",
+        from: "flash_attn::<f32>(q, k, v, 1.0,", to: "flash_attn::<f32>(q, k, v, 0.9,", caught_by: CANDLE_T5 },
     Planted { name: "what waits again and caps scores counts as a part of the loop", file: "xtask/src/codegen/sass.rs",
         from: "if region.iter().any(counts) {", to: "if !region.is_empty() {", caught_by: SASS },
     Planted { name: "what one lane fetches is no part of the loop", file: "xtask/src/codegen/sass.rs",

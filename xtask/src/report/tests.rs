@@ -441,6 +441,49 @@ fn bad_files_are_refused_with_file_and_field() {
     assert!(refused("cpu/t5.json", &cpu.to_string()).contains("cpu/t5.json: lines[0].median_s is 0"));
 }
 
+/// Whatever systems the CPU's peers are, each has its column, curve and bar; where one was not measured there is a gap.
+#[test]
+fn every_system_of_the_cpu_is_shown() {
+    const SYSTEMS: [&str; 7] = [
+        "onekv",
+        "PyTorch SDPA, K/V expanded",
+        "PyTorch SDPA, queries folded",
+        "candle matmul, queries folded",
+        "candle flash, queries folded",
+        "candle matmul, K/V expanded",
+        "candle flash, K/V expanded",
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, systems: &[&str], left_out: &dyn Fn(&str, usize) -> bool| {
+        let points = systems.iter().flat_map(|system| [1, 256].map(|rows| (*system, rows)));
+        let lines: Vec<Value> = points
+            .filter(|(system, rows)| !left_out(system, *rows))
+            .map(|(system, rows)| {
+                let s = 0.001 * rows as f64;
+                json!({ "system": system, "rows": rows, "keys": 4096, "median_s": s, "min_s": s, "max_s": s, "runs": 5 })
+            })
+            .collect();
+        let run =
+            json!({ "machine": "m", "threads": 2, "torch": null, "date": "1999-12-31", "lines": lines });
+        std::fs::create_dir_all(folder.path().join("cpu")).unwrap();
+        std::fs::write(folder.path().join("cpu").join(name), run.to_string()).unwrap();
+    };
+    write("attention.json", &SYSTEMS, &|system, rows| {
+        system.starts_with("candle") && system.ends_with("expanded") && rows == 256
+    });
+    let t5 = ["onekv, PID", "onekv on candle, PID", "candle, encodes once"];
+    write("t5.json", &t5, &|_, rows| rows == 1);
+    let made = files(folder.path()).unwrap();
+    let page = &made["docs/performance.md"];
+    assert!(page.contains(&format!("| n | U | {} |", SYSTEMS.join(" | "))), "{page}");
+    assert!(page.contains(&format!("| 4096 | 1 | 1.00 |{}", " 1.00, 1.00x |".repeat(6))), "{page}");
+    assert!(page.contains(&format!("| 4096 | 256 | 256 |{} | |", " 256, 1.00x |".repeat(4))), "{page}");
+    for (path, systems) in [("results/cpu/attention.svg", &SYSTEMS[..]), ("results/cpu/t5.svg", &t5)] {
+        assert!(systems.iter().all(|system| made[path].contains(system)), "{path}");
+    }
+    assert!(t5.iter().all(|system| page.contains(&format!("| {system} | 0.256 | 1.00x |"))), "{page}");
+}
+
 #[test]
 fn no_card_is_said_plainly() {
     let folder = tempfile::tempdir().unwrap();
