@@ -152,7 +152,7 @@ pub use kernels::Kernels;
 pub use memory::Memory;
 pub use merge::{MAX_STATES, RawState};
 pub use modules::{Function, Grid, Modules};
-pub use operands::{DeviceRead, DeviceWrite, RawSlice};
+pub use operands::{DeviceRead, DeviceWrite};
 pub use prepared::{Prepared, QuantizedKv, RawLens, RawOperands};
 pub use queue::Queue;
 pub use recording::{Recorder, Recording};

@@ -1,6 +1,5 @@
 //! Operands in device memory, and the checks that all calls share.
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUdeviceptr;
@@ -26,8 +25,8 @@ pub(super) mod sealed {
     /// Memory that a call places on a stream.
     pub trait Source {
         fn elements(&self) -> usize;
-        /// The stream that it was allocated on; `None` where its owner orders its use.
-        fn owner(&self) -> Option<&Arc<CudaStream>>;
+        /// The stream that it was allocated on.
+        fn owner(&self) -> &Arc<CudaStream>;
         /// Its address. `on` comes after what cudarc knows to write it, and cudarc then knows that `on` reads it.
         fn read_on<'a>(&'a self, on: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>);
     }
@@ -38,14 +37,14 @@ pub(super) mod sealed {
     }
 }
 
-/// Device memory that kernels read: cudarc's views, [`Memory`] and [`RawSlice`].
+/// Device memory that kernels read: cudarc's views and [`Memory`].
 #[diagnostic::on_unimplemented(note = "pass `slice.as_view()`, or `memory.clone()`")]
 pub trait DeviceRead: sealed::Source {
     /// What it consists of.
     type Element: 'static;
 }
 
-/// Device memory that kernels write: cudarc's mutable views, [`Memory`] and [`RawSlice`].
+/// Device memory that kernels write: cudarc's mutable views and [`Memory`].
 #[diagnostic::on_unimplemented(note = "pass `slice.as_view_mut()`, or `memory.clone()`")]
 pub trait DeviceWrite: DeviceRead + sealed::Target {
     /// The same kind of memory, of f32.
@@ -56,8 +55,8 @@ impl<E> sealed::Source for CudaView<'_, E> {
     fn elements(&self) -> usize {
         self.len()
     }
-    fn owner(&self) -> Option<&Arc<CudaStream>> {
-        Some(self.stream())
+    fn owner(&self) -> &Arc<CudaStream> {
+        self.stream()
     }
     fn read_on<'a>(&'a self, on: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
         self.device_ptr(on)
@@ -68,8 +67,8 @@ impl<E> sealed::Source for CudaViewMut<'_, E> {
     fn elements(&self) -> usize {
         self.len()
     }
-    fn owner(&self) -> Option<&Arc<CudaStream>> {
-        Some(self.stream())
+    fn owner(&self) -> &Arc<CudaStream> {
+        self.stream()
     }
     fn read_on<'a>(&'a self, on: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
         self.device_ptr(on)
@@ -100,8 +99,8 @@ impl<E: 'static> sealed::Source for Memory<E> {
     fn elements(&self) -> usize {
         self.len()
     }
-    fn owner(&self) -> Option<&Arc<CudaStream>> {
-        Some(self.stream())
+    fn owner(&self) -> &Arc<CudaStream> {
+        self.stream()
     }
     fn read_on<'a>(&'a self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
         (self.at(), SyncOnDrop::Record(None))
@@ -120,56 +119,6 @@ impl<E: 'static> DeviceRead for Memory<E> {
 
 impl<E: 'static> DeviceWrite for Memory<E> {
     type Lse = Memory<f32>;
-}
-
-/// Device memory of other owners, by its address: operands of engines that do not use cudarc.
-///
-/// Calls check its length, shape, strides, alignment and overlaps as those of cudarc's views. What an address does not tell is
-/// for whoever makes one to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RawSlice<E> {
-    at: CUdeviceptr,
-    len: usize,
-    element: PhantomData<E>,
-}
-
-impl<E> RawSlice<E> {
-    /// `len` elements from the address `at` on.
-    ///
-    /// # Safety
-    /// For every call that takes it or a copy, until what the call queued has run:
-    /// - they are device memory of the context of the call's queue, and stay allocated;
-    /// - what the call reads is written by nothing else, what it writes is read and written by nothing else, but for work that
-    ///   is ordered before or after it on the queue's stream.
-    pub const unsafe fn new(at: CUdeviceptr, len: usize) -> Self {
-        Self { at, len, element: PhantomData }
-    }
-}
-
-impl<E> sealed::Source for RawSlice<E> {
-    fn elements(&self) -> usize {
-        self.len
-    }
-    fn owner(&self) -> Option<&Arc<CudaStream>> {
-        None
-    }
-    fn read_on<'a>(&'a self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
-        (self.at, SyncOnDrop::Record(None))
-    }
-}
-
-impl<E> sealed::Target for RawSlice<E> {
-    fn write_on<'a>(&'a mut self, on: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
-        sealed::Source::read_on(self, on)
-    }
-}
-
-impl<E: 'static> DeviceRead for RawSlice<E> {
-    type Element = E;
-}
-
-impl<E: 'static> DeviceWrite for RawSlice<E> {
-    type Lse = RawSlice<f32>;
 }
 
 impl<E> View<CudaSlice<E>> {
@@ -231,8 +180,7 @@ impl<'a> Call<'a> {
     }
 
     /// Checks that a kernel may use this memory, on which the queue then waits where it is another stream's.
-    fn admit(&mut self, tensor: &'static str, owner: Option<&Arc<CudaStream>>) -> Result<()> {
-        let Some(owner) = owner else { return Ok(()) };
+    fn admit(&mut self, tensor: &'static str, owner: &Arc<CudaStream>) -> Result<()> {
         same_context(self.stream.context(), owner.context(), tensor)?;
         if owner.cu_stream() == self.stream.cu_stream() {
             return Ok(());

@@ -393,8 +393,8 @@ impl Prepared {
     /// Attention on the queue's stream: allocates nothing and waits for nothing.
     ///
     /// Operands are memory of the stream's context: cudarc's views, borrowed until what runs is queued and freed by cudarc
-    /// after it, [`Memory`](super::Memory), or others' by [`RawSlice`](super::RawSlice). Where they were allocated on another
-    /// stream, that waits for this run, and this run for it; of a `RawSlice` that is for its maker to see to.
+    /// after it, or [`Memory`](super::Memory). Where they were allocated on another stream, that waits for this run, and this
+    /// run for it.
     ///
     /// # Errors
     /// What [`Problem::check`] refuses, of device memory; [`Error::WrongDType`], [`Error::WrongKv`], [`Error::WrongContext`],
@@ -501,8 +501,7 @@ impl Prepared {
         };
         // SAFETY: shapes, sizes, strides, alignment and overlap were checked, all is of the kernels' context. Each operand is
         // allocated until this returns, and freed in the order of a stream that comes after the launch: the queue's own, or
-        // one that waits for it (`Call`); a recording, whose lane is another, keeps them; of a `RawSlice` all that is its
-        // maker's word.
+        // one that waits for it (`Call`); a recording, whose lane is another, keeps them.
         let launched = unsafe { self.launch(lane, &operands) };
         drop((q_at, k, v, k_scale, v_scale, out, lse));
         call.complete().and(launched)

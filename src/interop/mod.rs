@@ -4,8 +4,8 @@
 //! - cudarc: module `cuda` takes its types.
 //! - cust: its buffers and streams, by the package `onekv-cust` in the repository's `interop/cust`. It is no feature, as cust's
 //!   build fails without a CUDA toolkit.
-//! - Whatever else has device addresses and a stream: `cuda::RawSlice` as operands of `cuda::Prepared::run`, which checks them, or
-//!   `cuda::Prepared::run_raw`, which can be captured. `CudaContext::wrap_borrowed_stream` of cudarc makes a stream of a handle;
+//! - Whatever else has device addresses and a stream: `cuda::Prepared::run_raw_checked` and `cuda::Queue::merge_states_raw`, which
+//!   check lengths, strides, alignment and overlaps. `CudaContext::wrap_borrowed_stream` of cudarc makes a stream of a handle;
 //!   a device has one primary context, that of `cuda::context` and of the CUDA runtime.
 
 #[cfg(feature = "candle")]

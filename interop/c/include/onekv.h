@@ -83,9 +83,9 @@ typedef struct onekv_prepared onekv_prepared;
 // For every query row r of input b and every query head h, with the K/V head g = h / (heads / kv_heads) and j over the keys
 // of b:
 //
-//     s[j]      = softcap(scale * q[r, h] . k[j, g])
-//     out[r, h] = sum_j softmax(s)[j] * v[j, g]
-//     lse[r, h] = ln sum_j exp(s[j])            natural logarithm
+//   s[j]      = softcap(scale * q[r, h] . k[j, g])
+//   out[r, h] = sum_j softmax(s)[j] * v[j, g]
+//   lse[r, h] = ln sum_j exp(s[j])            natural logarithm
 //
 // A row with no keys has out = 0 and lse = -inf. There is no causal mask.
 typedef struct onekv_problem onekv_problem;

@@ -17,12 +17,12 @@ use std::sync::Arc;
 
 use cust::memory::{DeviceCopy, DeviceSlice};
 use cust::stream::Stream;
-use onekv::cuda::{Kernels, RawSlice};
+use onekv::cuda::{Kernels, RawOperands, RawState};
 use onekv::cudarc::driver::CudaContext;
 // Of the two bindings of one driver the newer: a code that cust's does not know would not be a value of its type.
 use onekv::cudarc::driver::sys::{self, CUresult};
 use onekv::plan::Plan;
-use onekv::{PartialState, SharedKv, View, cuda};
+use onekv::{Element as _, PartialState, Shape, SharedKv, Strides, View, cuda};
 
 /// A Rust type that cust copies to a device, and that is one of onekv's: f32, and f16 and bf16 of half 1.8, as cust has them.
 ///
@@ -150,64 +150,86 @@ impl Queue {
         out: View<&mut DeviceSlice<T>>,
         lse: Option<View<&mut DeviceSlice<f32>>>,
     ) -> Result<()> {
+        self.open()?;
+        let shape = out.shape;
         let states = states.iter().map(|state| {
-            // SAFETY: the caller's contract.
-            let (out, lse) =
-                unsafe { (self.operand("states.out", state.out)?, self.operand("states.lse", state.lse)?) };
-            Ok(PartialState { out, lse })
+            let names = ["states.out", "states.lse"];
+            self.state(names, shape, state.out, Some(state.lse))
         });
         let states = states.collect::<Result<Vec<_>>>()?;
-        // SAFETY: the caller's contract.
-        let (out, lse) = unsafe { (self.target("out", out)?, self.lse(lse)?) };
-        Ok(self.queue.merge_states(&states, out, lse)?)
+        let lse = lse.map(|lse| lse.map(|slice| &*slice));
+        let out = self.state(["out", "lse"], shape, out.map(|slice| &*slice), lse)?;
+        let (from, to) = (P::Onekv::DTYPE, T::Onekv::DTYPE);
+        // SAFETY: memory of the queue's device, whose primary context is the queue's, of these types and lengths; the rest is
+        // the caller's contract. The stream is not captured.
+        unsafe { self.queue.merge_states_raw(from, &states, to, &out, shape)? };
+        Ok(())
     }
 
-    /// An operand as onekv takes it.
-    ///
-    /// # Safety
-    /// As [`RawSlice::new`] for what is made of it, except that it is memory of the queue's device.
-    unsafe fn operand<T: Element>(
+    /// A state, or where states are merged into, as the merge takes it.
+    fn state<T: DeviceCopy>(
+        &self,
+        names: [&'static str; 2],
+        shape: Shape,
+        out: View<&DeviceSlice<T>>,
+        lse: Option<View<&DeviceSlice<f32>>>,
+    ) -> Result<RawState> {
+        let mut raw = RawState::default();
+        (raw.out, raw.out_len, raw.out_strides) = self.operand(names[0], out, shape)?;
+        if let Some(lse) = lse {
+            let sums = Shape { vector: 1, ..shape };
+            (raw.lse, raw.lse_len, raw.lse_strides) = self.operand(names[1], lse, sums)?;
+        }
+        Ok(raw)
+    }
+
+    /// Makes the context current, as the driver's questions need it, and refuses a captured stream: a graph would keep neither
+    /// operands nor what is prepared.
+    fn open(&self) -> Result<()> {
+        // SAFETY: the context is alive.
+        check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context.cu_ctx()) })?;
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the stream is alive; writes one status.
+        let asked = unsafe { sys::cuStreamIsCapturing(self.stream.as_inner().cast(), &raw mut status) };
+        check("cuStreamIsCapturing", asked)?;
+        match status {
+            sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+            _ => Err(onekv::Error::Captured { what: "the queue's stream" }.into()),
+        }
+    }
+
+    /// Address, length and strides of an operand, which is of the shape `allowed` and in memory of the queue's device.
+    fn operand<T: DeviceCopy>(
         &self,
         tensor: &'static str,
         view: View<&DeviceSlice<T>>,
-    ) -> Result<View<RawSlice<T::Onekv>>> {
-        let (address, len) = (view.data.as_device_ptr().as_raw(), view.data.len());
-        // Of no elements there is no memory.
-        if len > 0 {
-            let (mut device, allowed) = (0i32, self.context.ordinal());
-            let ordinal = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
-            // SAFETY: writes one integer; any address may be asked about.
-            let asked = unsafe { sys::cuPointerGetAttribute((&raw mut device).cast(), ordinal, address) };
-            if asked == CUresult::CUDA_ERROR_INVALID_VALUE {
-                return Err(Error::NotAllocated { tensor, address });
-            }
-            check("cuPointerGetAttribute", asked)?;
-            if usize::try_from(device) != Ok(allowed) {
-                return Err(Error::WrongDevice { tensor, value: device, allowed });
-            }
+        allowed: Shape,
+    ) -> Result<(u64, usize, Strides)> {
+        if view.shape != allowed {
+            return Err(onekv::Error::WrongShape { tensor, value: view.shape, allowed }.into());
         }
-        // SAFETY: memory of the queue's device, whose primary context is the queue's; else the caller's contract.
-        Ok(view.map(|_| unsafe { RawSlice::new(address, len) }))
-    }
-
-    /// # Safety
-    /// As [`Queue::operand`].
-    unsafe fn target<T: Element>(
-        &self,
-        tensor: &'static str,
-        view: View<&mut DeviceSlice<T>>,
-    ) -> Result<View<RawSlice<T::Onekv>>> {
-        // SAFETY: the caller's contract.
-        unsafe { self.operand(tensor, view.map(|slice| &*slice)) }
-    }
-
-    /// # Safety
-    /// As [`Queue::operand`].
-    unsafe fn lse(&self, lse: Option<View<&mut DeviceSlice<f32>>>) -> Result<Option<View<RawSlice<f32>>>> {
-        // SAFETY: the caller's contract.
-        lse.map(|lse| unsafe { self.target("lse", lse) }).transpose()
+        let (address, len) = (view.data.as_device_ptr().as_raw(), view.data.len());
+        if len == 0 {
+            // cust's address of no elements may be 0, which of an LSE would say that none is wanted.
+            return Ok((NOWHERE, 0, view.strides));
+        }
+        let (mut device, allowed) = (0i32, self.context.ordinal());
+        let ordinal = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+        // SAFETY: writes one integer; any address may be asked about.
+        let asked = unsafe { sys::cuPointerGetAttribute((&raw mut device).cast(), ordinal, address) };
+        if asked == CUresult::CUDA_ERROR_INVALID_VALUE {
+            return Err(Error::NotAllocated { tensor, address });
+        }
+        check("cuPointerGetAttribute", asked)?;
+        if usize::try_from(device) != Ok(allowed) {
+            return Err(Error::WrongDevice { tensor, value: device, allowed });
+        }
+        Ok((address, len, view.strides))
     }
 }
+
+/// An aligned address that nothing is at.
+const NOWHERE: u64 = 16;
 
 /// A plan on a [`Queue`]: `onekv::cuda::Prepared`. Runs any number of times, every layer and step.
 pub struct Prepared {
@@ -245,7 +267,8 @@ impl Prepared {
     ///
     /// # Errors
     /// [`Error::WrongDevice`], [`Error::NotAllocated`]; [`Error::Onekv`] with what
-    /// `onekv::cuda::Prepared::run` refuses: other types, shapes, too short memory, strides, alignment, overlaps.
+    /// `onekv::cuda::Prepared::run` refuses: other types, shapes, too short memory, strides, alignment, overlaps, a captured
+    /// stream, a plan for K and V in e4m3.
     pub unsafe fn run<T: Element>(
         &self,
         q: View<&DeviceSlice<T>>,
@@ -253,18 +276,29 @@ impl Prepared {
         out: View<&mut DeviceSlice<T>>,
         lse: Option<View<&mut DeviceSlice<f32>>>,
     ) -> Result<()> {
-        let on = &self.queue;
-        // SAFETY: the caller's contract.
-        let (q, k, v, out, lse) = unsafe {
-            (
-                on.operand("q", q)?,
-                on.operand("k", kv.k)?,
-                on.operand("v", kv.v)?,
-                on.target("out", out)?,
-                on.lse(lse)?,
-            )
-        };
-        Ok(self.prepared.run(q, SharedKv { k, v }, out, lse)?)
+        let (on, variant) = (&self.queue, self.prepared.variant());
+        on.open()?;
+        if T::Onekv::DTYPE != variant.dtype {
+            return Err(onekv::Error::WrongDType { value: T::Onekv::DTYPE, planned: variant.dtype }.into());
+        }
+        if variant.e4m3_kv() {
+            let planned = "e4m3 (onekv::cuda::Prepared::run_e4m3)";
+            return Err(onekv::Error::WrongKv { value: "in the type of q", planned }.into());
+        }
+        let (rows, keys) = (self.prepared.query_shape(), self.prepared.kv_shape());
+        let mut raw = RawOperands::default();
+        (raw.q, raw.lens.q, raw.q_strides) = on.operand("q", q, rows)?;
+        (raw.k, raw.lens.k, raw.k_strides) = on.operand("k", kv.k, keys)?;
+        (raw.v, raw.lens.v, raw.v_strides) = on.operand("v", kv.v, keys)?;
+        (raw.out, raw.lens.out, raw.out_strides) = on.operand("out", out.map(|slice| &*slice), rows)?;
+        if let Some(lse) = lse {
+            let lse = on.operand("lse", lse.map(|slice| &*slice), self.prepared.lse_shape())?;
+            (raw.lse, raw.lens.lse, raw.lse_strides) = lse;
+        }
+        // SAFETY: memory of the queue's device, whose primary context is the queue's, of the plan's type and these lengths; the
+        // rest is the caller's contract. The stream is not captured.
+        unsafe { self.prepared.run_raw_checked(&raw)? };
+        Ok(())
     }
 }
 

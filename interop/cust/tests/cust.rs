@@ -12,8 +12,9 @@ use cust::device::Device;
 use cust::memory::{CopyDestination as _, DeviceBuffer, DeviceCopy, DeviceSlice};
 use cust::stream::{Stream, StreamFlags};
 use onekv::cuda::Kernels;
+use onekv::cudarc::driver::sys;
 use onekv::plan::{Plan, PlanOptions};
-use onekv::{DType, Element as _, PartialState, Problem, SharedKv, View};
+use onekv::{DType, Element as _, PartialState, Problem, Shape, SharedKv, View};
 use onekv_cust::{Element, Error, Prepared, Queue};
 
 /// An engine on cust: a device's context, current to this thread, a stream, a queue.
@@ -250,6 +251,13 @@ fn parts_join_to_the_whole() {
     // SAFETY: refused.
     let refused = unsafe { engine.queue.merge_states(&[short], View::contiguous(shape, &mut out), None) };
     assert_eq!(refused, Err(onekv::Error::TooShort { tensor: "states.lse", value: 9, min: 10 }.into()));
+    // Not of the shape of the output.
+    let sums = Shape::from([5, 1]);
+    let wrong = PartialState { lse: View::contiguous(sums, parts[0].1.as_slice()), ..states[0] };
+    // SAFETY: refused.
+    let refused = unsafe { engine.queue.merge_states(&[wrong], View::contiguous(shape, &mut out), None) };
+    let allowed = [5, 2].into();
+    assert_eq!(refused, Err(onekv::Error::WrongShape { tensor: "states.lse", value: sums, allowed }.into()));
 }
 
 #[test]
@@ -316,12 +324,25 @@ fn wrong_operands_are_refused() {
     assert_eq!(run(q, View::contiguous(keys, k.index(0..639)), out, lse), short("k", 639, 640));
     assert_eq!(run(q, kept, out.index(0..256), lse), short("out", 256, 512));
     assert_eq!(run(q, kept, out, lse.index(0..7)), short("lse", 7, 8));
+    // An address of 0 is none of an LSE that is not wanted.
+    assert_eq!(run(q, kept, out, *buffer(0)), short("lse", 0, 8));
     let overlap = |tensor, other| Err(onekv::Error::Overlap { tensor, other }.into());
     assert_eq!(run(q, kept, q, lse), overlap("out", "q"));
     assert_eq!(run(q, kept, out, out.index(100..108)), overlap("lse", "out"));
-    let shape = onekv::Shape { tokens: 9, ..keys };
-    let refused = Err(onekv::Error::WrongShape { tensor: "k", value: shape, allowed: keys }.into());
-    assert_eq!(run(q, View::contiguous(shape, k), out, lse), refused);
+    let allowed = [rows, keys, keys, rows, sums];
+    for (wrong, tensor) in ["q", "k", "v", "out", "lse"].into_iter().enumerate() {
+        let mut shapes = allowed;
+        shapes[wrong].tokens -= 1;
+        let (mut out, mut lse) = (out, lse);
+        // SAFETY: refused.
+        let refused = unsafe {
+            let kv = SharedKv { k: View::contiguous(shapes[1], &k), v: View::contiguous(shapes[2], &v) };
+            let (out, lse) = (View::contiguous(shapes[3], &mut out), View::contiguous(shapes[4], &mut lse));
+            prepared.run(View::contiguous(shapes[0], &q), kv, out, Some(lse))
+        };
+        let error = onekv::Error::WrongShape { tensor, value: shapes[wrong], allowed: allowed[wrong] };
+        assert_eq!(refused, Err(error.into()));
+    }
     let strides = onekv::Strides { row: 32, ..keys.strides() };
     let refused = Err(onekv::Error::StrideTooSmall { tensor: "k", stride: "row", value: 32, min: 64 }.into());
     assert_eq!(run(q, View::strided(keys, strides, k), out, lse), refused);
@@ -340,6 +361,53 @@ fn wrong_operands_are_refused() {
     };
     let types = onekv::Error::WrongDType { value: DType::F16, planned: DType::F32 };
     assert_eq!(refused, Err(types.into()));
+
+    // Kernels of e4m3 are for newer cards than 8.0.
+    let facts = engine.queue.kernels().facts();
+    if facts.compute_capability.0 < 9 {
+        return;
+    }
+    let plan = Plan::with_e4m3_kv(&problem, DType::F16, facts, &PlanOptions::default()).unwrap();
+    let prepared = engine.queue.prepare(&plan).unwrap();
+    // SAFETY: refused.
+    let refused = unsafe {
+        let kv = SharedKv::contiguous(keys, halves.as_slice(), halves.as_slice());
+        prepared.run(View::contiguous(rows, &halves), kv, View::contiguous(rows, &mut half_out), None)
+    };
+    let planned = "e4m3 (onekv::cuda::Prepared::run_e4m3)";
+    assert_eq!(refused, Err(onekv::Error::WrongKv { value: "in the type of q", planned }.into()));
+}
+
+/// cust captures nothing itself; another's graph would not keep what runs use.
+#[test]
+fn a_captured_stream_is_refused() {
+    if !has_cards(1) {
+        return;
+    }
+    let mut engine = Engine::new(0);
+    // Copies of other tests, on the default stream, would wait for a blocking one.
+    engine.stream = Arc::new(Stream::new(StreamFlags::NON_BLOCKING, None).unwrap());
+    engine.queue = Queue::new(engine.queue.kernels(), &engine.stream).unwrap();
+    let problem = Case::packed(1, 1, 64, &[(1, 1)]).problem();
+    let prepared = engine.prepare(&problem, DType::F32, &PlanOptions::default());
+    let (shape, keys) = (problem.query_shape(), problem.kv_shape());
+    let [q, k, v, mut out] = [(); 4].map(|()| upload::<f32>(&[1.0; 64]));
+    let lse = upload::<f32>(&[0.0]);
+    let stream = engine.stream.as_inner().cast();
+    let mut graph = std::ptr::null_mut();
+    // SAFETY: the stream is alive; the graph is destroyed, and was never run.
+    unsafe {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        sys::cuStreamBeginCapture_v2(stream, mode).result().unwrap();
+        let kv = SharedKv::contiguous(keys, k.as_slice(), v.as_slice());
+        let refused = prepared.run(View::contiguous(shape, &q), kv, View::contiguous(shape, &mut out), None);
+        let state = PartialState::contiguous(shape, q.as_slice(), lse.as_slice());
+        let merge = engine.queue.merge_states(&[state], View::contiguous(shape, &mut out), None);
+        sys::cuStreamEndCapture(stream, &raw mut graph).result().unwrap();
+        sys::cuGraphDestroy(graph).result().unwrap();
+        let captured = onekv::Error::Captured { what: "the queue's stream" };
+        assert_eq!([refused, merge], [(); 2].map(|()| Err(captured.clone().into())));
+    }
 }
 
 /// A slice is no proof that its memory is there.
@@ -425,6 +493,9 @@ fn what_is_prepared_outlives_what_it_was_made_of() {
     let [q, k, v] = [&operands.q, &operands.k, &operands.v].map(|x| upload::<f32>(x));
     let mut out = upload::<f32>(&vec![f32::NAN; rows.elements()]);
     let stream = kept.upgrade().expect("the stream is kept");
+    // Nor does a run need a context that is current.
+    // SAFETY: any context may be current, and none.
+    unsafe { sys::cuCtxSetCurrent(std::ptr::null_mut()) }.result().unwrap();
     // SAFETY: waited for below.
     unsafe {
         let kv = SharedKv::contiguous(keys, k.as_slice(), v.as_slice());

@@ -24,10 +24,13 @@ static void swap_1_2(struct ggml_tensor *t) {
 
 static onekv_view view_of(const struct ggml_tensor *t, size_t type_size) { /* [head_dim, tokens, heads, inputs] */
     assert(t->nb[0] == type_size);                                         /* not a transposed V */
-    const onekv_strides strides = {
-        .input = t->nb[3] / type_size, .row = t->nb[1] / type_size, .head = t->nb[2] / type_size,
-    };
-    return (onekv_view){t->data, ggml_nbytes(t) / type_size, strides};
+    onekv_view view;
+    view.data = t->data;
+    view.len = ggml_nbytes(t) / type_size;
+    view.strides.input = t->nb[3] / type_size;
+    view.strides.row = t->nb[1] / type_size;
+    view.strides.head = t->nb[2] / type_size;
+    return view;
 }
 
 int main(void) {
