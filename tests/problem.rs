@@ -264,6 +264,10 @@ fn operands_that_are_fine() {
             Call::new(spec.clone())
                 .with(|c| (c.q.strides, c.out.strides, c.k.strides.input) = (anything, anything, input))
                 .unwrap();
+            let keys = Keys::Packed { offsets: vec![0, 1, 1] };
+            Call::new(ProblemSpec { keys, ..spec.clone() })
+                .with(|c| (c.k.strides, c.v.strides) = (anything, anything))
+                .unwrap();
         }
     }
 }

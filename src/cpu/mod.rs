@@ -1,32 +1,35 @@
 //! The CPU backend: fused attention with online softmax; no `rows x keys` matrix in memory.
 //!
-//! The picture, for one K/V head (query rows of the whole group folded together):
+//! The picture, for one K/V head (query rows of the whole group folded together) and a block of rows:
 //!
 //! ```text
-//!               rows ->  lanes of SIMD registers
-//!            +-----------+
-//!            |    Q^T    | head_dim            packed once per row tile
-//!            +-----------+
-//!   +-----+  +-----------+
-//!   |  K  |  | S^T = K Q^T   64 keys           K elements are broadcast, never transposed
-//!   +-----+  +-----------+
-//!            | max, exp2, sum: lane by lane, no shuffles
-//!   +-----+  +-----------+
-//!   | V^T |  | O^T += V^T P^T  head_dim        V elements are broadcast, never transposed
-//!   +-----+  +-----------+
+//!                rows, four lanes each -> registers
+//!                  +------------------+
+//!                  | q0..3 of each row| head_dim / 4      packed once per block
+//!                  +------------------+
+//!   +-----------+  +------------------+
+//!   | K 4 by 4  |  | S^T = K Q^T      | 64 keys           four elements of K are broadcast to the lanes of every row,
+//!   +-----------+  +------------------+                   whose four sums are added up at the end
+//!                  | max, exp2, sum   |                   four keys of each row side by side
+//!                  +------------------+
+//!   +-----------+  +------------------+
+//!   | P, element|  | O += P V         | rows              elements of P are broadcast, V is read as it lies
+//!   +-----------+  +------------------+ head_dim -> registers
 //! ```
 //!
-//! Each K/V tile of 64 keys is read once and serves every query row while it is in the cache
-//! (`lanes.rs`). Below a handful of rows the lanes would idle: there `head_dim` goes to the lanes
-//! instead (`single.rs`). Work is split over (input, K/V head, row tile), and over keys where that
-//! leaves threads without work; the parts are then joined by their LSE ([`merge_states`]).
+//! So registers are full from four rows on (AVX-512), two (AVX2) or one (NEON); K and V are never transposed. Each K/V tile
+//! of 64 keys is read once and serves every query row while it is in the cache (`block.rs`). Work is split over (input, K/V
+//! head, row tile), and over keys where that leaves threads without work; the parts are then joined by their LSE
+//! ([`merge_states`]). Up to four rows read little else than K and V: there a task reads several heads, in the order of memory.
 
-mod lanes;
+mod block;
 mod math;
 mod merge;
-mod single;
 mod state;
 
+use std::ops::Range;
+
+use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
 use crate::dtype::Element;
@@ -41,6 +44,8 @@ use state::RowState;
 const TILE_KEYS: usize = 64;
 /// Query rows (group folded in) per task: bounds the f32 state that has to stay in the L2 cache.
 const TILE_ROWS: usize = 256;
+/// Query rows (group folded in) up to which a task reads several heads.
+const FEW_ROWS: usize = 4;
 /// Fewest tiles worth a split of its own.
 const MIN_SPLIT_TILES: usize = 2;
 
@@ -126,9 +131,9 @@ fn auto_splits(threads: usize, tasks: usize, key_tiles: usize) -> usize {
 /// little else than K and V, so they read them in the order of memory.
 struct RowTile<'p> {
     input: &'p Input,
-    kv_heads: std::ops::Range<usize>,
+    kv_heads: Range<usize>,
     /// Folded rows of each K/V head: `row within the input * group + head within the group`.
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
 }
 
 impl RowTile<'_> {
@@ -147,7 +152,7 @@ fn row_tiles(problem: &Problem, threads: usize) -> Vec<RowTile<'_>> {
     for input in problem.inputs() {
         let folded = input.rows.len() * problem.group();
         let heads = problem.kv_heads();
-        let heads_per_tile = if folded <= single::MAX_ROWS { heads.div_ceil(threads) } else { 1 };
+        let heads_per_tile = if folded <= FEW_ROWS { heads.div_ceil(threads) } else { 1 };
         for first in (0..heads).step_by(heads_per_tile) {
             for start in (0..folded).step_by(TILE_ROWS) {
                 tiles.push(RowTile {
@@ -166,7 +171,7 @@ struct Task<'p> {
     tile: &'p RowTile<'p>,
     /// Position of the tile in the list of tiles.
     index: usize,
-    keys: std::ops::Range<usize>,
+    keys: Range<usize>,
 }
 
 impl Task<'_> {
@@ -175,27 +180,15 @@ impl Task<'_> {
         let rows: Vec<&[E]> = (self.tile.rows_and_heads(problem))
             .map(|(row, head)| &q.data[q.strides.at(0, row, head)..][..dim])
             .collect();
-        let mut heads = self.tile.kv_heads.clone().map(|kv_head| KeyTiles {
-            k: HeadOf::new(kv.k, self.tile.input.slot, kv_head),
-            v: HeadOf::new(kv.v, self.tile.input.slot, kv_head),
-        });
+        let heads: Vec<_> = (self.tile.kv_heads.clone())
+            .map(|kv_head| KeyTiles {
+                k: HeadOf::new(kv.k, self.tile.input.slot, kv_head),
+                v: HeadOf::new(kv.v, self.tile.input.slot, kv_head),
+            })
+            .collect();
         let score = math::Score::new(problem.scale(), problem.softcap());
-        let keys = self.keys.clone();
-        match heads.next() {
-            Some(head) if self.tile.rows.len() > single::MAX_ROWS => {
-                lanes::attend(&rows, &head, keys, score, dim)
-            }
-            first => {
-                single::attend(&rows, &first.into_iter().chain(heads).collect::<Vec<_>>(), keys, score, dim)
-            }
-        }
+        block::attend(Arch::new(), &rows, &heads, self.keys.clone(), score, dim)
     }
-}
-
-/// `keys`, [`TILE_KEYS`] at a time.
-fn key_ranges(keys: std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let end = keys.end;
-    keys.step_by(TILE_KEYS).map(move |start| start..(start + TILE_KEYS).min(end))
 }
 
 /// One head of K or V: vectors of `dim` elements, `stride` apart.
@@ -214,36 +207,51 @@ impl<'a, E: Element> HeadOf<'a, E> {
         Self { data, stride: of.strides.row, dim: of.shape.vector }
     }
 
-    /// The keys `range` as f32 vectors, and the distance between them: a view of the operand
-    /// where it is f32, else the vectors converted into `buffer`.
-    fn tile<'t>(&'t self, range: std::ops::Range<usize>, buffer: &'t mut Vec<f32>) -> (&'t [f32], usize) {
-        match E::as_f32(self.span(&range)) {
-            Some(vectors) => (vectors, self.stride),
-            None => self.packed_tile(range, buffer),
-        }
-    }
-
-    /// The same without gaps: vectors that are read many times should not fight for the few cache
-    /// sets that a large stride, often a multiple of the page size, leaves them.
-    fn packed_tile<'t>(
+    /// The keys `range` as f32: a view of the operand where it serves as it is, else a copy in `buffer`, filled up with
+    /// zeros to whole registers.
+    ///
+    /// `again`: they are read several times, and should not fight for the few cache sets that a large stride, often a
+    /// multiple of the page size, leaves them.
+    #[inline(always)]
+    fn tile<'t, S: Simd>(
         &'t self,
-        range: std::ops::Range<usize>,
-        buffer: &'t mut Vec<f32>,
-    ) -> (&'t [f32], usize) {
-        let src = self.span(&range);
-        if let Some(vectors) = E::as_f32(src).filter(|_| self.stride == self.dim) {
-            return (vectors, self.dim);
+        range: &Range<usize>,
+        again: bool,
+        buffer: &'t mut Vec<S::f32s>,
+    ) -> Vectors<'t> {
+        let src = self.span(range);
+        let whole = self.dim.is_multiple_of(S::F32_LANES);
+        let in_place = whole && (self.stride == self.dim || self.stride > self.dim && !again);
+        if let Some(data) = E::as_f32(src).filter(|_| in_place) {
+            return Vectors { data, stride: self.stride };
         }
-        buffer.resize(range.len() * self.dim, 0.0);
-        for (i, dst) in buffer.chunks_exact_mut(self.dim).enumerate() {
-            E::widen(&src[i * self.stride..][..self.dim], dst);
+        let width = self.dim.next_multiple_of(S::F32_LANES);
+        buffer.resize(range.len() * width / S::F32_LANES, bytemuck::Zeroable::zeroed());
+        let vectors: &mut [f32] = bytemuck::cast_slice_mut(buffer);
+        for (i, dst) in vectors.chunks_exact_mut(width).enumerate() {
+            E::widen(&src[i * self.stride..][..self.dim], &mut dst[..self.dim]);
         }
-        (buffer, self.dim)
+        Vectors { data: vectors, stride: width }
     }
 
     /// Memory from the first of the keys to the end of the last.
-    fn span(&self, range: &std::ops::Range<usize>) -> &[E] {
+    #[inline(always)]
+    fn span(&self, range: &Range<usize>) -> &[E] {
         &self.data[range.start * self.stride..(range.end - 1) * self.stride + self.dim]
+    }
+}
+
+/// Vectors of f32 that begin `stride` elements apart, no less than their length.
+#[derive(Clone, Copy)]
+struct Vectors<'a> {
+    data: &'a [f32],
+    stride: usize,
+}
+
+impl<'a> Vectors<'a> {
+    #[inline(always)]
+    fn iter(self) -> impl Iterator<Item = &'a [f32]> {
+        self.data.chunks(self.stride)
     }
 }
 

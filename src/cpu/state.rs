@@ -26,9 +26,7 @@ impl RowState {
 
     /// Writes row `r` in the operand's dtype.
     pub fn write_row<E: Element>(&self, r: usize, out: &mut [E]) {
-        for (o, &value) in out.iter_mut().zip(&self.out[r * self.dim..]) {
-            *o = E::from_f32(value);
-        }
+        E::narrow(&self.out[r * self.dim..][..self.dim], out);
     }
 
     /// Joins the states of disjoint key ranges.
@@ -43,23 +41,17 @@ impl RowState {
     }
 }
 
-/// Normalises one row: writes `unnormalised(d) / sum` to `out`, returns the natural-log LSE.
+/// Normalises one row: writes `unnormalised / sum` to `out`, returns the natural-log LSE.
 ///
 /// `shift` was subtracted from every dot product.
 #[inline(always)]
-pub(super) fn finish_row(
-    score: Score,
-    sum: f32,
-    shift: f32,
-    out: &mut [f32],
-    unnormalised: impl Fn(usize) -> f32,
-) -> f32 {
+pub(super) fn finish_row(score: Score, sum: f32, shift: f32, unnormalised: &[f32], out: &mut [f32]) -> f32 {
     if sum == 0.0 {
         out.fill(0.0);
         return f32::NEG_INFINITY;
     }
-    for (d, out) in out.iter_mut().enumerate() {
-        *out = unnormalised(d) / sum;
+    for (out, x) in out.iter_mut().zip(unnormalised) {
+        *out = x / sum;
     }
     score.lse(sum, shift)
 }

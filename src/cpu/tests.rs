@@ -1,7 +1,10 @@
-//! What the public API cannot reach: forced splits, and the functions of the softmax.
+//! What the public API cannot reach: forced splits, registers that are not the machine's widest, and the functions of the softmax.
 
-use super::{attend_split, math};
-use crate::{Keys, Problem, ProblemSpec, SharedKv, View, reference};
+use half::{bf16, f16};
+use pulp::Arch;
+
+use super::{HeadOf, KeyTiles, attend_split, block, math};
+use crate::{Element, Keys, Problem, ProblemSpec, SharedKv, View, reference};
 
 /// Every number of splits of one input's keys, also more than there are tiles.
 #[test]
@@ -40,6 +43,98 @@ fn every_split_of_the_keys_gives_the_whole() {
             assert!((g - w).abs() <= 1e-5 * w.abs().max(1.0), "{splits} splits: {g} against {w}");
         }
     }
+}
+
+/// The kernel on every width of registers that the machine has, with vectors that fill them and that do not, and blocks and
+/// tiles of any size.
+#[test]
+fn every_width_of_registers_gives_the_reference() {
+    // Their numbers have no common divisor: cases that follow each other meet in ever new combinations.
+    const ROWS: [usize; 17] = [1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 24, 25, 31, 33, 36, 37, 40];
+    const DIMS: [usize; 13] = [1, 3, 4, 5, 8, 12, 16, 31, 48, 64, 65, 80, 129];
+    const KEYS: [usize; 16] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 31, 63, 64, 65, 68, 129, 200];
+    for case in 0..600 {
+        let shape = [ROWS[case % 17], KEYS[case % 16], DIMS[case % 13]];
+        match case % 5 {
+            0 => every_width::<f16>(case, shape),
+            1 => every_width::<bf16>(case, shape),
+            _ => every_width::<f32>(case, shape),
+        }
+    }
+}
+
+/// Two heads whose keys lie in turns or one; a query of NaN, a value of infinity or numbers; with softcap or without.
+fn every_width<E: Element>(case: usize, [rows, keys, dim]: [usize; 3]) {
+    // Keys of others, before and behind.
+    const OTHERS: usize = 3;
+    let heads = 1 + case / 2 % 2;
+    let problem = Problem::new(ProblemSpec {
+        heads,
+        kv_heads: heads,
+        head_dim: dim,
+        scale: 0.7,
+        softcap: case.is_multiple_of(3).then_some(4.0),
+        row_offsets: vec![0, 0, rows, rows],
+        keys: Keys::Packed { offsets: vec![0, OTHERS, OTHERS + keys, OTHERS + keys + OTHERS] },
+    })
+    .unwrap();
+    let noise = |n: usize, seed: usize| -> Vec<E> {
+        let number = |i| ((i * 7919 + (seed + case) * 104_729) % 1009) as f32 / 504.5 - 1.0;
+        (0..n * heads * dim).map(|i| E::from_f32(number(i))).collect()
+    };
+    let (mut q, mut k, mut v) =
+        (noise(rows, 1), noise(OTHERS + keys + OTHERS, 2), noise(OTHERS + keys + OTHERS, 3));
+    match case % 7 {
+        0 => q[(rows / 2 * heads) * dim] = E::from_f32(f32::NAN),
+        1 if keys > 0 => v[(OTHERS + keys / 2) * heads * dim] = E::from_f32(f32::INFINITY),
+        _ => {}
+    }
+    for others in [0..OTHERS, OTHERS + keys..OTHERS + keys + OTHERS] {
+        let elements = others.start * heads * dim..others.end * heads * dim;
+        k[elements.clone()].fill(E::from_f32(f32::NAN));
+        v[elements].fill(E::from_f32(f32::NAN));
+    }
+
+    let wide = |x: &[E]| x.iter().map(|x| x.to_f32()).collect::<Vec<f32>>();
+    let (wide_q, wide_k, wide_v) = (wide(&q), wide(&k), wide(&v));
+    let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; rows * heads]);
+    reference::attend(
+        &problem,
+        View::contiguous(problem.query_shape(), &wide_q[..]),
+        SharedKv::contiguous(problem.kv_shape(), &wide_k[..], &wide_v[..]),
+        View::contiguous(problem.query_shape(), &mut out[..]),
+        Some(View::contiguous(problem.lse_shape(), &mut lse[..])),
+    )
+    .unwrap();
+
+    let of = |data| View::contiguous(problem.kv_shape(), data);
+    let tiles: Vec<KeyTiles<'_, E>> = (0..heads)
+        .map(|head| KeyTiles { k: HeadOf::new(of(&k[..]), 0, head), v: HeadOf::new(of(&v[..]), 0, head) })
+        .collect();
+    let in_turn: Vec<usize> =
+        (0..heads).flat_map(|head| (0..rows).map(move |row| row * heads + head)).collect();
+    let vectors: Vec<&[E]> = in_turn.iter().map(|at| &q[at * dim..][..dim]).collect();
+    let score = math::Score::new(problem.scale(), problem.softcap());
+    let close = |got: f32, want: f32| {
+        got == want || (got.is_nan() && want.is_nan()) || (got - want).abs() <= 1e-5 * want.abs().max(1.0)
+    };
+    for arch in widths() {
+        let state = block::attend(arch, &vectors, &tiles, OTHERS..OTHERS + keys, score, dim);
+        for (i, at) in in_turn.iter().enumerate() {
+            let what = format!("{arch:?} case {case} {}: {rows} rows, {keys} keys, {dim}, row {i}", E::DTYPE);
+            assert!(close(state.lse[i], lse[*at]), "{what}: LSE {} against {}", state.lse[i], lse[*at]);
+            for (got, want) in state.out[i * dim..][..dim].iter().zip(&out[at * dim..]) {
+                assert!(close(*got, *want), "{what}: {got} against {want}");
+            }
+        }
+    }
+}
+
+fn widths() -> Vec<Arch> {
+    let mut all = vec![Arch::Scalar, Arch::new()];
+    #[cfg(target_arch = "x86_64")]
+    all.extend(pulp::x86::V3::try_new().map(Arch::V3));
+    all
 }
 
 /// Hands the exponential to whatever registers the machine has.
