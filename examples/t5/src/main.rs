@@ -59,12 +59,13 @@ fn one_line(error: &anyhow::Error) -> String {
 
 fn run(arguments: &Arguments) -> Result<()> {
     arguments.check()?;
-    let mut pool = rayon::ThreadPoolBuilder::new();
+    // The main thread is one of them: a step of the decoder is some 70 short pieces of work, and waking another thread to
+    // hand over each costs as much as some of them.
+    let mut pool = rayon::ThreadPoolBuilder::new().use_current_thread();
     if let Some(threads) = arguments.threads {
         pool = pool.num_threads(threads);
     }
-    // The global pool: the work is driven from the main thread, whose allocator keeps large buffers
-    // for the next layer instead of handing their pages back.
+    // The main thread's allocator keeps large buffers for the next layer instead of handing their pages back.
     pool.build_global().context("cannot start threads")?;
     let why = match arguments.backend {
         Device::Cpu => String::new(),

@@ -1,14 +1,16 @@
-//! The CPU backend: `gemm` for matrix products, onekv for cross-attention, rayon for the rest.
+//! The CPU backend: packed weights for matrix products, onekv for cross-attention, rayon for the rest.
 
 pub mod elementwise;
-mod matmul;
+mod kept;
+mod product;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use anyhow::Result;
-use gemm::Parallelism;
-use matmul::{View, matmul};
+use kept::Kept;
 use onekv::{Problem, SharedKv, Strides};
+use product::{Packed, Rows as Activations, product};
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -21,6 +23,7 @@ const ENCODER_ROWS: usize = 64;
 /// The CPU, on the threads of the current rayon pool.
 pub struct Cpu {
     arch: Arch,
+    kept: Arc<Kept>,
 }
 
 /// Row-major `[rows, cols]`.
@@ -28,15 +31,21 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     data: Vec<f32>,
+    /// Where `data` goes afterwards.
+    kept: Option<Arc<Kept>>,
+}
+
+impl Drop for Matrix {
+    fn drop(&mut self) {
+        if let Some(kept) = &self.kept {
+            kept.keep(std::mem::take(&mut self.data));
+        }
+    }
 }
 
 impl Matrix {
-    fn zeros(rows: usize, cols: usize) -> Self {
-        Self { rows, cols, data: vec![0.0; rows * cols] }
-    }
-
-    fn view(&self) -> View<'_> {
-        View::rows(&self.data, self.rows, self.cols, self.cols)
+    fn view(&self) -> Activations<'_> {
+        Activations { data: &self.data, rows: self.rows, cols: self.cols, stride: self.cols }
     }
 
     fn take_rows(&self, rows: &[usize]) -> Self {
@@ -44,30 +53,7 @@ impl Matrix {
         for &row in rows {
             data.extend_from_slice(&self.data[row * self.cols..][..self.cols]);
         }
-        Self { rows: rows.len(), cols: self.cols, data }
-    }
-}
-
-/// A projection in the layout that `gemm` multiplies fastest by measurement, at 30 rows as at 512:
-/// as the checkpoint has it, `[out, in]`, unless it narrows; then `[in, out]`.
-pub struct Linear {
-    data: Vec<f32>,
-    inputs: usize,
-    outputs: usize,
-}
-
-impl Linear {
-    fn narrows(&self) -> bool {
-        self.inputs > self.outputs
-    }
-
-    /// `[in, out]`.
-    fn view(&self) -> View<'_> {
-        if self.narrows() {
-            View::rows(&self.data, self.inputs, self.outputs, self.outputs)
-        } else {
-            View::rows(&self.data, self.outputs, self.inputs, self.inputs).transposed()
-        }
+        Self { rows: rows.len(), cols: self.cols, data, kept: None }
     }
 }
 
@@ -124,24 +110,29 @@ pub struct Bias {
 
 impl Cpu {
     pub fn new() -> Self {
-        Self { arch: Arch::new() }
+        Self { arch: Arch::new(), kept: Arc::default() }
+    }
+
+    /// Numbers that are to be written.
+    fn matrix(&self, rows: usize, cols: usize) -> Matrix {
+        Matrix { rows, cols, data: self.kept.take(rows * cols), kept: Some(Arc::clone(&self.kept)) }
     }
 
     /// Applies `f` to the rows of `x` on all threads.
     fn each_row(&self, x: &mut Matrix, f: impl Fn(usize, &mut [f32]) + Sync) {
         x.data.par_chunks_mut(x.cols).with_min_len(8).enumerate().for_each(|(i, row)| f(i, row));
     }
-}
 
-/// All threads of the pool.
-fn parallel() -> Parallelism {
-    Parallelism::Rayon(rayon::current_num_threads())
+    /// `out = x W^T`, or `out += x W^T` with `add`, on all threads of the pool.
+    fn product(&self, out: &mut [f32], x: &Matrix, weights: &Packed, add: bool) {
+        product(self.arch, out, x.view(), weights, add, rayon::current_num_threads());
+    }
 }
 
 impl Backend for Cpu {
     type Matrix = Matrix;
     type Residual = Matrix;
-    type Linear = Linear;
+    type Linear = Packed;
     type Norm = Vec<f32>;
     type Bias = Bias;
     type Rows = Rows;
@@ -166,27 +157,17 @@ impl Backend for Cpu {
         size_of::<f32>()
     }
 
-    fn linear_weights(&self, data: Vec<f32>, inputs: usize) -> Result<Linear> {
-        let outputs = data.len() / inputs;
-        let mut weights = Linear { data, inputs, outputs };
-        if weights.narrows() {
-            let mut transposed = vec![0.0; inputs * outputs];
-            // Blocks of 16 outputs fill whole cache lines of the transposed matrix.
-            for block in (0..outputs).step_by(16) {
-                let rows = &weights.data[block * inputs..(block + 16).min(outputs) * inputs];
-                for (i, out) in transposed.chunks_exact_mut(outputs).enumerate() {
-                    for (to, from) in out[block..].iter_mut().zip(rows.chunks_exact(inputs)) {
-                        *to = from[i];
-                    }
-                }
-            }
-            weights.data = transposed;
-        }
-        Ok(weights)
+    fn release(&self) -> Result<()> {
+        self.kept.clear();
+        Ok(())
+    }
+
+    fn linear_weights(&self, data: Vec<f32>, inputs: usize) -> Result<Packed> {
+        Ok(Packed::new(&data, inputs))
     }
 
     fn table(&self, data: Vec<f32>, width: usize) -> Result<Matrix> {
-        Ok(Matrix { rows: data.len() / width, cols: width, data })
+        Ok(Matrix { rows: data.len() / width, cols: width, data, kept: None })
     }
 
     fn norm(&self, weights: Vec<f32>) -> Result<Vec<f32>> {
@@ -203,7 +184,7 @@ impl Backend for Cpu {
     }
 
     fn rms_norm(&self, x: &mut Matrix, weight: &Vec<f32>, epsilon: f32) -> Result<Matrix> {
-        let mut out = Matrix::zeros(x.rows, x.cols);
+        let mut out = self.matrix(x.rows, x.cols);
         self.each_row(&mut out, |i, row| {
             let x = &x.data[i * x.cols..][..x.cols];
             elementwise::rms_norm(self.arch, x, weight, epsilon, row);
@@ -211,28 +192,28 @@ impl Backend for Cpu {
         Ok(out)
     }
 
-    fn linear(&self, x: &Matrix, weights: &Linear) -> Result<Matrix> {
-        let mut out = Matrix::zeros(x.rows, weights.outputs);
-        matmul(&mut out.data, x.view(), weights.view(), false, parallel());
+    fn linear(&self, x: &Matrix, weights: &Packed) -> Result<Matrix> {
+        let mut out = self.matrix(x.rows, weights.outputs());
+        self.product(&mut out.data, x, weights, false);
         Ok(out)
     }
 
-    fn add_linear(&self, x: &mut Matrix, y: &Matrix, weights: &Linear, _next: &Vec<f32>) -> Result<()> {
-        matmul(&mut x.data, y.view(), weights.view(), true, parallel());
+    fn add_linear(&self, x: &mut Matrix, y: &Matrix, weights: &Packed, _next: &Vec<f32>) -> Result<()> {
+        self.product(&mut x.data, y, weights, true);
         Ok(())
     }
 
-    fn logits(&self, x: &Matrix, weights: &Linear) -> Result<Matrix> {
+    fn logits(&self, x: &Matrix, weights: &Packed) -> Result<Matrix> {
         self.linear(x, weights)
     }
 
-    fn linear_activated(&self, x: &Matrix, w: &Linear, by: Activated) -> Result<Matrix> {
+    fn linear_activated(&self, x: &Matrix, w: &Packed, by: Activated) -> Result<Matrix> {
         let mut h = self.linear(x, w)?;
         if !by.gated {
             self.each_row(&mut h, |_, row| elementwise::activate(self.arch, row, by.activation));
             return Ok(h);
         }
-        let mut out = Matrix::zeros(h.rows, h.cols / 2);
+        let mut out = self.matrix(h.rows, h.cols / 2);
         self.each_row(&mut out, |i, row| {
             let (gate, linear) = h.data[i * h.cols..][..h.cols].split_at(row.len());
             row.copy_from_slice(gate);
@@ -249,37 +230,45 @@ impl Backend for Cpu {
     fn encoder_attention(&self, qkv: &Matrix, offsets: &[usize], bias: &Bias) -> Result<Matrix> {
         let (inner, heads) = (qkv.cols / 3, bias.values.len());
         let dim = inner / heads;
-        let tasks: Vec<(usize, usize, usize, usize)> = offsets
+        let part = |which: usize, head: usize, tokens: Range<usize>| {
+            let data = &qkv.data[tokens.start * qkv.cols + which * inner + head * dim..];
+            Activations { data, rows: tokens.len(), cols: dim, stride: qkv.cols }
+        };
+        let of_input = |w: &[usize]| {
+            let tokens = w[0]..w[1];
+            (0..heads).map(move |head| (tokens.clone(), head))
+        };
+        let packed: Vec<(Range<usize>, usize, Packed, Packed)> = offsets
             .windows(2)
-            .flat_map(|w| {
-                (w[0]..w[1])
-                    .step_by(ENCODER_ROWS)
-                    .flat_map(move |first| (0..heads).map(move |head| (w[0], w[1], first, head)))
+            .flat_map(of_input)
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .map(|(tokens, head)| {
+                let k = Packed::f32(part(1, head, tokens.clone()));
+                let v = Packed::f32_transposed(part(2, head, tokens.clone()));
+                (tokens, head, k, v)
             })
             .collect();
-        let blocks: Vec<(Vec<f32>, usize, usize)> = tasks
-            .into_par_iter()
-            .map(|(start, end, first, head)| {
-                let (keys, rows) = (end - start, ENCODER_ROWS.min(end - first));
-                let part = |which: usize, token: usize, rows: usize| {
-                    let at = token * qkv.cols + which * inner + head * dim;
-                    View::rows(&qkv.data[at..], rows, dim, qkv.cols)
-                };
+        let blocks: Vec<(Vec<f32>, usize, usize)> = packed
+            .par_iter()
+            .flat_map_iter(|head| head.0.clone().step_by(ENCODER_ROWS).map(move |first| (first, head)))
+            .map(|(first, (tokens, head, k, v))| {
+                let (keys, rows) = (tokens.len(), ENCODER_ROWS.min(tokens.end - first));
+                let q = part(0, *head, first..first + rows);
                 let mut scores = vec![0.0; rows * keys];
-                let k = part(1, start, keys).transposed();
-                matmul(&mut scores, part(0, first, rows), k, false, Parallelism::None);
+                product(self.arch, &mut scores, q, k, false, 1);
                 for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
                     // Offsets of key against query run from -(position of the query) up.
-                    let bias = &bias.values[head][bias.zero - (first - start + i)..][..keys];
+                    let bias = &bias.values[*head][bias.zero - (first - tokens.start + i)..][..keys];
                     elementwise::softmax(self.arch, scores, bias);
                 }
                 let mut out = vec![0.0; rows * dim];
-                let scores = View::rows(&scores, rows, keys, keys);
-                matmul(&mut out, scores, part(2, start, keys), false, Parallelism::None);
-                (out, first, head)
+                let weights = Activations { data: &scores, rows, cols: keys, stride: keys };
+                product(self.arch, &mut out, weights, v, false, 1);
+                (out, first, *head)
             })
             .collect();
-        let mut out = Matrix::zeros(qkv.rows, inner);
+        let mut out = self.matrix(qkv.rows, inner);
         for (block, first, head) in blocks {
             for (i, row) in block.chunks_exact(dim).enumerate() {
                 out.data[(first + i) * inner + head * dim..][..dim].copy_from_slice(row);
@@ -292,9 +281,9 @@ impl Backend for Cpu {
         Ok(CrossKv { data: vec![0.0; keys * 2 * inner], inner })
     }
 
-    fn project_cross_kv(&self, kv: &mut CrossKv, at: usize, hidden: &Matrix, weights: &Linear) -> Result<()> {
+    fn project_cross_kv(&self, kv: &mut CrossKv, at: usize, hidden: &Matrix, weights: &Packed) -> Result<()> {
         let out = &mut kv.data[at * 2 * kv.inner..][..hidden.rows * 2 * kv.inner];
-        matmul(out, hidden.view(), weights.view(), false, parallel());
+        self.product(out, hidden, weights, false);
         Ok(())
     }
 
@@ -314,7 +303,7 @@ impl Backend for Cpu {
     }
 
     fn cross_attention(&self, q: &Matrix, kv: &CrossKv, problem: &Problem) -> Result<Matrix> {
-        let mut out = Matrix::zeros(q.rows, q.cols);
+        let mut out = self.matrix(q.rows, q.cols);
         let strides = Strides::new(2 * kv.inner, problem.head_dim());
         let of = |data| onekv::View::strided(problem.kv_shape(), strides, data);
         let v = kv.data.get(kv.inner..).unwrap_or_default();
@@ -400,7 +389,7 @@ impl Backend for Cpu {
             })
             .collect();
         rows.batch.iter().zip(caches).for_each(|(slot, row)| cache.rows[*slot] = row);
-        Ok(Matrix { rows: qkv.rows, cols: inner, data: outs.concat() })
+        Ok(Matrix { rows: qkv.rows, cols: inner, data: outs.concat(), kept: None })
     }
 
     fn last_tokens(&self, x: Matrix, rows: &Rows) -> Result<Matrix> {
