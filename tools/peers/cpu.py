@@ -1,13 +1,18 @@
-"""Times the peers of onekv's CPU path on the same work; prints one JSON document.
+"""Peers of onekv on the CPU. Takes orders on standard input, one JSON object a line, and answers each with one.
 
-`attention`: PyTorch's scaled_dot_product_attention. `t5`: Hugging Face and CTranslate2.
+{"what": "attention", "system", "rows", "keys", "seconds"}: PyTorch's scaled_dot_product_attention, 12 heads x 64, f32,
+about so many seconds long. {"what": "t5", "system", "shape", "rows", "keys", "prompt_tokens", "new_tokens"}: one run of
+Hugging Face, CTranslate2 or ONNX Runtime. Both answer {"seconds": [of each run]}. {"what": "peers"} answers
+{"peers": {name: {"version", "note"}}}. What fails answers {"error"}.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib.metadata
 import json
-import statistics
+import os
 import sys
 import tempfile
 import time
@@ -15,144 +20,237 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import transformers
+from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutput
+
+from onnx_t5 import OnnxT5
+from t5_gpu import SHAPES, VOCABULARY, describe
+
+# A first run of less is not counted: it warms up.
+WARMING_S = 2.0
+LEAST_RUNS = 3
+# Runs that begin sooner are not counted: threads that slept wake up on one core.
+SETTLING_S = 0.1
+HEADS, HEAD_DIM = 12, 64
 
 
-def times(work: Callable[[], object], seconds: float, least: int) -> list[float]:
-    """Wall times of `work` after a warm-up, for `seconds` or `least` runs, whichever is more."""
+def clock(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
     work()
+    return time.perf_counter() - start
+
+
+def burst(work: Callable[[], object], seconds: float) -> list[float]:
+    """Times of runs after some that warm up."""
+    settled = time.perf_counter() + SETTLING_S
+    work()
+    while time.perf_counter() < settled:
+        work()
     runs: list[float] = []
     end = time.perf_counter() + seconds
-    while len(runs) < least or time.perf_counter() < end:
-        start = time.perf_counter()
-        work()
-        runs.append(time.perf_counter() - start)
+    while len(runs) < LEAST_RUNS or time.perf_counter() < end:
+        runs.append(clock(work))
     return runs
 
 
-def line(system: str, runs: list[float], **shape: int) -> dict:
-    return {
-        "system": system,
-        **shape,
-        "median_s": statistics.median(runs),
-        "min_s": min(runs),
-        "max_s": max(runs),
-        "runs": len(runs),
+@functools.lru_cache(maxsize=1)
+def attentions(rows: int, keys: int) -> dict[str, Callable[[], torch.Tensor]]:
+    """One input: K/V expanded over the prompts (stride 0), and the queries of all prompts folded into rows: the best
+    that SDPA can be given."""
+    sdpa = functional.scaled_dot_product_attention
+    k, v = torch.randn(2, 1, HEADS, keys, HEAD_DIM)
+    q = torch.randn(rows, HEADS, 1, HEAD_DIM)
+    folded = q.transpose(0, 2).contiguous()
+    every = lambda x: x.expand(rows, HEADS, keys, HEAD_DIM)
+    works = {
+        "PyTorch SDPA, K/V expanded": lambda: sdpa(q, every(k), every(v), scale=1.0),
+        "PyTorch SDPA, queries folded": lambda: sdpa(folded, k, v, scale=1.0),
     }
+    expanded, folded_too = (work() for work in works.values())
+    torch.testing.assert_close(expanded.transpose(0, 2), folded_too, rtol=1e-3, atol=1e-4)
+    return works
 
 
-def attention(args: argparse.Namespace) -> list[dict]:
-    """One input, `heads` x 64, f32: K/V expanded over the prompts (stride 0), and the queries of
-    all prompts folded into rows, which is the best that SDPA can be given."""
-    sdpa = torch.nn.functional.scaled_dot_product_attention
-    heads, dim = 12, 64
-    lines = []
-    for keys in args.keys:
-        k, v = torch.randn(2, 1, heads, keys, dim)
-        for rows in args.rows:
-            q = torch.randn(rows, heads, 1, dim)
-            expand = lambda x: x.expand(rows, heads, keys, dim)
-            folded = q.transpose(0, 2).contiguous()
-            want = sdpa(q, expand(k), expand(v), scale=1.0)
-            torch.testing.assert_close(want.transpose(0, 2), sdpa(folded, k, v, scale=1.0), rtol=1e-3, atol=1e-4)
-            shape = {"rows": rows, "keys": keys}
-            for system, work in [
-                ("PyTorch SDPA, K/V expanded", lambda: sdpa(q, expand(k), expand(v), scale=1.0)),
-                ("PyTorch SDPA, queries folded", lambda: sdpa(folded, k, v, scale=1.0)),
-            ]:
-                lines.append(line(system, times(work, args.seconds, 5), **shape))
-                print(f"{system}: rows {rows}, keys {keys}", file=sys.stderr)
-    return lines
+class T5:
+    """A shape of random weights in every library."""
 
-
-def random_t5() -> torch.nn.Module:
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    config = T5Config(
-        d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0, use_cache=True
-    )
-    torch.manual_seed(1)
-    return T5ForConditionalGeneration(config).eval()
-
-
-def convert(model: torch.nn.Module, folder: Path) -> Path:
-    """The model in CTranslate2's format; its vocabulary is made of stand-in words."""
-    from ctranslate2.converters import TransformersConverter
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<pad>", "</s>", "<unk>"] + [f"w{i}" for i in range(3, model.config.vocab_size)]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    source, target = folder / "hf", folder / "ct2"
-    model.save_pretrained(source)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(source)
-    TransformersConverter(str(source)).convert(str(target), quantization="float32")
-    return target
-
-
-@torch.inference_mode()
-def t5(args: argparse.Namespace) -> list[dict]:
-    """T5-base of random weights; EOS never ends a row, so that all decode the same tokens."""
-    from transformers.modeling_outputs import BaseModelOutput
-
-    model = random_t5()
-    keys, prompts, length, new = args.keys[0], args.rows[0], args.prompt_tokens, args.new_tokens
-    shape = {"rows": prompts, "keys": keys}
-    ids = torch.randint(3, 32000, (1, keys))
-    prompt_ids = torch.randint(3, 32000, (prompts, length))
-    limits = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "num_beams": 1}
-    pie_ids = torch.cat([prompt_ids, ids.expand(prompts, keys)], dim=1)
-    decoder_ids = torch.cat([torch.zeros(prompts, 1, dtype=torch.long), prompt_ids], dim=1)
-
-    def hf_pie() -> torch.Tensor:
-        return model.generate(pie_ids, **limits)
-
-    def hf_expanded() -> torch.Tensor:
-        memory = model.encoder(ids).last_hidden_state.expand(prompts, -1, -1)
-        return model.generate(
-            encoder_outputs=BaseModelOutput(memory), decoder_input_ids=decoder_ids, **limits
-        )
-
-    assert hf_expanded().shape[1] == 1 + length + new
-    lines = [line("HF, encoded once and expanded", times(hf_expanded, 0, args.repeats), **shape)]
-    print("HF expanded done", file=sys.stderr)
-    lines.append(line("HF, PIE", times(hf_pie, 0, args.repeats), **shape))
-    print("HF PIE done", file=sys.stderr)
-
-    import ctranslate2
-
-    with tempfile.TemporaryDirectory() as folder:
-        translator = ctranslate2.Translator(
-            str(convert(model, Path(folder))), device="cpu", intra_threads=args.threads, compute_type="float32"
-        )
-        words = [[f"w{i}" for i in row] for row in pie_ids.tolist()]
-
-        def ct2_pie() -> object:
-            return translator.translate_batch(
-                words, beam_size=1, max_decoding_length=new, min_decoding_length=new, max_input_length=0
+    def __init__(self, shape: str, threads: int, notes: dict[str, str]) -> None:
+        d_model, d_kv, d_ff, heads, layers, feed_forward, tied = SHAPES[shape]
+        self.shape, self.threads, self.notes = shape, threads, notes
+        self.point: tuple | None = None
+        self.translators: dict[str, object] = {}
+        torch.manual_seed(1)
+        self.model = transformers.T5ForConditionalGeneration(
+            transformers.T5Config(
+                vocab_size=VOCABULARY, d_model=d_model, d_kv=d_kv, d_ff=d_ff, num_layers=layers, num_heads=heads,
+                feed_forward_proj=feed_forward, tie_word_embeddings=tied, decoder_start_token_id=0, use_cache=True,
             )
+        ).eval().requires_grad_(False)
+        # As initialised, a tied model repeats the last token; the answers are to depend on the input.
+        for name, weights in self.model.named_parameters():
+            if name.endswith((".o.weight", ".wo.weight")):
+                weights.mul_(3)
+        self.check_sdpa()
+        self.folder = tempfile.TemporaryDirectory()
 
-        assert all(len(r.hypotheses[0]) == new for r in ct2_pie())
-        lines.append(line("CTranslate2, PIE", times(ct2_pie, 0, args.repeats), **shape))
-    return lines
+    def check_sdpa(self) -> None:
+        """SDPA is what T5 takes by default; every attention of every layer has to."""
+        calls = []
+        sdpa = functional.scaled_dot_product_attention
+        functional.scaled_dot_product_attention = lambda *args, **more: calls.append(1) or sdpa(*args, **more)
+        try:
+            self.model(input_ids=torch.full((1, 4), 5), decoder_input_ids=torch.zeros(1, 1, dtype=torch.long))
+        finally:
+            functional.scaled_dot_product_attention = sdpa
+        layers = self.model.config.num_layers
+        if self.model.config._attn_implementation != "sdpa" or len(calls) != 3 * layers:
+            raise RuntimeError(f"T5 called SDPA {len(calls)} times, wanted {3 * layers}")
+
+    @functools.cached_property
+    def onnx(self) -> OnnxT5:
+        return OnnxT5(self.model, Path(self.folder.name), self.threads)
+
+    @functools.cached_property
+    def converted(self) -> Path:
+        """The model in CTranslate2's format, f32; its vocabulary is made of stand-in words."""
+        from ctranslate2.converters import TransformersConverter
+        from tokenizers import Tokenizer, models
+
+        source, target = Path(self.folder.name) / "hf", Path(self.folder.name) / "ct2"
+        words = ["<pad>", "</s>", "<unk>"] + [f"w{i}" for i in range(3, VOCABULARY)]
+        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+        self.model.save_pretrained(source)
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+        ).save_pretrained(source)
+        TransformersConverter(str(source)).convert(str(target), quantization="float32")
+        return target
+
+    def translator(self, system: str) -> object:
+        import ctranslate2
+
+        if system not in self.translators:
+            compute_type = "int8" if "int8" in system else "float32"
+            self.translators[system] = ctranslate2.Translator(
+                str(self.converted), device="cpu", intra_threads=self.threads, compute_type=compute_type
+            )
+        return self.translators[system]
+
+    def translate(self, system: str) -> list[list[int]]:
+        results = self.translator(system).translate_batch(
+            self.words, beam_size=1, max_decoding_length=self.new, min_decoding_length=self.new, max_input_length=0
+        )
+        return [[int(word[1:]) if word[0] == "w" else 0 for word in r.hypotheses[0]] for r in results]
+
+    def generate(self, **inputs: object) -> torch.Tensor:
+        new = self.new
+        return self.model.generate(**inputs, max_new_tokens=new, min_new_tokens=new, do_sample=False)[:, -new:]
+
+    def shared(self, copies: int) -> torch.Tensor:
+        encoded = self.model.encoder(self.ids).last_hidden_state.expand(copies, -1, -1)
+        return self.generate(encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=self.start)
+
+    def at(self, rows: int, keys: int, prompt_tokens: int, new_tokens: int) -> None:
+        """Inputs and works of a point; EOS never ends a row, so that all decode as many tokens."""
+        if self.point == (rows, keys, prompt_tokens, new_tokens):
+            return
+        self.point, self.new = (rows, keys, prompt_tokens, new_tokens), new_tokens
+        self.ids = torch.randint(3, 32000, (1, keys))
+        prompts = torch.randint(3, 32000, (rows, prompt_tokens))
+        self.in_encoder = torch.cat([prompts, self.ids.expand(rows, keys)], dim=1)
+        self.begin = torch.zeros(rows, 1, dtype=torch.long)
+        self.start = torch.cat([self.begin, prompts], dim=1)
+        self.words = [[f"w{i}" for i in row] for row in self.in_encoder.tolist()]
+        # Answers by whether the prompts are in the encoder: those of the first system, which is Hugging Face.
+        self.wanted: dict[bool, torch.Tensor] = {}
+        onnx = lambda ids, start: self.onnx.generate(ids.numpy(), start.numpy(), new_tokens)
+        self.works: dict[str, Callable[[], object]] = {
+            "HF, PIE": lambda: self.generate(input_ids=self.in_encoder),
+            "HF, encoded once and expanded": lambda: self.shared(rows),
+            "HF, encoded once, batch 1 broadcast": lambda: self.shared(1),
+            **{s: lambda s=s: self.translate(s) for s in ("CTranslate2, PIE", "CTranslate2 int8, PIE")},
+            "ONNX Runtime, PIE": lambda: onnx(self.in_encoder, self.begin),
+            "ONNX Runtime, encoded once, batch 1 broadcast": lambda: onnx(self.ids, self.start),
+        }
+        self.ran: set[str] = set()
+
+    def run(self, system: str) -> float:
+        work, answers = self.works[system], []
+        if system.startswith("ONNX Runtime"):
+            self.onnx
+        elif system.startswith("CTranslate2"):
+            self.translator(system)
+        seconds = clock(lambda: answers.append(work()))
+        if system not in self.ran:
+            self.ran.add(system)
+            self.compare(system, torch.as_tensor(answers[0]))
+            if seconds < WARMING_S:
+                seconds = clock(work)
+        return seconds
+
+    def compare(self, system: str, answers: torch.Tensor) -> None:
+        """f32 answers as Hugging Face does; what int8 changes is noted."""
+        rows, _, _, new = self.point
+        if answers.shape != (rows, new):
+            raise RuntimeError(f"{system} answered {tuple(answers.shape)}, wanted {(rows, new)}")
+        wanted = self.wanted.setdefault(system.endswith("PIE"), answers)
+        equal = (answers == wanted).sum().item()
+        if "int8" in system:
+            before = self.notes.get(system, (0, 0))
+            self.notes[system] = (before[0] + equal, before[1] + answers.numel())
+        elif equal != answers.numel():
+            raise RuntimeError(f"{system} answers {equal} of {answers.numel()} tokens as Hugging Face does")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["attention", "t5"])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rows", type=int, nargs="+", default=[30], help="prompts, U")
-    parser.add_argument("--keys", type=int, nargs="+", default=[512], help="input tokens, n")
-    parser.add_argument("--prompt-tokens", type=int, default=3)
-    parser.add_argument("--new-tokens", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=0.3, help="per attention measurement")
-    parser.add_argument("--repeats", type=int, default=1, help="counted runs of each T5 measurement")
     args = parser.parse_args()
+    # What libraries print is not an answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    lines = attention(args) if args.what == "attention" else t5(args)
-    json.dump({"torch": torch.__version__, "lines": lines}, sys.stdout)
+    equal: dict[str, tuple[int, int]] = {}
+    model: T5 | None = None
+
+    def peers() -> dict:
+        notes = {"torch": "as its wheel is: oneDNN, OpenMP"}
+        if model is not None:
+            alike, all_tokens = equal.get("CTranslate2 int8, PIE", (0, 0))
+            notes |= {
+                "ctranslate2": "PIE alone: it offers no prompt in the decoder over one encoding. f32 answers as "
+                f"Hugging Face does; of the tokens of int8, {alike} of {all_tokens} are the same",
+                "onnxruntime": "the graphs of tools/peers/onnx_t5.py; answers as Hugging Face does",
+                "transformers": "SDPA in every attention, which is its default",
+            }
+        return {name: {"version": importlib.metadata.version(name), "note": note} for name, note in notes.items()}
+
+    def answer(what: str, **order: object) -> dict:
+        nonlocal model
+        if what == "peers":
+            return {"peers": peers()}
+        system = order.pop("system")
+        if what == "attention":
+            seconds = order.pop("seconds")
+            return {"seconds": burst(attentions(**order)[system], seconds)}
+        shape = order.pop("shape")
+        if model is None or model.shape != shape:
+            model = None
+            model = T5(shape, args.threads, equal)
+        model.at(**order)
+        return {"seconds": [model.run(system)]}
+
+    with torch.inference_mode():
+        for text in sys.stdin:
+            try:
+                answered = answer(**json.loads(text))
+            except Exception as error:  # The others go on.
+                answered = {"error": describe(error)}
+            print(json.dumps(answered), file=answers, flush=True)
 
 
 if __name__ == "__main__":

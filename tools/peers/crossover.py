@@ -1,8 +1,8 @@
 """Times where prompt-in-decoder (PID) pays and where it does not: onekv's T5 example, PID and PIE in one process.
 
 Three lines through a base point: over the prompts U, the input's tokens n, and the new tokens. Beside each measured gain,
-PIE's time over PID's, stands the one that the cost model predicts. On a CPU, PyTorch measures what the machine does at
-best, with as many threads; a card says it of itself. results/README.md describes the file.
+PIE's time over PID's, stands the one that the cost model predicts from what the device does at best: a card says it of
+itself, a CPU's is given. results/README.md describes the file.
 """
 
 from __future__ import annotations
@@ -48,30 +48,6 @@ def points(base: Point, prompts: list[int], keys: list[int], new_tokens: list[in
     longest = max(map(len, lines))
     turns = [line[i] for i in range(longest) for line in lines if i < len(line)]
     return list(dict.fromkeys([base, *turns]))
-
-
-def roofline(threads: int) -> tuple[str, str]:
-    """TFLOP/s and GB/s, and by which PyTorch they were reached: a product of large matrices, the quicker of a copy and a sum of more than the caches hold."""
-    import torch
-
-    torch.set_num_threads(threads)
-
-    def fastest(work, seconds: float = 2.0) -> float:
-        work()
-        runs, end = [], time.perf_counter() + seconds
-        while len(runs) < 3 or time.perf_counter() < end:
-            begin = time.perf_counter()
-            work()
-            runs.append(time.perf_counter() - begin)
-        return min(runs)
-
-    size = 2048
-    a, b, product = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
-    flops = 2 * size**3 / fastest(lambda: torch.mm(a, b, out=product))
-    x, y = torch.ones(1 << 27), torch.empty(1 << 27)
-    read = 4 * x.numel()
-    bandwidth = max(2 * read / fastest(lambda: y.copy_(x)), read / fastest(x.sum))
-    return f"{flops / 1e12},{bandwidth / 1e9}", torch.__version__
 
 
 def options(args: argparse.Namespace) -> list[str]:
@@ -122,9 +98,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="file for the results, kept up to date")
     parser.add_argument("--backend", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", default="bf16", help="on a card")
-    parser.add_argument("--threads", type=int, help="on the CPU, of ours and of what is measured for --roofline")
+    parser.add_argument("--threads", type=int, help="on the CPU")
     parser.add_argument(
-        "--roofline", metavar="TFLOPS,GB_PER_S", help="what the device does at best [default: a CPU is measured]"
+        "--roofline", metavar="TFLOPS,GB_PER_S", help="what the device does at best; a CPU does not say it"
     )
     parser.add_argument("--budget", type=float, default=900, help="end after about so many seconds")
     parser.add_argument("--runs", type=int, default=3, help="counted runs of each method at each point")
@@ -136,9 +112,6 @@ def main() -> int:
     parser.add_argument("--prompt-tokens", type=int, default=3)
     args = parser.parse_args()
     begin = time.monotonic()
-    torch = None
-    if args.backend == "cpu" and not args.roofline:
-        args.roofline, torch = roofline(args.threads or os.cpu_count() or 1)
     chosen = options(args)
     shape, *base = BASES[args.backend]
     shape, (prompts, keys, new_tokens) = args.shape or shape, args.base or base
@@ -148,7 +121,6 @@ def main() -> int:
         "dtype": "f32" if args.backend == "cpu" else args.dtype,
         "prompt_tokens": args.prompt_tokens,
         "base": {"keys": keys, "prompts": prompts, "new_tokens": new_tokens},
-        "torch": torch,
         "predicted": predicted(args.t5, base, chosen),
         "lines": [],
         "left_out": [],

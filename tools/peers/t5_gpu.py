@@ -24,7 +24,7 @@ SHAPES = {
     "flan-t5-xl": (2048, 64, 5120, 32, 24, "gated-gelu", False),
     "t5-base": (768, 64, 3072, 12, 12, "relu", True),
     "t5-large": (1024, 64, 4096, 16, 24, "relu", True),
-    # For --dry-run.
+    # On the CPU: cpu.py and --dry-run.
     "t5-small": (512, 64, 2048, 8, 6, "relu", True),
 }
 VOCABULARY = 32128

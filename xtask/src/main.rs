@@ -3,6 +3,7 @@
 mod bindings;
 mod codegen;
 mod fit;
+mod intensity;
 mod kit;
 mod model;
 mod mutants;
@@ -66,6 +67,13 @@ enum Task {
         #[command(subcommand)]
         device: peers::Device,
     },
+    /// Count the bytes of one decode step's cross-attention against the number of prompts: FLOP per byte, shared K/V or not
+    ///
+    /// 1 to 128 prompts over an input of 512 tokens, T5-base's heads: one K/V for all of them, a copy of it for each, and PIE's
+    /// K/V of each. The CPU backend in f32 runs under valgrind's callgrind (which must be installed), whose caches say what comes
+    /// from memory; the kernels in bf16, which nvcc compiles, run on a virtual h200 and a virtual a100, whose counters say what
+    /// they ask for. Writes results/intensity.json and the report. No card is needed, and no time is measured.
+    Intensity(intensity::Arguments),
     /// Refit the plan's cost constants to a sweep that was measured with every plan
     ///
     /// `cargo bench --features cuda --bench card -- --sweep fit --every-plan --out results/<card>/attention-fit.json`
@@ -96,6 +104,7 @@ fn main() -> ExitCode {
         Task::Planted { only } => planted::run(only.as_deref()),
         Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Peers { device } => peers::run(&device),
+        Task::Intensity(arguments) => intensity::run(&arguments),
         Task::Fit(arguments) => fit::run(&arguments),
         Task::Model(arguments) => model::run(&arguments),
         Task::Report { report } => report::run(&report.unwrap_or(report::Report::Performance)),

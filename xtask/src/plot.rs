@@ -1,5 +1,5 @@
-//! Figures as SVG: panels of lines and points on logarithmic axes, or bars. One legend above the panels, where it
-//! covers nothing; the machine and the date below them.
+//! Figures as SVG: panels of lines and points on logarithmic axes. One legend above the panels, where it covers nothing;
+//! the machine and the date below them.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
@@ -67,15 +67,6 @@ pub enum Kind {
     Dots,
     /// A dashed grey line to compare with.
     Rule,
-}
-
-/// One value per name, the smallest first.
-pub struct Bars {
-    pub title: String,
-    pub source: String,
-    pub unit: &'static str,
-    /// Name, value, and whether it is ours.
-    pub bars: Vec<(String, f64, bool)>,
 }
 
 fn drawn(height: u32, draw: impl FnOnce(&Area) -> Drawn) -> Result<String> {
@@ -305,29 +296,6 @@ fn spaced(ticks: &[f64]) -> Vec<f64> {
 /// `1500` as it is, `0.05` as it is, millions as `2e6`.
 fn number(value: f64) -> String {
     if value >= 1e6 { format!("{value:e}") } else { format!("{value}") }
-}
-
-impl Bars {
-    /// The bars as SVG.
-    pub fn svg(&self) -> Result<String> {
-        let bottom = 50 + 44 * self.bars.len() as i32;
-        drawn(bottom as u32 + 30, |root| {
-            root.draw(&Text::new(self.title.clone(), (16, 10), text(19, BLACK)))?;
-            root.draw(&Text::new(self.source.clone(), (16, bottom + 8), text(13, GREY)))?;
-            let longest = self.bars.iter().map(|bar| bar.1).fold(0.0, f64::max);
-            let mut sorted: Vec<&(String, f64, bool)> = self.bars.iter().collect();
-            sorted.sort_by(|a, b| a.1.total_cmp(&b.1));
-            for (i, (name, value, ours)) in sorted.into_iter().enumerate() {
-                let (y, width) = (46 + 44 * i as i32, (value / longest * 560.0) as i32);
-                root.draw(&Text::new(name.clone(), (16, y + 9), text(15, BLACK)))?;
-                let fill = COLORS[usize::from(!ours)].filled();
-                root.draw(&Rectangle::new([(290, y), (290 + width.max(2), y + 32)], fill))?;
-                let label = format!("{value:.2} {}", self.unit);
-                root.draw(&Text::new(label, (298 + width, y + 9), text(15, BLACK)))?;
-            }
-            Ok(())
-        })
-    }
 }
 
 #[cfg(test)]

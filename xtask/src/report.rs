@@ -5,6 +5,7 @@ mod cpu;
 mod crossover;
 pub mod data;
 mod figures;
+mod intensity;
 pub mod page;
 pub mod performance;
 pub mod sweep;

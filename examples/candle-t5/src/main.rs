@@ -1,10 +1,12 @@
 //! Times candle's T5 beside the same model with its cross-attention by onekv.
 
+use std::io::{stdin, stdout};
+
 use anyhow::{Result, bail};
 use candle_core::Device;
 use candle_t5::load;
 use candle_t5::measure::{self, Seconds, Work};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use serde_json::json;
@@ -37,23 +39,13 @@ struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Time candle's attentions alone, and print them as JSON (what `cargo xtask peers cpu` runs)
-    #[arg(long, hide = true, value_enum)]
-    measure: Option<Measure>,
-    /// With --measure: query rows and keys
-    #[arg(long, hide = true, value_delimiter = ',', default_value = "30", value_parser = whole)]
-    rows: Vec<usize>,
-    #[arg(long, hide = true, value_delimiter = ',', default_value = "512", value_parser = whole)]
-    keys: Vec<usize>,
-    /// With --measure: copies of K and V that are made; larger ones fit no common machine
-    #[arg(long, hide = true, default_value_t = 1 << 30)]
-    most_bytes: usize,
+    /// Measure what standard input orders (what `cargo xtask peers cpu` runs)
+    #[arg(long, hide = true)]
+    orders: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Measure {
-    Attention,
-}
+/// Copies of K and V that are made to be measured; larger ones fit no common machine.
+const MOST_BYTES: usize = 1 << 30;
 
 /// Sizes up to what a machine may hold.
 fn whole(text: &str) -> Result<usize, String> {
@@ -63,10 +55,8 @@ fn whole(text: &str) -> Result<usize, String> {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Measure::Attention) = arguments.measure {
-        let lines = measure::attention(&arguments.rows, &arguments.keys, arguments.most_bytes)?;
-        println!("{}", json!({ "lines": lines }));
-        return Ok(());
+    if arguments.orders {
+        return measure::orders(stdin().lock(), stdout(), MOST_BYTES);
     }
     let Arguments { input_tokens, prompts, prompt_tokens, new_tokens, .. } = arguments;
     let work = Work { input_tokens, prompts, prompt_tokens, new_tokens };

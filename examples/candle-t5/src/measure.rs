@@ -1,23 +1,28 @@
 //! What sharing saves: candle's T5 beside ours, and candle's attentions on the shapes that onekv's is measured on.
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Device, Module as _, Tensor};
 use candle_nn::attention::{AttnMask, flash_attn};
 use candle_nn::ops::softmax_last_dim;
 use candle_transformers::models::t5::linear_no_bias;
+use clap::ValueEnum as _;
 use onekv::interop::candle::Attention;
 use onekv::plan::PlanOptions;
 use onekv::{Keys, Problem, ProblemSpec};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use t5::load::Shape;
 use t5::progress;
 
-use crate::load::Both;
+use crate::load::{self, Both};
 
 /// What both models do: prompts of so many tokens on one input.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Work {
     pub input_tokens: usize,
     pub prompts: usize,
@@ -105,82 +110,148 @@ pub fn difference(x: &Tensor, y: &Tensor) -> Result<f32> {
     Ok(largest((x - y)?)? / largest(y.clone())?)
 }
 
-/// One measured figure, as `cargo xtask peers` has them.
-#[derive(Debug, Serialize)]
-pub struct Line {
-    pub system: &'static str,
-    pub rows: usize,
-    pub keys: usize,
-    pub median_s: f64,
-    pub min_s: f64,
-    pub max_s: f64,
-    pub runs: usize,
+/// What `cargo xtask peers` asks on standard input, a line of JSON each.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "what", rename_all = "lowercase")]
+enum Order {
+    Attention { system: String, rows: usize, keys: usize, seconds: f64 },
+    T5 { system: String, shape: String, rows: usize, keys: usize, prompt_tokens: usize, new_tokens: usize },
 }
 
 const HEADS: usize = 12;
 const HEAD_DIM: usize = 64;
-/// As long as the others are measured.
-const SECONDS: f64 = 0.3;
-/// Candle's attentions on one input of `keys` keys, 12 heads of 64 in f32, each given its layout, K/V expanded over the
-/// prompts as copies of at most `most_bytes` together, or one K/V and the queries of all prompts folded into rows. Each is
-/// held to onekv's.
-pub fn attention(rows: &[usize], keys: &[usize], most_bytes: usize) -> Result<Vec<Line>> {
-    let bar = progress::bar("attention");
-    bar.set_length((rows.len() * keys.len()) as u64);
-    let mut lines = Vec::new();
-    for &keys in keys {
-        for &rows in rows {
-            lines.extend(point(rows, keys, most_bytes)?);
-            bar.inc(1);
-        }
+const LEAST_RUNS: usize = 3;
+/// Runs that begin sooner are not counted: threads that slept wake up on one core.
+const SETTLING_S: f64 = 0.1;
+/// A first run of less is not counted: it warms up.
+const WARMING_S: f64 = 2.0;
+
+/// Answers orders, a line of JSON each: seconds of runs, or an error. Copies of K and V are at most `most_bytes` together.
+pub fn orders(input: impl BufRead, mut answers: impl Write, most_bytes: usize) -> Result<()> {
+    let mut attention: Option<Attentions> = None;
+    let mut model: Option<(String, Both)> = None;
+    // What ran at the present point of T5.
+    let mut ran: (Option<Work>, Vec<String>) = (None, Vec::new());
+    for line in input.lines() {
+        let answer = match serde_json::from_str(&line?)? {
+            Order::Attention { system, rows, keys, seconds } => {
+                if attention.as_ref().is_none_or(|point| (point.rows, point.keys) != (rows, keys)) {
+                    // Before the next one's copies are made.
+                    drop(attention.take());
+                    attention = Some(Attentions::new(rows, keys, most_bytes)?);
+                }
+                attention.as_ref().context("no point")?.burst(&system, seconds)
+            }
+            Order::T5 { system, shape, rows, keys, prompt_tokens, new_tokens } => {
+                if model.as_ref().is_none_or(|(of, _)| *of != shape) {
+                    let named = Shape::from_str(&shape, false).map_err(anyhow::Error::msg)?;
+                    model = Some((shape, load::random(&named.config()?, &Device::Cpu)?));
+                }
+                let (_, both) = model.as_mut().context("no model")?;
+                let work = Work { input_tokens: keys, prompts: rows, prompt_tokens, new_tokens };
+                if ran.0 != Some(work) {
+                    ran = (Some(work), Vec::new());
+                }
+                let mut run = || -> Result<f64> {
+                    let (seconds, _) = match system.as_str() {
+                        "onekv on candle, PID" => ours(both, &work)?,
+                        "candle, encodes once" => candles(both, &work)?,
+                        _ => bail!("system is {system}, allowed: onekv on candle, PID; candle, encodes once"),
+                    };
+                    Ok(seconds.total_s)
+                };
+                let first = run();
+                if !ran.1.contains(&system) && matches!(first, Ok(seconds) if seconds < WARMING_S) {
+                    ran.1.push(system.clone());
+                    run().map(|seconds| vec![seconds])
+                } else {
+                    first.map(|seconds| vec![seconds])
+                }
+            }
+        };
+        let answer = match answer {
+            Ok(seconds) => json!({ "seconds": seconds }),
+            Err(error) => json!({ "error": format!("{error:#}") }),
+        };
+        writeln!(answers, "{answer}")?;
     }
-    Ok(lines)
+    Ok(())
 }
 
-fn point(rows: usize, keys: usize, most_bytes: usize) -> Result<Vec<Line>> {
-    let noise = |tokens: usize| Tensor::rand(-1f32, 1f32, (1, tokens, HEADS, HEAD_DIM), &Device::Cpu);
-    let (q, k, v) = (noise(rows)?, noise(keys)?, noise(keys)?);
-    let problem = Problem::new(ProblemSpec {
-        heads: HEADS,
-        kv_heads: HEADS,
-        head_dim: HEAD_DIM,
-        scale: 1.0,
-        softcap: None,
-        row_offsets: vec![0, rows],
-        keys: Keys::Packed { offsets: vec![0, keys] },
-    })?;
-    let planned = Attention::new(&Device::Cpu)?.plan(&problem, DType::F32, &PlanOptions::default())?;
-    let want = planned.run(&q, &k, &v)?;
-    let head_major = |x: &Tensor| x.transpose(1, 2)?.contiguous();
-    // A row, and K and V, for each prompt.
-    let by_prompt = q.transpose(0, 1)?.contiguous()?;
-    let copies = |x: &Tensor| x.repeat((rows, 1, 1, 1));
+type Attend = Box<dyn Fn() -> candle_core::Result<Tensor>>;
 
-    let mut lines = Vec::new();
-    let mut measure = |system, work: &dyn Fn() -> candle_core::Result<Tensor>| {
-        // [inputs, heads, tokens, head_dim]
-        let got = work()?.transpose(1, 2)?.reshape(want.dims())?;
-        let off = difference(&got, &want)?;
-        if off.is_nan() || off > 1e-4 {
-            bail!("{system}, {rows} rows, {keys} keys: off by {off} of the largest value from onekv's");
-        }
-        lines.push(line(system, rows, keys, work)?);
-        Ok(())
-    };
-    {
-        let (q, k, v) = (head_major(&q)?, head_major(&k)?, head_major(&v)?);
-        measure("candle matmul, queries folded", &|| by_matmul(&q, &k, &v))?;
-    }
-    measure("candle flash, queries folded", &|| flash(&q, &k, &v))?;
-    if 2 * rows * keys * HEADS * HEAD_DIM * size_of::<f32>() <= most_bytes {
+/// Candle's attentions on one input of `keys` keys, 12 heads of 64 in f32, each given its layout: K/V expanded over the
+/// prompts as copies of at most `most_bytes` together, or one K/V and the queries of all prompts folded into rows. Each is
+/// held to onekv's.
+struct Attentions {
+    rows: usize,
+    keys: usize,
+    most_bytes: usize,
+    works: BTreeMap<&'static str, Attend>,
+}
+
+impl Attentions {
+    fn new(rows: usize, keys: usize, most_bytes: usize) -> Result<Self> {
+        let noise = |tokens: usize| Tensor::rand(-1f32, 1f32, (1, tokens, HEADS, HEAD_DIM), &Device::Cpu);
+        let (q, k, v) = (noise(rows)?, noise(keys)?, noise(keys)?);
+        let problem = Problem::new(ProblemSpec {
+            heads: HEADS,
+            kv_heads: HEADS,
+            head_dim: HEAD_DIM,
+            scale: 1.0,
+            softcap: None,
+            row_offsets: vec![0, rows],
+            keys: Keys::Packed { offsets: vec![0, keys] },
+        })?;
+        let planned = Attention::new(&Device::Cpu)?.plan(&problem, DType::F32, &PlanOptions::default())?;
+        let want = planned.run(&q, &k, &v)?;
+        let head_major = |x: &Tensor| x.transpose(1, 2)?.contiguous();
+        let mut works: BTreeMap<&'static str, Attend> = BTreeMap::new();
         {
-            let (q, k, v) = (head_major(&by_prompt)?, copies(&head_major(&k)?)?, copies(&head_major(&v)?)?);
-            measure("candle matmul, K/V expanded", &|| by_matmul(&q, &k, &v))?;
+            let (q, k, v) = (head_major(&q)?, head_major(&k)?, head_major(&v)?);
+            works.insert("candle matmul, queries folded", Box::new(move || by_matmul(&q, &k, &v)));
         }
-        let (k, v) = (copies(&k)?, copies(&v)?);
-        measure("candle flash, K/V expanded", &|| flash(&by_prompt, &k, &v))?;
+        if 2 * rows * keys * HEADS * HEAD_DIM * size_of::<f32>() <= most_bytes {
+            // A row, and K and V, for each prompt.
+            let by_prompt = q.transpose(0, 1)?.contiguous()?;
+            let copies = |x: &Tensor| x.repeat((rows, 1, 1, 1));
+            let (one, ks, vs) =
+                (head_major(&by_prompt)?, copies(&head_major(&k)?)?, copies(&head_major(&v)?)?);
+            works.insert("candle matmul, K/V expanded", Box::new(move || by_matmul(&one, &ks, &vs)));
+            let (ks, vs) = (copies(&k)?, copies(&v)?);
+            works.insert("candle flash, K/V expanded", Box::new(move || flash(&by_prompt, &ks, &vs)));
+        }
+        works.insert("candle flash, queries folded", Box::new(move || flash(&q, &k, &v)));
+        for (system, work) in &works {
+            // [inputs, heads, tokens, head_dim]
+            let got = work()?.transpose(1, 2)?.reshape(want.dims())?;
+            let off = difference(&got, &want)?;
+            if off.is_nan() || off > 1e-4 {
+                bail!("{system}, {rows} rows, {keys} keys: off by {off} of the largest value from onekv's");
+            }
+        }
+        Ok(Self { rows, keys, most_bytes, works })
     }
-    Ok(lines)
+
+    /// Seconds of runs after some that warm up.
+    fn burst(&self, system: &str, seconds: f64) -> Result<Vec<f64>> {
+        let work = self.works.get(system).with_context(|| {
+            format!("copies of K and V for every prompt would take more than {} MiB", self.most_bytes >> 20)
+        })?;
+        let settled = Instant::now() + Duration::from_secs_f64(SETTLING_S);
+        black_box(work()?);
+        while Instant::now() < settled {
+            black_box(work()?);
+        }
+        let mut times = Vec::new();
+        let end = Instant::now() + Duration::from_secs_f64(seconds);
+        while times.len() < LEAST_RUNS || Instant::now() < end {
+            let start = Instant::now();
+            black_box(work()?);
+            times.push(start.elapsed().as_secs_f64());
+        }
+        Ok(times)
+    }
 }
 
 /// As candle's T5: `[prompts, heads, tokens, head_dim]` each.
@@ -191,22 +262,4 @@ fn by_matmul(q: &Tensor, k: &Tensor, v: &Tensor) -> candle_core::Result<Tensor> 
 /// `[prompts, tokens, heads, head_dim]` each.
 fn flash(q: &Tensor, k: &Tensor, v: &Tensor) -> candle_core::Result<Tensor> {
     flash_attn::<f32>(q, k, v, 1.0, AttnMask::None, None, None)
-}
-
-fn line(
-    system: &'static str,
-    rows: usize,
-    keys: usize,
-    work: &dyn Fn() -> candle_core::Result<Tensor>,
-) -> Result<Line> {
-    let mut times = Vec::new();
-    let end = Instant::now() + Duration::from_secs_f64(SECONDS);
-    while times.len() < 5 || Instant::now() < end {
-        let start = Instant::now();
-        black_box(work()?);
-        times.push(start.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    let (median_s, min_s, max_s) = (times[times.len() / 2], times[0], times[times.len() - 1]);
-    Ok(Line { system, rows, keys, median_s, min_s, max_s, runs: times.len() })
 }

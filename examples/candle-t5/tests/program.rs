@@ -2,7 +2,8 @@
 
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use candle_t5::measure;
+use serde_json::{Value, json};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_candle-t5"))
@@ -41,35 +42,48 @@ fn seconds_of_both_models_are_told() {
     }
 }
 
-/// What `cargo xtask peers cpu` reads: every system at every point, copies of K and V up to so many bytes.
+/// What `cargo xtask peers cpu` asks: an answer to every order, in order; copies of K and V up to so many bytes.
 #[test]
-fn attentions_are_measured_at_every_point() {
-    let measured =
-        json(&["--measure", "attention", "--rows", "1,7", "--keys", "33,64", "--most-bytes", "2752511"]);
-    let lines = measured["lines"].as_array().unwrap();
-    let has = |system: &str, rows: u64, keys: u64| {
-        let of = |line: &&Value| line["system"] == system && line["rows"] == rows && line["keys"] == keys;
-        let mut found = lines.iter().filter(of);
-        let line = found.next()?;
-        assert!(found.next().is_none() && line["runs"].as_u64()? >= 5);
-        let [min, median, max] = ["min_s", "median_s", "max_s"].map(|field| line[field].as_f64().unwrap());
-        assert!(0.0 < min && min <= median && median <= max, "{line}");
-        Some(())
-    };
-    for rows in [1, 7] {
-        for keys in [33, 64] {
-            for system in ["candle flash", "candle matmul"] {
+fn orders_are_answered() {
+    let mut orders = Vec::new();
+    // Of a matrix product and of flash attention: whether its copies fit.
+    for (rows, keys, fits) in [(1, 64, true), (7, 33, true), (7, 64, false)] {
+        for kind in ["flash", "matmul"] {
+            for (layout, fits) in [("queries folded", true), ("K/V expanded", fits)] {
+                let system = format!("candle {kind}, {layout}");
+                let order = json!({ "what": "attention", "system": system, "rows": rows, "keys": keys, "seconds": 0.0 });
+                orders.push((order, if fits { Ok(3) } else { Err("would take more than 2 MiB") }));
+            }
+        }
+    }
+    for (system, want) in [
+        ("onekv on candle, PID", Ok(1)),
+        ("candle, encodes once", Ok(1)),
+        ("PyTorch", Err("system is PyTorch, allowed: onekv on candle, PID")),
+    ] {
+        let order = json!({ "what": "t5", "system": system, "shape": "tiny", "rows": 3, "keys": 40, "prompt_tokens": 3,
+                            "new_tokens": 4 });
+        orders.push((order, want));
+    }
+    let lines: String = orders.iter().map(|(order, _)| format!("{order}\n")).collect();
+    let mut answers = Vec::new();
+    measure::orders(lines.as_bytes(), &mut answers, 2 << 20).unwrap();
+    let answers: Vec<Value> = answers
+        .split(|b| *b == b'\n')
+        .filter(|l| !l.is_empty())
+        .map(|l| serde_json::from_slice(l).unwrap())
+        .collect();
+    assert_eq!(answers.len(), orders.len());
+    for ((order, want), answer) in orders.iter().zip(answers) {
+        match want {
+            Ok(runs) => {
+                let seconds = answer["seconds"].as_array().unwrap_or_else(|| panic!("{order}: {answer}"));
                 assert!(
-                    has(&format!("{system}, queries folded"), rows, keys).is_some(),
-                    "{system} {rows} {keys}"
-                );
-                let expanded = has(&format!("{system}, K/V expanded"), rows, keys);
-                assert_eq!(
-                    expanded.is_some(),
-                    2 * rows * keys * 768 * 4 < 7 * 64 * 6144,
-                    "{system} {rows} {keys}"
+                    seconds.len() == *runs && seconds.iter().all(|s| s.as_f64().unwrap() > 0.0),
+                    "{order}: {answer}"
                 );
             }
+            Err(why) => assert!(answer["error"].as_str().unwrap().contains(why), "{order}: {answer}"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::python;
+use super::cpu::python;
 use crate::kit;
 use crate::run::{root, step};
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::date;
+use super::cpu::date;
 use crate::run::{cargo, command, nvcc, output, root, step};
 use crate::setup;
 use crate::virtual_gpu::target;
@@ -99,7 +99,7 @@ pub fn run(only: Option<&str>, jobs: Option<usize>, venv: Option<&Path>) -> Resu
 }
 
 /// The driver, under the names that programs look for.
-fn virtual_gpu(folder: &Path) -> Result<PathBuf> {
+pub fn virtual_gpu(folder: &Path) -> Result<PathBuf> {
     let mut build = cargo(&["build", "--release", "--package", "ptxsim-driver"]);
     step("build the virtual GPU's driver", &mut build)?;
     std::fs::create_dir_all(folder)?;

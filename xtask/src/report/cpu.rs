@@ -1,53 +1,84 @@
 //! The CPU's part of the page.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
 
 use super::crossover;
 use super::data::{Cpu, CpuLine, CpuRun};
-use super::page::{Files, folded, picture, short};
-use crate::plot::{Bars, Figure, Panel, Series};
+use super::page::{Files, folded, picture, short, without_time};
+use crate::plot::{Figure, Panel, Series};
 
 pub fn section(cpu: &Cpu, files: &mut Files) -> Result<String> {
     let mut text = String::from("\n## CPU\n");
     if cpu.attention.is_none() && cpu.t5.is_none() && cpu.crossover.is_none() {
         text += "\nNothing has been measured on a CPU yet: `cargo xtask peers cpu`.\n";
     }
+    if cpu.attention.is_some() || cpu.t5.is_some() {
+        text += "\nAt every point ours and the peers took turns. A ratio is the median over turns of the peer's time over ours in the \
+                 same turn.\n";
+    }
     if let Some(run) = &cpu.attention {
         let path = "results/cpu/attention.svg";
-        files.insert(path.to_owned(), attention(run).svg()?);
+        files.insert(
+            path.to_owned(),
+            figure(run, "Shared cross-attention, 12 heads x 64, f32", 1e3, "ms").svg()?,
+        );
         write!(text, "\n### Attention, 12 heads x 64, f32\n\n{}.\n", source_of(run))?;
+        text += &rates(run);
         text += &picture("Attention on the CPU", path);
-        text += &folded("Every point: ms, and times as long as onekv", &attention_table(run)?);
+        text += &of_fma(run)?;
+        text += &about(run);
+        text += &folded(
+            "Every point: ms, times as long as onekv, least and most of a turn",
+            &every_point(run, 1e3)?,
+        );
     }
     if let Some(run) = &cpu.t5 {
         let path = "results/cpu/t5.svg";
-        files.insert(path.to_owned(), t5(run).svg()?);
-        let prompts = run.lines.first().map_or(0, |line| line.rows);
-        write!(text, "\n### T5-base end to end, {prompts} prompts, f32\n\n{}.\n", source_of(run))?;
-        text += &picture("T5-base on the CPU", path);
-        text += "\n| system | seconds | times as long as the quickest |\n| --- | --- | --- |\n";
-        let quickest = run.lines.iter().map(|l| l.median_s).fold(f64::INFINITY, f64::min);
-        for line in &run.lines {
-            let ratio = line.median_s / quickest;
-            writeln!(text, "| {} | {} | {ratio:.2}x |", line.system, short(line.median_s))?;
-        }
+        let title = "T5 end to end, prompts of 3 tokens, 10 new tokens, f32";
+        files.insert(path.to_owned(), figure(run, title, 1.0, "s").svg()?);
+        write!(text, "\n### {title}\n\n{}. Random weights, one input.\n", source_of(run))?;
+        text += &rates(run);
+        text += &picture("T5 on the CPU", path);
+        text += &ratios(run)?;
+        text += &about(run);
+        text += &folded(
+            "Every point: s, times as long as onekv, least and most of a turn",
+            &every_point(run, 1.0)?,
+        );
     }
     if let Some((by, run)) = &cpu.crossover {
-        let source = source(&by.machine, by.threads, by.torch.as_deref(), &by.date);
+        let source = format!("{}, {} threads, {}", by.machine, by.threads, by.date);
         text += &crossover::section("results/cpu/crossover", run, &source, files)?;
     }
     Ok(text)
 }
 
 fn source_of(run: &CpuRun) -> String {
-    source(&run.machine, run.threads, run.torch.as_deref(), &run.date)
+    format!("{}, {} threads, {}", run.machine, run.threads, run.date)
 }
 
-fn source(machine: &str, threads: usize, torch: Option<&str>, date: &str) -> String {
-    let torch = torch.map(|torch| format!("PyTorch {torch}, ")).unwrap_or_default();
-    format!("{machine}, {threads} threads, {torch}{date}")
+/// What the machine did at best, before the lines and after them.
+fn rates(run: &CpuRun) -> String {
+    let [before, after] = &run.probes;
+    format!(
+        "\nFused multiply-adds in registers: {} GFLOP/s before the measurement, {} after it; a copy, read plus written: {} and {} \
+         GB/s.\n",
+        short(before.fma_flops_per_s * 1e-9),
+        short(after.fma_flops_per_s * 1e-9),
+        short(before.copy_bytes_per_s * 1e-9),
+        short(after.copy_bytes_per_s * 1e-9)
+    )
+}
+
+/// The libraries, and what has no time.
+fn about(run: &CpuRun) -> String {
+    let libraries = run.peers.iter().map(|(name, l)| format!("- {name} {}: {}\n", l.version, l.note));
+    let libraries: String = libraries.collect();
+    let errors = without_time(&BTreeMap::new(), &run.errors, 0);
+    format!("\n{libraries}{}", errors.trim_start())
 }
 
 fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
@@ -63,73 +94,104 @@ fn systems(run: &CpuRun) -> Vec<&str> {
     distinct(run.lines.iter().map(|line| line.system.as_str()))
 }
 
-fn keys(run: &CpuRun) -> Vec<usize> {
-    distinct(run.lines.iter().map(|line| line.keys))
+/// The T5's shape and n.
+fn panel_of(line: &CpuLine) -> (Option<&str>, usize) {
+    (line.shape.as_deref(), line.keys)
 }
 
-fn find<'a>(run: &'a CpuRun, system: &str, rows: usize, keys: usize) -> Option<&'a CpuLine> {
-    run.lines.iter().find(|l| l.system == system && (l.rows, l.keys) == (rows, keys))
+/// The lines of each point: shape, n, U.
+fn points(run: &CpuRun) -> Vec<Vec<&CpuLine>> {
+    let point = |line: &CpuLine| (line.shape.clone(), line.keys, line.rows);
+    let at = |p| run.lines.iter().filter(|line| point(line) == p).collect();
+    distinct(run.lines.iter().map(point)).into_iter().map(at).collect()
 }
 
-fn attention(run: &CpuRun) -> Figure {
-    let panel = |keys: usize| {
-        let of_panel = || run.lines.iter().filter(move |line| line.keys == keys);
-        let series = systems(run).into_iter().enumerate().map(|(look, system)| Series {
+fn figure(run: &CpuRun, title: &str, scale: f64, unit: &str) -> Figure {
+    let panel = |of: (Option<&str>, usize)| {
+        let of_panel = || run.lines.iter().filter(move |line| panel_of(line) == of);
+        let points = |system: &str| {
+            let lines = of_panel().filter(|l| l.system == system);
+            lines.map(|l| (l.rows as f64, l.median_s * scale)).collect::<Vec<_>>()
+        };
+        let series = systems(run).into_iter().enumerate();
+        let series = series.map(|(look, system)| Series {
             name: system.to_owned(),
             look,
-            points: of_panel()
-                .filter(|l| l.system == system)
-                .map(|l| (l.rows as f64, l.median_s * 1e3))
-                .collect(),
+            points: points(system),
             ..Series::default()
         });
+        let shape = of.0.map(|shape| format!("{shape}, ")).unwrap_or_default();
         Panel {
-            title: format!("{keys} keys"),
-            x: "prompts (query rows)".to_owned(),
-            y: "ms".to_owned(),
+            title: format!("{shape}n = {}", of.1),
+            x: "prompts U (query rows)".to_owned(),
+            y: unit.to_owned(),
             x_ticks: distinct(of_panel().map(|line| line.rows)).into_iter().map(|rows| rows as f64).collect(),
-            series: series.collect(),
+            series: series.filter(|series| !series.points.is_empty()).collect(),
         }
     };
     Figure {
-        title: "Shared cross-attention, 12 heads x 64, f32".to_owned(),
+        title: title.to_owned(),
         source: source_of(run),
         columns: 2,
-        panels: keys(run).into_iter().map(panel).collect(),
+        panels: distinct(run.lines.iter().map(panel_of)).into_iter().map(panel).collect(),
     }
 }
 
-fn attention_table(run: &CpuRun) -> Result<String> {
-    let systems = systems(run);
-    let mut text =
-        format!("| n | U | {} |\n| --- | --- |{}\n", systems.join(" | "), " --- |".repeat(systems.len()));
-    for n in keys(run) {
-        for rows in distinct(run.lines.iter().filter(|l| l.keys == n).map(|l| l.rows)) {
-            write!(text, "| {n} | {rows} |")?;
-            let ours = find(run, systems[0], rows, n).map(|line| line.median_s);
-            for (i, system) in systems.iter().enumerate() {
-                match (find(run, system, rows, n), ours) {
-                    (Some(line), Some(ours)) if i > 0 => {
-                        write!(text, " {}, {:.2}x |", short(line.median_s * 1e3), line.median_s / ours)?;
-                    }
-                    (Some(line), _) => write!(text, " {} |", short(line.median_s * 1e3))?,
-                    (None, _) => text.push_str(" |"),
-                }
-            }
-            text.push('\n');
+/// A table of a row per point and a column per system; `cell` of those that have a time.
+fn table(run: &CpuRun, head: &[&str], cell: impl Fn(&CpuLine) -> String) -> Result<String> {
+    let t5 = run.lines.iter().any(|line| line.shape.is_some());
+    let place = if t5 { "shape | n | U" } else { "n | U" };
+    let columns = place.split('|').count() + head.len();
+    let mut text = format!("| {place} | {} |\n|{}\n", head.join(" | "), " --- |".repeat(columns));
+    for lines in points(run) {
+        let of_shape = lines[0].shape.as_ref().map(|shape| format!("{shape} | ")).unwrap_or_default();
+        write!(text, "| {of_shape}{} | {} |", lines[0].keys, lines[0].rows)?;
+        for system in head {
+            let line = lines.iter().find(|line| line.system == *system);
+            write!(text, " {} |", line.map(|line| cell(line)).unwrap_or_default())?;
         }
+        text.push('\n');
     }
     Ok(text)
 }
 
-fn t5(run: &CpuRun) -> Bars {
-    let shape =
-        run.lines.first().map_or(String::new(), |l| format!("{} prompts over {} tokens", l.rows, l.keys));
-    let bars = run.lines.iter().map(|l| (l.system.clone(), l.median_s, l.system.starts_with("onekv")));
-    Bars {
-        title: format!("T5-base, {shape}, 10 new tokens, f32"),
-        source: source_of(run),
-        unit: "s",
-        bars: bars.collect(),
+fn every_point(run: &CpuRun, scale: f64) -> Result<String> {
+    table(run, &systems(run), |line| {
+        let ratio = line.of_ours.map(|r| format!(", {:.2}x, {:.2} to {:.2}", r.median, r.min, r.max));
+        short(line.median_s * scale) + &ratio.unwrap_or_default()
+    })
+}
+
+/// Ours in seconds, the others as times as long.
+fn ratios(run: &CpuRun) -> Result<String> {
+    let ours = systems(run).first().map(|ours| format!("{ours}: its seconds; of the others, times as long."));
+    let table = table(run, &systems(run), |line| match line.of_ours {
+        Some(ratio) => format!("{:.2}x", ratio.median),
+        None => short(line.median_s),
+    })?;
+    Ok(format!("\n{}\n\n{table}", ours.unwrap_or_default()))
+}
+
+/// Prompts from which on attention is bound by arithmetic.
+const MANY_ROWS: usize = 64;
+/// Heads times head_dim of what is measured.
+const WIDTH: usize = 12 * 64;
+
+/// How much of the machine's multiply-adds ours does, softmax not counted.
+fn of_fma(run: &CpuRun) -> Result<String> {
+    let ours: Vec<&str> = systems(run).into_iter().filter(|system| system.starts_with("onekv")).collect();
+    let rate = run.probes.iter().map(|probe| probe.fma_flops_per_s).sum::<f64>() / run.probes.len() as f64;
+    let lines =
+        run.lines.iter().filter(|line| line.rows >= MANY_ROWS && ours.contains(&line.system.as_str()));
+    let many = CpuRun { lines: lines.cloned().collect(), errors: Vec::new(), ..run.clone() };
+    if many.lines.is_empty() {
+        return Ok(String::new());
     }
+    let table = table(&many, &ours, |line| {
+        let flops = (4 * line.rows * line.keys * WIDTH) as f64;
+        format!("{:.0} %", 100.0 * flops / line.median_s / rate)
+    })?;
+    Ok(format!(
+        "\nOf the rate of multiply-adds, Q K^T and P V of ours from {MANY_ROWS} prompts on, f32 sums in all types:\n\n{table}"
+    ))
 }

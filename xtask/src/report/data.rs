@@ -12,14 +12,18 @@ use onekv::{DType, Keys, Problem, ProblemSpec};
 use serde::Deserialize;
 use t5::cost::{ModelShape, Workload};
 
+use crate::intensity::Intensity;
+use crate::peers::{Library, Probe};
+
 pub use crossover::{Crossover, CrossoverLine, Point};
 pub use file::attention;
-use file::{cpu, t5};
+use file::{cpu, intensity, t5};
 
 /// Everything in `results/`, machines by the name of their folder.
 pub struct Results {
     pub cpu: Cpu,
     pub cards: BTreeMap<String, Card>,
+    pub intensity: Option<Intensity>,
 }
 
 /// `results/cpu`.
@@ -35,26 +39,41 @@ pub struct Cpu {
 pub struct CpuMachine {
     pub machine: String,
     pub threads: usize,
-    pub torch: Option<String>,
     pub date: String,
 }
 
 /// One run of `cargo xtask peers cpu`.
-#[derive(Deserialize)]
+#[derive(Clone)]
 pub struct CpuRun {
     pub machine: String,
     pub threads: usize,
-    pub torch: Option<String>,
     pub date: String,
+    pub peers: BTreeMap<String, Library>,
+    /// The machine's rates before and after the lines.
+    pub probes: [Probe; 2],
     pub lines: Vec<CpuLine>,
+    /// Lines that have no time: system, and why.
+    pub errors: Vec<(String, String)>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone)]
 pub struct CpuLine {
     pub system: String,
+    /// The T5's; none of attention.
+    pub shape: Option<String>,
     pub rows: usize,
     pub keys: usize,
     pub median_s: f64,
+    /// Of peers.
+    pub of_ours: Option<Ratio>,
+}
+
+/// A peer's time over ours in the same turn, over turns.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Ratio {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
 }
 
 /// The runs of one card: a folder of `results/`.
@@ -289,7 +308,9 @@ impl T5Work {
 impl Results {
     /// Reads all of a folder. A file of an unknown name is an error: it would silently be missing from the report.
     pub fn read(folder: &Path) -> Result<Self> {
-        let mut results = Self { cpu: Cpu::default(), cards: BTreeMap::new() };
+        let path = folder.join("intensity.json");
+        let intensity = path.exists().then(|| intensity(&path)).transpose()?;
+        let mut results = Self { cpu: Cpu::default(), cards: BTreeMap::new(), intensity };
         for machine in entries(folder)?.iter().filter(|path| path.is_dir()) {
             let name = file_name(machine);
             for path in entries(machine)?.iter().filter(|p| p.extension().is_some_and(|e| e == "json")) {

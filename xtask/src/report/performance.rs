@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::data::Results;
 use super::page::Files;
-use super::{card, cpu};
+use super::{card, cpu, intensity};
 use crate::run::root;
 
 const PAGE: &str = "docs/performance.md";
@@ -61,6 +61,9 @@ pub fn files(results: &Path) -> Result<Files> {
         page += &card::section(folder, one, &mut files)?;
     }
     page += &cpu::section(&results.cpu, &mut files)?;
+    if let Some(results) = &results.intensity {
+        page += &intensity::section(results, &mut files)?;
+    }
     files.insert(PAGE.to_owned(), page);
     Ok(files)
 }

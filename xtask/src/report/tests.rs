@@ -436,52 +436,79 @@ fn bad_files_are_refused_with_file_and_field() {
         refused("cpu/other.json", "{}")
             .contains("other.json: known names are attention.json, crossover.json and t5.json")
     );
-    let cpu = json!({ "machine": "m", "threads": 1, "torch": null, "date": "1999-12-31", "lines": [
-        { "system": "onekv", "rows": 1, "keys": 1, "median_s": 0.0, "min_s": 0.0, "max_s": 0.0, "runs": 1 } ] });
+    let point = json!({ "layout": "shared", "prompts": 1, "flops": 4, "read_bytes": 0, "written_bytes": 1 });
+    let intensity = json!({ "date": "1999-12-31", "heads": 1, "head_dim": 1, "keys": 1, "prompt_tokens": 1,
+        "backends": [{ "name": "CPU", "dtype": "f32", "counted": "made up", "points": [point] }] });
+    let error = refused("intensity.json", &intensity.to_string());
+    assert!(error.contains("intensity.json: backends[0].points[0].read_bytes is 0"), "{error}");
+    let cpu = on_cpu(vec![json!({ "system": "onekv", "rows": 1, "keys": 1, "median_s": 0.0 })]);
     assert!(refused("cpu/t5.json", &cpu.to_string()).contains("cpu/t5.json: lines[0].median_s is 0"));
 }
 
-/// Whatever systems the CPU's peers are, each has its column, curve and bar; where one was not measured there is a gap.
+/// A file of `cpu/`; rates as made up as the times.
+fn on_cpu(lines: Vec<Value>) -> Value {
+    let probe = |fma: f64| json!({ "fma_flops_per_s": fma, "copy_bytes_per_s": 40e9 });
+    let peers = json!({ "torch": { "version": "9.9", "note": "of no use" } });
+    json!({ "machine": "m", "threads": 2, "date": "1999-12-31", "peers": peers, "probes": [probe(300e9), probe(100e9)],
+            "lines": lines })
+}
+
+/// Whatever systems the CPU's peers are, each has its column and curve, with its ratio of the same turns; where one has no time
+/// there are a gap and the reason.
 #[test]
 fn every_system_of_the_cpu_is_shown() {
-    const SYSTEMS: [&str; 7] = [
-        "onekv",
-        "PyTorch SDPA, K/V expanded",
-        "PyTorch SDPA, queries folded",
-        "candle matmul, queries folded",
-        "candle flash, queries folded",
-        "candle matmul, K/V expanded",
-        "candle flash, K/V expanded",
-    ];
+    const SYSTEMS: [&str; 4] =
+        ["onekv", "onekv, bf16", "PyTorch SDPA, K/V expanded", "candle flash, K/V expanded"];
+    const T5: [&str; 3] = ["onekv, PID", "candle, encodes once", "HF, PIE"];
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, systems: &[&str], left_out: &dyn Fn(&str, usize) -> bool| {
-        let points = systems.iter().flat_map(|system| [1, 256].map(|rows| (*system, rows)));
-        let lines: Vec<Value> = points
-            .filter(|(system, rows)| !left_out(system, *rows))
-            .map(|(system, rows)| {
-                let s = 0.001 * rows as f64;
-                json!({ "system": system, "rows": rows, "keys": 4096, "median_s": s, "min_s": s, "max_s": s, "runs": 5 })
-            })
-            .collect();
-        let run =
-            json!({ "machine": "m", "threads": 2, "torch": null, "date": "1999-12-31", "lines": lines });
+    let write = |name: &str, systems: &[&str], shapes: &[Option<&str>]| {
+        let mut lines = Vec::new();
+        for (shape, rows) in shapes.iter().flat_map(|shape| [1, 256].map(|rows| (shape, rows))) {
+            for system in systems {
+                let mut line = json!({ "system": system, "rows": rows, "keys": 4096 });
+                if let Some(shape) = shape {
+                    line["shape"] = json!(shape);
+                }
+                if system.starts_with("candle") && rows == 256 {
+                    line["error"] = json!("too large");
+                } else {
+                    line["median_s"] = json!(0.001 * rows as f64);
+                }
+                if *system != systems[0] {
+                    line["of_ours"] = json!({ "median": 2.5, "min": 2.25, "max": 4.0, "turns": 3 });
+                }
+                lines.push(line);
+            }
+        }
         std::fs::create_dir_all(folder.path().join("cpu")).unwrap();
-        std::fs::write(folder.path().join("cpu").join(name), run.to_string()).unwrap();
+        std::fs::write(folder.path().join("cpu").join(name), on_cpu(lines).to_string()).unwrap();
     };
-    write("attention.json", &SYSTEMS, &|system, rows| {
-        system.starts_with("candle") && system.ends_with("expanded") && rows == 256
-    });
-    let t5 = ["onekv, PID", "onekv on candle, PID", "candle, encodes once"];
-    write("t5.json", &t5, &|_, rows| rows == 1);
+    write("attention.json", &SYSTEMS, &[None]);
+    write("t5.json", &T5, &[Some("t5-small"), Some("t5-base")]);
     let made = files(folder.path()).unwrap();
     let page = &made["docs/performance.md"];
-    assert!(page.contains(&format!("| n | U | {} |", SYSTEMS.join(" | "))), "{page}");
-    assert!(page.contains(&format!("| 4096 | 1 | 1.00 |{}", " 1.00, 1.00x |".repeat(6))), "{page}");
-    assert!(page.contains(&format!("| 4096 | 256 | 256 |{} | |", " 256, 1.00x |".repeat(4))), "{page}");
-    for (path, systems) in [("results/cpu/attention.svg", &SYSTEMS[..]), ("results/cpu/t5.svg", &t5)] {
-        assert!(systems.iter().all(|system| made[path].contains(system)), "{path}");
+    let ratio = "2.50x, 2.25 to 4.00";
+    for row in [
+        &format!("| n | U | {} |", SYSTEMS.join(" | ")),
+        &format!("| 4096 | 1 | 1.00 |{}", format!(" 1.00, {ratio} |").repeat(3)),
+        &format!("| 4096 | 256 | 256 | 256, {ratio} | 256, {ratio} |  |"),
+        // 4 x 256 x 4096 x 768 operations in 0.256 s, of 200 GFLOP/s: the mean of before and after.
+        "| 4096 | 256 | 6 % | 6 % |",
+        &format!("| shape | n | U | {} |", T5.join(" | ")),
+        "| t5-small | 4096 | 1 | 0.00100 | 2.50x | 2.50x |",
+        "| t5-base | 4096 | 256 | 0.256 |  | 2.50x |",
+        "- torch 9.9: of no use",
+        "- candle, encodes once: no time for 2 of its shapes: too large",
+        "300 GFLOP/s before the measurement, 100 after it; a copy, read plus written: 40.0 and 40.0 GB/s.",
+    ] {
+        assert!(page.contains(row), "{row}\nis not in\n{page}");
     }
-    assert!(t5.iter().all(|system| page.contains(&format!("| {system} | 0.256 | 1.00x |"))), "{page}");
+    for (path, words) in [
+        ("results/cpu/attention.svg", [&SYSTEMS[..], &["n = 4096"]].concat()),
+        ("results/cpu/t5.svg", [&T5[..], &["t5-small, n = 4096", "t5-base, n = 4096"]].concat()),
+    ] {
+        assert!(words.iter().all(|word| made[path].contains(word)), "{path}");
+    }
 }
 
 #[test]

@@ -7,7 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{AttentionRun, Chosen, CpuRun, Line, Machine, Owner, Peers, Shape, T5Line, T5Run, T5Work};
+use crate::intensity::Intensity;
+use crate::peers::{Library, Probe};
+
+use super::{
+    AttentionRun, Chosen, CpuLine, CpuRun, Line, Machine, Owner, Peers, Ratio, Shape, T5Line, T5Run, T5Work,
+};
 
 #[derive(Deserialize)]
 struct AttentionFile {
@@ -222,13 +227,67 @@ pub fn measured(path: &Path, machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// A file of `cpu/`.
+#[derive(Deserialize)]
+struct CpuFile {
+    machine: String,
+    threads: usize,
+    date: String,
+    peers: BTreeMap<String, Library>,
+    probes: [Probe; 2],
+    lines: Vec<CpuFileLine>,
+}
+
+#[derive(Deserialize)]
+struct CpuFileLine {
+    system: String,
+    shape: Option<String>,
+    rows: usize,
+    keys: usize,
+    error: Option<String>,
+    median_s: Option<f64>,
+    of_ours: Option<Ratio>,
+}
+
+/// `attention.json` and `t5.json` of `cpu/`.
 pub fn cpu(path: &Path) -> Result<CpuRun> {
-    let run: CpuRun = json(path)?;
-    for (i, line) in run.lines.iter().enumerate() {
-        positive(path, format_args!("lines[{i}].median_s"), line.median_s)?;
+    let CpuFile { machine, threads, date, peers, probes, lines } = json(path)?;
+    for (i, probe) in probes.iter().enumerate() {
+        positive(path, format_args!("probes[{i}].fma_flops_per_s"), probe.fma_flops_per_s)?;
+        positive(path, format_args!("probes[{i}].copy_bytes_per_s"), probe.copy_bytes_per_s)?;
+    }
+    let mut run = CpuRun { machine, threads, date, peers, probes, lines: Vec::new(), errors: Vec::new() };
+    for (i, line) in lines.into_iter().enumerate() {
+        let CpuFileLine { system, shape, rows, keys, error, median_s, of_ours } = line;
+        if let Some(error) = error {
+            run.errors.push((system, error));
+            continue;
+        }
+        let median_s = median_s.with_context(|| {
+            format!("{}: lines[{i}].median_s is missing, and there is no error to say why", path.display())
+        })?;
+        let median_s = positive(path, format_args!("lines[{i}].median_s"), median_s)?;
+        run.lines.push(CpuLine { system, shape, rows, keys, median_s, of_ours });
     }
     Ok(run)
+}
+
+/// `intensity.json`.
+pub fn intensity(path: &Path) -> Result<Intensity> {
+    let intensity: Intensity = json(path)?;
+    for (i, backend) in intensity.backends.iter().enumerate() {
+        for (j, point) in backend.points.iter().enumerate() {
+            let field = format!("backends[{i}].points[{j}]");
+            for (name, value) in [
+                ("prompts", point.prompts as f64),
+                ("flops", point.flops as f64),
+                ("read_bytes", point.read_bytes as f64),
+                ("written_bytes", point.written_bytes as f64),
+            ] {
+                positive(path, format_args!("{field}.{name}"), value)?;
+            }
+        }
+    }
+    Ok(intensity)
 }
 
 /// A file `attention-<sweep>.json`.
