@@ -103,7 +103,8 @@ impl Packed {
     }
 
     /// Bytes of a weight.
-    pub fn element_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn element_bytes(&self) -> usize {
         match self.panels {
             Panels::F32(_) => 4,
             Panels::Bf16(_) | Panels::F16(_) => 2,
