@@ -65,7 +65,29 @@ pub struct View<M> {
     pub strides: Strides,
 }
 
-impl<E> View<&mut [E]> {
+impl<'a, E> View<&'a mut [E]> {
+    /// The vectors of an operand of one input that has passed its check, `[tokens, heads]`.
+    pub(crate) fn into_vectors(self) -> Vec<&'a mut [E]> {
+        let Shape { tokens, heads, vector, .. } = self.shape;
+        // The outer dimension is the one of the larger stride; where there is one element, the stride may be anything.
+        let by_token = heads == 1 || tokens > 1 && self.strides.row > self.strides.head;
+        let (outer, inner) = if by_token {
+            (self.strides.row, self.strides.head)
+        } else {
+            (self.strides.head, self.strides.row)
+        };
+        let (outers, inners) = if by_token { (tokens, heads) } else { (heads, tokens) };
+        let step = |stride: usize, count: usize| if count > 1 { stride } else { usize::MAX };
+        let mut vectors: Vec<&mut [E]> = (0..tokens * heads).map(|_| Default::default()).collect();
+        for (o, data) in self.data.chunks_mut(step(outer, outers)).take(outers).enumerate() {
+            for (i, data) in data.chunks_mut(step(inner, inners)).take(inners).enumerate() {
+                let at = if by_token { o * heads + i } else { i * heads + o };
+                vectors[at] = &mut data[..vector];
+            }
+        }
+        vectors
+    }
+
     /// The same to read.
     pub fn reborrow(&self) -> View<&[E]> {
         View { data: self.data, shape: self.shape, strides: self.strides }

@@ -1,294 +1,335 @@
-//! A few query rows against tiles of keys (picture in the parent module).
+//! Blocks of query rows against tiles of keys (picture in the parent module).
 
+use std::cell::RefCell;
 use std::ops::Range;
 
+use bytemuck::Zeroable;
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 use super::math::Score;
-use super::state::{RowState, finish_row};
-use super::{KeyTiles, TILE_KEYS, Vectors};
+use super::{KeyTiles, Line, TILE_KEYS, Vectors};
 use crate::dtype::Element;
+use crate::view::MAX_HEAD_DIM;
 
-/// Elements of a vector that a broadcast puts beside each other in the lanes of every row, and keys whose scores lie
-/// beside each other afterwards.
+/// Lanes of each row where an input's rows, a lane each, would leave too many of a register's empty.
 const QUAD: usize = 4;
-/// Rows up to which a tile with gaps is read where it is.
-const IN_PLACE_ROWS: usize = 36;
+/// Rows up to which tiles of V with gaps are read where they are.
+const IN_PLACE_ROWS: usize = 24;
 /// The most registers of rows in a block.
 const MOST_REGISTERS: usize = 3;
 /// Rows whose outputs are summed at once.
 const VALUE_ROWS: usize = 4;
 
-/// Attention of `rows` (each `[dim]`), as many for each of `heads`, over the keys of one task, on the registers of `arch`.
+thread_local! {
+    /// Memory of blocks and tiles, kept for the next task: to ask for it takes as long as a small task does.
+    static ROOM: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Attention of `rows` (each `[head_dim]`), as many for each of `heads`, over the keys of one task, on the registers of `arch`;
+/// `of_input` are all rows that a head has of this input. Each row's place in `rows`, LSE and output go to `done`.
 pub(super) fn attend<E: Element>(
     arch: Arch,
     rows: &[&[E]],
+    of_input: usize,
     heads: &[KeyTiles<'_, E>],
     keys: Range<usize>,
     score: Score,
-    dim: usize,
-) -> RowState {
-    arch.dispatch(Attend { rows, heads, keys, score, dim })
+    done: &mut dyn FnMut(usize, f32, &[f32]),
+) {
+    ROOM.with_borrow_mut(|room| arch.dispatch(Attend { rows, of_input, heads, keys, score, room, done }));
 }
 
 struct Attend<'a, E> {
     rows: &'a [&'a [E]],
+    of_input: usize,
     heads: &'a [KeyTiles<'a, E>],
     keys: Range<usize>,
     score: Score,
-    dim: usize,
+    room: &'a mut Vec<Line>,
+    done: &'a mut dyn FnMut(usize, f32, &[f32]),
 }
 
 impl<E: Element> WithSimd for Attend<'_, E> {
-    type Output = RowState;
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> RowState {
+    fn with_simd<S: Simd>(self, simd: S) {
         match S::F32_LANES {
-            8 => self.over_keys::<S, 2, 1, 2>(simd),
-            4 | 16 => self.over_keys::<S, MOST_REGISTERS, 2, 4>(simd),
-            _ => self.over_keys::<Scalar128b, MOST_REGISTERS, 2, 4>(Scalar128b),
+            4 | 8 | 16 => self.over_keys(simd),
+            _ => self.over_keys(Scalar128b),
         }
     }
 }
 
 impl<E: Element> Attend<'_, E> {
-    /// Blocks of up to `G` registers of rows, which meet `N` quads of keys and `V` registers of values at a time: as many as
-    /// there are registers for.
     #[inline(always)]
-    fn over_keys<S: Simd, const G: usize, const N: usize, const V: usize>(self, simd: S) -> RowState {
-        let Self { rows, heads, keys, score, dim } = self;
+    fn over_keys<S: Simd>(self, simd: S) {
+        let Self { rows, of_input, heads, keys, score, room, done } = self;
+        let dim = heads.first().map_or(0, |tiles| tiles.k.dim);
         let rows_per_head = rows.len() / heads.len().max(1);
-        let rows_per_register = S::F32_LANES / QUAD;
-        let registers = rows_per_head.div_ceil(rows_per_register);
-        let blocks_per_head = registers.div_ceil(G);
-        let mut blocks: Vec<Block<S>> = Vec::with_capacity(heads.len() * blocks_per_head);
+        let cuts = Cut::all::<S>(rows_per_head, of_input);
+
+        let width = dim.next_multiple_of(S::F32_LANES);
+        let tile = lines(TILE_KEYS * width);
+        let most_weights = cuts.iter().map(|cut| cut.weight_lines::<S>()).max().unwrap_or(0);
+        let per_head: usize =
+            cuts.iter().map(|cut| cut.q_lines::<S>(dim) + lines(cut.rows.len() * width)).sum();
+        let all = 2 * tile + most_weights + heads.len() * per_head;
+        if room.len() < all {
+            room.resize(all, Line::zeroed());
+        }
+        let (k_tile, room) = room.split_at_mut(tile);
+        let (v_tile, room) = room.split_at_mut(tile);
+        let (weights, mut room) = room.split_at_mut(most_weights);
+        // What stands past the elements of a key is multiplied by 0, which NaN survives.
+        if width > dim {
+            k_tile.fill(Line::zeroed());
+        }
+
+        let mut blocks = Vec::with_capacity(heads.len() * cuts.len());
         for rows in rows.chunks_exact(rows_per_head.max(1)) {
-            for i in 0..blocks_per_head {
-                let end = |i: usize| (i * registers / blocks_per_head * rows_per_register).min(rows.len());
-                blocks.push(Block::new(simd, &rows[end(i)..end(i + 1)], dim));
+            for cut in &cuts {
+                let (q, rest) = room.split_at_mut(cut.q_lines::<S>(dim));
+                let (out, rest) = rest.split_at_mut(lines(cut.rows.len() * width));
+                room = rest;
+                blocks.push(Block::new(simd, cut, &rows[cut.rows.clone()], dim, q, out));
             }
         }
 
-        let again = rows_per_head > IN_PLACE_ROWS;
-        let mut weights = [simd.splat_f32s(0.0); TILE_KEYS / QUAD * MOST_REGISTERS];
-        let (mut k_buffer, mut v_buffer) = (Vec::new(), Vec::new());
         // Tile by tile through the keys, and within a tile through the heads.
         for start in keys.clone().step_by(TILE_KEYS) {
             let range = start..keys.end.min(start + TILE_KEYS);
-            for (i, tiles) in heads.iter().enumerate() {
-                let k = tiles.k.tile::<S>(&range, again, &mut k_buffer);
-                let v = tiles.v.tile::<S>(&range, again, &mut v_buffer);
-                for block in &mut blocks[i * blocks_per_head..][..blocks_per_head] {
-                    let step = Step { simd, k, v, score, count: range.len() };
-                    match block.registers {
-                        1 => step.block::<1, 2, V>(block, &mut weights),
-                        2 => step.block::<2, N, V>(block, &mut weights),
-                        _ => step.block::<MOST_REGISTERS, N, V>(block, &mut weights),
-                    }
+            for (tiles, blocks) in heads.iter().zip(blocks.chunks_mut(cuts.len().max(1))) {
+                // A block reads each key once, but each value for every few rows.
+                let k = tiles.k.tile::<S>(&range, false, k_tile);
+                let v = tiles.v.tile::<S>(&range, rows_per_head > IN_PLACE_ROWS, v_tile);
+                for block in blocks {
+                    simd.vectorize(Step { block, weights, k, v, score, count: range.len() });
                 }
             }
         }
 
-        let mut state = RowState::empty(rows.len(), dim);
         let mut first = 0;
-        for block in &blocks {
-            block.finish(simd, score, &mut state, first);
-            first += block.rows;
+        for block in &mut blocks {
+            let rows = block.rows;
+            block.finish(simd, score, &mut |r, lse, out| done(first + r, lse, out));
+            first += rows;
         }
-        state
     }
 }
 
-/// Rows and their running softmax. A register holds [`QUAD`] lanes of each of its rows.
-struct Block<S: Simd> {
-    rows: usize,
+/// Some of the rows of a head.
+struct Cut {
+    rows: Range<usize>,
+    /// Lanes that each row has in a register, each for keys of its own.
+    lanes: usize,
+    /// Copies of those lanes, each for elements of its own.
+    parts: usize,
     registers: usize,
-    /// `[dim / QUAD][registers]`; what is past the rows or past `dim` is 0.
-    q: Vec<S::f32s>,
-    /// `[rows][dim / lanes]`, not yet divided by `sum`.
-    out: Vec<S::f32s>,
-    /// Maximum of the capped dot products so far, the same in all lanes of a row.
-    max: [S::f32s; MOST_REGISTERS],
-    /// Sum of the weights so far, each lane's keys by themselves.
-    sum: [S::f32s; MOST_REGISTERS],
 }
 
-impl<S: Simd> Block<S> {
+impl Cut {
+    /// All `rows` of a task, with as many lanes each as suits those `of_input`: what order a row is summed in does not depend
+    /// on its place.
     #[inline(always)]
-    fn new<E: Element>(simd: S, rows: &[&[E]], dim: usize) -> Self {
-        let zero = simd.splat_f32s(0.0);
-        let registers = (rows.len() * QUAD).div_ceil(S::F32_LANES);
-        let mut q = vec![zero; dim.div_ceil(QUAD) * registers];
-        let lanes: &mut [f32] = bytemuck::cast_slice_mut(&mut q);
-        let mut elements = vec![0.0; dim];
+    fn all<S: Simd>(rows: usize, of_input: usize) -> Vec<Self> {
+        let filled = |lanes: usize| (of_input * lanes).next_multiple_of(S::F32_LANES);
+        // To add up four lanes takes about a seventh of the time of the products.
+        let lanes = if 7 * QUAD * filled(1) <= 8 * filled(QUAD) { 1 } else { QUAD };
+        let parts = if of_input == 1 { S::F32_LANES / QUAD } else { 1 };
+        let most = if S::F32_LANES == 8 && lanes == 1 { 2 } else { MOST_REGISTERS };
+        let rows_of = S::F32_LANES / lanes;
+        let registers = rows.div_ceil(rows_of);
+        let blocks = registers.div_ceil(most);
+        let mut cuts = Vec::with_capacity(blocks);
+        for i in 0..blocks {
+            let (first, end) = (i * registers / blocks, (i + 1) * registers / blocks);
+            let rows = first * rows_of..rows.min(end * rows_of);
+            cuts.push(Self { rows, lanes, parts, registers: end - first });
+        }
+        cuts
+    }
+
+    fn q_lines<S: Simd>(&self, dim: usize) -> usize {
+        lines(
+            dim.next_multiple_of(QUAD * self.parts) / (self.lanes * self.parts)
+                * self.registers
+                * S::F32_LANES,
+        )
+    }
+
+    /// Of the weights of a tile.
+    fn weight_lines<S: Simd>(&self) -> usize {
+        lines(TILE_KEYS / self.lanes * self.registers * S::F32_LANES)
+    }
+}
+
+/// Lines of so many elements.
+fn lines(elements: usize) -> usize {
+    elements.div_ceil(16)
+}
+
+/// Rows and their running softmax.
+struct Block<'a> {
+    rows: usize,
+    dim: usize,
+    lanes: usize,
+    parts: usize,
+    registers: usize,
+    /// `[dim / (parts * lanes)][registers]` of `[rows][parts][lanes]`; what is past the rows or past `dim` is 0.
+    q: &'a [Line],
+    /// `[rows][dim]`, in whole registers, not yet divided by `sum`.
+    out: &'a mut [Line],
+    /// `[registers]`: maximum of the capped dot products so far, the same in all lanes of a row unless one is NaN.
+    max: [Line; MOST_REGISTERS],
+    /// `[registers]`: sum of the weights so far, each lane's keys by themselves.
+    sum: [Line; MOST_REGISTERS],
+}
+
+impl<'a> Block<'a> {
+    #[inline(always)]
+    fn new<S: Simd, E: Element>(
+        simd: S,
+        cut: &Cut,
+        rows: &[&[E]],
+        dim: usize,
+        q: &'a mut [Line],
+        out: &'a mut [Line],
+    ) -> Self {
+        let Cut { lanes, parts, registers, .. } = *cut;
+        q.fill(Line::zeroed());
+        out.fill(Line::zeroed());
+        let (to, _) = bytemuck::cast_slice_mut::<_, f32>(q).as_chunks_mut::<QUAD>();
+        let mut elements = [[0.0; QUAD]; MAX_HEAD_DIM / QUAD];
+        let elements = &mut elements[..dim.div_ceil(QUAD)];
+        let per_register = S::F32_LANES / QUAD;
         for (r, row) in rows.iter().enumerate() {
-            E::widen(row, &mut elements);
-            for (i, quad) in elements.chunks(QUAD).enumerate() {
-                lanes[i * registers * S::F32_LANES + r * QUAD..][..quad.len()].copy_from_slice(quad);
+            E::widen(row, &mut elements.as_flattened_mut()[..dim]);
+            // Rows of one lane: four that follow each other in as many registers, for `transpose`.
+            let (register, place) = match lanes {
+                QUAD => (r / per_register, r % per_register),
+                _ => (r % QUAD * registers + r / S::F32_LANES, r % S::F32_LANES / QUAD),
+            };
+            let to = to[register * per_register + place..].iter_mut();
+            for (to, quad) in to.step_by(QUAD / lanes * registers * per_register / parts).zip(&*elements) {
+                *to = *quad;
+            }
+        }
+        if lanes == 1 {
+            for quad in registers_mut::<S>(q).chunks_exact_mut(QUAD * registers) {
+                for g in 0..registers {
+                    let at = [0, 1, 2, 3].map(|i| i * registers + g);
+                    let columns = transpose(simd, at.map(|at| quad[at]));
+                    for i in 0..QUAD {
+                        quad[at[i]] = columns[i];
+                    }
+                }
             }
         }
         Self {
             rows: rows.len(),
+            dim,
+            lanes,
+            parts,
             registers,
             q,
-            out: vec![zero; rows.len() * dim.div_ceil(S::F32_LANES)],
-            max: [simd.splat_f32s(f32::NEG_INFINITY); MOST_REGISTERS],
-            sum: [zero; MOST_REGISTERS],
+            out,
+            max: [Line([f32::NEG_INFINITY; 16]); MOST_REGISTERS],
+            sum: [Line::zeroed(); MOST_REGISTERS],
         }
     }
 
-    /// Divides by the sums and writes the rows from `first` on into `state`.
+    /// Divides by the sums: each row's place in the block, natural-log LSE and output go to `done`.
     #[inline(always)]
-    fn finish(&self, simd: S, score: Score, state: &mut RowState, first: usize) {
-        let dim = state.dim;
-        let (mut sum, mut shift) = (self.sum, self.max);
-        for g in 0..MOST_REGISTERS {
-            sum[g] = simd.add_f32s(sum[g], swap_one(simd, sum[g]));
-            sum[g] = simd.add_f32s(sum[g], swap_two(simd, sum[g]));
-            shift[g] = score.shift(simd, shift[g]);
+    fn finish<S: Simd>(&mut self, simd: S, score: Score, done: &mut dyn FnMut(usize, f32, &[f32])) {
+        for sum in registers_mut::<S>(&mut self.sum).iter_mut().filter(|_| self.lanes == QUAD) {
+            *sum = simd.add_f32s(*sum, swap_one(simd, *sum));
+            *sum = simd.add_f32s(*sum, swap_two(simd, *sum));
         }
-        let shift: &[f32] = bytemuck::cast_slice(&shift);
-        let sum: &[f32] = bytemuck::cast_slice(&sum);
-        let out: &[f32] = bytemuck::cast_slice(&self.out);
-        let width = dim.next_multiple_of(S::F32_LANES);
-        for r in 0..self.rows {
-            let row = first + r;
-            let (out, to) = (&out[r * width..][..dim], &mut state.out[row * dim..][..dim]);
-            state.lse[row] = finish_row(score, sum[r * QUAD], shift[r * QUAD], out, to);
+        for max in registers_mut::<S>(&mut self.max) {
+            *max = score.shift(simd, *max);
+        }
+        let shift: &[f32] = bytemuck::cast_slice(&self.max);
+        let sum: &[f32] = bytemuck::cast_slice(&self.sum);
+        let registers = self.dim.div_ceil(S::F32_LANES);
+        for (r, out) in registers_mut::<S>(self.out).chunks_exact_mut(registers).take(self.rows).enumerate() {
+            let (sum, shift) = (sum[r * self.lanes], shift[r * self.lanes]);
+            if sum == 0.0 {
+                // Nothing has any weight, which infinite values times 0 would not show.
+                out.fill(simd.splat_f32s(0.0));
+            } else {
+                let factor = simd.splat_f32s(sum.recip());
+                out.iter_mut().for_each(|out| *out = simd.mul_f32s(*out, factor));
+            }
+            done(r, score.lse(sum, shift), &bytemuck::cast_slice(out)[..self.dim]);
         }
     }
 }
 
-/// One K/V tile of `count` keys.
-struct Step<'a, S> {
-    simd: S,
+/// A block meets a K/V tile of `count` keys: scores, softmax, values.
+struct Step<'a, 'b> {
+    block: &'a mut Block<'b>,
+    /// Room.
+    weights: &'a mut [Line],
     k: Vectors<'a>,
     v: Vectors<'a>,
     score: Score,
     count: usize,
 }
 
-impl<S: Simd> Step<'_, S> {
-    /// Scores, softmax, values. `weights` is room, `[keys / QUAD][registers]`.
-    #[inline(always)]
-    fn block<const G: usize, const N: usize, const V: usize>(
-        &self,
-        block: &mut Block<S>,
-        weights: &mut [S::f32s],
-    ) {
-        let (weights, _) = weights.as_chunks_mut::<G>();
-        let weights = &mut weights[..self.count.div_ceil(QUAD)];
-        let (q, _) = block.q.as_chunks::<G>();
-        let mut keys = self.k.iter();
-        let mut groups = weights.chunks_exact_mut(N);
-        for scores in &mut groups {
-            self.scores::<G, N>(q, &mut keys, scores);
-        }
-        for scores in groups.into_remainder().chunks_exact_mut(1) {
-            self.scores::<G, 1>(q, &mut keys, scores);
-        }
-        let rescale = self.softmax(block, weights);
-        self.values::<G, V>(block, &rescale, weights);
-    }
+impl WithSimd for Step<'_, '_> {
+    type Output = ();
 
-    /// Dot products of the next `N` quads of keys; past the last of them, of that one again.
+    /// As many keys and values at a time as there are registers for.
     #[inline(always)]
-    fn scores<'k, const G: usize, const N: usize>(
-        &self,
-        q: &[[S::f32s; G]],
-        vectors: &mut impl Iterator<Item = &'k [f32]>,
-        scores: &mut [[S::f32s; G]],
-    ) {
-        let simd = self.simd;
-        let mut keys = [[[[0.0; QUAD]; 0].as_slice(); QUAD]; N];
-        let mut last = [[0.0; QUAD]; 0].as_slice();
-        for key in keys.as_flattened_mut() {
-            if let Some(vector) = vectors.next() {
-                last = &vector.as_chunks::<QUAD>().0[..q.len()];
-            }
-            *key = last;
-        }
-        let mut sums = [[[simd.splat_f32s(0.0); G]; QUAD]; N];
-        for (c, q) in q.iter().enumerate() {
-            for n in 0..N {
-                for i in 0..QUAD {
-                    let element = splat_quad(simd, keys[n][i][c]);
-                    for g in 0..G {
-                        sums[n][i][g] = simd.mul_add_e_f32s(q[g], element, sums[n][i][g]);
-                    }
-                }
-            }
-        }
-        for n in 0..N {
-            for g in 0..G {
-                scores[n][g] = sum_quads(simd, [sums[n][0][g], sums[n][1][g], sums[n][2][g], sums[n][3][g]]);
-            }
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Block { parts, lanes, registers, .. } = *self.block;
+        match (S::F32_LANES, parts, lanes, registers) {
+            (8, 2, ..) => self.block::<S, 8, QUAD, 1, 2, 8>(simd),
+            (8, _, QUAD, 1) => self.block::<S, QUAD, QUAD, 1, 2, 2>(simd),
+            (8, _, QUAD, 2) => self.block::<S, QUAD, QUAD, 2, 1, 2>(simd),
+            (8, _, QUAD, _) => self.block::<S, QUAD, QUAD, 3, 1, 2>(simd),
+            (8, _, _, 1) => self.block::<S, 1, 1, 1, 8, 2>(simd),
+            (8, ..) => self.block::<S, 1, 1, 2, 4, 2>(simd),
+            (_, 4, ..) => self.block::<S, 16, QUAD, 1, 2, 4>(simd),
+            (_, _, QUAD, 1) => self.block::<S, QUAD, QUAD, 1, 2, 4>(simd),
+            (_, _, QUAD, 2) => self.block::<S, QUAD, QUAD, 2, 2, 4>(simd),
+            (_, _, QUAD, _) => self.block::<S, QUAD, QUAD, 3, 2, 4>(simd),
+            (_, _, _, 1) => self.block::<S, 1, 1, 1, 8, 4>(simd),
+            (_, _, _, 2) => self.block::<S, 1, 1, 2, 8, 4>(simd),
+            _ => self.block::<S, 1, 1, MOST_REGISTERS, 8, 4>(simd),
         }
     }
+}
 
-    /// Turns scores into weights; returns the factors on what was summed before, `[rows][QUAD]`.
+impl Step<'_, '_> {
+    /// `G` registers of rows that have `L` lanes each against `N` times `L` keys, `W` elements of them at a time; then `V`
+    /// registers of values at a time.
     #[inline(always)]
-    fn softmax<const G: usize>(&self, block: &mut Block<S>, weights: &mut [[S::f32s; G]]) -> [S::f32s; G] {
-        let (simd, score) = (self.simd, self.score);
-        for s in weights.iter_mut() {
-            score.cap(simd, s);
-        }
-        // Keys past the last weigh nothing; -inf would not survive the cap.
-        if let (Some(last), used @ 1..) = (weights.last_mut(), self.count % QUAD) {
-            for row in bytemuck::cast_slice_mut::<_, f32>(last).chunks_exact_mut(QUAD) {
-                row[used..].fill(f32::NEG_INFINITY);
-            }
-        }
-        let mut max: [S::f32s; G] = std::array::from_fn(|g| block.max[g]);
-        for s in weights.iter() {
-            for g in 0..G {
-                max[g] = simd.max_f32s(max[g], s[g]);
-            }
-        }
-        let mut shift = max;
-        let mut rescale = max;
-        for g in 0..G {
-            max[g] = simd.max_f32s(max[g], swap_one(simd, max[g]));
-            max[g] = simd.max_f32s(max[g], swap_two(simd, max[g]));
-            shift[g] = score.shift(simd, max[g]);
-            rescale[g] = score.weight(simd, block.max[g], shift[g]);
-        }
-        let mut sum = [simd.splat_f32s(0.0); G];
-        for s in weights.iter_mut() {
-            for g in 0..G {
-                s[g] = score.weight(simd, s[g], shift[g]);
-                sum[g] = simd.add_f32s(sum[g], s[g]);
-            }
-        }
-        for g in 0..G {
-            block.sum[g] = simd.mul_add_e_f32s(block.sum[g], rescale[g], sum[g]);
-            block.max[g] = max[g];
-        }
-        rescale
-    }
-
-    /// `out = rescale * out + P V`.
-    #[inline(always)]
-    fn values<const G: usize, const V: usize>(
-        &self,
-        block: &mut Block<S>,
-        rescale: &[S::f32s; G],
-        weights: &[[S::f32s; G]],
+    fn block<S: Simd, const W: usize, const L: usize, const G: usize, const N: usize, const V: usize>(
+        self,
+        simd: S,
     ) {
-        let (rescale, _) = bytemuck::cast_slice::<_, f32>(rescale).as_chunks::<QUAD>();
-        let (weights, _) = bytemuck::cast_slice::<_, f32>(weights).as_chunks::<QUAD>();
-        let registers = block.out.len() / block.rows;
-        for (i, out) in block.out.chunks_mut(VALUE_ROWS * registers).enumerate() {
+        let Self { block, weights, k, v, score, count } = self;
+        let (weights, _) = registers_mut::<S>(weights).as_chunks_mut::<G>();
+        let q = &S::as_simd_f32s(bytemuck::cast_slice(block.q)).0.as_chunks::<G>().0[..block.dim.div_ceil(W)];
+        let mut keys = k.iter();
+        let used = count.div_ceil(L);
+        for scores in &mut weights.as_chunks_mut::<N>().0[..used.div_ceil(N)] {
+            *scores = self::scores::<S, W, L, G, N>(simd, q, &mut keys);
+        }
+        let weights = &mut weights[..used];
+        let (max, sum) = (registers_mut::<S>(&mut block.max), registers_mut::<S>(&mut block.sum));
+        let rescale = softmax::<S, L, G>(simd, score, count, max, sum, weights);
+
+        let (rescale, _) = bytemuck::cast_slice::<_, f32>(&rescale).as_chunks::<L>();
+        let (weights, _) = bytemuck::cast_slice::<_, f32>(weights).as_chunks::<L>();
+        let registers = block.dim.div_ceil(S::F32_LANES);
+        let out = &mut registers_mut::<S>(block.out)[..block.rows * registers];
+        for (i, out) in out.chunks_mut(VALUE_ROWS * registers).enumerate() {
             let first = i * VALUE_ROWS;
-            let weights = &weights[first..];
-            let rows = Values {
-                simd: self.simd,
-                weights,
-                row_quads: G * S::F32_LANES / QUAD,
-                rescale: &rescale[first..],
-                v: self.v,
-            };
+            let row_slots = G * S::F32_LANES / L;
+            let rows = Values { simd, weights: &weights[first..], row_slots, rescale: &rescale[first..], v };
             match out.len() / registers {
                 1 => rows.all::<1, V>(out, registers),
                 2 => rows.all::<2, V>(out, registers),
@@ -299,18 +340,115 @@ impl<S: Simd> Step<'_, S> {
     }
 }
 
-/// What [`Step::values`] adds up for a few rows.
-struct Values<'a, S> {
+/// Dot products of the next `N` times `L` keys; past the last of them, of that one again.
+#[inline(always)]
+fn scores<'k, S: Simd, const W: usize, const L: usize, const G: usize, const N: usize>(
     simd: S,
-    /// `[keys / QUAD][row_quads][QUAD]`.
-    weights: &'a [[f32; QUAD]],
-    row_quads: usize,
-    /// `[rows][QUAD]`.
-    rescale: &'a [[f32; QUAD]],
+    q: &[[S::f32s; G]],
+    vectors: &mut impl Iterator<Item = &'k [f32]>,
+) -> [[S::f32s; G]; N] {
+    // Of the same length for all the compiler knows, so that it need not look at each element's place.
+    let cut = |vector: &'k [f32]| &vector.as_chunks::<W>().0[..q.len()];
+    let mut scores = [[simd.splat_f32s(0.0); G]; N];
+    let Some(first) = vectors.next() else { return scores };
+    let mut last = cut(first);
+    let mut keys = [[last; L]; N];
+    for key in keys.as_flattened_mut().iter_mut().skip(1) {
+        if let Some(vector) = vectors.next() {
+            last = cut(vector);
+        }
+        *key = last;
+    }
+    let mut sums = [[[simd.splat_f32s(0.0); G]; L]; N];
+    for (c, q) in q.iter().enumerate() {
+        for n in 0..N {
+            for i in 0..L {
+                let elements = splat(simd, keys[n][i][c]);
+                for g in 0..G {
+                    sums[n][i][g] = simd.mul_add_e_f32s(q[g], elements, sums[n][i][g]);
+                }
+            }
+        }
+    }
+    for n in 0..N {
+        for g in 0..G {
+            scores[n][g] = sums[n][0][g];
+            if L == QUAD {
+                let quads = [sums[n][0][g], sums[n][1 % L][g], sums[n][2 % L][g], sums[n][3 % L][g]];
+                scores[n][g] = add_quads(simd, quads);
+            }
+            let mut parts = W / L;
+            while parts > 1 {
+                parts /= 2;
+                scores[n][g] = simd.add_f32s(scores[n][g], simd.rotate_right_f32s(scores[n][g], parts * L));
+            }
+        }
+    }
+    scores
+}
+
+/// Turns the scores of `count` keys into weights; returns the factors on what was summed before.
+#[inline(always)]
+fn softmax<S: Simd, const L: usize, const G: usize>(
+    simd: S,
+    score: Score,
+    count: usize,
+    maxima: &mut [S::f32s],
+    sums: &mut [S::f32s],
+    weights: &mut [[S::f32s; G]],
+) -> [S::f32s; G] {
+    for s in weights.iter_mut() {
+        score.cap(simd, s);
+    }
+    // Keys past the last weigh nothing; -inf would not survive the cap.
+    if let (Some(last), used @ 1..) = (weights.last_mut(), count % L) {
+        for row in bytemuck::cast_slice_mut::<_, f32>(last).chunks_exact_mut(L) {
+            row[used..].fill(f32::NEG_INFINITY);
+        }
+    }
+    let before: [S::f32s; G] = std::array::from_fn(|g| maxima[g]);
+    let mut max = before;
+    for s in weights.iter() {
+        for g in 0..G {
+            max[g] = simd.max_f32s(max[g], s[g]);
+        }
+    }
+    let mut shift = max;
+    let mut rescale = max;
+    for g in 0..G {
+        if L == QUAD {
+            max[g] = simd.max_f32s(max[g], swap_one(simd, max[g]));
+            max[g] = simd.max_f32s(max[g], swap_two(simd, max[g]));
+        }
+        shift[g] = score.shift(simd, max[g]);
+        rescale[g] = score.weight(simd, before[g], shift[g]);
+    }
+    let mut sum = [simd.splat_f32s(0.0); G];
+    for s in weights.iter_mut() {
+        for g in 0..G {
+            s[g] = score.weight(simd, s[g], shift[g]);
+            sum[g] = simd.add_f32s(sum[g], s[g]);
+        }
+    }
+    for g in 0..G {
+        sums[g] = simd.mul_add_e_f32s(sums[g], rescale[g], sum[g]);
+        maxima[g] = max[g];
+    }
+    rescale
+}
+
+/// A few rows' `out = rescale * out + P V`.
+struct Values<'a, S, const L: usize> {
+    simd: S,
+    /// `[keys / L][row_slots]`.
+    weights: &'a [[f32; L]],
+    row_slots: usize,
+    /// `[rows]`.
+    rescale: &'a [[f32; L]],
     v: Vectors<'a>,
 }
 
-impl<S: Simd> Values<'_, S> {
+impl<S: Simd, const L: usize> Values<'_, S, L> {
     /// All registers of `R` rows, `V` at a time.
     #[inline(always)]
     fn all<const R: usize, const V: usize>(&self, out: &mut [S::f32s], registers: usize) {
@@ -336,10 +474,10 @@ impl<S: Simd> Values<'_, S> {
             }
         }
         let mut values = self.v.iter();
-        for weights in self.weights.chunks(self.row_quads) {
+        for weights in self.weights.chunks(self.row_slots) {
             let weights = &weights[..R];
             #[expect(clippy::needless_range_loop, reason = "a count known here is unrolled")]
-            for i in 0..QUAD {
+            for i in 0..L {
                 let Some(value) = values.next() else { break };
                 let (value, _) = S::as_simd_f32s(&value[first * S::F32_LANES..][..V * S::F32_LANES]);
                 for r in 0..R {
@@ -356,10 +494,19 @@ impl<S: Simd> Values<'_, S> {
     }
 }
 
-/// These four elements in the lanes of every row.
 #[inline(always)]
-fn splat_quad<S: Simd>(simd: S, quad: [f32; QUAD]) -> S::f32s {
-    bytemuck::cast(simd.splat_c64s(bytemuck::cast(quad)))
+fn registers_mut<S: Simd>(lines: &mut [Line]) -> &mut [S::f32s] {
+    S::as_mut_simd_f32s(bytemuck::cast_slice_mut(lines)).0
+}
+
+/// These elements in the lanes of every row.
+#[inline(always)]
+fn splat<S: Simd, const W: usize>(simd: S, elements: [f32; W]) -> S::f32s {
+    match W {
+        1 => simd.splat_f32s(elements[0]),
+        QUAD => bytemuck::cast(simd.splat_c64s(bytemuck::cast(elements))),
+        _ => S::as_simd_f32s(&elements).0[0],
+    }
 }
 
 /// Lanes exchanged with their neighbours: 1 0 3 2.
@@ -374,17 +521,40 @@ fn swap_two<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     bytemuck::cast(simd.swap_re_im_c64s(bytemuck::cast(x)))
 }
 
-/// Lane `i` of each row: the sum of its four lanes in `x[i]`.
+/// Lane `i` of each row: the sum of its lanes in `x[i]`.
 #[inline(always)]
-fn sum_quads<S: Simd>(simd: S, [a, b, c, d]: [S::f32s; QUAD]) -> S::f32s {
-    let mask = |lanes: [f32; QUAD]| simd.greater_than_f32s(splat_quad(simd, lanes), simd.splat_f32s(0.0));
-    let (even, low) = (mask([1.0, 0.0, 1.0, 0.0]), mask([1.0, 1.0, 0.0, 0.0]));
+fn add_quads<S: Simd>(simd: S, x: [S::f32s; QUAD]) -> S::f32s {
+    let (even, low) = masks(simd);
     // Kept where `x` stays and swapped where `y` would: each lane gets its own row's partner.
     let join = |x, y| {
         let other = swap_one(simd, simd.select_f32s(even, y, x));
         simd.add_f32s(simd.select_f32s(even, x, y), other)
     };
-    let (ab, cd) = (join(a, b), join(c, d));
+    let (ab, cd) = (join(x[0], x[1]), join(x[2], x[3]));
     let other = swap_two(simd, simd.select_f32s(low, cd, ab));
     simd.add_f32s(simd.select_f32s(low, ab, cd), other)
+}
+
+/// Lane `j` of each four lanes of `x[i]` becomes lane `i` of those of the `j`th.
+#[inline(always)]
+fn transpose<S: Simd>(simd: S, [a, b, c, d]: [S::f32s; QUAD]) -> [S::f32s; QUAD] {
+    let (even, low) = masks(simd);
+    let one = |x, y| {
+        let (x_odd, y_even) = (swap_one(simd, x), swap_one(simd, y));
+        (simd.select_f32s(even, x, y_even), simd.select_f32s(even, x_odd, y))
+    };
+    let two = |x, y| {
+        let (x_high, y_low) = (swap_two(simd, x), swap_two(simd, y));
+        (simd.select_f32s(low, x, y_low), simd.select_f32s(low, x_high, y))
+    };
+    let ((a, b), (c, d)) = (one(a, b), one(c, d));
+    let ((a, c), (b, d)) = (two(a, c), two(b, d));
+    [a, b, c, d]
+}
+
+/// The first of each two lanes, and the first two of each four.
+#[inline(always)]
+fn masks<S: Simd>(simd: S) -> (S::m32s, S::m32s) {
+    let mask = |lanes: [f32; QUAD]| simd.greater_than_f32s(splat(simd, lanes), simd.splat_f32s(0.0));
+    (mask([1.0, 0.0, 1.0, 0.0]), mask([1.0, 1.0, 0.0, 0.0]))
 }

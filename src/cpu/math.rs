@@ -100,7 +100,7 @@ impl Score {
         exp2(simd, simd.mul_f32s(difference, simd.splat_f32s(self.scale * LOG2_E)))
     }
 
-    /// The natural-log LSE of weights that add up to `sum`.
+    /// The natural-log LSE of weights that add up to `sum`; -inf where there are none.
     #[inline(always)]
     pub fn lse(self, sum: f32, shift: f32) -> f32 {
         self.scale * shift + sum.ln()

@@ -3,23 +3,26 @@
 //! The picture, for one K/V head (query rows of the whole group folded together) and a block of rows:
 //!
 //! ```text
-//!                rows, four lanes each -> registers
+//!                rows, a lane each -> registers
 //!                  +------------------+
-//!                  | q0..3 of each row| head_dim / 4      packed once per block
+//!                  | Q^T              | head_dim          transposed once per block
 //!                  +------------------+
 //!   +-----------+  +------------------+
-//!   | K 4 by 4  |  | S^T = K Q^T      | 64 keys           four elements of K are broadcast to the lanes of every row,
-//!   +-----------+  +------------------+                   whose four sums are added up at the end
-//!                  | max, exp2, sum   |                   four keys of each row side by side
+//!   | K, element|  | S^T = K Q^T      | 64 keys           elements of K are broadcast to the lanes of every row
+//!   +-----------+  +------------------+
+//!                  | max, exp2, sum   |
 //!                  +------------------+
 //!   +-----------+  +------------------+
 //!   | P, element|  | O += P V         | rows              elements of P are broadcast, V is read as it lies
 //!   +-----------+  +------------------+ head_dim -> registers
 //! ```
 //!
-//! So registers are full from four rows on (AVX-512), two (AVX2) or one (NEON); K and V are never transposed. Each K/V tile
-//! of 64 keys is read once and serves every query row while it is in the cache (`block.rs`). Work is split over (input, K/V
-//! head, row tile), and over keys where that leaves threads without work; the parts are then joined by their LSE
+//! Where an input's rows would leave many lanes empty, each has four: four elements of K are broadcast at once, four keys stand
+//! side by side in a row's lanes, and four sums are added up at the end. A row alone has its four lanes as often as a register
+//! has room, each for other elements. K and V are never transposed.
+//!
+//! Each K/V tile of 64 keys is read once and serves every query row while it is in the cache (`block.rs`). Work is split over
+//! (input, K/V head, row tile), and over keys where that leaves threads without work; the parts are then joined by their LSE
 //! ([`merge_states`]). Up to four rows read little else than K and V: there a task reads several heads, in the order of memory.
 
 mod block;
@@ -29,6 +32,7 @@ mod state;
 
 use std::ops::Range;
 
+use bytemuck::{Pod, Zeroable};
 use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
@@ -75,49 +79,64 @@ fn attend_split<E: Element>(
     q: View<&[E]>,
     kv: SharedKv<&[E]>,
     out: View<&mut [E]>,
-    mut lse: Option<View<&mut [f32]>>,
+    lse: Option<View<&mut [f32]>>,
     threads: usize,
     splits: impl Fn(usize, usize) -> usize,
 ) -> Result<()> {
     span!("attend on the CPU", rows = problem.total_rows(), keys = problem.key_positions(), dtype = %E::DTYPE);
     problem.check(&q, &kv, &out, lse.as_ref())?;
     let tiles = row_tiles(problem, threads);
-    let parts: Vec<Task<'_>> = tiles
-        .iter()
-        .enumerate()
-        .flat_map(|(index, tile)| {
-            let key_tiles = tile.input.keys.len().div_ceil(TILE_KEYS);
-            let splits = splits(tiles.len(), key_tiles).clamp(1, key_tiles.max(1));
-            let keys_per_split = key_tiles.div_ceil(splits) * TILE_KEYS;
-            let keys = tile.input.keys.clone();
-            (0..splits).map(move |split| {
-                let start = (keys.start + split * keys_per_split).min(keys.end);
-                Task { tile, index, keys: start..(start + keys_per_split).min(keys.end) }
-            })
-        })
-        .collect();
-    let states: Vec<(usize, RowState)> =
-        parts.par_iter().map(|task| (task.index, task.run(problem, q, kv))).collect();
-
-    // Tasks of one tile are neighbours: join them, then scatter the finished rows.
-    for group in states.chunk_by(|a, b| a.0 == b.0) {
-        let tile = &tiles[group[0].0];
-        let merged;
-        let state = match group {
-            [(_, only)] => only,
-            several => {
-                merged = RowState::merge(several.iter().map(|(_, state)| state));
-                &merged
-            }
-        };
-        for (r, (row, head)) in tile.rows_and_heads(problem).enumerate() {
-            state.write_row(r, &mut out.data[out.strides.at(0, row, head)..][..problem.head_dim()]);
-            if let Some(lse) = &mut lse {
-                lse.data[lse.strides.at(0, row, head)] = state.lse(r);
-            }
+    let mut targets = targets(out, lse);
+    let (mut tasks, mut shared) = (Vec::new(), Vec::new());
+    for tile in &tiles {
+        let places = tile.rows_and_heads(problem).map(|(row, head)| row * problem.heads() + head);
+        let of_tile = places.filter_map(|place| targets[place].take()).collect();
+        let (keys, key_tiles) = (&tile.input.keys, tile.input.keys.len().div_ceil(TILE_KEYS));
+        let splits = splits(tiles.len(), key_tiles).clamp(1, key_tiles.max(1));
+        if splits == 1 {
+            tasks.push(Task { tile, keys: keys.clone(), targets: Some(of_tile) });
+            continue;
         }
+        let keys_per_split = key_tiles.div_ceil(splits) * TILE_KEYS;
+        tasks.extend((0..splits).map(|split| {
+            let start = (keys.start + split * keys_per_split).min(keys.end);
+            Task { tile, keys: start..(start + keys_per_split).min(keys.end), targets: None }
+        }));
+        shared.push((splits, of_tile));
+    }
+    let states: Vec<Option<RowState>> = tasks.into_par_iter().map(|task| task.run(problem, q, kv)).collect();
+
+    let mut states = states.into_iter().flatten();
+    for (splits, mut targets) in shared {
+        let parts: Vec<RowState> = states.by_ref().take(splits).collect();
+        RowState::merge(&parts).write(&mut targets);
     }
     Ok(())
+}
+
+/// Where the result of a row and head belongs.
+struct Target<'a, E> {
+    out: &'a mut [E],
+    lse: Option<&'a mut f32>,
+}
+
+impl<E: Element> Target<'_, E> {
+    fn write(&mut self, lse: f32, out: &[f32]) {
+        E::narrow(out, self.out);
+        if let Some(target) = &mut self.lse {
+            **target = lse;
+        }
+    }
+}
+
+/// `[rows, heads]`, each to be taken once.
+fn targets<'a, E: Element>(
+    out: View<&'a mut [E]>,
+    lse: Option<View<&'a mut [f32]>>,
+) -> Vec<Option<Target<'a, E>>> {
+    let mut lse =
+        lse.map(|lse| lse.into_vectors().into_iter().filter_map(<[f32]>::first_mut)).into_iter().flatten();
+    (out.into_vectors().into_iter()).map(|out| Some(Target { out, lse: lse.next() })).collect()
 }
 
 /// Splits of the keys such that every thread has work, without splits of less than
@@ -167,15 +186,16 @@ fn row_tiles(problem: &Problem, threads: usize) -> Vec<RowTile<'_>> {
 }
 
 /// One row tile against one range of keys.
-struct Task<'p> {
+struct Task<'p, 'o, E> {
     tile: &'p RowTile<'p>,
-    /// Position of the tile in the list of tiles.
-    index: usize,
     keys: Range<usize>,
+    /// Of the rows, where this is all of their keys.
+    targets: Option<Vec<Target<'o, E>>>,
 }
 
-impl Task<'_> {
-    fn run<E: Element>(&self, problem: &Problem, q: View<&[E]>, kv: SharedKv<&[E]>) -> RowState {
+impl<E: Element> Task<'_, '_, E> {
+    /// What is to be joined with the rest of the keys, if any.
+    fn run(self, problem: &Problem, q: View<&[E]>, kv: SharedKv<&[E]>) -> Option<RowState> {
         let dim = problem.head_dim();
         let rows: Vec<&[E]> = (self.tile.rows_and_heads(problem))
             .map(|(row, head)| &q.data[q.strides.at(0, row, head)..][..dim])
@@ -187,7 +207,17 @@ impl Task<'_> {
             })
             .collect();
         let score = math::Score::new(problem.scale(), problem.softcap());
-        block::attend(Arch::new(), &rows, &heads, self.keys.clone(), score, dim)
+        let attend = |done: &mut dyn FnMut(usize, f32, &[f32])| {
+            let of_input = self.tile.input.rows.len() * problem.group();
+            block::attend(Arch::new(), &rows, of_input, &heads, self.keys, score, done);
+        };
+        if let Some(mut targets) = self.targets {
+            attend(&mut |r, lse, out| targets[r].write(lse, out));
+            return None;
+        }
+        let mut state = RowState::empty(rows.len(), dim);
+        attend(&mut |r, lse, out| state.set(r, lse, out));
+        Some(state)
     }
 }
 
@@ -207,18 +237,13 @@ impl<'a, E: Element> HeadOf<'a, E> {
         Self { data, stride: of.strides.row, dim: of.shape.vector }
     }
 
-    /// The keys `range` as f32: a view of the operand where it serves as it is, else a copy in `buffer`, filled up with
-    /// zeros to whole registers.
+    /// The keys `range` as f32: a view of the operand where it serves as it is, else a copy in `buffer`, in whole registers
+    /// whose elements past the vector are left as they are.
     ///
     /// `again`: they are read several times, and should not fight for the few cache sets that a large stride, often a
     /// multiple of the page size, leaves them.
     #[inline(always)]
-    fn tile<'t, S: Simd>(
-        &'t self,
-        range: &Range<usize>,
-        again: bool,
-        buffer: &'t mut Vec<S::f32s>,
-    ) -> Vectors<'t> {
+    fn tile<'t, S: Simd>(&'t self, range: &Range<usize>, again: bool, buffer: &'t mut [Line]) -> Vectors<'t> {
         let src = self.span(range);
         let whole = self.dim.is_multiple_of(S::F32_LANES);
         let in_place = whole && (self.stride == self.dim || self.stride > self.dim && !again);
@@ -226,10 +251,17 @@ impl<'a, E: Element> HeadOf<'a, E> {
             return Vectors { data, stride: self.stride };
         }
         let width = self.dim.next_multiple_of(S::F32_LANES);
-        buffer.resize(range.len() * width / S::F32_LANES, bytemuck::Zeroable::zeroed());
-        let vectors: &mut [f32] = bytemuck::cast_slice_mut(buffer);
+        let vectors: &mut [f32] = &mut bytemuck::cast_slice_mut(buffer)[..range.len() * width];
         for (i, dst) in vectors.chunks_exact_mut(width).enumerate() {
-            E::widen(&src[i * self.stride..][..self.dim], &mut dst[..self.dim]);
+            let src = &src[i * self.stride..][..self.dim];
+            // Of a length that is known: a call takes longer than to copy so little.
+            match (
+                E::as_f32(src).and_then(|src| <&[f32; 64]>::try_from(src).ok()),
+                <&mut [f32; 64]>::try_from(&mut *dst),
+            ) {
+                (Some(src), Ok(dst)) => *dst = *src,
+                _ => E::widen(src, &mut dst[..self.dim]),
+            }
         }
         Vectors { data: vectors, stride: width }
     }
@@ -240,6 +272,11 @@ impl<'a, E: Element> HeadOf<'a, E> {
         &self.data[range.start * self.stride..(range.end - 1) * self.stride + self.dim]
     }
 }
+
+/// A line of a cache. Registers whose memory begins with one do not lie in two of them.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
 
 /// Vectors of f32 that begin `stride` elements apart, no less than their length.
 #[derive(Clone, Copy)]

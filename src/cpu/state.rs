@@ -1,6 +1,6 @@
-//! What a task leaves behind: for each row the normalised output and its LSE, in f32.
+//! What a task of a part of the keys leaves behind: for each row the normalised output and its LSE, in f32.
 
-use super::math::Score;
+use super::Target;
 use super::merge::merge_row;
 use crate::dtype::Element;
 
@@ -19,39 +19,27 @@ impl RowState {
         Self { out: vec![0.0; rows * dim], lse: vec![f32::NEG_INFINITY; rows], dim }
     }
 
-    /// The LSE of row `r`.
-    pub fn lse(&self, r: usize) -> f32 {
-        self.lse[r]
+    /// Takes in row `r`.
+    pub fn set(&mut self, r: usize, lse: f32, out: &[f32]) {
+        self.lse[r] = lse;
+        self.out[r * self.dim..][..self.dim].copy_from_slice(out);
     }
 
-    /// Writes row `r` in the operand's dtype.
-    pub fn write_row<E: Element>(&self, r: usize, out: &mut [E]) {
-        E::narrow(&self.out[r * self.dim..][..self.dim], out);
+    /// Writes the rows in the operand's dtype.
+    pub fn write<E: Element>(&self, targets: &mut [Target<'_, E>]) {
+        for ((target, out), lse) in targets.iter_mut().zip(self.out.chunks_exact(self.dim)).zip(&self.lse) {
+            target.write(*lse, out);
+        }
     }
 
     /// Joins the states of disjoint key ranges.
-    pub fn merge<'s>(states: impl Iterator<Item = &'s Self> + Clone) -> Self {
-        let Some(first) = states.clone().next() else { return Self::empty(0, 0) };
+    pub fn merge(states: &[Self]) -> Self {
+        let Some(first) = states.first() else { return Self::empty(0, 0) };
         let mut merged = Self::empty(first.lse.len(), first.dim);
         for (r, out) in merged.out.chunks_exact_mut(first.dim).enumerate() {
-            let parts = states.clone().map(|s| (s.lse[r], &s.out[r * s.dim..][..s.dim]));
+            let parts = states.iter().map(|s| (s.lse[r], &s.out[r * s.dim..][..s.dim]));
             merged.lse[r] = merge_row(parts, out);
         }
         merged
     }
-}
-
-/// Normalises one row: writes `unnormalised / sum` to `out`, returns the natural-log LSE.
-///
-/// `shift` was subtracted from every dot product.
-#[inline(always)]
-pub(super) fn finish_row(score: Score, sum: f32, shift: f32, unnormalised: &[f32], out: &mut [f32]) -> f32 {
-    if sum == 0.0 {
-        out.fill(0.0);
-        return f32::NEG_INFINITY;
-    }
-    for (out, x) in out.iter_mut().zip(unnormalised) {
-        *out = x / sum;
-    }
-    score.lse(sum, shift)
 }

@@ -3,7 +3,9 @@
 use half::{bf16, f16};
 use pulp::Arch;
 
-use super::{HeadOf, KeyTiles, attend_split, block, math};
+use super::state::RowState;
+use super::{HeadOf, KeyTiles, TILE_KEYS, attend_split, block, math};
+use crate::view::MAX_HEAD_DIM;
 use crate::{Element, Keys, Problem, ProblemSpec, SharedKv, View, reference};
 
 /// Every number of splits of one input's keys, also more than there are tiles.
@@ -118,8 +120,16 @@ fn every_width<E: Element>(case: usize, [rows, keys, dim]: [usize; 3]) {
     let close = |got: f32, want: f32| {
         got == want || (got.is_nan() && want.is_nan()) || (got - want).abs() <= 1e-5 * want.abs().max(1.0)
     };
+    let nan = vec![bf16::NAN; TILE_KEYS * MAX_HEAD_DIM];
+    let nan_tile = || HeadOf { data: &nan[..], stride: MAX_HEAD_DIM, dim: MAX_HEAD_DIM };
     for arch in widths() {
-        let state = block::attend(arch, &vectors, &tiles, OTHERS..OTHERS + keys, score, dim);
+        // The room that the kernel keeps is full of it.
+        let of_nan = KeyTiles { k: nan_tile(), v: nan_tile() };
+        let row = &nan[..MAX_HEAD_DIM];
+        block::attend(arch, &[row], 1, &[of_nan], 0..TILE_KEYS, score, &mut |_, _, _| ());
+        let mut state = RowState::empty(vectors.len(), dim);
+        let mut done = |r: usize, lse: f32, out: &[f32]| state.set(r, lse, out);
+        block::attend(arch, &vectors, rows, &tiles, OTHERS..OTHERS + keys, score, &mut done);
         for (i, at) in in_turn.iter().enumerate() {
             let what = format!("{arch:?} case {case} {}: {rows} rows, {keys} keys, {dim}, row {i}", E::DTYPE);
             assert!(close(state.lse[i], lse[*at]), "{what}: LSE {} against {}", state.lse[i], lse[*at]);
@@ -165,4 +175,65 @@ fn exp2_is_accurate_and_keeps_nan() {
     pulp::Arch::new().dispatch(Exp2(&mut special));
     assert_eq!(special[..4], [0.0, 0.0, 0.0, 1.0]);
     assert!(special[4].is_nan() && special[5].is_nan());
+}
+
+#[test]
+fn rows_whose_keys_all_weigh_nothing_are_0() {
+    let (rows, keys, dim) = (3, 2, 8);
+    let problem = Problem::new(ProblemSpec {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: dim,
+        scale: 1.0,
+        softcap: None,
+        row_offsets: vec![0, rows],
+        keys: Keys::Packed { offsets: vec![0, keys] },
+    })
+    .unwrap();
+    let (q, k, v) =
+        (vec![1.0; rows * dim], vec![f32::NEG_INFINITY; keys * dim], vec![f32::INFINITY; keys * dim]);
+    let (mut out, mut lse) = (vec![f32::NAN; rows * dim], vec![f32::NAN; rows]);
+    super::attend(
+        &problem,
+        View::contiguous(problem.query_shape(), &q[..]),
+        SharedKv::contiguous(problem.kv_shape(), &k[..], &v[..]),
+        View::contiguous(problem.query_shape(), &mut out[..]),
+        Some(View::contiguous(problem.lse_shape(), &mut lse[..])),
+    )
+    .unwrap();
+    assert_eq!((out, lse), (vec![0.0; rows * dim], vec![f32::NEG_INFINITY; rows]));
+}
+
+/// Also where the last task of an input has but a few of its rows.
+#[test]
+fn equal_rows_give_equal_bits_wherever_they_stand() {
+    let (keys, dim) = (70, 20);
+    let noise = |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect() };
+    let (k, v) = (noise(keys * dim), noise(keys * dim));
+    for rows in [2, 5, 13, 17, 30, 45, 100, 257, 261, 300] {
+        let problem = Problem::new(ProblemSpec {
+            heads: 1,
+            kv_heads: 1,
+            head_dim: dim,
+            scale: 0.5,
+            softcap: None,
+            row_offsets: vec![0, rows],
+            keys: Keys::Packed { offsets: vec![0, keys] },
+        })
+        .unwrap();
+        let (q, mut out) = (noise(dim).repeat(rows), vec![f32::NAN; rows * dim]);
+        let mut lse = vec![f32::NAN; rows];
+        super::attend(
+            &problem,
+            View::contiguous(problem.query_shape(), &q[..]),
+            SharedKv::contiguous(problem.kv_shape(), &k[..], &v[..]),
+            View::contiguous(problem.query_shape(), &mut out[..]),
+            Some(View::contiguous(problem.lse_shape(), &mut lse[..])),
+        )
+        .unwrap();
+        assert!(lse.iter().all(|x| x.to_bits() == lse[0].to_bits()), "{rows} rows: LSE {lse:?}");
+        for (r, row) in out.chunks(dim).enumerate() {
+            assert_eq!(row, &out[..dim], "row {r} of {rows}");
+        }
+    }
 }
