@@ -313,7 +313,8 @@ impl Turns {
     }
 }
 
-/// A B C A B C: `rounds` times, or until there is none left to compare ours with.
+/// A B C, C B A, A B C: `rounds` times, or until there is none left to compare ours with. So none always follows the same
+/// other.
 fn lines_at(
     servers: &mut BTreeMap<By, Server>,
     systems: &[(By, &'static str)],
@@ -321,11 +322,16 @@ fn lines_at(
     rounds: u32,
 ) -> Result<Vec<Line>> {
     let mut all: Vec<Turns> = systems.iter().map(|_| Turns::default()).collect();
-    for _ in 0..rounds {
+    for round in 0..rounds {
         if all.iter().skip(1).all(Turns::done) {
             break;
         }
-        for (i, (turns, &(by, system))) in all.iter_mut().zip(systems).enumerate() {
+        let mut order_of_turn: Vec<usize> = (0..systems.len()).collect();
+        if round % 2 == 1 {
+            order_of_turn.reverse();
+        }
+        for i in order_of_turn {
+            let (turns, (by, system)) = (&mut all[i], systems[i]);
             if i > 0 && turns.done() {
                 continue;
             }
