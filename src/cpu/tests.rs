@@ -177,30 +177,35 @@ fn exp2_is_accurate_and_keeps_nan() {
     assert!(special[4].is_nan() && special[5].is_nan());
 }
 
-#[test]
-fn rows_whose_keys_all_weigh_nothing_are_0() {
-    let (rows, keys, dim) = (3, 2, 8);
+/// Output and LSE of one input's `rows` over all of `k` and `v`, `[keys, dim]`.
+fn one_head(rows: usize, dim: usize, q: &[f32], k: &[f32], v: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let problem = Problem::new(ProblemSpec {
         heads: 1,
         kv_heads: 1,
         head_dim: dim,
-        scale: 1.0,
+        scale: 0.5,
         softcap: None,
         row_offsets: vec![0, rows],
-        keys: Keys::Packed { offsets: vec![0, keys] },
+        keys: Keys::Packed { offsets: vec![0, k.len() / dim] },
     })
     .unwrap();
-    let (q, k, v) =
-        (vec![1.0; rows * dim], vec![f32::NEG_INFINITY; keys * dim], vec![f32::INFINITY; keys * dim]);
     let (mut out, mut lse) = (vec![f32::NAN; rows * dim], vec![f32::NAN; rows]);
     super::attend(
         &problem,
-        View::contiguous(problem.query_shape(), &q[..]),
-        SharedKv::contiguous(problem.kv_shape(), &k[..], &v[..]),
+        View::contiguous(problem.query_shape(), q),
+        SharedKv::contiguous(problem.kv_shape(), k, v),
         View::contiguous(problem.query_shape(), &mut out[..]),
         Some(View::contiguous(problem.lse_shape(), &mut lse[..])),
     )
     .unwrap();
+    (out, lse)
+}
+
+#[test]
+fn rows_whose_keys_all_weigh_nothing_are_0() {
+    let (rows, keys, dim) = (3, 2, 8);
+    let (k, v) = (vec![f32::NEG_INFINITY; keys * dim], vec![f32::INFINITY; keys * dim]);
+    let (out, lse) = one_head(rows, dim, &vec![1.0; rows * dim], &k, &v);
     assert_eq!((out, lse), (vec![0.0; rows * dim], vec![f32::NEG_INFINITY; rows]));
 }
 
@@ -211,26 +216,7 @@ fn equal_rows_give_equal_bits_wherever_they_stand() {
     let noise = |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect() };
     let (k, v) = (noise(keys * dim), noise(keys * dim));
     for rows in [2, 5, 13, 17, 30, 45, 100, 257, 261, 300] {
-        let problem = Problem::new(ProblemSpec {
-            heads: 1,
-            kv_heads: 1,
-            head_dim: dim,
-            scale: 0.5,
-            softcap: None,
-            row_offsets: vec![0, rows],
-            keys: Keys::Packed { offsets: vec![0, keys] },
-        })
-        .unwrap();
-        let (q, mut out) = (noise(dim).repeat(rows), vec![f32::NAN; rows * dim]);
-        let mut lse = vec![f32::NAN; rows];
-        super::attend(
-            &problem,
-            View::contiguous(problem.query_shape(), &q[..]),
-            SharedKv::contiguous(problem.kv_shape(), &k[..], &v[..]),
-            View::contiguous(problem.query_shape(), &mut out[..]),
-            Some(View::contiguous(problem.lse_shape(), &mut lse[..])),
-        )
-        .unwrap();
+        let (out, lse) = one_head(rows, dim, &noise(dim).repeat(rows), &k, &v);
         assert!(lse.iter().all(|x| x.to_bits() == lse[0].to_bits()), "{rows} rows: LSE {lse:?}");
         for (r, row) in out.chunks(dim).enumerate() {
             assert_eq!(row, &out[..dim], "row {r} of {rows}");
