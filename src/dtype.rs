@@ -38,7 +38,7 @@ impl fmt::Display for DType {
 }
 
 mod sealed {
-    pub trait Sealed {}
+    pub trait Sealed: bytemuck::Pod {}
     impl Sealed for f32 {}
     impl Sealed for half::f16 {}
     impl Sealed for half::bf16 {}
@@ -57,9 +57,6 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {
 
     /// `src` itself where this type is f32.
     fn as_f32(src: &[Self]) -> Option<&[f32]>;
-
-    /// Converts `src` into `dst`, which is as long.
-    fn widen(src: &[Self], dst: &mut [f32]);
 
     /// Converts `src` into `dst`, which is as long, to the nearest values.
     fn narrow(src: &[f32], dst: &mut [Self]);
@@ -83,18 +80,13 @@ impl Element for f32 {
         Some(src)
     }
 
-    #[inline(always)]
-    fn widen(src: &[Self], dst: &mut [f32]) {
-        dst.copy_from_slice(src);
-    }
-
     fn narrow(src: &[f32], dst: &mut [Self]) {
         dst.copy_from_slice(src);
     }
 }
 
 macro_rules! half_element {
-    ($type:ident, $dtype:expr, $widen:path) => {
+    ($type:ident, $dtype:expr) => {
         impl Element for $type {
             const DTYPE: DType = $dtype;
 
@@ -113,11 +105,6 @@ macro_rules! half_element {
                 None
             }
 
-            #[inline(always)]
-            fn widen(src: &[Self], dst: &mut [f32]) {
-                dst.iter_mut().zip(src).for_each(|(to, from)| *to = $widen(from.to_bits()));
-            }
-
             fn narrow(src: &[f32], dst: &mut [Self]) {
                 dst.convert_from_f32_slice(src);
             }
@@ -125,48 +112,5 @@ macro_rules! half_element {
     };
 }
 
-half_element!(f16, DType::F16, widen_f16);
-half_element!(bf16, DType::Bf16, widen_bf16);
-
-// `half` converts slices by calls, element by element where the machine has no instruction for it. These are inlined into
-// the kernels, and so take as many elements at a time as their registers hold.
-
-/// Exponent and mantissa moved to where f32 has them mean `2^-112` of the number, subnormal or not.
-#[inline(always)]
-fn widen_f16(bits: u16) -> f32 {
-    const POWER: f32 = f32::from_bits((127 + 112) << 23);
-    const INFINITE: u32 = 0x7c00 << 13;
-    let (sign, magnitude) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff) << 13);
-    let number = (f32::from_bits(magnitude) * POWER).to_bits();
-    let exponent = if magnitude >= INFINITE { 0x7f80_0000 } else { 0 };
-    f32::from_bits(sign | number | exponent)
-}
-
-#[inline(always)]
-fn widen_bf16(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Of every value, infinities and NaN too.
-    #[test]
-    fn halves_widen_as_half_has_it() {
-        let all: Vec<u16> = (0..=u16::MAX).collect();
-        fn check<E: Element>(values: &[E]) {
-            let mut wide = vec![0.0; values.len()];
-            E::widen(values, &mut wide);
-            for (value, wide) in values.iter().zip(wide) {
-                let want = value.to_f32();
-                assert!(
-                    wide.to_bits() == want.to_bits() || (wide.is_nan() && want.is_nan()),
-                    "{value:?}: {wide}"
-                );
-            }
-        }
-        check(bytemuck::cast_slice::<u16, f16>(&all));
-        check(bytemuck::cast_slice::<u16, bf16>(&all));
-    }
-}
+half_element!(f16, DType::F16);
+half_element!(bf16, DType::Bf16);

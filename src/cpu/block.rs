@@ -7,16 +7,24 @@ use bytemuck::Zeroable;
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 use super::math::Score;
+use super::widen::{register, widen};
 use super::{KeyTiles, Line, TILE_KEYS, Vectors};
-use crate::dtype::Element;
+use crate::dtype::{DType, Element};
 use crate::view::MAX_HEAD_DIM;
 
 /// Lanes of each row where an input's rows, a lane each, would leave too many of a register's empty.
 const QUAD: usize = 4;
+/// Rows of an input up to which each has whole registers. More of them are quicker with four lanes each, of which there are
+/// fewer to add up.
+const OWN_ROWS: usize = 2;
+/// The same where K and V are of 16 bits: in whole registers they are widened where they are used, and need no copy.
+const OWN_ROWS_OF_HALVES: usize = 6;
 /// Rows up to which tiles of V with gaps are read where they are.
 const IN_PLACE_ROWS: usize = 24;
 /// The most registers of rows in a block.
-const MOST_REGISTERS: usize = 3;
+const MOST_REGISTERS: usize = 4;
+/// Groups of lanes, for what goes over all of a row's.
+const STEPS: [usize; 4] = [8, 4, 2, 1];
 /// Rows whose outputs are summed at once.
 const VALUE_ROWS: usize = 4;
 
@@ -67,7 +75,15 @@ impl<E: Element> Attend<'_, E> {
         let Self { rows, of_input, heads, keys, score, room, done } = self;
         let dim = heads.first().map_or(0, |tiles| tiles.k.dim);
         let rows_per_head = rows.len() / heads.len().max(1);
-        let cuts = Cut::all::<S>(rows_per_head, of_input);
+        let halves =
+            E::DTYPE != DType::F32 && heads.iter().all(|of| of.k.in_place::<S>() && of.v.in_place::<S>());
+        let own_rows = match (S::F32_LANES, E::DTYPE) {
+            (16, _) if halves => OWN_ROWS_OF_HALVES,
+            (8, DType::Bf16) if halves => 4,
+            _ => OWN_ROWS,
+        };
+        let own = of_input <= own_rows;
+        let cuts = Cut::all::<S>(rows_per_head, of_input, own);
 
         let width = dim.next_multiple_of(S::F32_LANES);
         let tile = lines(TILE_KEYS * width);
@@ -100,11 +116,19 @@ impl<E: Element> Attend<'_, E> {
         for start in keys.clone().step_by(TILE_KEYS) {
             let range = start..keys.end.min(start + TILE_KEYS);
             for (tiles, blocks) in heads.iter().zip(blocks.chunks_mut(cuts.len().max(1))) {
-                // A block reads each key once, but each value for every few rows.
-                let k = tiles.k.tile::<S>(&range, false, k_tile);
-                let v = tiles.v.tile::<S>(&range, rows_per_head > IN_PLACE_ROWS, v_tile);
-                for block in blocks {
-                    simd.vectorize(Step { block, weights, k, v, score, count: range.len() });
+                let count = range.len();
+                if halves && own {
+                    let (k, v) = (tiles.k.as_they_lie(&range), tiles.v.as_they_lie(&range));
+                    for block in blocks {
+                        simd.vectorize(Step { block, weights, k, v, score, count });
+                    }
+                } else {
+                    // A block reads each key once, but each value for every few rows.
+                    let k = tiles.k.tile(simd, &range, false, k_tile);
+                    let v = tiles.v.tile(simd, &range, rows_per_head > IN_PLACE_ROWS, v_tile);
+                    for block in blocks {
+                        simd.vectorize(Step { block, weights, k, v, score, count });
+                    }
                 }
             }
         }
@@ -123,8 +147,6 @@ struct Cut {
     rows: Range<usize>,
     /// Lanes that each row has in a register, each for keys of its own.
     lanes: usize,
-    /// Copies of those lanes, each for elements of its own.
-    parts: usize,
     registers: usize,
 }
 
@@ -132,12 +154,19 @@ impl Cut {
     /// All `rows` of a task, with as many lanes each as suits those `of_input`: what order a row is summed in does not depend
     /// on its place.
     #[inline(always)]
-    fn all<S: Simd>(rows: usize, of_input: usize) -> Vec<Self> {
+    fn all<S: Simd>(rows: usize, of_input: usize, own: bool) -> Vec<Self> {
         let filled = |lanes: usize| (of_input * lanes).next_multiple_of(S::F32_LANES);
         // To add up four lanes takes about a seventh of the time of the products.
-        let lanes = if 7 * QUAD * filled(1) <= 8 * filled(QUAD) { 1 } else { QUAD };
-        let parts = if of_input == 1 { S::F32_LANES / QUAD } else { 1 };
-        let most = if S::F32_LANES == 8 && lanes == 1 { 2 } else { MOST_REGISTERS };
+        let lanes = match own {
+            true => S::F32_LANES,
+            _ if 7 * QUAD * filled(1) <= 8 * filled(QUAD) => 1,
+            _ => QUAD,
+        };
+        let most = match (S::F32_LANES, lanes) {
+            (8, 1 | 8) => 2,
+            (16, 16) => 4,
+            _ => 3,
+        };
         let rows_of = S::F32_LANES / lanes;
         let registers = rows.div_ceil(rows_of);
         let blocks = registers.div_ceil(most);
@@ -145,17 +174,13 @@ impl Cut {
         for i in 0..blocks {
             let (first, end) = (i * registers / blocks, (i + 1) * registers / blocks);
             let rows = first * rows_of..rows.min(end * rows_of);
-            cuts.push(Self { rows, lanes, parts, registers: end - first });
+            cuts.push(Self { rows, lanes, registers: end - first });
         }
         cuts
     }
 
     fn q_lines<S: Simd>(&self, dim: usize) -> usize {
-        lines(
-            dim.next_multiple_of(QUAD * self.parts) / (self.lanes * self.parts)
-                * self.registers
-                * S::F32_LANES,
-        )
+        lines(dim.next_multiple_of(self.lanes.max(QUAD)) / self.lanes * self.registers * S::F32_LANES)
     }
 
     /// Of the weights of a tile.
@@ -174,9 +199,8 @@ struct Block<'a> {
     rows: usize,
     dim: usize,
     lanes: usize,
-    parts: usize,
     registers: usize,
-    /// `[dim / (parts * lanes)][registers]` of `[rows][parts][lanes]`; what is past the rows or past `dim` is 0.
+    /// `[dim / lanes][registers]` of `[rows][lanes]`; what is past the rows or past `dim` is 0.
     q: &'a [Line],
     /// `[rows][dim]`, in whole registers, not yet divided by `sum`.
     out: &'a mut [Line],
@@ -196,7 +220,7 @@ impl<'a> Block<'a> {
         q: &'a mut [Line],
         out: &'a mut [Line],
     ) -> Self {
-        let Cut { lanes, parts, registers, .. } = *cut;
+        let Cut { lanes, registers, .. } = *cut;
         q.fill(Line::zeroed());
         out.fill(Line::zeroed());
         let (to, _) = bytemuck::cast_slice_mut::<_, f32>(q).as_chunks_mut::<QUAD>();
@@ -204,14 +228,20 @@ impl<'a> Block<'a> {
         let elements = &mut elements[..dim.div_ceil(QUAD)];
         let per_register = S::F32_LANES / QUAD;
         for (r, row) in rows.iter().enumerate() {
-            E::widen(row, &mut elements.as_flattened_mut()[..dim]);
+            widen(simd, row, &mut elements.as_flattened_mut()[..dim]);
+            if lanes > QUAD {
+                for (c, quads) in elements.chunks(per_register).enumerate() {
+                    to[(c * registers + r) * per_register..][..quads.len()].copy_from_slice(quads);
+                }
+                continue;
+            }
             // Rows of one lane: four that follow each other in as many registers, for `transpose`.
             let (register, place) = match lanes {
                 QUAD => (r / per_register, r % per_register),
                 _ => (r % QUAD * registers + r / S::F32_LANES, r % S::F32_LANES / QUAD),
             };
             let to = to[register * per_register + place..].iter_mut();
-            for (to, quad) in to.step_by(QUAD / lanes * registers * per_register / parts).zip(&*elements) {
+            for (to, quad) in to.step_by(QUAD / lanes * registers * per_register).zip(&*elements) {
                 *to = *quad;
             }
         }
@@ -230,7 +260,6 @@ impl<'a> Block<'a> {
             rows: rows.len(),
             dim,
             lanes,
-            parts,
             registers,
             q,
             out,
@@ -242,9 +271,10 @@ impl<'a> Block<'a> {
     /// Divides by the sums: each row's place in the block, natural-log LSE and output go to `done`.
     #[inline(always)]
     fn finish<S: Simd>(&mut self, simd: S, score: Score, done: &mut dyn FnMut(usize, f32, &[f32])) {
-        for sum in registers_mut::<S>(&mut self.sum).iter_mut().filter(|_| self.lanes == QUAD) {
-            *sum = simd.add_f32s(*sum, swap_one(simd, *sum));
-            *sum = simd.add_f32s(*sum, swap_two(simd, *sum));
+        for sum in registers_mut::<S>(&mut self.sum) {
+            for step in STEPS.into_iter().filter(|step| *step < self.lanes) {
+                *sum = simd.add_f32s(*sum, exchange(simd, step, *sum));
+            }
         }
         for max in registers_mut::<S>(&mut self.max) {
             *max = score.shift(simd, *max);
@@ -267,56 +297,61 @@ impl<'a> Block<'a> {
 }
 
 /// A block meets a K/V tile of `count` keys: scores, softmax, values.
-struct Step<'a, 'b> {
+struct Step<'a, 'b, E> {
     block: &'a mut Block<'b>,
     /// Room.
     weights: &'a mut [Line],
-    k: Vectors<'a>,
-    v: Vectors<'a>,
+    k: Vectors<'a, E>,
+    v: Vectors<'a, E>,
     score: Score,
     count: usize,
 }
 
-impl WithSimd for Step<'_, '_> {
+impl<E: Element> WithSimd for Step<'_, '_, E> {
     type Output = ();
 
     /// As many keys and values at a time as there are registers for.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Block { parts, lanes, registers, .. } = *self.block;
-        match (S::F32_LANES, parts, lanes, registers) {
-            (8, 2, ..) => self.block::<S, 8, QUAD, 1, 2, 8>(simd),
-            (8, _, QUAD, 1) => self.block::<S, QUAD, QUAD, 1, 2, 2>(simd),
-            (8, _, QUAD, 2) => self.block::<S, QUAD, QUAD, 2, 1, 2>(simd),
-            (8, _, QUAD, _) => self.block::<S, QUAD, QUAD, 3, 1, 2>(simd),
-            (8, _, _, 1) => self.block::<S, 1, 1, 1, 8, 2>(simd),
-            (8, ..) => self.block::<S, 1, 1, 2, 4, 2>(simd),
-            (_, 4, ..) => self.block::<S, 16, QUAD, 1, 2, 4>(simd),
-            (_, _, QUAD, 1) => self.block::<S, QUAD, QUAD, 1, 2, 4>(simd),
-            (_, _, QUAD, 2) => self.block::<S, QUAD, QUAD, 2, 2, 4>(simd),
-            (_, _, QUAD, _) => self.block::<S, QUAD, QUAD, 3, 2, 4>(simd),
-            (_, _, _, 1) => self.block::<S, 1, 1, 1, 8, 4>(simd),
-            (_, _, _, 2) => self.block::<S, 1, 1, 2, 8, 4>(simd),
-            _ => self.block::<S, 1, 1, MOST_REGISTERS, 8, 4>(simd),
+        let Block { lanes, registers, .. } = *self.block;
+        let halves = E::DTYPE != DType::F32;
+        match (S::F32_LANES, lanes, registers) {
+            (16, 16, 1) => self.block::<S, 16, 1, 1, 4>(simd),
+            (16, 16, 2) => self.block::<S, 16, 2, 1, 4>(simd),
+            (16, 16, 3) if halves => self.block::<S, 16, 3, 1, 4>(simd),
+            (16, 16, 4) if halves => self.block::<S, 16, 4, 1, 4>(simd),
+            (8, 8, 1) => self.block::<S, 8, 1, 1, 8>(simd),
+            (8, 8, 2) => self.block::<S, 8, 2, 1, 4>(simd),
+            (4, QUAD, 1) => self.block::<S, QUAD, 1, 2, 4>(simd),
+            (4, QUAD, 2) => self.block::<S, QUAD, 2, 2, 4>(simd),
+            _ if halves => unreachable!("{lanes} lanes, {registers} registers of halves"),
+            (8, QUAD, 1) => self.block::<S, QUAD, 1, 2, 2>(simd),
+            (8, QUAD, 2) => self.block::<S, QUAD, 2, 1, 2>(simd),
+            (8, QUAD, _) => self.block::<S, QUAD, 3, 1, 2>(simd),
+            (8, _, 1) => self.block::<S, 1, 1, 8, 2>(simd),
+            (8, ..) => self.block::<S, 1, 2, 4, 2>(simd),
+            (16, QUAD, 1) => self.block::<S, QUAD, 1, 2, 4>(simd),
+            (16, QUAD, 2) => self.block::<S, QUAD, 2, 2, 4>(simd),
+            (_, QUAD, _) => self.block::<S, QUAD, 3, 2, 4>(simd),
+            (_, _, 1) => self.block::<S, 1, 1, 8, 4>(simd),
+            (_, _, 2) => self.block::<S, 1, 2, 8, 4>(simd),
+            _ => self.block::<S, 1, 3, 8, 4>(simd),
         }
     }
 }
 
-impl Step<'_, '_> {
+impl<E: Element> Step<'_, '_, E> {
     /// `G` registers of rows that have `L` lanes each against `N` times `L` keys, `W` elements of them at a time; then `V`
     /// registers of values at a time.
     #[inline(always)]
-    fn block<S: Simd, const W: usize, const L: usize, const G: usize, const N: usize, const V: usize>(
-        self,
-        simd: S,
-    ) {
+    fn block<S: Simd, const L: usize, const G: usize, const N: usize, const R: usize>(self, simd: S) {
         let Self { block, weights, k, v, score, count } = self;
         let (weights, _) = registers_mut::<S>(weights).as_chunks_mut::<G>();
-        let q = &S::as_simd_f32s(bytemuck::cast_slice(block.q)).0.as_chunks::<G>().0[..block.dim.div_ceil(W)];
-        let mut keys = k.iter();
+        let q = &S::as_simd_f32s(bytemuck::cast_slice(block.q)).0.as_chunks::<G>().0[..block.dim.div_ceil(L)];
+        let mut keys = Keys { vectors: k.iter(), last: &[], chunks: q.len() };
         let used = count.div_ceil(L);
         for scores in &mut weights.as_chunks_mut::<N>().0[..used.div_ceil(N)] {
-            *scores = self::scores::<S, W, L, G, N>(simd, q, &mut keys);
+            *scores = self::scores::<S, E, L, G, N>(simd, q, &mut keys);
         }
         let weights = &mut weights[..used];
         let (max, sum) = (registers_mut::<S>(&mut block.max), registers_mut::<S>(&mut block.sum));
@@ -331,60 +366,108 @@ impl Step<'_, '_> {
             let row_slots = G * S::F32_LANES / L;
             let rows = Values { simd, weights: &weights[first..], row_slots, rescale: &rescale[first..], v };
             match out.len() / registers {
-                1 => rows.all::<1, V>(out, registers),
-                2 => rows.all::<2, V>(out, registers),
-                3 => rows.all::<3, V>(out, registers),
-                _ => rows.all::<VALUE_ROWS, V>(out, registers),
+                1 => rows.all::<1, R>(out, registers),
+                2 => rows.all::<2, R>(out, registers),
+                3 => rows.all::<3, R>(out, registers),
+                _ => rows.all::<VALUE_ROWS, R>(out, registers),
             }
         }
     }
 }
 
-/// Dot products of the next `N` times `L` keys; past the last of them, of that one again.
+/// The next vectors, cut into chunks of `W` elements, `chunks` of them; past the last, that one again.
+struct Keys<'k, I, E, const W: usize> {
+    vectors: I,
+    last: &'k [[E; W]],
+    chunks: usize,
+}
+
+impl<'k, I: Iterator<Item = &'k [E]>, E, const W: usize> Keys<'k, I, E, W> {
+    #[inline(always)]
+    fn next<const K: usize, const N: usize>(&mut self) -> [[&'k [[E; W]]; K]; N] {
+        let mut keys = [[self.last; K]; N];
+        for key in keys.as_flattened_mut() {
+            if let Some(vector) = self.vectors.next() {
+                // Of the same length for all the compiler knows, so that it need not look at each element's place.
+                self.last = &vector.as_chunks().0[..self.chunks];
+            }
+            *key = self.last;
+        }
+        keys
+    }
+}
+
+/// Dot products of the next `N` times `L` keys.
 #[inline(always)]
-fn scores<'k, S: Simd, const W: usize, const L: usize, const G: usize, const N: usize>(
+fn scores<'k, S: Simd, E: Element, const L: usize, const G: usize, const N: usize>(
     simd: S,
     q: &[[S::f32s; G]],
-    vectors: &mut impl Iterator<Item = &'k [f32]>,
+    keys: &mut Keys<'k, impl Iterator<Item = &'k [E]>, E, L>,
 ) -> [[S::f32s; G]; N] {
-    // Of the same length for all the compiler knows, so that it need not look at each element's place.
-    let cut = |vector: &'k [f32]| &vector.as_chunks::<W>().0[..q.len()];
     let mut scores = [[simd.splat_f32s(0.0); G]; N];
-    let Some(first) = vectors.next() else { return scores };
-    let mut last = cut(first);
-    let mut keys = [[last; L]; N];
-    for key in keys.as_flattened_mut().iter_mut().skip(1) {
-        if let Some(vector) = vectors.next() {
-            last = cut(vector);
+    match (L, G) {
+        (1, _) => {
+            let sums = products::<S, E, L, 1, G, N>(simd, q, keys.next());
+            for n in 0..N {
+                scores[n] = sums[n][0];
+            }
         }
-        *key = last;
+        (QUAD, _) => {
+            let sums = products::<S, E, L, QUAD, G, N>(simd, q, keys.next());
+            for n in 0..N {
+                scores[n] = add_quads(simd, sums[n]);
+            }
+        }
+        (16, ..=2) | (8, 1) => {
+            for scores in &mut scores {
+                *scores = own_scores::<S, E, L, G, 2>(simd, q, keys);
+            }
+        }
+        _ => {
+            for scores in &mut scores {
+                *scores = own_scores::<S, E, L, G, 1>(simd, q, keys);
+            }
+        }
     }
-    let mut sums = [[[simd.splat_f32s(0.0); G]; L]; N];
+    scores
+}
+
+/// Dot products of the next `L` keys with rows that have a register of as many lanes each; `M` times four keys at a time.
+#[inline(always)]
+fn own_scores<'k, S: Simd, E: Element, const L: usize, const G: usize, const M: usize>(
+    simd: S,
+    q: &[[S::f32s; G]],
+    keys: &mut Keys<'k, impl Iterator<Item = &'k [E]>, E, L>,
+) -> [S::f32s; G] {
+    let mut parts = [[simd.splat_f32s(0.0); G]; 4];
+    for parts in parts[..L / QUAD].chunks_mut(M) {
+        let sums = products::<S, E, L, QUAD, G, M>(simd, q, keys.next());
+        for (part, sums) in parts.iter_mut().zip(sums) {
+            *part = add_quads(simd, sums);
+        }
+    }
+    add_parts(simd, parts)
+}
+
+/// Each lane's sum over its elements of `N` times `K` keys, `W` lanes to a row.
+#[inline(always)]
+fn products<S: Simd, E: Element, const W: usize, const K: usize, const G: usize, const N: usize>(
+    simd: S,
+    q: &[[S::f32s; G]],
+    keys: [[&[[E; W]]; K]; N],
+) -> [[[S::f32s; G]; K]; N] {
+    let mut sums = [[[simd.splat_f32s(0.0); G]; K]; N];
     for (c, q) in q.iter().enumerate() {
         for n in 0..N {
-            for i in 0..L {
-                let elements = splat(simd, keys[n][i][c]);
+            for i in 0..K {
+                let elements = splat(simd, &keys[n][i][c]);
                 for g in 0..G {
                     sums[n][i][g] = simd.mul_add_e_f32s(q[g], elements, sums[n][i][g]);
                 }
             }
         }
     }
-    for n in 0..N {
-        for g in 0..G {
-            scores[n][g] = sums[n][0][g];
-            if L == QUAD {
-                let quads = [sums[n][0][g], sums[n][1 % L][g], sums[n][2 % L][g], sums[n][3 % L][g]];
-                scores[n][g] = add_quads(simd, quads);
-            }
-            let mut parts = W / L;
-            while parts > 1 {
-                parts /= 2;
-                scores[n][g] = simd.add_f32s(scores[n][g], simd.rotate_right_f32s(scores[n][g], parts * L));
-            }
-        }
-    }
-    scores
+    sums
 }
 
 /// Turns the scores of `count` keys into weights; returns the factors on what was summed before.
@@ -416,9 +499,8 @@ fn softmax<S: Simd, const L: usize, const G: usize>(
     let mut shift = max;
     let mut rescale = max;
     for g in 0..G {
-        if L == QUAD {
-            max[g] = simd.max_f32s(max[g], swap_one(simd, max[g]));
-            max[g] = simd.max_f32s(max[g], swap_two(simd, max[g]));
+        for step in STEPS.into_iter().filter(|step| *step < L) {
+            max[g] = simd.max_f32s(max[g], exchange(simd, step, max[g]));
         }
         shift[g] = score.shift(simd, max[g]);
         rescale[g] = score.weight(simd, before[g], shift[g]);
@@ -438,17 +520,17 @@ fn softmax<S: Simd, const L: usize, const G: usize>(
 }
 
 /// A few rows' `out = rescale * out + P V`.
-struct Values<'a, S, const L: usize> {
+struct Values<'a, S, E, const L: usize> {
     simd: S,
     /// `[keys / L][row_slots]`.
     weights: &'a [[f32; L]],
     row_slots: usize,
     /// `[rows]`.
     rescale: &'a [[f32; L]],
-    v: Vectors<'a>,
+    v: Vectors<'a, E>,
 }
 
-impl<S: Simd, const L: usize> Values<'_, S, L> {
+impl<S: Simd, E: Element, const L: usize> Values<'_, S, E, L> {
     /// All registers of `R` rows, `V` at a time.
     #[inline(always)]
     fn all<const R: usize, const V: usize>(&self, out: &mut [S::f32s], registers: usize) {
@@ -473,17 +555,21 @@ impl<S: Simd, const L: usize> Values<'_, S, L> {
                 sums[r][i] = simd.mul_f32s(out[r * registers + first + i], rescale);
             }
         }
-        let mut values = self.v.iter();
+        let mut vectors = self.v.iter();
         for weights in self.weights.chunks(self.row_slots) {
             let weights = &weights[..R];
             #[expect(clippy::needless_range_loop, reason = "a count known here is unrolled")]
             for i in 0..L {
-                let Some(value) = values.next() else { break };
-                let (value, _) = S::as_simd_f32s(&value[first * S::F32_LANES..][..V * S::F32_LANES]);
+                let Some(value) = vectors.next() else { break };
+                let value = &value[first * S::F32_LANES..][..V * S::F32_LANES];
+                let mut values = [simd.splat_f32s(0.0); V];
+                for j in 0..V {
+                    values[j] = register(simd, &value[j * S::F32_LANES..][..S::F32_LANES]);
+                }
                 for r in 0..R {
                     let weight = simd.splat_f32s(weights[r][i]);
                     for j in 0..V {
-                        sums[r][j] = simd.mul_add_e_f32s(weight, value[j], sums[r][j]);
+                        sums[r][j] = simd.mul_add_e_f32s(weight, values[j], sums[r][j]);
                     }
                 }
             }
@@ -501,60 +587,80 @@ fn registers_mut<S: Simd>(lines: &mut [Line]) -> &mut [S::f32s] {
 
 /// These elements in the lanes of every row.
 #[inline(always)]
-fn splat<S: Simd, const W: usize>(simd: S, elements: [f32; W]) -> S::f32s {
-    match W {
-        1 => simd.splat_f32s(elements[0]),
-        QUAD => bytemuck::cast(simd.splat_c64s(bytemuck::cast(elements))),
-        _ => S::as_simd_f32s(&elements).0[0],
+fn splat<S: Simd, E: Element, const W: usize>(simd: S, elements: &[E; W]) -> S::f32s {
+    match E::as_f32(elements) {
+        Some([element]) => simd.splat_f32s(*element),
+        Some(elements) if W == QUAD => {
+            bytemuck::cast(simd.splat_c64s(bytemuck::pod_read_unaligned(bytemuck::cast_slice(elements))))
+        }
+        _ => register(simd, elements),
     }
 }
 
-/// Lanes exchanged with their neighbours: 1 0 3 2.
+/// The `i`th four lanes: the sum of all fours in the `i`th of `x`.
 #[inline(always)]
-fn swap_one<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    bytemuck::cast(simd.swap_re_im_c32s(bytemuck::cast(x)))
+fn add_parts<S: Simd, const G: usize>(simd: S, x: [[S::f32s; G]; 4]) -> [S::f32s; G] {
+    let mut sums = x[0];
+    for (g, sum) in sums.iter_mut().enumerate() {
+        *sum = join(simd, 4, x[0][g], x[1][g]);
+        if S::F32_LANES == 16 {
+            *sum = join(simd, 8, *sum, join(simd, 4, x[2][g], x[3][g]));
+        }
+    }
+    sums
 }
 
-/// Pairs of lanes exchanged: 2 3 0 1.
+/// Lane `i` of each row: the sum of its lanes in the `i`th of `x`.
 #[inline(always)]
-fn swap_two<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    bytemuck::cast(simd.swap_re_im_c64s(bytemuck::cast(x)))
+fn add_quads<S: Simd, const G: usize>(simd: S, x: [[S::f32s; G]; QUAD]) -> [S::f32s; G] {
+    let mut sums = x[0];
+    for (g, sum) in sums.iter_mut().enumerate() {
+        let (ab, cd) = (join(simd, 1, x[0][g], x[1][g]), join(simd, 1, x[2][g], x[3][g]));
+        *sum = join(simd, 2, ab, cd);
+    }
+    sums
 }
 
-/// Lane `i` of each row: the sum of its lanes in `x[i]`.
+/// Of each two groups of `step` lanes, `x`'s added up in the first, `y`'s in the second.
 #[inline(always)]
-fn add_quads<S: Simd>(simd: S, x: [S::f32s; QUAD]) -> S::f32s {
-    let (even, low) = masks(simd);
-    // Kept where `x` stays and swapped where `y` would: each lane gets its own row's partner.
-    let join = |x, y| {
-        let other = swap_one(simd, simd.select_f32s(even, y, x));
-        simd.add_f32s(simd.select_f32s(even, x, y), other)
-    };
-    let (ab, cd) = (join(x[0], x[1]), join(x[2], x[3]));
-    let other = swap_two(simd, simd.select_f32s(low, cd, ab));
-    simd.add_f32s(simd.select_f32s(low, ab, cd), other)
+fn join<S: Simd>(simd: S, step: usize, x: S::f32s, y: S::f32s) -> S::f32s {
+    let first = mask(simd, step);
+    let other = exchange(simd, step, simd.select_f32s(first, y, x));
+    simd.add_f32s(simd.select_f32s(first, x, y), other)
+}
+
+/// Groups of `step` lanes exchanged with their neighbours; from 4 on, the next ones' in each.
+#[inline(always)]
+fn exchange<S: Simd>(simd: S, step: usize, x: S::f32s) -> S::f32s {
+    match step {
+        1 => bytemuck::cast(simd.swap_re_im_c32s(bytemuck::cast(x))),
+        2 => bytemuck::cast(simd.swap_re_im_c64s(bytemuck::cast(x))),
+        _ => simd.rotate_left_f32s(x, step),
+    }
+}
+
+/// The first of each two groups of `step` lanes.
+#[inline(always)]
+fn mask<S: Simd>(simd: S, step: usize) -> S::m32s {
+    let mut lanes = [0.0; 16];
+    for (i, lane) in lanes.iter_mut().enumerate() {
+        *lane = if i & step == 0 { 1.0 } else { 0.0 };
+    }
+    simd.greater_than_f32s(register(simd, &lanes[..S::F32_LANES]), simd.splat_f32s(0.0))
 }
 
 /// Lane `j` of each four lanes of `x[i]` becomes lane `i` of those of the `j`th.
 #[inline(always)]
 fn transpose<S: Simd>(simd: S, [a, b, c, d]: [S::f32s; QUAD]) -> [S::f32s; QUAD] {
-    let (even, low) = masks(simd);
-    let one = |x, y| {
-        let (x_odd, y_even) = (swap_one(simd, x), swap_one(simd, y));
-        (simd.select_f32s(even, x, y_even), simd.select_f32s(even, x_odd, y))
-    };
-    let two = |x, y| {
-        let (x_high, y_low) = (swap_two(simd, x), swap_two(simd, y));
-        (simd.select_f32s(low, x, y_low), simd.select_f32s(low, x_high, y))
-    };
-    let ((a, b), (c, d)) = (one(a, b), one(c, d));
-    let ((a, c), (b, d)) = (two(a, c), two(b, d));
+    let ((a, b), (c, d)) = (trade(simd, 1, a, b), trade(simd, 1, c, d));
+    let ((a, c), (b, d)) = (trade(simd, 2, a, c), trade(simd, 2, b, d));
     [a, b, c, d]
 }
 
-/// The first of each two lanes, and the first two of each four.
+/// Of each two groups of `step` lanes, the second of `x` and the first of `y` change places.
 #[inline(always)]
-fn masks<S: Simd>(simd: S) -> (S::m32s, S::m32s) {
-    let mask = |lanes: [f32; QUAD]| simd.greater_than_f32s(splat(simd, lanes), simd.splat_f32s(0.0));
-    (mask([1.0, 0.0, 1.0, 0.0]), mask([1.0, 1.0, 0.0, 0.0]))
+fn trade<S: Simd>(simd: S, step: usize, x: S::f32s, y: S::f32s) -> (S::f32s, S::f32s) {
+    let first = mask(simd, step);
+    let (x_second, y_first) = (exchange(simd, step, x), exchange(simd, step, y));
+    (simd.select_f32s(first, x, y_first), simd.select_f32s(first, x_second, y))
 }

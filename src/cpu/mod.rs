@@ -18,8 +18,9 @@
 //! ```
 //!
 //! Where an input's rows would leave many lanes empty, each has four: four elements of K are broadcast at once, four keys stand
-//! side by side in a row's lanes, and four sums are added up at the end. A row alone has its four lanes as often as a register
-//! has room, each for other elements. K and V are never transposed.
+//! side by side in a row's lanes, and four sums are added up at the end. One or two rows have whole registers of their own, as
+//! many keys side by side as there are lanes, and K is read as it lies; so have a few more where K and V are of 16 bits, which
+//! are then widened in those registers (`widen.rs`). K and V are never transposed.
 //!
 //! Each K/V tile of 64 keys is read once and serves every query row while it is in the cache (`block.rs`). Work is split over
 //! (input, K/V head, row tile), and over keys where that leaves threads without work; the parts are then joined by their LSE
@@ -29,6 +30,7 @@ mod block;
 mod math;
 mod merge;
 mod state;
+mod widen;
 
 use std::ops::Range;
 
@@ -237,31 +239,41 @@ impl<'a, E: Element> HeadOf<'a, E> {
         Self { data, stride: of.strides.row, dim: of.shape.vector }
     }
 
+    /// Whether the elements can be read in whole registers where they are.
+    #[inline(always)]
+    fn in_place<S: Simd>(&self) -> bool {
+        self.dim.is_multiple_of(S::F32_LANES) && self.stride >= self.dim
+    }
+
+    /// The keys `range`, which are `in_place`.
+    #[inline(always)]
+    fn as_they_lie(&self, range: &Range<usize>) -> Vectors<'_, E> {
+        Vectors { data: self.span(range), stride: self.stride }
+    }
+
     /// The keys `range` as f32: a view of the operand where it serves as it is, else a copy in `buffer`, in whole registers
     /// whose elements past the vector are left as they are.
     ///
     /// `again`: they are read several times, and should not fight for the few cache sets that a large stride, often a
     /// multiple of the page size, leaves them.
     #[inline(always)]
-    fn tile<'t, S: Simd>(&'t self, range: &Range<usize>, again: bool, buffer: &'t mut [Line]) -> Vectors<'t> {
+    fn tile<'t, S: Simd>(
+        &'t self,
+        simd: S,
+        range: &Range<usize>,
+        again: bool,
+        buffer: &'t mut [Line],
+    ) -> Vectors<'t, f32> {
         let src = self.span(range);
-        let whole = self.dim.is_multiple_of(S::F32_LANES);
-        let in_place = whole && (self.stride == self.dim || self.stride > self.dim && !again);
-        if let Some(data) = E::as_f32(src).filter(|_| in_place) {
+        let serves = self.in_place::<S>() && (self.stride == self.dim || !again);
+        if let Some(data) = E::as_f32(src).filter(|_| serves) {
             return Vectors { data, stride: self.stride };
         }
         let width = self.dim.next_multiple_of(S::F32_LANES);
         let vectors: &mut [f32] = &mut bytemuck::cast_slice_mut(buffer)[..range.len() * width];
         for (i, dst) in vectors.chunks_exact_mut(width).enumerate() {
             let src = &src[i * self.stride..][..self.dim];
-            // Of a length that is known: a call takes longer than to copy so little.
-            match (
-                E::as_f32(src).and_then(|src| <&[f32; 64]>::try_from(src).ok()),
-                <&mut [f32; 64]>::try_from(&mut *dst),
-            ) {
-                (Some(src), Ok(dst)) => *dst = *src,
-                _ => E::widen(src, &mut dst[..self.dim]),
-            }
+            widen::widen(simd, src, &mut dst[..self.dim]);
         }
         Vectors { data: vectors, stride: width }
     }
@@ -278,16 +290,16 @@ impl<'a, E: Element> HeadOf<'a, E> {
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// Vectors of f32 that begin `stride` elements apart, no less than their length.
+/// Vectors that begin `stride` elements apart, no less than their length.
 #[derive(Clone, Copy)]
-struct Vectors<'a> {
-    data: &'a [f32],
+struct Vectors<'a, E> {
+    data: &'a [E],
     stride: usize,
 }
 
-impl<'a> Vectors<'a> {
+impl<'a, E> Vectors<'a, E> {
     #[inline(always)]
-    fn iter(self) -> impl Iterator<Item = &'a [f32]> {
+    fn iter(self) -> impl Iterator<Item = &'a [E]> {
         self.data.chunks(self.stride)
     }
 }

@@ -1,10 +1,10 @@
 //! What the public API cannot reach: forced splits, registers that are not the machine's widest, and the functions of the softmax.
 
 use half::{bf16, f16};
-use pulp::Arch;
+use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 use super::state::RowState;
-use super::{HeadOf, KeyTiles, TILE_KEYS, attend_split, block, math};
+use super::{HeadOf, KeyTiles, TILE_KEYS, attend_split, block, math, widen};
 use crate::view::MAX_HEAD_DIM;
 use crate::{Element, Keys, Problem, ProblemSpec, SharedKv, View, reference};
 
@@ -52,7 +52,7 @@ fn every_split_of_the_keys_gives_the_whole() {
 #[test]
 fn every_width_of_registers_gives_the_reference() {
     // Their numbers have no common divisor: cases that follow each other meet in ever new combinations.
-    const ROWS: [usize; 17] = [1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 24, 25, 31, 33, 36, 37, 40];
+    const ROWS: [usize; 17] = [1, 2, 3, 4, 5, 6, 8, 12, 13, 16, 24, 25, 31, 33, 36, 37, 40];
     const DIMS: [usize; 13] = [1, 3, 4, 5, 8, 12, 16, 31, 48, 64, 65, 80, 129];
     const KEYS: [usize; 16] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 31, 63, 64, 65, 68, 129, 200];
     for case in 0..600 {
@@ -222,4 +222,38 @@ fn equal_rows_give_equal_bits_wherever_they_stand() {
             assert_eq!(row, &out[..dim], "row {r} of {rows}");
         }
     }
+}
+
+/// Of every value, infinities and NaN too, on every width of registers.
+#[test]
+fn halves_widen_as_half_has_it() {
+    struct All<'a, E>(&'a [E], &'a mut [f32]);
+    impl<E: Element> WithSimd for All<'_, E> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            if S::F32_LANES > 1 {
+                widen::widen(simd, self.0, self.1);
+            } else {
+                widen::widen(Scalar128b, self.0, self.1);
+            }
+        }
+    }
+    fn check<E: Element>() {
+        // One more than fills registers.
+        let all: Vec<E> =
+            (0..=u16::MAX).chain([1]).map(|bits| bytemuck::pod_read_unaligned(&bits.to_ne_bytes())).collect();
+        for arch in widths() {
+            let mut wide = vec![f32::NAN; all.len()];
+            arch.dispatch(All(&all, &mut wide));
+            for (value, wide) in all.iter().zip(wide) {
+                let want = value.to_f32();
+                let same = wide.to_bits() == want.to_bits() || (wide.is_nan() && want.is_nan());
+                assert!(same, "{arch:?}: {value:?} became {wide}");
+            }
+        }
+    }
+    check::<f16>();
+    check::<bf16>();
 }

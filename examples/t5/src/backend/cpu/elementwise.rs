@@ -142,13 +142,19 @@ fn rms_norm_row(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
 
 #[inline(always)]
 fn argmax_row(x: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, value) in x.iter().enumerate() {
-        if *value > x[best] || x[best].is_nan() {
-            best = i;
+    const LANES: usize = 64;
+    let mut max = [f32::NEG_INFINITY; LANES];
+    for x in x.chunks(LANES) {
+        for (m, x) in max.iter_mut().zip(x) {
+            *m = if *x > *m { *x } else { *m };
         }
     }
-    best
+    let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    // Whether it is there is asked of many at once.
+    let holds = |x: &[f32]| x.iter().fold(false, |any, x| any | (*x == max));
+    let chunk = x.chunks(LANES).position(holds).unwrap_or(0);
+    let within = x[chunk * LANES..].iter().position(|x| *x == max).unwrap_or(0);
+    chunk * LANES + within
 }
 
 #[inline(always)]
@@ -171,5 +177,30 @@ fn attend_row(
     out.fill(0.0);
     for (p, v) in scores.iter().zip(v.chunks_exact(stride)) {
         out.iter_mut().zip(&v[at..]).for_each(|(o, v)| *o += p * v);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chunks of it are looked at together: the largest in each place of them, alone, twice, and beside NaN.
+    #[test]
+    fn argmax_is_the_first_of_the_largest() {
+        for len in [1, 2, 63, 64, 65, 200] {
+            for at in 0..len {
+                let mut x: Vec<f32> = (0..len).map(|i| -1.0 - (i * 7 % 5) as f32).collect();
+                x[at] = 1.0;
+                assert_eq!(argmax(Arch::new(), &x), at, "of {len}");
+                x[len - 1] = 1.0;
+                assert_eq!(argmax(Arch::new(), &x), at, "the first of two of {len}");
+                x[len / 2] = f32::NAN;
+                let want = if len / 2 == at { len - 1 } else { at };
+                if len > 1 && !x[want].is_nan() {
+                    assert_eq!(argmax(Arch::new(), &x), want, "beside NaN of {len}");
+                }
+            }
+        }
+        assert_eq!(argmax(Arch::new(), &[f32::NAN, f32::NEG_INFINITY, f32::NEG_INFINITY]), 1);
     }
 }
