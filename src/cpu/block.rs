@@ -15,10 +15,8 @@ use crate::view::MAX_HEAD_DIM;
 /// Lanes of each row where an input's rows, a lane each, would leave too many of a register's empty.
 const QUAD: usize = 4;
 /// Rows of an input up to which each has whole registers. More of them are quicker with four lanes each, of which there are
-/// fewer to add up.
+/// fewer to add up; but K and V of 16 bits are widened in whole registers where they are used, and need no copy.
 const OWN_ROWS: usize = 2;
-/// The same where K and V are of 16 bits: in whole registers they are widened where they are used, and need no copy.
-const OWN_ROWS_OF_HALVES: usize = 6;
 /// Rows up to which tiles of V with gaps are read where they are.
 const IN_PLACE_ROWS: usize = 24;
 /// The most registers of rows in a block.
@@ -77,8 +75,9 @@ impl<E: Element> Attend<'_, E> {
         let rows_per_head = rows.len() / heads.len().max(1);
         let halves =
             E::DTYPE != DType::F32 && heads.iter().all(|of| of.k.in_place::<S>() && of.v.in_place::<S>());
+        // Without an instruction for it, f16 takes too long to widen once for every block.
         let own_rows = match (S::F32_LANES, E::DTYPE) {
-            (16, _) if halves => OWN_ROWS_OF_HALVES,
+            (16, _) if halves => 6,
             (8, DType::Bf16) if halves => 4,
             _ => OWN_ROWS,
         };
@@ -341,10 +340,10 @@ impl<E: Element> WithSimd for Step<'_, '_, E> {
 }
 
 impl<E: Element> Step<'_, '_, E> {
-    /// `G` registers of rows that have `L` lanes each against `N` times `L` keys, `W` elements of them at a time; then `V`
+    /// `G` registers of rows that have `L` lanes each against `N` times `L` keys, `L` elements of them at a time; then `V`
     /// registers of values at a time.
     #[inline(always)]
-    fn block<S: Simd, const L: usize, const G: usize, const N: usize, const R: usize>(self, simd: S) {
+    fn block<S: Simd, const L: usize, const G: usize, const N: usize, const V: usize>(self, simd: S) {
         let Self { block, weights, k, v, score, count } = self;
         let (weights, _) = registers_mut::<S>(weights).as_chunks_mut::<G>();
         let q = &S::as_simd_f32s(bytemuck::cast_slice(block.q)).0.as_chunks::<G>().0[..block.dim.div_ceil(L)];
@@ -366,10 +365,10 @@ impl<E: Element> Step<'_, '_, E> {
             let row_slots = G * S::F32_LANES / L;
             let rows = Values { simd, weights: &weights[first..], row_slots, rescale: &rescale[first..], v };
             match out.len() / registers {
-                1 => rows.all::<1, R>(out, registers),
-                2 => rows.all::<2, R>(out, registers),
-                3 => rows.all::<3, R>(out, registers),
-                _ => rows.all::<VALUE_ROWS, R>(out, registers),
+                1 => rows.all::<1, V>(out, registers),
+                2 => rows.all::<2, V>(out, registers),
+                3 => rows.all::<3, V>(out, registers),
+                _ => rows.all::<VALUE_ROWS, V>(out, registers),
             }
         }
     }
