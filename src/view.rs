@@ -147,10 +147,11 @@ impl<M, L> PartialState<M, L> {
     }
 }
 
-/// Checks an operand in host memory.
+/// Checks an operand in host memory. It may begin anywhere: a `Vec<f32>` is at a multiple of 4 bytes, where it is at one of 16
+/// that is its allocator's choice, and no program should run by that. The CPU's loads ask for no more.
 pub(crate) fn check<E: Element>(tensor: &'static str, view: View<&[E]>, allowed: Shape) -> Result<()> {
     let View { data, shape, strides } = view;
-    let memory = Extent { address: data.as_ptr().addr(), len: data.len(), size: size_of::<E>() };
+    let memory = Extent { address: 0, len: data.len(), size: size_of::<E>() };
     memory.check(tensor, shape, allowed, strides)
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Answer, Attend, Case, Layout, Operands, TestElement, assert_close, cases, config};
 use onekv::cpu::merge_states;
-use onekv::{Keys, PartialState, View, cpu};
+use onekv::{Keys, PartialState, SharedKv, View, cpu};
 use proptest::prelude::*;
 
 /// The backends of this machine that take this head_dim. A further backend joins every test by a line here.
@@ -290,4 +290,33 @@ fn the_same_bits_twice() {
     for (_, attend) in backends(64) {
         assert_eq!(operands.run(attend), operands.run(attend));
     }
+}
+
+/// A slice of the host is aligned to its elements and no more: where it begins changes no bit on the CPU.
+#[test]
+fn host_memory_begins_anywhere() {
+    fn check<E: TestElement>() {
+        for rows in [1, 2, 6, 30] {
+            let operands = Operands::<E>::new(&Case::packed(2, 1, 80, &[(rows, 150)]));
+            let want = operands.run(cpu::attend);
+            for first in 1..16 / size_of::<E>() {
+                let behind = |data: &[E]| [&vec![E::from_f32(f32::NAN); first], data].concat();
+                let [q, k, v] = [&operands.q, &operands.k, &operands.v].map(|data| behind(data));
+                let got = operands.run(|problem, of_q, of_kv, out, lse| {
+                    let mut moved = behind(out.data);
+                    cpu::attend(
+                        problem,
+                        of_q.map(|_| &q[first..]),
+                        SharedKv { k: of_kv.k.map(|_| &k[first..]), v: of_kv.v.map(|_| &v[first..]) },
+                        View { data: &mut moved[first..], shape: out.shape, strides: out.strides },
+                        lse,
+                    )?;
+                    out.data.copy_from_slice(&moved[first..]);
+                    Ok(())
+                });
+                assert_eq!(got, want, "{} behind {first} elements, {rows} rows", E::DTYPE);
+            }
+        }
+    }
+    for_each_dtype!(check());
 }

@@ -242,7 +242,7 @@ void onekv_problem_free(struct onekv_problem *problem);
 // is f32, or NULL where it is not wanted. Arithmetic is f32, rounded once at the end.
 //
 // Runs on a pool of threads of the library's own, one per core, or as many as RAYON_NUM_THREADS says, and returns when it is
-// done. Addresses and strides are multiples of 16 bytes, or of the largest power of two that divides a head's bytes.
+// done. Strides are multiples of 16 bytes, or of the largest power of two that divides a head's bytes; addresses of an element.
 enum onekv_status onekv_cpu_attend(const struct onekv_problem *problem,
                                    onekv_dtype dtype,
                                    const struct onekv_view *q,

@@ -11,7 +11,7 @@ use crate::status::{Result, onekv_status, status_of};
 /// is f32, or NULL where it is not wanted. Arithmetic is f32, rounded once at the end.
 ///
 /// Runs on a pool of threads of the library's own, one per core, or as many as RAYON_NUM_THREADS says, and returns when it is
-/// done. Addresses and strides are multiples of 16 bytes, or of the largest power of two that divides a head's bytes.
+/// done. Strides are multiples of 16 bytes, or of the largest power of two that divides a head's bytes; addresses of an element.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn onekv_cpu_attend(
     problem: *const onekv_problem,

@@ -2,7 +2,7 @@
 #include "cases.h"
 
 static void check_problems(void) {
-    const size_t rows[] = {0, 2}, keys[] = {0, 3}, lengths[] = {4};
+    const size_t rows[] = {0, 2}, keys[] = {0, 3}, late[] = {3, 3}, lengths[] = {4};
     onekv_problem_spec good = {0}, bad;
     good.heads = good.kv_heads = 2;
     good.head_dim = 8;
@@ -29,7 +29,7 @@ static void check_problems(void) {
     BAD(key_lengths, lengths, "key_offsets and key_lengths are both given, allowed: one of them");
     BAD(key_offsets, NULL, "key_offsets and key_lengths are both NULL, allowed: one of them");
     BAD(row_offsets, NULL, "row_offsets is NULL, allowed: a valid pointer");
-    BAD(row_offsets, keys + 1, "row_offsets[0] is 3, allowed: 0");
+    BAD(row_offsets, late, "row_offsets[0] is 3, allowed: 0");
     BAD(inputs, (size_t)-1, "inputs overflows the address space");
     BAD(inputs, (size_t)-1 / 8, "key_offsets overflows the address space");
     good.key_offsets = NULL;
