@@ -146,6 +146,8 @@ const BUGS: &[Planted] = &[
         from: "kv.data[kv.strides.at(slot, key, head)..]", to: "kv.data[kv.strides.at(0 * slot, key, head)..]", caught_by: LIBRARY },
     Planted { name: "strides that are not used are multiplied", file: "src/view.rs",
         from: "if count > 1 { stride * self.size } else { 0 }", to: "{ let _ = count; stride * self.size }", caught_by: PROBLEM },
+    Planted { name: "memory of the host must begin where an allocator may not put it", file: "src/view.rs",
+        from: "address: 0, len: data.len()", to: "address: data.as_ptr().addr(), len: data.len()", caught_by: ATTENTION },
     Planted { name: "slots may overlap", file: "src/view.rs",
         from: "(\"input\", strides.input, self.inputs)", to: "(\"input\", strides.input, 1)", caught_by: PROBLEM },
     Planted { name: "slots may begin anywhere", file: "src/view.rs",

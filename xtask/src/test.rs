@@ -66,21 +66,24 @@ pub fn run(transformers: bool) -> Result<()> {
         t5_tests(&format!("a virtual {card}"), |command| on_virtual_card(command, &driver, card))?;
     }
     for card in CANDLE_CARDS {
-        let mut tests = workspace("test", "candle-cuda", &["--test", "candle"]);
-        on_virtual_card(&mut tests, &driver, card);
-        with_candle(&mut tests, &driver)?;
+        let mut tests = candle_cuda(&driver, card, &["--test", "candle"])?;
         step(&format!("test candle's tensors on the CPU and a virtual {card}"), &mut tests)?;
     }
-    let mut tests = workspace("test", "candle-cuda", &["--doc"]);
-    on_virtual_card(&mut tests, &driver, CANDLE_CARDS[0]);
-    with_candle(&mut tests, &driver)?;
+    let mut tests = candle_cuda(&driver, CANDLE_CARDS[0], &["--doc"])?;
     step("test the documentation's examples with candle", &mut tests)?;
     for card in CUST_CARDS {
-        cust_tests(&driver, card)?;
+        let mut tests = cargo(&["test", "--package", "onekv-cust", "--package", "onekv-nccl"]);
+        on_virtual_card(&mut tests, &driver, card);
+        tests.env("CUDA_LIBRARY_PATH", &driver);
+        step(
+            &format!("test cust's buffers, and what is said without NCCL, on a virtual {card}"),
+            &mut tests,
+        )?;
+        let program = target().join("debug/examples/attention");
+        let mut example = command(&program.to_string_lossy(), &[]);
+        on_virtual_card(&mut example, &driver, card);
+        step(&format!("run the example of cust on a virtual {card}"), &mut example)?;
     }
-    let mut tests = cargo(&["test", "--package", "onekv-nccl"]);
-    on_virtual_card(&mut tests, &driver, "h200");
-    step("test what is said where there is no NCCL", &mut tests)?;
     for card in C_CARDS {
         let mut tests = workspace("test", "cuda", &["--test", "c_programs"]);
         on_virtual_card(&mut tests, &driver, card);
@@ -142,17 +145,13 @@ fn cuda_tests(names: &[&'static str]) -> Command {
     tests
 }
 
-/// cust's build script finds the virtual GPU as the driver of a CUDA toolkit.
-fn cust_tests(driver: &Path, card: &str) -> Result<()> {
-    for (what, arguments) in [
-        ("test cust's buffers", ["test", "--package", "onekv-cust"].as_slice()),
-        ("run the example of cust", &["run", "--package", "onekv-cust", "--example", "attention"]),
-    ] {
-        let mut tests = cargo(arguments);
-        on_virtual_card(&mut tests, driver, card);
-        step(&format!("{what} on a virtual {card}"), tests.env("CUDA_LIBRARY_PATH", driver))?;
-    }
-    Ok(())
+/// Of onekv alone: the workspace's T5 on candle would be compiled again.
+fn candle_cuda(driver: &Path, card: &str, arguments: &[&str]) -> Result<Command> {
+    let mut tests = cargo(&["test", "--package", "onekv", "--features", "candle-cuda,tracing"]);
+    on_virtual_card(&mut tests, driver, card);
+    with_candle(&mut tests, driver)?;
+    tests.args(arguments);
+    Ok(tests)
 }
 
 /// `on` lets a command build for a card, and find it.
