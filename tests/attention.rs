@@ -69,27 +69,21 @@ proptest! {
     }
 
     #[test]
-    fn neighbours_do_not_matter(rows in 1..80usize, keys in 1..150usize, other in 0..100usize, seed: u64) {
-        // The same first input, followed by another one that is all NaN.
-        let mut alone = Case::packed(2, 1, 64, &[(rows, keys)]);
-        let mut beside = Case::packed(2, 1, 64, &[(rows, keys), (3, other)]);
-        (alone.seed, beside.seed) = (seed, seed);
-        let alone = Operands::<f32>::new(&alone);
-        let mut beside = Operands::<f32>::new(&beside);
-        beside.q.fill(f32::NAN);
-        beside.k.fill(f32::NAN);
-        beside.v.fill(f32::NAN);
-        beside.q[..alone.q.len()].copy_from_slice(&alone.q);
-        beside.k[..alone.k.len()].copy_from_slice(&alone.k);
-        beside.v[..alone.v.len()].copy_from_slice(&alone.v);
+    fn neighbours_do_not_matter(
+        rows in 1..80usize, keys in 1..150usize, others in prop::collection::vec((0..5usize, 0..100usize), 0..4), seed: u64,
+    ) {
+        let mut case = Case::packed(2, 1, 64, &[(rows, keys)]);
+        case.seed = seed;
+        let alone = Operands::<f32>::new(&case);
+        let (before, after) = others.split_at(others.len() / 2);
+        let (among, there) = alone.among(&case, before, after);
         for (name, attend) in backends(64) {
-            // Its splits depend on the batch; so do the CPU's, from 256 keys on.
+            // Its splits depend on the batch; so do the CPU's, from 256 keys on where there are several threads.
             if name == "cuda" {
                 continue;
             }
-            let (alone, beside) = (alone.run(attend), beside.run(attend));
-            prop_assert_eq!(&alone.out, &beside.out[..alone.out.len()]);
-            prop_assert_eq!(&alone.lse, &beside.lse[..alone.lse.len()]);
+            let want = alone.run(attend).bits(&alone.problem, 0..rows);
+            prop_assert_eq!(want, among.run(attend).bits(&among.problem, there.clone()), "{}", name);
         }
     }
 
@@ -319,4 +313,127 @@ fn host_memory_begins_anywhere() {
         }
     }
     for_each_dtype!(check());
+}
+
+/// On one thread no keys are split, and a row's bits depend on its input alone, however many keys it has.
+#[test]
+fn one_thread_is_batch_invariant() {
+    fn check<E: TestElement>() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        for rows in [1, 2, 5, 30, 300] {
+            let case = Case::packed(2, 1, 64, &[(rows, 1500)]);
+            let alone = Operands::<E>::new(&case);
+            let (among, there) = alone.among(&case, &[(3, 700), (0, 9)], &[(40, 2000)]);
+            let run = |operands: &Operands<E>| pool.install(|| operands.run(cpu::attend));
+            let want = run(&alone).bits(&alone.problem, 0..rows);
+            assert!(want == run(&among).bits(&among.problem, there), "{} {rows} rows", E::DTYPE);
+        }
+    }
+    for_each_dtype!(check());
+}
+
+/// A single key has all the weight: its value comes out as it is, be it denormal, the largest there is, infinite or NaN.
+#[test]
+fn one_key_gives_its_value() {
+    fn check<E: TestElement>(values: &[f32]) {
+        let inputs = values.len().div_ceil(64);
+        let mut operands = Operands::<E>::new(&Case::packed(1, 1, 64, &vec![(1, 1); inputs]));
+        // 12288 stands for what was not written.
+        for (v, value) in operands.v.iter_mut().zip(values.iter().filter(|value| **value != 12288.0).cycle())
+        {
+            *v = E::from_f32(*value);
+        }
+        for (name, attend) in backends(64) {
+            let got = operands.run(attend);
+            for (got, v) in got.out.iter().zip(&operands.v) {
+                let want = v.to_f32();
+                assert!(*got == want || got.is_nan() && want.is_nan(), "{name}: {want} became {got}");
+            }
+        }
+    }
+    let every = |of: fn(u16) -> f32| (0..=u16::MAX).map(of).collect::<Vec<f32>>();
+    check::<half::f16>(&every(|bits| half::f16::from_bits(bits).to_f32()));
+    check::<half::bf16>(&every(|bits| half::bf16::from_bits(bits).to_f32()));
+    check::<f32>(&every(|bits| f32::from_bits(u32::from(bits) << 16 | 0x5a5a)));
+}
+
+/// Scores that are all the same, zero or huge: a mean, and the logarithm of how many there are.
+#[test]
+fn equal_scores_give_the_mean() {
+    for keys in [1, 2, 63, 64, 65, 257, 1000, 4096] {
+        for score in [0.0f32, 1e-40, -3e4, 3e4] {
+            let mut operands = Operands::<f32>::new(&Case::packed(2, 2, 64, &[(3, keys), (40, keys)]));
+            operands.problem = {
+                let mut case = Case::packed(2, 2, 64, &[(3, keys), (40, keys)]);
+                case.spec.scale = 1.0;
+                case.problem()
+            };
+            operands.q.chunks_mut(64).for_each(|q| (q.fill(0.0), q[7] = 1.0).0);
+            operands.k.fill(score);
+            operands
+                .v
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, v)| *v = if i / 128 % 2 == 0 { 3.0 } else { -1.0 });
+            // Each input begins with the 3 where it has an even number of keys before it; both have as many.
+            let mean = |first: usize| {
+                let threes = (first..first + keys).filter(|key| key % 2 == 0).count() as f32;
+                (3.0 * threes - (keys as f32 - threes)) / keys as f32
+            };
+            for (name, attend) in backends(64) {
+                let got = operands.run(attend);
+                for (row, out) in got.out.chunks(128).enumerate() {
+                    let want = mean(if row < 3 { 0 } else { keys });
+                    let close = |x: &f32| (x - want).abs() <= 2e-6;
+                    assert!(
+                        out.iter().all(close),
+                        "{name}: {keys} keys of {score}, row {row}: {out:?}, not {want}"
+                    );
+                }
+                let lse = score + (keys as f32).ln();
+                let close = |x: &f32| (x - lse).abs() <= 1e-6 * lse.abs().max(1.0);
+                assert!(got.lse.iter().all(close), "{name}: {keys} keys of {score}: {:?}", &got.lse[..4]);
+            }
+        }
+    }
+}
+
+/// Sums over a million keys.
+#[test]
+fn a_million_keys() {
+    let mut case = Case::packed(1, 1, 8, &[(2, 1_000_000), (30, 300_000)]);
+    case.magnitude = 2.0;
+    let operands = Operands::<f32>::new(&case);
+    assert_close(onekv::DType::F32, &operands.run(cpu::attend), &operands.reference(), &case);
+}
+
+/// Rows, keys and heads further apart than 2^31 elements. Memory that nothing touches takes none.
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn strides_past_2_31_elements() {
+    const FAR: usize = (1 << 31) + 8;
+    let case = Case::packed(2, 2, 8, &[(2, 2)]);
+    let near = Operands::<half::bf16>::new(&case);
+    let place = |heads_apart: bool, tensor: &[half::bf16]| {
+        let strides = if heads_apart { onekv::Strides::new(8, FAR) } else { onekv::Strides::new(FAR, 8) };
+        let mut memory = vec![0u16; FAR + 16];
+        let far: &mut [half::bf16] = bytemuck::cast_slice_mut(&mut memory);
+        for (token, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let vector = &tensor[common::at(onekv::Strides::new(16, 8), 0, token, head)..][..8];
+            far[common::at(strides, 0, token, head)..][..8].copy_from_slice(vector);
+        }
+        (memory, strides)
+    };
+    let want = near.run(cpu::attend);
+    let [(q, q_strides), (k, k_strides), (v, v_strides)] =
+        [place(true, &near.q), place(false, &near.k), place(true, &near.v)];
+    let got = near.run(|problem, _, _, out, lse| {
+        let (rows, keys) = (problem.query_shape(), problem.kv_shape());
+        let kv = SharedKv {
+            k: View::strided(keys, k_strides, bytemuck::cast_slice(&k)),
+            v: View::strided(keys, v_strides, bytemuck::cast_slice(&v)),
+        };
+        cpu::attend(problem, View::strided(rows, q_strides, bytemuck::cast_slice(&q)), kv, out, lse)
+    });
+    assert_eq!(got, want);
 }

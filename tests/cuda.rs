@@ -103,6 +103,61 @@ fn every_variant_equals_the_reference() {
     assert!(missed.is_empty(), "no case reached {missed:?}");
 }
 
+/// With its split and tile fixed, an input has the same bits alone and among others, in any place, whatever stood in the
+/// workspace, on every variant.
+#[test]
+fn bits_do_not_depend_on_the_batch() {
+    let Some(card) = card() else { return };
+    for variant in runnable(card) {
+        let (rows, keys) = (variant.tile_rows / 2 + 3, variant.tile_keys);
+        let case = Case::packed(4, 2, variant.head_dim, &[(rows, 4 * keys + 7)]);
+        let (before, after) = ([(1, 9), (rows + 20, keys)], [(2, 6 * keys + 3)]);
+        let clusters = variant.split_clusters();
+        for cluster in [clusters[0], clusters[clusters.len() - 1]] {
+            let options = of_variant(variant, 2 * keys).with_split_cluster(cluster);
+            let [first, beside, again] = match (variant.dtype, variant.e4m3_kv()) {
+                (DType::F16, true) => quantized_bits::<f16>(&case, &options, &before, &after),
+                (_, true) => quantized_bits::<bf16>(&case, &options, &before, &after),
+                (DType::F16, _) => bits::<f16>(&case, &options, &before, &after),
+                (DType::Bf16, _) => bits::<bf16>(&case, &options, &before, &after),
+                _ => bits::<f32>(&case, &options, &before, &after),
+            };
+            assert!(first == beside, "{}, cluster {cluster}: others changed its bits", variant.kernel());
+            assert!(first == again, "{}, cluster {cluster}: another run changed its bits", variant.kernel());
+        }
+    }
+}
+
+type Lengths<'a> = &'a [(usize, usize)];
+
+/// An input's bits: alone, among others that are NaN all over, alone again in the workspace that they left.
+fn bits<E: TestElement>(
+    case: &Case,
+    options: &PlanOptions,
+    before: Lengths,
+    after: Lengths,
+) -> [Vec<u32>; 3] {
+    let alone = Operands::<E>::new(case);
+    let (among, rows) = alone.among(case, before, after);
+    let run = |operands: &Operands<E>, rows| {
+        let answer = operands.run(|p, q, kv, out, lse| attend_with(options, p, q, kv, out, lse).map(|_| ()));
+        answer.bits(&operands.problem, rows)
+    };
+    [run(&alone, 0..rows.len()), run(&among, rows.clone()), run(&alone, 0..rows.len())]
+}
+
+fn quantized_bits<E: TestElement>(
+    case: &Case,
+    options: &PlanOptions,
+    before: Lengths,
+    after: Lengths,
+) -> [Vec<u32>; 3] {
+    let alone = QuantizedCase::<E>::new(case, 1.0);
+    let (among, rows) = alone.among(case, before, after);
+    let run = |case: &QuantizedCase<E>, rows| case.run(options).0.bits(&case.operands.problem, rows);
+    [run(&alone, 0..rows.len()), run(&among, rows.clone()), run(&alone, 0..rows.len())]
+}
+
 /// Blocks of a cluster compute what blocks on their own do, bit for bit, in every run: a last tile without a partner,
 /// inputs of different lengths, splits; with more tiles of keys than stages hold.
 #[test]

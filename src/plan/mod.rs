@@ -276,7 +276,7 @@ impl Plan {
         let constants = Constants::of(facts.compute_capability);
         format!(
             "{}: tiles of {} rows x {} keys, splits of {split_keys} keys in clusters of {split_cluster}; {} blocks, {} combines, \
-             about {} at once on {} multiprocessors; relative cost {:.1}",
+             about {} at once on {} multiprocessors; relative cost {:.1}; other tiles or splits may give other bits",
             variant.kernel(),
             variant.tile_rows,
             variant.tile_keys,

@@ -131,7 +131,11 @@ fn cards() -> impl Strategy<Value = DeviceFacts> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(match std::env::var_os("PROPTEST_CASES") {
+        // As many as it says.
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(4000),
+    })]
 
     /// The search leaves out only what it would not choose, and the lists come in the order of the sorted ones.
     #[test]

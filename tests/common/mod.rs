@@ -1,6 +1,8 @@
 //! One oracle and one comparison for every backend.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::ops::Range;
+
 use onekv::{DType, Element, Keys, Problem, ProblemSpec, Result, Shape, SharedKv, Strides, View, reference};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -122,6 +124,15 @@ pub struct Answer {
     pub lse: Vec<f32>,
 }
 
+impl Answer {
+    /// The bits of some rows.
+    pub fn bits(&self, problem: &Problem, rows: Range<usize>) -> Vec<u32> {
+        let (of_lse, of_out) = (problem.heads(), problem.heads() * problem.head_dim());
+        let out = &self.out[rows.start * of_out..rows.end * of_out];
+        out.iter().chain(&self.lse[rows.start * of_lse..rows.end * of_lse]).map(|x| x.to_bits()).collect()
+    }
+}
+
 impl<E: Element> Operands<E> {
     pub fn new(case: &Case) -> Self {
         let problem = case.problem();
@@ -155,6 +166,32 @@ impl<E: Element> Operands<E> {
         let (v, v_strides) = fill(2, keys, &used, 1.0);
         let out_strides = case.layouts[3].strides(rows);
         Self { problem, q, k, v, q_strides, k_strides, v_strides, out_strides }
+    }
+
+    /// The operands of a case of packed inputs without gaps between those of others, which are NaN all over, and its rows there.
+    pub fn among(
+        &self,
+        case: &Case,
+        before: &[(usize, usize)],
+        after: &[(usize, usize)],
+    ) -> (Self, Range<usize>) {
+        let inputs = self.problem.inputs().iter().map(|input| (input.rows.len(), input.keys.len()));
+        let inputs: Vec<_> = before.iter().copied().chain(inputs).chain(after.iter().copied()).collect();
+        let ProblemSpec { heads, kv_heads, head_dim, .. } = case.spec;
+        let mut all = Case::packed(heads, kv_heads, head_dim, &inputs);
+        (all.spec.scale, all.spec.softcap) = (case.spec.scale, case.spec.softcap);
+        let mut all = Self::new(&all);
+        let first = |of: fn(&(usize, usize)) -> usize| before.iter().map(of).sum::<usize>();
+        let (row, key) = (first(|input| input.0), first(|input| input.1));
+        for (whole, part, at) in [
+            (&mut all.q, &self.q, row * heads * head_dim),
+            (&mut all.k, &self.k, key * kv_heads * head_dim),
+            (&mut all.v, &self.v, key * kv_heads * head_dim),
+        ] {
+            whole.fill(E::from_f32(f32::NAN));
+            whole[at..at + part.len()].copy_from_slice(part);
+        }
+        (all, row..row + self.problem.total_rows())
     }
 
     pub fn queries(&self) -> View<&[E]> {
@@ -273,10 +310,10 @@ fn compare(what: &str, got: &[f32], want: &[f32], tolerance: f64, least: f64) {
     }
 }
 
-/// `cases` per property; fewer where `PROPTEST_CASES` says so, as under a sanitizer.
+/// `cases` per property, or as many as `PROPTEST_CASES` says: fewer under a sanitizer, more in a soak.
 pub fn config(cases: u32) -> ProptestConfig {
-    let most = std::env::var("PROPTEST_CASES").ok().and_then(|most| most.parse().ok());
-    ProptestConfig::with_cases(most.map_or(cases, |most: u32| cases.min(most)))
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|asked| asked.parse().ok());
+    ProptestConfig::with_cases(asked.unwrap_or(cases))
 }
 
 /// Ragged shapes around the edges of tiles (8, 16, 64, 256), groups, strides, softcaps.

@@ -72,6 +72,24 @@ impl<E: TestElement> QuantizedCase<E> {
         Self { operands, k, v }
     }
 
+    /// As [`Operands::among`]; the heads' scales stay.
+    pub fn among(
+        &self,
+        case: &Case,
+        before: &[(usize, usize)],
+        after: &[(usize, usize)],
+    ) -> (Self, Range<usize>) {
+        let (operands, rows) = self.operands.among(case, before, after);
+        let first = before.iter().map(|input| input.1).sum::<usize>() * operands.k_strides.row;
+        let codes = |part: &Codes| {
+            let mut codes = vec![0x7f; operands.k.len()];
+            codes[first..first + part.codes.len()].copy_from_slice(&part.codes);
+            Codes { codes, scales: part.scales.clone(), strides: part.strides }
+        };
+        let (k, v) = (codes(&self.k), codes(&self.v));
+        (Self { operands, k, v }, rows)
+    }
+
     /// The card's answer, and the plan it had.
     pub fn run(&self, options: &PlanOptions) -> (Answer, Plan) {
         let card = card().expect("asked for only where there is a card");
