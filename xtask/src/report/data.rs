@@ -321,7 +321,8 @@ impl Results {
                     ("cpu", "crossover.json") => results.cpu.crossover = Some(crossover::on_cpu(path)?),
                     // How a run of the kit went: nothing to report.
                     (_, "stages.json") => {}
-                    // A page of its own: cargo xtask peers ptxsim writes it.
+                    // Pages of their own: cargo xtask reliability and cargo xtask peers ptxsim write them.
+                    ("reliability", _) => {}
                     ("ptxsim", "peers.json") => {}
                     ("cpu", _) => bail!(
                         "{}: known names are attention.json, crossover.json and t5.json",

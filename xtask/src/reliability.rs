@@ -1,0 +1,130 @@
+//! `cargo xtask reliability`: what the library promises to survive, and how that was looked at.
+//!
+//! Each part is run by itself and leaves a file in results/reliability/; docs/reliability.md is made of them.
+
+mod builds;
+mod checks;
+mod page;
+mod purposes;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::peers::date;
+use crate::run::{command, output, root};
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Part {
+    /// Property tests with many more cases, on the CPU and on virtual cards
+    Soak,
+    /// Undefined behaviour, by Miri (nightly Rust with `miri` and `rust-src`)
+    Miri,
+    /// Reads and writes outside of memory, by AddressSanitizer (nightly)
+    Address,
+    /// Data races, by ThreadSanitizer (nightly with `rust-src`)
+    Thread,
+    /// Advisories, the list of all parts, and whether kernels compile to the same bytes, without a network
+    Builds,
+}
+
+impl Part {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn file(self, results: &Path) -> PathBuf {
+        results.join(self.name()).with_extension("json")
+    }
+}
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only these; `--part` can be given several times [default: all]
+    #[arg(long = "part")]
+    parts: Vec<Part>,
+    /// Run nothing: only write docs/reliability.md from what is in results/reliability/
+    #[arg(long, conflicts_with = "parts")]
+    page: bool,
+    /// Take the advisories that cargo-deny fetched before
+    #[arg(long)]
+    offline: bool,
+}
+
+/// What a part left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    date: String,
+    commit: String,
+    /// The tool that looked, with its version.
+    tool: String,
+    runs: Vec<Run>,
+}
+
+/// One command that ended well.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Run {
+    what: String,
+    command: String,
+    /// What it found, in words: numbers of tests, of cases.
+    found: String,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let results = root().join("results/reliability");
+    std::fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
+    let all = Part::value_variants();
+    let asked = if arguments.parts.is_empty() { all } else { &arguments.parts };
+    for part in asked.iter().filter(|_| !arguments.page) {
+        let (tool, runs) = match part {
+            Part::Builds => builds::run(&results, arguments.offline)?,
+            _ => checks::run(*part)?,
+        };
+        let record = Record { date: date()?, commit: commit()?, tool, runs };
+        write(&part.file(&results), &(serde_json::to_string_pretty(&record)? + "\n"))?;
+    }
+    write(&root().join("docs/reliability.md"), &page::page(&read(&results)?)?)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    eprintln!("==> write {}", path.display());
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The files that are there.
+fn read(results: &Path) -> Result<BTreeMap<Part, Record>> {
+    let files = Part::value_variants().iter().map(|part| (*part, part.file(results)));
+    files.filter(|(_, file)| file.exists()).map(|(part, file)| Ok((part, parsed(&file)?))).collect()
+}
+
+fn parsed<T: for<'a> Deserialize<'a>>(file: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not as this task writes it", file.display()))
+}
+
+/// The commit that is checked out; with `+` where the tree is not it.
+fn commit() -> Result<String> {
+    let asked = |arguments: &[&str]| output("the commit", &mut command("git", arguments));
+    let changed = !asked(&["status", "--porcelain", "--untracked-files=no"])?.trim().is_empty();
+    let commit = asked(&["rev-parse", "--short", "HEAD"])?.trim().to_owned();
+    Ok(if changed { commit + "+" } else { commit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_made_of_the_results() {
+        let results = root().join("results/reliability");
+        let want = page::page(&read(&results).unwrap()).unwrap();
+        let page = std::fs::read_to_string(root().join("docs/reliability.md")).unwrap();
+        assert!(page == want, "docs/reliability.md is not what `cargo xtask reliability --page` writes");
+    }
+}

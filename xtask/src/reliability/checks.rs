@@ -1,0 +1,191 @@
+//! Tests under tools that see what a test alone does not, and with more cases than a gate has time for.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Part, Run};
+use crate::run::{cargo, command, output, root};
+use crate::virtual_gpu::{on_virtual_card, virtual_driver, workspace};
+
+/// What the toolchains of Linux on x86-64 are called: sanitizers want their target named, so that build scripts are left alone.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Cases of each property on the CPU, of each on a virtual card, and plans.
+const CASES: [(&str, &str); 3] = [("cpu", "10000"), ("card", "100"), ("plans", "500000")];
+/// Too many steps for an interpreter: every code, many rows, plans by the thousand.
+const TOO_LONG_FOR_MIRI: [&str; 9] = [
+    "plans_are_those_of_the_full_search",
+    "work_covers_the_problem_once",
+    "equal_rows_give_equal_bits",
+    "every_split_of_the_keys",
+    "halves_widen_as_half_has_it",
+    "every_code_has_its_value",
+    "exp2_is_accurate",
+    "tanh_is_relatively_exact",
+    "values_round_to_the_nearest",
+];
+
+/// Runs a part that is made of tests.
+pub fn run(part: Part) -> Result<(String, Vec<Run>)> {
+    if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
+        bail!("--part {} runs on Linux on x86-64", part.name());
+    }
+    match part {
+        Part::Soak => soak(),
+        Part::Miri => miri(),
+        Part::Address => address(),
+        Part::Thread => thread(),
+        Part::Builds => bail!("builds are no tests"),
+    }
+}
+
+fn soak() -> Result<(String, Vec<Run>)> {
+    let [cpu, card, plans] = CASES.map(|(_, cases)| cases);
+    let of = |cases: &str| format!("{cases} cases of each property");
+    let mut tests = cargo(&["test", "--package", "onekv", "--lib", "plan::tests::"]);
+    tests.env("PROPTEST_CASES", plans);
+    let mut runs = vec![tested("plans for five cards", &of(plans), &mut tests)?];
+    let mut tests = cargo(&["test", "--package", "onekv", "--test", "attention"]);
+    tests.env("PROPTEST_CASES", cpu);
+    runs.push(tested("the CPU backend, f32, f16 and bf16", &of(cpu), &mut tests)?);
+    let driver = virtual_driver()?;
+    for name in ["a100", "rtx4090", "h200", "b200", "rtx5090"] {
+        let mut tests =
+            workspace("test", "cuda", &["--test", "attention", "--test", "e4m3", "--test", "cuda"]);
+        on_virtual_card(&mut tests, &driver, name);
+        tests.env("PROPTEST_CASES", card);
+        runs.push(tested(&format!("the kernels on a virtual {name}, every variant"), &of(card), &mut tests)?);
+    }
+    Ok(("proptest".to_owned(), runs))
+}
+
+fn miri() -> Result<(String, Vec<Run>)> {
+    let mut runs = Vec::new();
+    for (what, target, filters) in [
+        ("plans, e4m3, the CPU backend's and merges' small cases", "--lib", TOO_LONG_FOR_MIRI.as_slice()),
+        ("problems and operands", "--test=problem", &[]),
+    ] {
+        let mut tests = nightly(&["miri", "test", "--package", "onekv", target, "--"]);
+        tests.args(filters.iter().flat_map(|name| ["--skip", name]));
+        // Tree borrows: crossbeam-epoch, rayon's, breaks the stricter rules. Its threads are never joined, which counts as a leak.
+        tests.env(
+            "MIRIFLAGS",
+            "-Zmiri-disable-isolation -Zmiri-tree-borrows -Zmiri-ignore-leaks -Zmiri-deterministic-floats",
+        );
+        tests.env("PROPTEST_CASES", "4").env("RAYON_NUM_THREADS", "2");
+        runs.push(tested(what, "", tests.env("CARGO_TARGET_DIR", root().join("target/miri")))?);
+    }
+    Ok((version(&["miri", "--version"])?, runs))
+}
+
+fn address() -> Result<(String, Vec<Run>)> {
+    // Programs in C are linked with the sanitizer too; what links Rust's is not.
+    let folder = root().join("target/address/cc");
+    std::fs::create_dir_all(&folder)?;
+    for name in ["cc", "c++"] {
+        let real = output(name, &mut command("sh", &["-c", &format!("command -v {name}")]))?;
+        let script = format!("#!/bin/sh\nexec {} -fsanitize=address \"$@\"\n", real.trim());
+        std::fs::write(folder.join(name), script)?;
+        output(name, command("chmod", &["+x"]).arg(folder.join(name)))?;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let linker = output("cc", &mut command("sh", &["-c", "command -v cc"]))?;
+    let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path)))?;
+    let runs = [
+        ("the CPU backend, plans, problems", &["--package", "onekv", "--lib", "--tests"] as &[&str]),
+        ("the C API, called from Rust, C and C++", &["--package", "onekv-c"]),
+        ("the virtual GPU and its driver", &["--package", "ptxsim", "--package", "ptxsim-driver"]),
+        ("T5's readers, backend and command line", &["--package", "t5", "--lib", "--tests"]),
+    ];
+    let runs = runs.into_iter().map(|(what, arguments)| {
+        let mut tests = sanitized("address", &[], arguments);
+        tests.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER", linker.trim()).env("PATH", &path);
+        tested(what, "", &mut tests)
+    });
+    Ok((version(&["--version"])?, runs.collect::<Result<_>>()?))
+}
+
+fn thread() -> Result<(String, Vec<Run>)> {
+    // The standard library too: its locks are what orders threads.
+    let std = ["-Zbuild-std"];
+    let runs = [
+        ("the CPU backend", &["--package", "onekv", "--lib", "--tests"] as &[&str]),
+        ("the virtual GPU and its driver", &["--package", "ptxsim", "--package", "ptxsim-driver"]),
+    ];
+    let runs = runs.into_iter().map(|(what, arguments)| {
+        let mut tests = sanitized("thread", &std, arguments);
+        tested(what, "", tests.env("PROPTEST_CASES", "32"))
+    });
+    Ok((version(&["--version"])?, runs.collect::<Result<_>>()?))
+}
+
+/// Tests that are compiled with a sanitizer.
+fn sanitized(sanitizer: &str, flags: &[&str], arguments: &[&str]) -> Command {
+    let mut tests = nightly(&["test", "--target", TARGET]);
+    tests.args(flags).args(arguments);
+    tests.env("RUSTFLAGS", format!("-Zsanitizer={sanitizer}"));
+    tests.env("CARGO_TARGET_DIR", root().join("target").join(sanitizer));
+    tests
+}
+
+/// cargo of the nightly toolchain.
+fn nightly(arguments: &[&str]) -> Command {
+    let mut cargo = command("rustup", &["run", "nightly", "cargo"]);
+    cargo.args(arguments);
+    cargo
+}
+
+fn version(arguments: &[&str]) -> Result<String> {
+    Ok(output("the version", &mut nightly(arguments))?.trim().to_owned())
+}
+
+/// Runs tests, which must pass; `cases` is what `found` says of them besides their number.
+fn tested(what: &str, cases: &str, tests: &mut Command) -> Result<Run> {
+    let said = output(&format!("test {what}"), tests)?;
+    let passed = passed(&said).with_context(|| format!("{what}: no test has run:\n{said}"))?;
+    let found = [format!("{passed} tests"), cases.to_owned()];
+    let found: Vec<String> = found.into_iter().filter(|words| !words.is_empty()).collect();
+    Ok(Run { what: what.to_owned(), command: shown(tests), found: found.join(", ") })
+}
+
+/// How many tests passed, by what the harness says at the end of each program; `None` where it is none.
+fn passed(said: &str) -> Option<usize> {
+    let results = said.lines().filter_map(|line| line.strip_prefix("test result: ok. "));
+    let passed = results.filter_map(|rest| rest.split(' ').next()?.parse::<usize>().ok()).sum();
+    Some(passed).filter(|passed| *passed > 0)
+}
+
+/// A command as a shell takes it, with what it is given in the environment, paths of this machine left out.
+fn shown(command: &Command) -> String {
+    let set = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
+    let set = set.filter(|(_, value)| !value.starts_with('/'));
+    let set = set.map(|(name, value)| match value.contains(' ') {
+        true => format!("{name}='{value}' "),
+        false => format!("{name}={value} "),
+    });
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
+    let arguments = command.get_args().map(|word| format!(" {}", word.to_string_lossy()));
+    set.chain([program.into_owned()]).chain(arguments).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passed_tests_are_counted_over_programs() {
+        let said = "running 2 tests\ntest a ... ok\ntest result: ok. 2 passed; 0 failed; 1 ignored;\n\
+                    test result: ok. 0 passed; 0 failed;\ntest result: ok. 11 passed; 0 failed;\n";
+        assert_eq!(passed(said), Some(13));
+        assert_eq!(passed("test result: ok. 0 passed; 0 failed;\n"), None);
+        assert_eq!(passed(""), None);
+    }
+
+    #[test]
+    fn commands_are_shown_without_this_machines_paths() {
+        let mut command = Command::new("/usr/bin/cargo");
+        command.args(["test", "--lib"]).env("RUSTFLAGS", "-a -b").env("CASES", "4").env("DIR", "/tmp/x");
+        assert_eq!(shown(&command), "CASES=4 RUSTFLAGS='-a -b' cargo test --lib");
+    }
+}

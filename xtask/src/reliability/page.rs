@@ -1,0 +1,107 @@
+//! docs/reliability.md.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::purposes::PURPOSES;
+use super::{Part, Record};
+use crate::planted;
+
+/// The page, of what has been run.
+pub fn page(records: &BTreeMap<Part, Record>) -> Result<String> {
+    let mut page = BEGIN.to_owned();
+    for part in [Part::Soak, Part::Miri, Part::Address, Part::Thread, Part::Builds] {
+        let (title, sees, blind) = words(part);
+        page += &format!("\n## {title}\n\n{sees}\n\n");
+        page += &match records.get(&part) {
+            Some(record) => table(record),
+            None => format!("Not run yet: `cargo xtask reliability --part {}`.\n", part.name()),
+        };
+        page += &format!("\nWhat it cannot see: {blind}\n");
+    }
+    page += &format!("\n## Planted bugs\n\n{}", planted_bugs());
+    page += &format!("\n## What the build script does\n\n{BUILD_SCRIPT}");
+    page += "\n## What each dependency is for\n\n| crate | what for |\n| --- | --- |\n";
+    for (name, purpose) in PURPOSES {
+        page += &format!("| {name} | {purpose} |\n");
+    }
+    Ok(page)
+}
+
+fn table(record: &Record) -> String {
+    let Record { date, commit, tool, runs } = record;
+    let mut table =
+        format!("{date}, onekv at {commit}, {tool}.\n\n| what | found | by |\n| --- | --- | --- |\n");
+    for run in runs {
+        table += &format!("| {} | {} | `{}` |\n", run.what, run.found, run.command);
+    }
+    table
+}
+
+/// Of a part: its title, what it looks at, what it is blind for.
+fn words(part: Part) -> (&'static str, &'static str, &'static str) {
+    match part {
+        Part::Soak => (
+            "Against the definition, many times",
+            "Random problems: ragged, empty, padded, strided, with softcap, scores that grow from key to key; K/V that no input has \
+             are NaN, and what lies between the rows of the output must stay as it was. The result is compared with the f64 \
+             reference. Plans are compared with a slow search over everything, and must cover every row and key once.",
+            "what a real card does: the kernels run on the virtual GPU.",
+        ),
+        Part::Miri => (
+            "Undefined behaviour",
+            "Miri interprets the library's code, and that of the crates it uses, and stops at what Rust does not define: reads of \
+             what was not written, aliasing, misaligned loads, races, leaks. Its allocator aligns memory to its elements and no more. \
+             The library without features has no unsafe code of its own.",
+            "registers wider than 128 bits (it runs the code for machines that have none), other languages, the driver, tests with \
+             too many steps, and what rayon leaves to its threads when a program ends.",
+        ),
+        Part::Address => (
+            "Memory that is not the operand's",
+            "Every load and store is compiled with a check. Programs in C and C++ are compiled with it too, and call the library \
+             through its header.",
+            "loads of what was never written, and what runs on a card. Kernels on the virtual GPU are checked by that: bounds, \
+             words never written, races (ptxsim's README).",
+        ),
+        Part::Thread => (
+            "Data races",
+            "Loads and stores of all threads are watched for pairs that nothing orders, the standard library's too.",
+            "orders of threads that did not happen in the run; code in C. What is shared between threads is little: rayon's tasks \
+             write disjoint slices, and two queues of candle's tensors stand behind a Mutex.",
+        ),
+        Part::Builds => (
+            "What it is built of",
+            "Known advisories, licences (deny.toml), and whether the kernels can be made again.",
+            "what nobody has reported yet.",
+        ),
+    }
+}
+
+fn planted_bugs() -> String {
+    format!(
+        "`cargo xtask planted` puts {} known bugs into a copy of the tree, one at a time, and the test that is named for it must \
+         fail. The table, xtask/src/planted.rs, gains a row with each fix.\n",
+        planted::count()
+    )
+}
+
+const BEGIN: &str = "\
+# Reliability
+
+What the library survives, and how that was looked at. Made by `cargo xtask reliability` from `results/reliability/`; every figure
+says when it was found and on which commit, and a `+` behind that that the tree had changes. What runs with every change is
+`cargo xtask test`; what is here takes longer.
+";
+
+const BUILD_SCRIPT: &str = "\
+Without feature `cuda`, nothing. With it, build.rs (`build/nvcc.rs`)
+
+- runs: `nvcc --version` of each nvcc it finds, until one is new enough; `nvcc --list-gpu-code`; `nvcc` once for each source
+  that changed; `--version` of the C++ compiler;
+- reads: `cuda/`, and the variables NVCC, CUDA_HOME, CUDA_PATH, PATH, NVCC_CCBIN, NVCC_PREPEND_FLAGS, NVCC_APPEND_FLAGS, CXX,
+  ONEKV_CUDA_ARCHS, ONEKV_CHECKOUT, DOCS_RS;
+- writes: below OUT_DIR.
+
+It opens no connection; see the last row above for what was built without a network.
+";
