@@ -347,7 +347,9 @@ fn one_key_gives_its_value() {
             let got = operands.run(attend);
             for (got, v) in got.out.iter().zip(&operands.v) {
                 let want = v.to_f32();
-                assert!(*got == want || got.is_nan() && want.is_nan(), "{name}: {want} became {got}");
+                // On cards the weight is 1 but for the rounding of a score, and so is the sum that it is divided by.
+                let near = (got - want).abs() <= 2f32.powi(-22) * want.abs() && (name != "cpu" || *got == want);
+                assert!(near || *got == want || got.is_nan() && want.is_nan(), "{name}: {want} became {got}");
             }
         }
     }
@@ -384,7 +386,9 @@ fn equal_scores_give_the_mean() {
                 let got = operands.run(attend);
                 for (row, out) in got.out.chunks(128).enumerate() {
                     let want = mean(if row < 3 { 0 } else { keys });
-                    let close = |x: &f32| (x - want).abs() <= 2e-6;
+                    // Cards join splits by their LSE, which is as exact as scores are.
+                    let by_lse = if name == "cpu" { 0.0 } else { 2f32.powi(-21) * score.abs() };
+                    let close = |x: &f32| (x - want).abs() <= 2e-6 + by_lse;
                     assert!(
                         out.iter().all(close),
                         "{name}: {keys} keys of {score}, row {row}: {out:?}, not {want}"
