@@ -880,3 +880,31 @@ fn tensors_of_another_device_are_refused() {
     on_cpu.refuses([q, &on_card.kv, kv], "k is on Cuda { gpu_id: 0 }, allowed: the CPU, which");
     on_card.refuses([q, &on_card.kv, &on_card.kv], "q is on Cpu, allowed: CUDA, which");
 }
+
+/// With split and tile fixed an input has the same bits alone and among others, through candle's tensors too; on the CPU on one
+/// thread.
+#[test]
+fn bits_do_not_depend_on_the_batch() {
+    let options = PlanOptions::default().with_split_keys(64).with_tile_rows(16);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    for device in devices() {
+        let attention = Attention::new(&device).unwrap();
+        let bits = |operands: &Operands<half::bf16>, rows: std::ops::Range<usize>| {
+            let problem = &operands.problem;
+            let planned = attention.planned(problem, candle_core::DType::BF16, &options).unwrap();
+            let of = |data: &[half::bf16], tokens, heads| {
+                tensor(data, &[tokens, heads, 64], Layout::Contiguous, &device)
+            };
+            let q = of(&operands.q, problem.total_rows(), 2);
+            let [k, v] = [&operands.k, &operands.v].map(|data| of(data, problem.key_positions(), 1));
+            let (out, lse) = planned.run_with_lse(&q, &k, &v).unwrap();
+            let out = values::<half::bf16>(&out).iter().map(|x| x.to_f32()).collect();
+            Answer { out, lse: values::<f32>(&lse) }.bits(problem, rows)
+        };
+        let case = Case::packed(2, 1, 64, &[(9, 700)]);
+        let alone = Operands::<half::bf16>::new(&case);
+        let (among, rows) = alone.among(&case, &[(3, 40)], &[(20, 900)]);
+        let (want, got) = pool.install(|| (bits(&alone, 0..9), bits(&among, rows)));
+        assert!(want == got, "{:?}", device.location());
+    }
+}
