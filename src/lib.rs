@@ -82,4 +82,4 @@ pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use problem::{Input, Keys, Problem, ProblemSpec};
 pub use shape::{Shape, Strides};
-pub use view::{MAX_HEAD_DIM, PartialState, SharedKv, View};
+pub use view::{MAX_HEAD_DIM, MAX_HEADS, PartialState, SharedKv, View};

@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-use crate::view::{MAX_HEAD_DIM, SharedKv, View, check};
+use crate::view::{MAX_HEAD_DIM, MAX_HEADS, SharedKv, View, check};
 
 /// Where each input's keys stand in the K/V tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -92,7 +92,7 @@ impl Problem {
     /// Validates `spec`.
     ///
     /// # Errors
-    /// Zero heads, kv_heads, head_dim; heads not a multiple of kv_heads; head_dim over
+    /// Zero heads, kv_heads, head_dim; heads over [`MAX_HEADS`], or not a multiple of kv_heads; head_dim over
     /// [`MAX_HEAD_DIM`]; scale or softcap not finite or not above 0; offsets that do not start
     /// at 0 or decrease; a length over its slot; rows and keys for different numbers of inputs;
     /// sizes that overflow.
@@ -103,8 +103,10 @@ impl Problem {
                 return Err(Error::Zero { field });
             }
         }
-        if head_dim > MAX_HEAD_DIM {
-            return Err(Error::TooLarge { field: "head_dim", value: head_dim, max: MAX_HEAD_DIM });
+        for (field, value, max) in [("heads", heads, MAX_HEADS), ("head_dim", head_dim, MAX_HEAD_DIM)] {
+            if value > max {
+                return Err(Error::TooLarge { field, value, max });
+            }
         }
         if !heads.is_multiple_of(kv_heads) {
             return Err(Error::HeadsNotMultiple { heads, kv_heads });

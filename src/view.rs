@@ -6,6 +6,9 @@ use crate::shape::{Shape, Strides};
 
 /// The largest supported `head_dim`.
 pub const MAX_HEAD_DIM: usize = 512;
+/// The most heads. No model has nearly as many; without a limit a problem of no rows and no keys, whose operands have no memory,
+/// could have any number, and what is kept per head would not fit anywhere.
+pub const MAX_HEADS: usize = 1 << 16;
 
 impl Shape {
     /// Elements from the first to the last that is reached, with all vectors apart.
@@ -69,6 +72,10 @@ impl<'a, E> View<&'a mut [E]> {
     /// The vectors of an operand of one input that has passed its check, `[tokens, heads]`.
     pub(crate) fn into_vectors(self) -> Vec<&'a mut [E]> {
         let Shape { tokens, heads, vector, .. } = self.shape;
+        // Without rows the strides may be anything, 0 too.
+        if tokens == 0 {
+            return Vec::new();
+        }
         // The outer dimension is the one of the larger stride; where there is one element, the stride may be anything.
         let by_token = heads == 1 || tokens > 1 && self.strides.row > self.strides.head;
         let (outer, inner) = if by_token {

@@ -99,15 +99,16 @@ fn sizes_that_overflow() {
         refused(|s| s.keys = Keys::Padded { max_keys: usize::MAX, lengths: vec![1, 1] }),
         format!("keys x kv_heads x head_dim {huge}")
     );
-    assert_eq!(refused(|s| s.heads = usize::MAX - 1), format!("rows x heads x head_dim {huge}"));
-    // Nor may the strides of an empty batch overflow.
+    // Of an empty batch too, whose operands have no memory that heads would have to fit into.
+    let most = "allowed: at most 65536";
     let empty = |s: &mut ProblemSpec| {
         (s.row_offsets, s.keys) = (vec![0, 0], Keys::Packed { offsets: vec![0, 0] });
     };
-    let wide = |s: &mut ProblemSpec| (s.heads, s.kv_heads) = (usize::MAX - 1, 2);
-    assert_eq!(refused(|s| (empty(s), wide(s)).0), format!("rows x heads x head_dim {huge}"));
-    let wide = |s: &mut ProblemSpec| (s.heads, s.kv_heads) = (usize::MAX / 64, usize::MAX / 64);
-    assert_eq!(refused(|s| (empty(s), wide(s)).0), format!("rows x heads x head_dim {huge}"));
+    for heads in [65_538, 1 << 40, usize::MAX - 1] {
+        assert_eq!(refused(|s| s.heads = heads), format!("heads is {heads}, {most}"));
+        let wide = |s: &mut ProblemSpec| (s.heads, s.kv_heads) = (heads, heads);
+        assert_eq!(refused(|s| (empty(s), wide(s)).0), format!("heads is {heads}, {most}"));
+    }
 }
 
 /// The operands of a call.
@@ -285,6 +286,24 @@ fn strides_of_nothing() {
         )
         .unwrap();
         assert!(out.iter().all(|x| *x == 0.0));
+    }
+}
+
+/// Without rows nothing is written, and strides do not matter either: 0 is one.
+#[test]
+fn strides_of_no_rows() {
+    for (row, head) in [(0, 0), (0, 64), (256, 0), (usize::MAX, 0)] {
+        let (strides, none) = (Strides::new(row, head), Shape::from([0, 4, 64]));
+        let p = Problem::new(ProblemSpec { row_offsets: vec![0, 0, 0], ..spec() }).unwrap();
+        let kv = vec![1.0f32; p.kv_shape().elements()];
+        attend(
+            &p,
+            View::strided(none, strides, &[][..]),
+            SharedKv::contiguous(p.kv_shape(), &kv[..], &kv[..]),
+            View::strided(none, strides, &mut [][..]),
+            Some(View::strided(p.lse_shape(), strides, &mut [][..])),
+        )
+        .unwrap();
     }
 }
 

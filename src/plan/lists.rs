@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use super::{Combine, LIMIT, Variant, Work};
+use super::{Combine, MOST_BLOCKS, Variant, Work};
 use crate::error::{Error, Result};
 use crate::problem::{Input, Problem};
 
@@ -42,7 +42,8 @@ impl Lists {
         let kv_heads = problem.kv_heads();
         let mut all = Vec::with_capacity(2 * problem.inputs().len());
         let (mut blocks, mut combined, mut slots) = (0usize, 0, 0usize);
-        for input in problem.inputs() {
+        // Nobody reads the keys of an input without rows.
+        for input in problem.inputs().iter().filter(|input| !input.rows.is_empty()) {
             let rows = input.rows.len() * problem.group();
             let tiles = rows.div_ceil(variant.tile_rows);
             let in_clusters = tiles.next_multiple_of(variant.cluster) * kv_heads;
@@ -73,8 +74,8 @@ impl Lists {
             }
         }
         // No fewer than partial states.
-        if blocks > LIMIT {
-            return Err(Error::TooLarge { field: "blocks", value: blocks, max: LIMIT });
+        if blocks > MOST_BLOCKS {
+            return Err(Error::TooLarge { field: "blocks", value: blocks, max: MOST_BLOCKS });
         }
         let (mut work, mut combines) = (Vec::with_capacity(blocks), Vec::with_capacity(combined));
         for Parts { input, rows, tiles, of, first_slot, .. } in

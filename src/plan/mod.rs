@@ -122,6 +122,9 @@ pub struct Combine {
 
 /// Of rows, keys and blocks: the kernels count in 32 bits, and round up to tiles.
 const LIMIT: usize = i32::MAX as usize - 1024;
+/// The most blocks of a plan: its lists, 72 bytes a block here and half of that on the card, are made in whole. No card is so
+/// large that tiles of 16 rows by head_dim 64 would need as many before Q, the output, K and V fill its memory.
+const MOST_BLOCKS: usize = 1 << 22;
 
 /// A problem made ready for a card.
 #[derive(Clone, PartialEq)]
@@ -148,7 +151,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::UnsupportedHeadDim`], [`Error::NoKernel`] where no variant fits the card or the options,
-    /// [`Error::Zero`] for a split of no keys, [`Error::TooLarge`] past 2^31 rows or keys.
+    /// [`Error::Zero`] for a split of no keys, [`Error::TooLarge`] past 2^31 rows or keys, or 2^22 blocks.
     pub fn new(problem: &Problem, dtype: DType, facts: &DeviceFacts, options: &PlanOptions) -> Result<Self> {
         Self::with_kv_bytes(problem, dtype, dtype.size_bytes(), facts, options)
     }

@@ -408,11 +408,25 @@ fn what_does_not_fit_is_refused() {
     assert!(plan(64, &A100, &options).contains("cluster 2 on a card"));
     let options = PlanOptions { split_keys: Some(0), ..default };
     assert_eq!(plan(64, &A100, &options), "split_keys is 0, allowed: 1 or more");
-    // 2^32 blocks: memory for them is not asked for.
-    let many = problem(64, 64, 64, &[(1 << 30, 1)]);
-    let options = PlanOptions { tile_rows: Some(16), ..default };
-    let refused = Plan::new(&many, DType::Bf16, &A100, &options).unwrap_err().to_string();
-    assert!(refused.starts_with("blocks is 4294967296"), "{refused}");
+}
+
+/// Lists are made in whole: no spec of a few numbers asks for gigabytes.
+#[test]
+fn more_blocks_than_memory_should_hold_are_refused() {
+    let options = PlanOptions { tile_rows: Some(16), ..PlanOptions::default() };
+    let blocks = |rows| {
+        let many = problem(64, 64, 64, &[(rows, 1)]);
+        Plan::new(&many, DType::Bf16, &A100, &options).map(|plan| plan.work().len())
+    };
+    assert_eq!(blocks(1 << 20), Ok(1 << 22));
+    for (rows, value) in [((1 << 20) + 1, (1 << 22) + 64), (1 << 30, 1usize << 32)] {
+        let refused = blocks(rows).unwrap_err().to_string();
+        assert_eq!(refused, format!("blocks is {value}, allowed: at most 4194304"));
+    }
+    // Heads of an input that nobody reads are none.
+    let nobody = problem(1 << 16, 1 << 16, 64, &[(0, 1); 1000]);
+    let plan = Plan::new(&nobody, DType::Bf16, &A100, &options).unwrap();
+    assert!(plan.work().is_empty() && plan.combines().is_empty());
 }
 
 #[test]
