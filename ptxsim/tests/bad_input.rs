@@ -22,6 +22,19 @@ fn refused(declarations: &str, body: &str) -> String {
 }
 
 #[test]
+fn a_version_is_a_small_number_with_one_decimal() {
+    let memory = GlobalMemory::new(1 << 20);
+    for version in ["4294967295.0", "429496730.9", "1000.0", "8.10", "8", "-1.0"] {
+        let text = format!(".version {version}\n.target sm_80\n.address_size 64\n");
+        let error = Module::load(&text, Card::by_name("a100").unwrap(), &memory).err().unwrap().to_string();
+        assert!(
+            error.contains(&format!("`{version}`")) || error.starts_with("PTX line 1"),
+            "{version}: {error}"
+        );
+    }
+}
+
+#[test]
 fn each_broken_text_has_one_error() {
     let registers =
         ".reg .b32 %r<8>;\n.reg .b64 %a<4>;\n.reg .pred %p<2>;\n.shared .align 16 .b8 tile[512];\n";

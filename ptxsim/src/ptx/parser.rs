@@ -468,5 +468,5 @@ pub(crate) fn type_bits(word: &str) -> Option<usize> {
 fn tenths(word: &str) -> Option<u32> {
     let (whole, tenth) = word.split_once('.')?;
     let (whole, tenth): (u32, u32) = (whole.parse().ok()?, tenth.parse().ok()?);
-    (whole < 1000 && tenth < 10).then_some(whole * 10 + tenth)
+    (whole < 1000 && tenth < 10).then(|| whole * 10 + tenth)
 }
