@@ -3,6 +3,7 @@
 mod bindings;
 mod codegen;
 mod fit;
+mod fuzz;
 mod intensity;
 mod kit;
 mod model;
@@ -58,6 +59,13 @@ enum Task {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Run the fuzz targets: inputs that nobody thought of, by libFuzzer
+    ///
+    /// Builds what fuzz/ has for libFuzzer into target/fuzz, with the stable compiler, and runs every target, two at a time where
+    /// there are two cores. Prints runs, coverage and corpus, which also go to results/reliability/fuzz.json. What is found goes to
+    /// target/fuzz/corpus, and inputs that crash, take too long or too much memory to target/fuzz/artifacts; with one of these
+    /// it fails.
+    Fuzz(fuzz::Arguments),
     /// Edit the kernels' PTX by rule, one mistake at a time, and see what the virtual GPU notices
     ///
     /// Launches of the tests are recorded on virtual cards. Writes results/ptxsim/mutants.md, and prints the mutants that went
@@ -107,6 +115,7 @@ fn main() -> ExitCode {
         Task::GpuKit(options) => kit::run(&options),
         Task::Package => package::run(),
         Task::Planted { only } => planted::run(only.as_deref()),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Peers { device } => peers::run(&device),
         Task::Intensity(arguments) => intensity::run(&arguments),

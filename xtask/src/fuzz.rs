@@ -1,0 +1,281 @@
+//! `cargo xtask fuzz`: the fuzz targets of `fuzz/`, built for libFuzzer by the stable compiler, and run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::run::{cargo, command, output, root, step};
+use crate::virtual_gpu::target;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How long each target runs
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// Only those whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// Where libFuzzer's choices begin; 0 takes another one in every run
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// Bring what was found into fuzz/corpus: the fewest and shortest inputs that reach as much
+    #[arg(long)]
+    keep: bool,
+}
+
+/// What `cargo fuzz` passes with `--sanitizer none`: coverage and comparisons for libFuzzer, which mutates towards both; and
+/// checks that a release leaves out.
+const FLAGS: &[&str] = &[
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Cdebug-assertions",
+    "-Coverflow-checks",
+    "-Ccodegen-units=1",
+];
+/// Seconds that one input may take.
+const TIMEOUT: u32 = 10;
+/// Besides each target's own bound, which is on what Rust allocates.
+const MOST_RSS_MB: u32 = 2048;
+
+/// How a target did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Figures {
+    /// Inputs that were run.
+    runs: u64,
+    seconds: u64,
+    /// libFuzzer's `cov:`, edges of the program that some input took.
+    coverage: u64,
+    /// libFuzzer's `ft:`, edges by how often they were taken, and comparisons.
+    features: u64,
+    /// Inputs that each reach something of their own, and their bytes.
+    corpus: u64,
+    corpus_bytes: String,
+    peak_mb: u64,
+    date: String,
+    commit: String,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let names = targets(arguments.only.as_deref())?;
+    let folder = target().join("fuzz");
+    let triple = triple()?;
+    // With its target named, cargo leaves build scripts and macros without the flags.
+    let mut build = cargo(&["build", "--release", "--package", "onekv-fuzz", "--target", &triple]);
+    build.args(names.iter().flat_map(|name| ["--bin", name]));
+    build
+        .env("CARGO_TARGET_DIR", &folder)
+        .env("RUSTFLAGS", FLAGS.join(" "))
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    step("build the fuzz targets, with what libFuzzer looks at", &mut build)?;
+    let programs = folder.join(&triple).join("release");
+
+    let (date, commit) = (line("date", &["-I"])?, line("git", &["describe", "--always", "--dirty"])?);
+    let at_once = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
+    let (queue, done) = (Mutex::new(names.iter()), Mutex::new(BTreeMap::new()));
+    let next = || queue.lock().ok()?.next();
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                while let Some(name) = next() {
+                    let result = fuzz(&programs, &folder, name, arguments);
+                    if let Ok((_, text)) = &result {
+                        println!("{text}");
+                    }
+                    if let Ok(mut done) = done.lock() {
+                        done.insert(name.clone(), result);
+                    }
+                }
+            });
+        }
+    });
+    let done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (mut figures, mut failures) = (BTreeMap::new(), Vec::new());
+    for (name, result) in done {
+        match result {
+            Ok((found, _)) => {
+                drop(figures.insert(name, Figures { date: date.clone(), commit: commit.clone(), ..found }))
+            }
+            Err(error) => failures.push(format!("{name}: {error:#}")),
+        }
+    }
+    record(&root().join("results/reliability/fuzz.json"), figures)?;
+    if arguments.keep {
+        names.iter().try_for_each(|name| keep(&programs, &folder, name))?;
+    }
+    if !failures.is_empty() {
+        bail!("{} of {} targets failed\n{}", failures.len(), names.len(), failures.join("\n"));
+    }
+    Ok(())
+}
+
+/// The targets whose names contain `only`: one for each file in fuzz/fuzz_targets.
+fn targets(only: Option<&str>) -> Result<Vec<String>> {
+    let folder = root().join("fuzz/fuzz_targets");
+    let entries = folder.read_dir().with_context(|| format!("cannot read {}", folder.display()))?;
+    let stem = |entry: std::fs::DirEntry| Some(entry.path().file_stem()?.to_str()?.to_owned());
+    let mut all: Vec<String> = entries.filter_map(|entry| stem(entry.ok()?)).collect();
+    all.sort();
+    let names: Vec<String> =
+        all.iter().filter(|name| only.is_none_or(|part| name.contains(part))).cloned().collect();
+    if names.is_empty() {
+        bail!("--only is {}, allowed: a part of {}", only.unwrap_or_default(), all.join(", "));
+    }
+    Ok(names)
+}
+
+/// What this machine's Rust compiles for.
+fn triple() -> Result<String> {
+    let text = output("ask rustc for this machine's target", &mut command("rustc", &["-vV"]))?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc -vV names no host")
+}
+
+fn line(program: &str, arguments: &[&str]) -> Result<String> {
+    Ok(output(&format!("ask {program}"), &mut command(program, arguments))?.trim().to_owned())
+}
+
+/// Where what is found of a target goes, and where its crashes do.
+fn places(folder: &Path, name: &str) -> Result<[PathBuf; 2]> {
+    let places = ["corpus", "artifacts"].map(|place| folder.join(place).join(name));
+    for place in &places {
+        std::fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
+    }
+    Ok(places)
+}
+
+/// Runs a target: its figures, and a line that says them.
+fn fuzz(programs: &Path, folder: &Path, name: &str, arguments: &Arguments) -> Result<(Figures, String)> {
+    let [corpus, artifacts] = places(folder, name)?;
+    let before = files(&artifacts)?;
+    let log = folder.join(format!("{name}.log"));
+    let file = std::fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+    let status = program(programs, name)
+        .args([&corpus, &root().join("fuzz/corpus").join(name)])
+        .arg(format!("-max_total_time={}", arguments.seconds))
+        .arg(format!("-seed={}", arguments.seed))
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .arg("-print_final_stats=1")
+        .arg("-close_fd_mask=3")
+        .stdout(Stdio::null())
+        .stderr(file)
+        .status()
+        .with_context(|| format!("cannot run {name}"))?;
+    let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+    if !status.success() {
+        let found: Vec<PathBuf> =
+            files(&artifacts)?.into_iter().filter(|file| !before.contains(file)).collect();
+        // What it said is lost in what targets say of all inputs: once more, with that alone.
+        let said = found.first().map(|input| program(programs, name).arg(input).output()).transpose()?;
+        let said = said.map(|said| String::from_utf8_lossy(&said.stderr).into_owned()).unwrap_or_default();
+        let marks = ["panicked at", "allowed: ", "ERROR: libFuzzer"];
+        let lines: Vec<&str> =
+            said.lines().filter(|line| marks.iter().any(|mark| line.contains(mark))).collect();
+        bail!("{status}, input {found:?}, log {}\n{}", log.display(), lines.join("\n"));
+    }
+    let figures = read(&text).with_context(|| format!("no figures in {}", log.display()))?;
+    let Figures { runs, seconds, coverage, features, corpus, corpus_bytes, peak_mb, .. } = &figures;
+    let said = format!(
+        "{name}: {runs} runs in {seconds} s, cov {coverage}, ft {features}, corpus {corpus} inputs of {corpus_bytes}, peak {peak_mb} MB"
+    );
+    Ok((figures, said))
+}
+
+/// A target's program, with bounds, and threads of which none disturbs another's coverage.
+fn program(programs: &Path, name: &str) -> Command {
+    let mut program = Command::new(programs.join(name));
+    program.current_dir(programs).env("RAYON_NUM_THREADS", "1").env("RUST_BACKTRACE", "0");
+    program.args([format!("-timeout={TIMEOUT}"), format!("-rss_limit_mb={MOST_RSS_MB}")]);
+    program
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = folder.read_dir().with_context(|| format!("cannot read {}", folder.display()))?;
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+}
+
+/// The figures of libFuzzer's last lines.
+fn read(log: &str) -> Option<Figures> {
+    let last = log.lines().rfind(|line| line.contains(" cov: ") && line.contains("DONE"))?;
+    let after = |mark: &str| last.split(mark).nth(1)?.split_whitespace().next();
+    let stat =
+        |mark: &str| log.lines().rfind(|line| line.contains(mark))?.split_whitespace().last()?.parse().ok();
+    let (corpus, corpus_bytes) = after("corp: ")?.split_once('/')?;
+    let done = log.lines().rfind(|line| line.starts_with("Done "))?;
+    Some(Figures {
+        runs: stat("stat::number_of_executed_units:")?,
+        seconds: done.split(" in ").nth(1)?.split_whitespace().next()?.parse().ok()?,
+        coverage: after("cov: ")?.parse().ok()?,
+        features: after("ft: ")?.parse().ok()?,
+        corpus: corpus.parse().ok()?,
+        corpus_bytes: corpus_bytes.to_owned(),
+        peak_mb: stat("stat::peak_rss_mb:")?,
+        date: String::new(),
+        commit: String::new(),
+    })
+}
+
+/// Writes the figures, with those of targets that were not run now.
+fn record(path: &Path, figures: BTreeMap<String, Figures>) -> Result<()> {
+    let mut all: BTreeMap<String, Figures> = match std::fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?,
+        Err(_) => BTreeMap::new(),
+    };
+    all.extend(figures);
+    std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+    std::fs::write(path, serde_json::to_string_pretty(&all)? + "\n")
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Replaces a target's corpus by the fewest inputs that reach what it and what was found do.
+fn keep(programs: &Path, folder: &Path, name: &str) -> Result<()> {
+    let [found, _] = places(folder, name)?;
+    let (own, merged) = (root().join("fuzz/corpus").join(name), folder.join("merged").join(name));
+    let _ = std::fs::remove_dir_all(&merged);
+    std::fs::create_dir_all(&merged)?;
+    let mut merge = program(programs, name);
+    merge
+        .args(["-merge=1", "-close_fd_mask=3"])
+        .args([&merged, &own, &found])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    step(&format!("merge what was found of {name}"), &mut merge)?;
+    for file in files(&merged)? {
+        let to = own.join(file.file_name().context("a file without a name")?);
+        std::fs::copy(&file, &to).with_context(|| format!("cannot write {}", to.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_those_of_the_last_line() {
+        let log = "#2\tINITED cov: 10 ft: 11 corp: 1/1b exec/s: 0 rss: 30Mb\n\
+            #500\tDONE   cov: 601 ft: 769 corp: 9/1198b lim: 151 exec/s: 250 rss: 29Mb\n\
+            Done 500 runs in 2 second(s)\n\
+            stat::number_of_executed_units: 500\nstat::average_exec_per_sec:     250\nstat::peak_rss_mb:              31\n";
+        let figures = read(log).unwrap();
+        assert_eq!((figures.runs, figures.seconds, figures.coverage, figures.features), (500, 2, 601, 769));
+        assert_eq!((figures.corpus, figures.corpus_bytes.as_str(), figures.peak_mb), (9, "1198b", 31));
+        assert_eq!(read("==1== ERROR: libFuzzer: deadly signal\n"), None);
+    }
+
+    #[test]
+    fn targets_have_a_corpus_each() {
+        for name in targets(None).unwrap() {
+            assert!(root().join("fuzz/corpus").join(&name).is_dir(), "{name}");
+        }
+        let none = targets(Some("nothing")).unwrap_err().to_string();
+        assert!(none.starts_with("--only is nothing, allowed: a part of c_api, "), "{none}");
+    }
+}
