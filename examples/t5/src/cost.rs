@@ -5,8 +5,10 @@
 //! projections and the feed-forward layers that the paper's table leaves out. A FLOP is one
 //! multiplication or one addition; bytes are the fewest that must pass through memory: every
 //! weight once per pass, every cached K/V element once per step, activations of the attention
-//! once. Encoder activations are left out: they stay on chip in a fused implementation. Counts are
-//! u64 and overflow, as Rust's integers do, for work of more than 1.8e19 FLOPs.
+//! once. Encoder activations are left out: they stay on chip in a fused implementation. Counts
+//! stay at 1.8e19, the largest of u64, where they would pass it.
+
+use crate::count::Count;
 
 /// How `U` prompts meet one input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,15 +47,15 @@ pub struct ModelShape {
 
 impl ModelShape {
     /// Elements of one token's K (or V, or Q) over all heads.
-    fn inner(&self) -> u64 {
-        self.heads * self.head_dim
+    pub(crate) fn inner(&self) -> Count {
+        Count(self.heads) * self.head_dim
     }
 
-    fn ffn_weights(&self) -> u64 {
-        self.d_model * self.d_ff * if self.gated { 3 } else { 2 }
+    fn ffn_weights(&self) -> Count {
+        Count(self.d_model) * self.d_ff * if self.gated { 3 } else { 2 }
     }
 
-    fn projection(&self) -> u64 {
+    fn projection(&self) -> Count {
         self.d_model * self.inner()
     }
 
@@ -61,7 +63,7 @@ impl ModelShape {
     pub fn weight_bytes(&self) -> u64 {
         let encoder = self.encoder_layers * (4 * self.projection() + self.ffn_weights());
         let decoder = self.decoder_layers * (8 * self.projection() + self.ffn_weights());
-        (encoder + decoder + 2 * self.vocab * self.d_model) * self.element_bytes
+        ((encoder + decoder + 2 * Count(self.vocab) * self.d_model) * self.element_bytes).0
     }
 }
 
@@ -100,7 +102,7 @@ impl std::ops::Add for Cost {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { flops: self.flops + other.flops, bytes: self.bytes + other.bytes }
+        Self { flops: self.flops.saturating_add(other.flops), bytes: self.bytes.saturating_add(other.bytes) }
     }
 }
 
@@ -127,45 +129,49 @@ impl Breakdown {
 }
 
 /// Tokens that one encoder sequence holds.
-fn sequence(method: Method, work: &Workload) -> u64 {
+fn sequence(method: Method, work: &Workload) -> Count {
     match method {
-        Method::Pie => work.keys + work.prompt_tokens,
-        Method::Pid | Method::PidReplicated => work.keys,
+        Method::Pie => Count(work.keys) + work.prompt_tokens,
+        Method::Pid | Method::PidReplicated => Count(work.keys),
     }
 }
 
 /// Encoder sequences.
-fn sequences(method: Method, work: &Workload) -> u64 {
+fn sequences(method: Method, work: &Workload) -> Count {
     match method {
-        Method::Pie => work.inputs * work.prompts,
-        Method::Pid | Method::PidReplicated => work.inputs,
+        Method::Pie => Count(work.inputs) * work.prompts,
+        Method::Pid | Method::PidReplicated => Count(work.inputs),
     }
 }
 
 /// Keys that are stored and read: of one encoder sequence per prompt, or per input.
-fn stored_keys(method: Method, work: &Workload) -> u64 {
+fn stored_keys(method: Method, work: &Workload) -> Count {
     let copies = if method == Method::PidReplicated { work.prompts } else { 1 };
-    encoder_tokens(method, work) * copies
+    encoded(method, work) * copies
 }
 
 /// Tokens that pass through the encoder: `b U (n + n_p)` against `b n`.
 pub fn encoder_tokens(method: Method, work: &Workload) -> u64 {
+    encoded(method, work).0
+}
+
+fn encoded(method: Method, work: &Workload) -> Count {
     sequences(method, work) * sequence(method, work)
 }
 
 /// Cross-attention K/V of all decoder layers, in bytes: stored once per encoder sequence, or once per prompt.
 pub fn cross_kv_bytes(method: Method, model: &ModelShape, work: &Workload) -> u64 {
-    2 * stored_keys(method, work) * model.inner() * model.element_bytes * model.decoder_layers
+    (2 * stored_keys(method, work) * model.inner() * model.element_bytes * model.decoder_layers).0
 }
 
 /// Cross-attention of one decoder layer in one step of one token per prompt, without projections:
 /// `4 b U n d` FLOPs; every stored K/V read once, Q read and O written once.
 pub fn cross_attention_step(method: Method, model: &ModelShape, work: &Workload) -> Cost {
-    let rows = work.inputs * work.prompts;
+    let rows = Count(work.inputs) * work.prompts;
     let inner = model.inner();
     Cost {
-        flops: 4 * rows * sequence(method, work) * inner,
-        bytes: (2 * stored_keys(method, work) + 2 * rows) * inner * model.element_bytes,
+        flops: (4 * rows * sequence(method, work) * inner).0,
+        bytes: ((2 * stored_keys(method, work) + 2 * rows) * inner * model.element_bytes).0,
     }
 }
 
@@ -173,54 +179,54 @@ pub fn cross_attention_step(method: Method, model: &ModelShape, work: &Workload)
 /// stored K/V of the cross-attention once. The self-attention's K/V, which grows, is left out.
 pub fn decode_step_bytes(method: Method, model: &ModelShape, work: &Workload) -> u64 {
     let layer = 6 * model.projection() + model.ffn_weights();
-    (model.decoder_layers * layer + model.d_model * model.vocab) * model.element_bytes
-        + cross_kv_bytes(method, model, work)
+    let weights = (model.decoder_layers * layer + Count(model.d_model) * model.vocab) * model.element_bytes;
+    (weights + cross_kv_bytes(method, model, work)).0
 }
 
 /// The cost of encoding, prompt prefill and greedy decoding. Logits are computed for the last
 /// position of a prompt and every decoded token but the last.
 pub fn breakdown(method: Method, model: &ModelShape, work: &Workload) -> Breakdown {
-    let (d, inner, bytes) = (model.d_model, model.inner(), model.element_bytes);
+    let (d, inner, bytes) = (Count(model.d_model), model.inner(), model.element_bytes);
     let projection = model.projection();
-    let rows = work.inputs * work.prompts;
-    let encoded = encoder_tokens(method, work);
+    let rows = Count(work.inputs) * work.prompts;
+    let encoded = encoded(method, work);
     let stored = stored_keys(method, work);
     // Copies are made by reading one and writing all.
-    let copied = if method == Method::PidReplicated { encoded + stored } else { 0 };
+    let copied = if method == Method::PidReplicated { encoded + stored } else { Count(0) };
     let n = sequence(method, work);
     // Decoder positions per row: the start token, the prompt (PID) and all new tokens but the last.
-    let prefill = 1 + if method == Method::Pie { 0 } else { work.prompt_tokens };
+    let prefill = Count(1) + if method == Method::Pie { 0 } else { work.prompt_tokens };
     let steps = work.new_tokens.saturating_sub(1);
-    let positions = if work.new_tokens == 0 { 0 } else { prefill + steps };
-    let passes = work.new_tokens;
+    let positions = if work.new_tokens == 0 { Count(0) } else { prefill + steps };
+    let passes = Count(work.new_tokens);
     let tokens = rows * positions;
 
-    let encoder = Cost {
-        flops: model.encoder_layers
+    let cost = |flops: Count, bytes: Count| Cost { flops: flops.0, bytes: bytes.0 };
+    let encoder = cost(
+        model.encoder_layers
             * (encoded * (8 * projection + 2 * model.ffn_weights()) + 4 * encoded * n * inner),
-        bytes: model.encoder_layers * (4 * projection + model.ffn_weights()) * bytes,
-    };
+        model.encoder_layers * (4 * projection + model.ffn_weights()) * bytes,
+    );
     // Position i reads i + 1 keys; what a step reads from the cache is what lies before it.
     let self_reads = rows * positions * (positions + 1) / 2;
-    let cached: u64 = (prefill..prefill + steps).sum();
-    let self_attention = Cost {
-        flops: model.decoder_layers * (tokens * 8 * projection + 4 * self_reads * inner),
-        bytes: model.decoder_layers
+    let cached = steps * prefill + Count(steps) * steps.saturating_sub(1) / 2;
+    let self_attention = cost(
+        model.decoder_layers * (tokens * 8 * projection + 4 * self_reads * inner),
+        model.decoder_layers
             * (passes * 4 * projection + 2 * rows * cached * inner + 4 * tokens * inner)
             * bytes,
-    };
-    let cross_attention = Cost {
-        flops: model.decoder_layers
-            * (encoded * 4 * projection + tokens * 4 * projection + 4 * tokens * n * inner),
-        bytes: model.decoder_layers
+    );
+    let cross_attention = cost(
+        model.decoder_layers * (encoded * 4 * projection + tokens * 4 * projection + 4 * tokens * n * inner),
+        model.decoder_layers
             * ((2 + 2 * passes) * projection + 2 * (passes * stored + copied) * inner + 2 * tokens * inner)
             * bytes,
-    };
-    let feed_forward = Cost {
-        flops: model.decoder_layers * tokens * 2 * model.ffn_weights(),
-        bytes: model.decoder_layers * passes * model.ffn_weights() * bytes,
-    };
-    let head = Cost { flops: 2 * rows * passes * d * model.vocab, bytes: passes * d * model.vocab * bytes };
+    );
+    let feed_forward = cost(
+        model.decoder_layers * tokens * 2 * model.ffn_weights(),
+        model.decoder_layers * passes * model.ffn_weights() * bytes,
+    );
+    let head = cost(2 * rows * passes * d * model.vocab, passes * d * model.vocab * bytes);
     Breakdown { encoder, self_attention, cross_attention, feed_forward, head }
 }
 

@@ -11,6 +11,7 @@ pub mod buckets;
 pub mod config;
 pub mod convert;
 pub mod cost;
+pub mod count;
 pub mod explain;
 pub mod generate;
 pub mod load;

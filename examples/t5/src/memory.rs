@@ -1,6 +1,7 @@
 //! What a run needs of a device's memory, said and checked before anything is loaded.
 
 use crate::cost::{self, Method, ModelShape, Workload};
+use crate::count::Count;
 use anyhow::{Result, bail};
 
 use crate::model::ENCODE_TOKENS;
@@ -27,9 +28,9 @@ impl Need {
     /// Of `work` by one method, at most `batch_rows` rows at once; where inputs and prompts are of unlike length,
     /// `work` has the longest.
     pub fn new(method: Method, model: &ModelShape, work: &Workload, batch_rows: u64) -> Self {
-        let inner = model.heads * model.head_dim;
-        let rows = batch_rows.min(work.inputs * work.prompts);
-        let prompt = 1 + if method == Method::Pie { 0 } else { work.prompt_tokens };
+        let inner = model.inner();
+        let rows = batch_rows.min((Count(work.inputs) * work.prompts).0);
+        let prompt = Count(1) + if method == Method::Pie { 0 } else { work.prompt_tokens };
         // With the prompt in the encoder, or copies, every row has K/V of its own.
         let of_rows = &Workload { inputs: rows, prompts: 1, ..*work };
         let of_inputs = &Workload { inputs: places(work.inputs, work.prompts, batch_rows), ..*work };
@@ -37,33 +38,29 @@ impl Need {
             Method::Pie => cost::cross_kv_bytes(method, model, of_rows),
             Method::Pid => cost::cross_kv_bytes(method, model, of_inputs),
             Method::PidReplicated => {
-                cost::cross_kv_bytes(Method::Pid, model, of_inputs)
-                    + cost::cross_kv_bytes(method, model, of_rows)
+                let originals = cost::cross_kv_bytes(Method::Pid, model, of_inputs);
+                originals.saturating_add(cost::cross_kv_bytes(method, model, of_rows))
             }
         };
-        let per_token = 2 * 4 * model.d_model
-            + model.element_bytes
-                * (2 * model.d_model + 5 * inner + model.d_ff * if model.gated { 3 } else { 2 });
-        let sequence = work.keys + if method == Method::Pie { work.prompt_tokens } else { 0 };
+        let of_layer = if model.gated { 3 } else { 2 } * Count(model.d_ff);
+        let per_token = 2 * 4 * Count(model.d_model)
+            + model.element_bytes * (2 * Count(model.d_model) + 5 * inner + of_layer);
+        let sequence = Count(work.keys) + if method == Method::Pie { work.prompt_tokens } else { 0 };
         let together = cost::encoder_tokens(method, if method == Method::Pie { of_rows } else { of_inputs });
-        let encoded = together.min((ENCODE_TOKENS as u64).max(sequence));
+        let encoded = Count(together).min(Count(ENCODE_TOKENS as u64).max(sequence));
         // Logits are f32. Memory that is kept for reuse is rounded up by at most an eighth.
-        let activations = (encoded + rows * prompt + rows) * per_token + 4 * rows * model.vocab;
+        let activations = (encoded + rows * prompt + rows) * per_token + 4 * Count(rows) * model.vocab;
+        let self_kv = 2 * Count(rows) * (prompt + work.new_tokens) * inner;
         Self {
             weights: model.weight_bytes(),
             cross_kv,
-            self_kv: 2
-                * rows
-                * (prompt + work.new_tokens)
-                * inner
-                * model.element_bytes
-                * model.decoder_layers,
-            activations: activations + activations / 8 + REST,
+            self_kv: (self_kv * model.element_bytes * model.decoder_layers).0,
+            activations: (activations + activations / 8 + REST).0,
         }
     }
 
     pub fn total(&self) -> u64 {
-        self.weights + self.cross_kv + self.self_kv + self.activations
+        [self.weights, self.cross_kv, self.self_kv, self.activations].into_iter().fold(0, u64::saturating_add)
     }
 }
 
@@ -83,7 +80,7 @@ pub fn check(method: Method, model: &ModelShape, work: &Workload, batch_rows: u6
         "{} with {} prompts at once needs {total} of device memory ({weights} of weights, {cross_kv} of cross-attention \
          K/V, {self_kv} of self-attention K/V, {activations} of activations), free: {free}; {fits}",
         name(method),
-        batch_rows.min(work.inputs * work.prompts),
+        batch_rows.min((Count(work.inputs) * work.prompts).0),
     )
 }
 

@@ -1,6 +1,7 @@
 //! Text to ids and back: `tokenizer.json`, or bytes for ByT5, whose folders have none.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -81,8 +82,8 @@ impl Text {
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding =
-            self.tokenizer.encode(text, special).map_err(|e| anyhow!("cannot tokenize {text:?}: {e}"))?;
+        let encoding = guarded(|| self.tokenizer.encode(text, special))
+            .with_context(|| format!("cannot tokenize {text:?}"))?;
         let ids = encoding.get_ids();
         if let Some((id, piece)) =
             ids.iter().zip(encoding.get_tokens()).find(|(id, _)| **id as usize >= self.vocab)
@@ -100,7 +101,7 @@ impl Text {
         let text = if self.bytes {
             self.decode_bytes(ids)
         } else {
-            self.tokenizer.decode(ids, true).map_err(|e| anyhow!("cannot decode: {e}"))?
+            guarded(|| self.tokenizer.decode(ids, true)).context("cannot decode")?
         };
         let clean = |text: String, spaced: &&str| text.replace(spaced, spaced.trim());
         Ok(if self.clean { CLEAN.iter().fold(text, clean) } else { text })
@@ -131,13 +132,20 @@ fn optional(path: &Path) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
-/// The library's tokenizer of a text. On some damage it panics.
+/// The library's tokenizer of a text.
 fn parse(text: &str) -> Result<Tokenizer> {
+    guarded(|| text.parse::<Tokenizer>())
+}
+
+/// What a call of the library gives. On some damage of tokenizer.json it panics, when it reads it or only where that is used.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let parsed = std::panic::catch_unwind(|| text.parse::<Tokenizer>());
+    let done = catch_unwind(AssertUnwindSafe(call));
     std::panic::set_hook(hook);
-    parsed.map_err(|_| anyhow!("a part of it is of no known kind"))?.map_err(|e| anyhow!("{e}"))
+    let known = "of kinds that are known and parts that are there";
+    done.map_err(|_| anyhow!("a part of tokenizer.json is damaged, allowed: {known}"))?
+        .map_err(|e| anyhow!("{e}"))
 }
 
 /// A tokenizer whose pieces are bytes: ByT5's special tokens, those of `added_tokens_decoder`, and sentinels.
@@ -181,8 +189,7 @@ fn add(tokenizer: &mut Tokenizer, tokens: impl Iterator<Item = AddedToken>) -> R
         Some(known) => Some(AddedToken { special: true, ..known.clone() }),
         None => Some(token),
     };
-    tokenizer.add_tokens(tokens.filter_map(new)).map_err(|e| anyhow!("{e}"))?;
-    Ok(())
+    guarded(|| tokenizer.add_tokens(tokens.filter_map(new))).map(drop)
 }
 
 /// The `added_tokens_decoder` of a tokenizer_config.json, by id.

@@ -30,3 +30,19 @@ fn need_of_flan_t5_xl() {
     );
     assert_eq!(most_prompts(Method::Pid, &model, &work, 5_000_000_000), 0);
 }
+
+/// Files and requests may say anything: what no machine has needs more than is free, and does not wrap round to less.
+#[test]
+fn need_that_no_number_holds() {
+    let mut shape = Shape::FlanXl.config().unwrap().cost_shape(512, 4);
+    (shape.heads, shape.decoder_layers, shape.d_model) = (4096, 1024, 1 << 20);
+    let work =
+        Workload { inputs: 1 << 20, prompts: 1 << 20, keys: 1 << 24, prompt_tokens: 3, new_tokens: 1 << 20 };
+    for method in [Method::Pid, Method::Pie, Method::PidReplicated] {
+        assert_eq!(Need::new(method, &shape, &work, u64::MAX).total(), u64::MAX);
+        let error = check(method, &shape, &work, u64::MAX, 1 << 37).unwrap_err().to_string();
+        assert!(error.contains("needs 18446744073.71 GB of device memory"), "{error}");
+        let whole = t5::cost::breakdown(method, &shape, &work).total();
+        assert_eq!((whole.flops, whole.bytes), (u64::MAX, u64::MAX));
+    }
+}
