@@ -109,10 +109,15 @@ pub(crate) fn write_optional<T: Plain>(to: Address, value: T) -> Outcome {
     if to == 0 { Ok(()) } else { write(to, value) }
 }
 
-/// Reads `count` values.
+/// Reads `count` values, piece by piece: a count that is wrong ends where the caller's memory does, before there is room for it.
 pub(crate) fn read_many<T: Plain>(from: Address, count: usize) -> Outcome<Vec<T>> {
-    let mut values = vec![T::ZERO; count];
-    read_into(from, &mut values)?;
+    const PIECE: usize = 1 << 16;
+    let mut values: Vec<T> = Vec::new();
+    while values.len() < count {
+        let at = values.len();
+        values.resize(count.min(at + PIECE), T::ZERO);
+        read_into(from.wrapping_add(at * size_of::<T>()), &mut values[at..])?;
+    }
     Ok(values)
 }
 
@@ -157,6 +162,20 @@ mod tests {
         assert_eq!(read::<u32>(0).unwrap_err().code, Code::INVALID_VALUE);
         assert_eq!(read::<u32>(8).unwrap_err().code, Code::INVALID_VALUE);
         assert_eq!(write::<u64>(usize::MAX - 3, 1).unwrap_err().code, Code::INVALID_VALUE);
+    }
+
+    #[test]
+    fn a_count_takes_no_more_memory_than_there_is_to_read() {
+        let words: Vec<u32> = (0..200_000).collect();
+        let address = words.as_ptr() as usize;
+        assert_eq!(read_many::<u32>(address, words.len()).unwrap(), words);
+        let refused = read_many::<u64>(8, u32::MAX as usize).unwrap_err();
+        assert_eq!(
+            refused.message.as_deref(),
+            Some("host address 0x8 (+0 of 524288 bytes) is not accessible")
+        );
+        // More than any machine has.
+        assert!(read_many::<u64>(8, 1 << 50).is_err());
     }
 
     #[test]

@@ -36,8 +36,8 @@ pub(crate) fn text(image: usize, device: &Device) -> Outcome<String> {
     if word == fatbin::MAGIC {
         let mut header = [0u8; fatbin::HEADER_BYTES];
         host::read_bytes(image, &mut header)?;
-        let mut bytes = vec![0; fatbin::total_bytes(&header).map_err(corrupt)?];
-        host::read_bytes(image, &mut bytes)
+        let total = fatbin::total_bytes(&header).map_err(corrupt)?;
+        let bytes: Vec<u8> = host::read_many(image, total)
             .map_err(|failure| Failure { code: Code::INVALID_IMAGE, ..failure })?;
         let entries = fatbin::entries(&bytes).map_err(corrupt)?;
         let chosen = fatbin::choose(&entries, device.architecture()).ok_or_else(|| {

@@ -302,6 +302,15 @@ fn occupancy_flags_are_checked() {
             };
             assert_eq!((free(2, 1024, &mut bytes), free(3, 1024, &mut bytes)), (OK, VALUE));
             assert_eq!(free(2, 0, &mut bytes), VALUE);
+            // Threads that no number of 32 bits holds are too many, and not none.
+            for (block, expected) in [([128, 1, 1], OK), ([65_536, 65_536, 1], VALUE), ([u32::MAX; 3], VALUE)]
+            {
+                let mut config: sys::CUlaunchConfig = std::mem::zeroed();
+                [config.blockDimX, config.blockDimY, config.blockDimZ] = block;
+                let mut size = 0;
+                let answer = sys::cuOccupancyMaxPotentialClusterSize(&mut size, function, &config);
+                assert_eq!(answer, expected, "{block:?}");
+            }
         }
     });
 }

@@ -38,6 +38,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// Threads of a block, whatever its sizes are.
+    pub(crate) fn threads(&self) -> u32 {
+        self.block.iter().fold(1, |threads, size| threads.saturating_mul(*size))
+    }
+
     /// Reads the driver's CUlaunchConfig; its stream comes with it.
     pub(crate) fn read(config: usize) -> Outcome<(Request, usize)> {
         let mut words = [0u32; 13];
@@ -95,7 +100,7 @@ impl Request {
                 return wrong(format!("block {axis} is {size}, allowed is 1 to {most}"));
             }
         }
-        let threads = self.block.iter().product::<u32>();
+        let threads = self.threads();
         let most = facts.max_threads.unwrap_or(MAX_THREADS).min(MAX_THREADS);
         if threads > most {
             return wrong(format!("{threads} threads per block, allowed are {most}"));

@@ -111,7 +111,7 @@ driver_api! {
         let device = driver.ready()?;
         let found = driver.function(function)?;
         let (request, _) = super::launch::Request::read(config)?;
-        let threads = request.block.iter().product();
+        let threads = request.threads();
         if device.blocks_per_multiprocessor(&found.facts, threads, request.shared_bytes) == 0 {
             return Err(Code::INVALID_VALUE.because("no block of this size fits"));
         }
@@ -126,7 +126,7 @@ driver_api! {
         let (request, _) = super::launch::Request::read(config)?;
         let found = driver.function(function)?;
         let cluster: u32 = request.check(found, &device)?.iter().product();
-        let threads = request.block.iter().product();
+        let threads = request.threads();
         let blocks = device.blocks_per_multiprocessor(&found.facts, threads, request.shared_bytes);
         host::write(count, (blocks * device.card.multiprocessors / cluster.max(1)) as i32)
     }
