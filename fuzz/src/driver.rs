@@ -417,6 +417,10 @@ impl Program {
                     dynamic,
                 );
             }
+            79 if b.once_in(2) => {
+                let (size, function) = (self.pointer(b), self.handle(b));
+                return occupancy::cuOccupancyMaxPotentialClusterSize(size, function, self.config(b));
+            }
             79 => {
                 return occupancy::cuOccupancyMaxActiveClusters(
                     self.pointer(b),
