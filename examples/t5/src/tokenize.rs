@@ -1,8 +1,10 @@
 //! Text to ids and back: `tokenizer.json`, or bytes for ByT5, whose folders have none.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Once;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
@@ -139,10 +141,22 @@ fn parse(text: &str) -> Result<Tokenizer> {
 
 /// What a call of the library gives. On some damage of tokenizer.json it panics, when it reads it or only where that is used.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
+    thread_local! {
+        static QUIET: Cell<bool> = const { Cell::new(false) };
+    }
+    // Of other threads panics are shown as ever.
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let shown = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                shown(panic)
+            }
+        }));
+    });
+    let before = QUIET.replace(true);
     let done = catch_unwind(AssertUnwindSafe(call));
-    std::panic::set_hook(hook);
+    QUIET.set(before);
     let known = "of kinds that are known and parts that are there";
     done.map_err(|_| anyhow!("a part of tokenizer.json is damaged, allowed: {known}"))?
         .map_err(|e| anyhow!("{e}"))
@@ -229,4 +243,17 @@ fn token_of(value: &Value, special: bool) -> Option<AddedToken> {
     let flag = |name: &str| value[name].as_bool().unwrap_or(false);
     let token = AddedToken::from(value["content"].as_str()?, special || flag("special"));
     Some(token.lstrip(flag("lstrip")).rstrip(flag("rstrip")).single_word(flag("single_word")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_library_is_an_error() {
+        let error = guarded::<()>(|| panic!("not for users")).unwrap_err().to_string();
+        assert!(error.starts_with("a part of tokenizer.json is damaged, allowed: "), "{error}");
+        assert_eq!(guarded(|| Ok(3)).unwrap(), 3);
+        assert_eq!(guarded::<()>(|| Err("no".into())).unwrap_err().to_string(), "no");
+    }
 }

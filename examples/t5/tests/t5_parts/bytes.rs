@@ -54,30 +54,3 @@ fn byt5_settings() {
     assert_eq!(ten.prompt("<extra_id_9>").unwrap(), [268]);
     assert_eq!(ten.prompt("<extra_id_99>").unwrap().len(), 13);
 }
-
-/// What the library takes, and panics on when it is used: a template that names a token which it does not have, or a second
-/// text.
-#[test]
-fn damage_that_shows_only_in_use_is_an_error() {
-    let folder = tempfile::tempdir().unwrap();
-    for piece in [
-        json!({"SpecialToken": {"id": "<none>", "type_id": 0}}),
-        json!({"Sequence": {"id": "B", "type_id": 0}}),
-    ] {
-        let tokenizer = json!({
-            "version": "1.0",
-            "model": {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1}, "unk_token": "a"},
-            "post_processor": {
-                "type": "TemplateProcessing", "pair": [], "special_tokens": {},
-                "single": [{"Sequence": {"id": "A", "type_id": 0}}, piece],
-            },
-        });
-        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        let text = Text::read(folder.path(), &Shape::Tiny.config().unwrap()).unwrap();
-        assert_eq!(
-            format!("{:#}", text.input("a").unwrap_err()),
-            "cannot tokenize \"a\": a part of tokenizer.json is damaged, allowed: of kinds that are known and parts that are \
-             there"
-        );
-    }
-}
