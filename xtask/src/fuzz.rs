@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::reliability;
 use crate::run::{cargo, command, output, root, step};
 use crate::virtual_gpu::target;
 
@@ -45,22 +46,25 @@ const TIMEOUT: u32 = 10;
 /// Besides each target's own bound, which is on what Rust allocates.
 const MOST_RSS_MB: u32 = 2048;
 
+/// Where the figures are.
+pub const RESULTS: &str = "results/reliability/fuzz.json";
+
 /// How a target did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Figures {
+pub struct Figures {
     /// Inputs that were run.
-    runs: u64,
-    seconds: u64,
+    pub runs: u64,
+    pub seconds: u64,
     /// libFuzzer's `cov:`, edges of the program that some input took.
-    coverage: u64,
+    pub coverage: u64,
     /// libFuzzer's `ft:`, edges by how often they were taken, and comparisons.
-    features: u64,
+    pub features: u64,
     /// Inputs that each reach something of their own, and their bytes.
-    corpus: u64,
-    corpus_bytes: String,
-    peak_mb: u64,
-    date: String,
-    commit: String,
+    pub corpus: u64,
+    pub corpus_bytes: String,
+    pub peak_mb: u64,
+    pub date: String,
+    pub commit: String,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -106,7 +110,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Err(error) => failures.push(format!("{name}: {error:#}")),
         }
     }
-    record(&root().join("results/reliability/fuzz.json"), figures)?;
+    record(&root().join(RESULTS), figures)?;
+    reliability::write_page()?;
     if arguments.keep {
         names.iter().try_for_each(|name| keep(&programs, &folder, name))?;
     }
@@ -222,12 +227,17 @@ fn read(log: &str) -> Option<Figures> {
     })
 }
 
+/// Of every target's last run; of none where there is no such file.
+pub fn figures(path: &Path) -> Result<BTreeMap<String, Figures>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| format!("in {}", path.display())),
+        Err(_) => Ok(BTreeMap::new()),
+    }
+}
+
 /// Writes the figures, with those of targets that were not run now.
 fn record(path: &Path, figures: BTreeMap<String, Figures>) -> Result<()> {
-    let mut all: BTreeMap<String, Figures> = match std::fs::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?,
-        Err(_) => BTreeMap::new(),
-    };
+    let mut all = self::figures(path)?;
     all.extend(figures);
     std::fs::create_dir_all(path.parent().unwrap_or(path))?;
     std::fs::write(path, serde_json::to_string_pretty(&all)? + "\n")

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::fuzz;
 use crate::peers::date;
 use crate::run::{command, output, root};
 
@@ -89,7 +90,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let record = Record { date: date()?, commit: commit()?, tool, runs };
         write(&part.file(&results), &(serde_json::to_string_pretty(&record)? + "\n"))?;
     }
-    write(&root().join("docs/reliability.md"), &page::page(&read(&results)?)?)
+    write_page()
+}
+
+/// Writes docs/reliability.md from what is in results/reliability/.
+pub fn write_page() -> Result<()> {
+    write(&root().join(PAGE), &page(&root().join("results/reliability"))?)
+}
+
+const PAGE: &str = "docs/reliability.md";
+
+fn page(results: &Path) -> Result<String> {
+    Ok(page::page(&read(results)?, &fuzz::figures(&root().join(fuzz::RESULTS))?))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -122,9 +134,8 @@ mod tests {
 
     #[test]
     fn the_page_is_made_of_the_results() {
-        let results = root().join("results/reliability");
-        let want = page::page(&read(&results).unwrap()).unwrap();
-        let page = std::fs::read_to_string(root().join("docs/reliability.md")).unwrap();
-        assert!(page == want, "docs/reliability.md is not what `cargo xtask reliability --page` writes");
+        let want = page(&root().join("results/reliability")).unwrap();
+        let page = std::fs::read_to_string(root().join(PAGE)).unwrap();
+        assert!(page == want, "{PAGE} is not what `cargo xtask reliability --page` writes");
     }
 }

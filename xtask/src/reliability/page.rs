@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
-
 use super::purposes::PURPOSES;
 use super::{Part, Record};
+use crate::fuzz::Figures;
 use crate::planted;
 
 /// The page, of what has been run.
-pub fn page(records: &BTreeMap<Part, Record>) -> Result<String> {
-    let mut page = BEGIN.to_owned();
+pub fn page(records: &BTreeMap<Part, Record>, fuzzed: &BTreeMap<String, Figures>) -> String {
+    let mut page = BEGIN.to_owned() + &fuzzing(fuzzed);
     for part in [Part::Soak, Part::Miri, Part::Address, Part::Thread, Part::Builds] {
         let (title, sees, blind) = words(part);
         page += &format!("\n## {title}\n\n{sees}\n\n");
@@ -26,7 +25,18 @@ pub fn page(records: &BTreeMap<Part, Record>) -> Result<String> {
     for (name, purpose) in PURPOSES {
         page += &format!("| {name} | {purpose} |\n");
     }
-    Ok(page)
+    page
+}
+
+fn fuzzing(targets: &BTreeMap<String, Figures>) -> String {
+    let mut text = FUZZING.to_owned();
+    for (name, figures) in targets {
+        let Figures { runs, seconds, coverage, corpus, peak_mb, date, commit, .. } = figures;
+        text += &format!(
+            "| {name} | {runs} | {seconds} s | {coverage} | {corpus} | {peak_mb} MB | {date}, {commit} |\n"
+        );
+    }
+    text + FUZZING_ENDS
 }
 
 fn table(record: &Record) -> String {
@@ -92,6 +102,22 @@ const BEGIN: &str = "\
 What the library survives, and how that was looked at. Made by `cargo xtask reliability` from `results/reliability/`; every figure
 says when it was found and on which commit, and a `+` behind that that the tree had changes. What runs with every change is
 `cargo xtask test`; what is here takes longer.
+";
+
+const FUZZING: &str = "
+## Whatever bytes
+
+Every target of [fuzz/](../fuzz/README.md) makes inputs of bytes, and libFuzzer looks for bytes that reach more of the program:
+problems and operands, plans on any card, T5's files and requests, PTX, fatbins, the virtual driver's calls in any order, the C API.
+Nothing may panic, hang, or take more memory than the target's bound; a refusal must name a field; a result must be right. `cargo
+xtask fuzz` runs them, `cargo test` replays the corpus and a fixed number of mutations of it.
+
+| target | inputs run | time | edges reached | corpus | peak memory | when |
+| --- | --- | --- | --- | --- | --- | --- |
+";
+
+const FUZZING_ENDS: &str = "
+What it cannot see: inputs that nobody came upon, and what only a card does.
 ";
 
 const BUILD_SCRIPT: &str = "\
