@@ -11,10 +11,6 @@ impl<'a> Bytes<'a> {
         self.0.is_empty()
     }
 
-    pub fn rest(&mut self) -> &'a [u8] {
-        std::mem::take(&mut self.0)
-    }
-
     pub fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;

@@ -94,12 +94,12 @@ macro_rules! replays {
 }
 
 replays! {
-    problem: 3000,
-    plan: 1000,
-    t5_files: 300,
-    t5_requests: 300,
-    ptx: 1000,
-    fatbin: 3000,
-    driver: 1000,
-    c_api: 3000,
+    problem: 20_000,
+    plan: 8_000,
+    t5_files: 2_000,
+    t5_requests: 2_000,
+    ptx: 10_000,
+    fatbin: 50_000,
+    driver: 5_000,
+    c_api: 20_000,
 }

@@ -46,6 +46,8 @@ const DRIVER_KERNELS: &[&str] = &["-p", "ptxsim-driver", "--test", "kernels"];
 const DRIVER_LIBRARIES: &[&str] = &["-p", "ptxsim-driver", "--test", "libraries"];
 const DRIVER_FLAGS: &[&str] = &["-p", "ptxsim-driver", "--test", "flags"];
 const DRIVER_UNIFIED: &[&str] = &["-p", "ptxsim-driver", "--test", "unified"];
+const DRIVER_CORE: &[&str] = &["-p", "ptxsim-driver", "--lib"];
+const BAD_PTX: &[&str] = &["-p", "ptxsim", "--test", "bad_input"];
 const CURAND: &[&str] = &["-p", "candle-stand-ins"];
 const CUDART: &[&str] = &["-p", "cudart-stand-in"];
 const ALLOCATIONS: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "allocations"];
@@ -794,6 +796,23 @@ const BUGS: &[Planted] = &[
         from: "len: len.min(min), size", to: "len: min, size", caught_by: STREAMS },
     Planted { name: "a merge by addresses has the first state twice", file: "src/cuda/merge.rs",
         from: "*to = state.to_kernel();", to: "let _ = state; *to = states[0].to_kernel();", caught_by: C },
+    Planted { name: "an output without rows is cut into pieces of no stride", file: "src/view.rs",
+        from: "if tokens == 0 {", to: "if tokens == usize::MAX {", caught_by: PROBLEM },
+    Planted { name: "a problem without memory has any number of heads", file: "src/problem.rs",
+        from: "(\"heads\", heads, MAX_HEADS)", to: "(\"heads\", heads, MAX_HEADS.max(usize::MAX))", caught_by: PROBLEM },
+    Planted { name: "a plan has as many blocks as a launch", file: "src/plan/lists.rs",
+        from: "if blocks > MOST_BLOCKS", to: "if blocks > super::LIMIT", caught_by: LIBRARY },
+    Planted { name: "the version of a PTX text is computed before it is looked at", file: "ptxsim/src/ptx/parser.rs",
+        from: ".then(|| whole * 10 + tenth)", to: ".then_some(whole * 10 + tenth)", caught_by: BAD_PTX },
+    Planted { name: "memory is taken for as many values as the caller says", file: "ptxsim/driver/src/host.rs",
+        from: "values.resize(count.min(at + PIECE), T::ZERO)", to: "{ let _ = PIECE; values.resize(count, T::ZERO) }", caught_by: DRIVER_CORE },
+    Planted { name: "the threads of a block overflow", file: "ptxsim/driver/src/api/launch.rs",
+        from: "threads.saturating_mul(*size)", to: "threads * size", caught_by: DRIVER_FLAGS },
+    Planted { name: "counts of the cost model wrap round", file: "examples/t5/src/count.rs",
+        from: "self.0.saturating_mul(other.into().0)", to: "self.0.wrapping_mul(other.into().0)", caught_by: T5 },
+    Planted { name: "damage of a tokenizer that shows only in use is a panic", file: "examples/t5/src/tokenize.rs",
+        from: "guarded(|| self.tokenizer.encode(text, special))",
+        to: "self.tokenizer.encode(text, special).map_err(|e| anyhow!(\"{e}\"))", caught_by: PARTS },
 ];
 
 /// Plants every bug whose name or file contains `only`; fails if one goes unnoticed.
