@@ -82,8 +82,8 @@ pub fn run(data: &[u8]) {
     write(NAME + 48, b"traps\0");
     write(NAME + 64, b"none\0");
     assert_eq!(ptxsim_driver::api::info::cuInit(0), 0, "cuInit");
-    let mut program = Program { known: vec![0, 1, 2] };
-    program.ask(context::cuDevicePrimaryCtxRetain(host() + OUT, 0));
+    let mut program = Program { known: vec![0, 1, 2], begun: Vec::new() };
+    program.ask(context::cuDevicePrimaryCtxRetain(host() + OUT, 0), None);
     let primary = program.known[3];
     assert_eq!(context::cuCtxSetCurrent(primary), 0, "the primary context");
     for _ in 0..CALLS {
@@ -99,13 +99,47 @@ pub fn run(data: &[u8]) {
 /// What a program knows: handles and addresses that it was given, and numbers.
 struct Program {
     known: Vec<usize>,
+    /// What is to be ended, and how.
+    begun: Vec<(End, usize)>,
+}
+
+type End = extern "C" fn(usize) -> i32;
+
+extern "C" fn free(address: usize) -> i32 {
+    memory::cuMemFree_v2(address as u64)
+}
+
+extern "C" fn end_capture(stream: usize) -> i32 {
+    match graph::cuStreamEndCapture(stream, host() + OUT) {
+        0 => graph::cuGraphDestroy(word(OUT)),
+        code => code,
+    }
+}
+
+/// What ends that which call number `which` of [`Program::call`] begins.
+fn end_of(which: usize) -> Option<End> {
+    Some(match which {
+        0..=5 | 92 => free,
+        24..=26 => stream::cuStreamDestroy_v2,
+        36 | 37 => stream::cuEventDestroy_v2,
+        47 | 48 => graph::cuGraphDestroy,
+        51..=53 => graph::cuGraphExecDestroy,
+        61..=64 => module::cuModuleUnload,
+        81 => context::cuCtxDestroy_v2,
+        87 => pool::cuMemPoolDestroy,
+        89 => unified::cuMemFreeHost,
+        94 => library::cuLibraryUnload,
+        95 => link::cuLinkDestroy,
+        _ => return None,
+    })
 }
 
 impl Program {
     /// Keeps what a call wrote, where it succeeded.
-    fn ask(&mut self, code: i32) -> i32 {
-        if code == 0 && self.known.len() < 250 {
+    fn ask(&mut self, code: i32, end: Option<End>) -> i32 {
+        if code == 0 {
             self.known.push(word(OUT));
+            self.begun.extend(end.map(|end| (end, word(OUT))));
         }
         code
     }
@@ -328,7 +362,12 @@ impl Program {
             42 => return stream::cuEventSynchronize(self.handle(b)),
             43 => return stream::cuEventQuery(self.handle(b)),
             44 => return stream::cuEventElapsedTime(self.pointer(b), self.handle(b), self.handle(b)),
-            45 | 46 => return graph::cuStreamBeginCapture_v2(self.handle(b), self.flags(b) as i32),
+            45 | 46 => {
+                let stream = self.handle(b);
+                let code = graph::cuStreamBeginCapture_v2(stream, self.flags(b) as i32);
+                self.begun.extend((code == 0).then_some((end_capture as End, stream)));
+                return code;
+            }
             47 | 48 => graph::cuStreamEndCapture(self.handle(b), self.out(b)),
             49 => return graph::cuStreamIsCapturing(self.handle(b), self.pointer(b)),
             50 => {
@@ -445,7 +484,12 @@ impl Program {
             88 => return pool::cuMemPoolDestroy(self.handle(b)),
             89 => unified::cuMemHostAlloc(self.out(b), self.size(b), self.flags(b)),
             90 => return unified::cuMemFreeHost(self.handle(b)),
-            91 => return unified::cuMemHostRegister_v2(self.pointer(b), self.size(b), self.flags(b)),
+            91 => {
+                let address = self.pointer(b);
+                let code = unified::cuMemHostRegister_v2(address, self.size(b), self.flags(b));
+                self.begun.extend((code == 0).then_some((unified::cuMemHostUnregister as End, address)));
+                return code;
+            }
             92 => unified::cuMemAllocManaged(self.out(b), self.size(b), self.flags(b)),
             93 => {
                 let (count, numbers, out) = (self.flags(b), self.pointer(b), self.pointer(b));
@@ -492,35 +536,13 @@ impl Program {
                 }
             },
         };
-        self.ask(code)
+        self.ask(code, end_of(which))
     }
 
     /// Ends whatever there may be.
     fn end(&mut self) {
-        for at in (0..self.known.len()).rev() {
-            let handle = self.known[at];
-            graph::cuStreamEndCapture(handle, host() + OUT);
-            let last = word(OUT);
-            for handle in [last, handle] {
-                for end in [
-                    graph::cuGraphExecDestroy,
-                    graph::cuGraphDestroy,
-                    stream::cuEventDestroy_v2,
-                    stream::cuStreamDestroy_v2,
-                    unified::cuMemFreeHost,
-                    unified::cuMemHostUnregister,
-                    link::cuLinkDestroy,
-                    library::cuLibraryUnload,
-                    module::cuModuleUnload,
-                    pool::cuMemPoolDestroy,
-                ] {
-                    assert_ne!(end(handle), UNKNOWN);
-                }
-                assert_ne!(memory::cuMemFree_v2(handle as u64), UNKNOWN);
-            }
-        }
-        for at in (0..self.known.len()).rev() {
-            assert_ne!(context::cuCtxDestroy_v2(self.known[at]), UNKNOWN);
+        while let Some((end, handle)) = self.begun.pop() {
+            assert_ne!(end(handle), UNKNOWN, "CUDA_ERROR_UNKNOWN: the simulator panicked");
         }
         for card in 0..2 {
             assert_ne!(context::cuDevicePrimaryCtxReset_v2(card), UNKNOWN);
