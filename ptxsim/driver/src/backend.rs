@@ -213,6 +213,11 @@ impl Device {
         self.memory.used_bytes()
     }
 
+    /// Live allocations.
+    pub(crate) fn allocations(&self) -> usize {
+        self.memory.allocations().len()
+    }
+
     /// Allocates device memory. Its contents are unwritten.
     pub(crate) fn allocate(&self, bytes: u64) -> Outcome<u64> {
         if bytes == 0 {

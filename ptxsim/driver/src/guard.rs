@@ -1,6 +1,7 @@
 //! The boundary of the library: every exported function enters through here.
 
 use std::cell::Cell;
+use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
@@ -33,6 +34,26 @@ pub(crate) fn enter(name: &str, body: impl FnOnce() -> Outcome) -> i32 {
     };
     trace(|| format!("{name} -> {code}"));
     code
+}
+
+/// The address of a function that this library exports.
+pub(crate) fn exported(name: &str) -> Option<usize> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: an all-zero Dl_info is a valid value of this plain C struct.
+    let mut own: libc::Dl_info = unsafe { std::mem::zeroed() };
+    let here: fn(&str) -> Option<usize> = exported;
+    // SAFETY: the address is a function of this library, `own` is a live Dl_info.
+    if unsafe { libc::dladdr(here as *const libc::c_void, &mut own) } == 0 || own.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: dladdr gave a NUL-terminated path; NOLOAD only finds what is already in the process.
+    let library = unsafe { libc::dlopen(own.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+    if library.is_null() {
+        return None;
+    }
+    // SAFETY: `library` is a live handle, `name` is NUL-terminated.
+    let found = unsafe { libc::dlsym(library, name.as_ptr()) };
+    (!found.is_null()).then_some(found as usize)
 }
 
 /// Marks the current thread as running a stream's host function while `body` runs.
@@ -71,7 +92,10 @@ macro_rules! driver_api {
         // SAFETY: the driver owns this name; the library takes its place and exports it once.
         #[unsafe(no_mangle)]
         pub extern "C" fn $name($($argument: $type),*) -> i32 {
-            $crate::guard::enter(stringify!($name), || -> $crate::status::Outcome { $body })
+            $crate::guard::enter(stringify!($name), || -> $crate::status::Outcome {
+                $crate::inject::begin(stringify!($name))?;
+                $body
+            })
         }
         $crate::guard::per_thread_variant!([$($per_thread)?] $name($($argument: $type),*));
     )*};

@@ -15,6 +15,7 @@
 //! | `image` | the PTX of an image, and the options it is loaded with |
 //! | `work` | what is queued and recorded: work, streams, events, graphs |
 //! | `state` | contexts, handles, the sticky error |
+//! | `inject` | calls that fail because a test asks for it |
 //! | `execute` | runs one piece of work, or a graph |
 //! | `capture` | stream capture |
 //! | `schedule` | the order work runs in |
@@ -33,6 +34,7 @@ pub mod fatbin;
 mod guard;
 mod host;
 mod image;
+mod inject;
 mod record;
 mod schedule;
 mod shared;

@@ -29,6 +29,19 @@ impl Code {
         NAMES.binary_search_by_key(&self.0, |row| row.0).ok().map(|at| NAMES[at].1)
     }
 
+    /// Whether the context is unusable from then on: those of which cuda.h says that the process must be ended, or that "all
+    /// existing allocations are invalid".
+    pub(crate) fn loses_the_context(self) -> bool {
+        const ECC_UNCORRECTABLE: i32 = 214;
+        const NVLINK_UNCORRECTABLE: i32 = 220;
+        const EXTERNAL_DEVICE: i32 = 911;
+        // An illegal address, a launch's time-out; an assertion; the stack to the program counter, a failed launch.
+        matches!(
+            self.0,
+            ECC_UNCORRECTABLE | NVLINK_UNCORRECTABLE | EXTERNAL_DEVICE | 700 | 702 | 710 | 714..=719
+        )
+    }
+
     /// A short description in words.
     pub fn description(self) -> Option<&'static CStr> {
         NAMES.binary_search_by_key(&self.0, |row| row.0).ok().map(|at| NAMES[at].2)

@@ -1,8 +1,6 @@
 //! Look-up of the exported functions by name and release of CUDA.
 
-use std::ffi::CString;
-
-use crate::guard::{driver_api, trace};
+use crate::guard::{driver_api, exported, trace};
 use crate::host;
 use crate::status::{Code, Outcome};
 
@@ -65,27 +63,6 @@ fn variant(name: &str, version: i32) -> Option<&'static str> {
     };
     let count = VARIANTS[at].1.iter().take_while(|since| **since <= version).count();
     ["", "_v2", "_v3", "_v4"].get(count.checked_sub(1)?).copied()
-}
-
-/// The address of a function that this library exports.
-fn exported(name: &str) -> Option<usize> {
-    let name = CString::new(name).ok()?;
-    // SAFETY: an all-zero Dl_info is a valid value of this plain C struct.
-    let mut own: libc::Dl_info = unsafe { std::mem::zeroed() };
-    // SAFETY: the address is a function of this library, `own` is a live Dl_info.
-    if unsafe { libc::dladdr(cuGetProcAddress as *const libc::c_void, &mut own) } == 0
-        || own.dli_fname.is_null()
-    {
-        return None;
-    }
-    // SAFETY: dladdr gave a NUL-terminated path; NOLOAD only finds what is already in the process.
-    let library = unsafe { libc::dlopen(own.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
-    if library.is_null() {
-        return None;
-    }
-    // SAFETY: `library` is a live handle, `name` is NUL-terminated.
-    let found = unsafe { libc::dlsym(library, name.as_ptr()) };
-    (!found.is_null()).then_some(found as usize)
 }
 
 /// The functions of which there are several variants, and the release that each came with, as cudaTypedefs.h has

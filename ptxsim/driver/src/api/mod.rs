@@ -7,6 +7,7 @@ pub mod export;
 pub mod function;
 pub mod graph;
 pub mod info;
+pub mod inject;
 pub mod launch;
 pub mod library;
 pub mod link;
