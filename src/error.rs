@@ -335,9 +335,12 @@ pub enum Error {
 
     /// The CUDA driver refused a call.
     #[cfg(feature = "cuda")]
-    #[error("CUDA: {call}: {result:?}")]
+    #[error(
+        "CUDA: {call}: {result:?}{}",
+        if self.is_context_lost() { "; the context is lost: only a new process goes on" } else { "" }
+    )]
     Cuda {
-        /// The driver's function.
+        /// The driver's function; several where it is not known which.
         call: &'static str,
         /// Its answer.
         result: cudarc::driver::sys::CUresult,

@@ -41,6 +41,22 @@ pub(super) struct Lane {
     pub kv_settled: bool,
 }
 
+/// Has cudarc do what it gives no result of. It notes in its context what fails there, for whatever call comes next: that is
+/// taken from there, and what was noted before put back. What another thread's drop notes meanwhile comes along.
+pub(super) fn noted<T>(
+    context: &CudaContext,
+    work: impl FnOnce() -> T,
+) -> (T, std::result::Result<(), DriverError>) {
+    let before = context.check_err();
+    let value = work();
+    let failed = context.check_err();
+    context.record_err(before);
+    (value, failed)
+}
+
+/// What cudarc may fail at where it has a stream wait for others' use of memory; it does not say which.
+pub(super) const WAIT: &str = "cuStreamWaitEvent, cuEventRecord, cuCtxGetCurrent or cuCtxSetCurrent";
+
 /// Makes a context current to this thread: a null stream is then this context's.
 pub(super) fn make_current(context: &CudaContext) -> Result<()> {
     // SAFETY: alive as long as the `CudaContext`.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
-use cudarc::driver::{CudaContext, DriverError};
+use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::driver::{cuda, make_current};
 use super::modules::{Function, Modules};
@@ -51,7 +51,9 @@ impl Kernels {
     pub fn new(context: &Arc<CudaContext>) -> Result<Arc<Self>> {
         make_current(context)?;
         let get = |attribute| -> Result<usize> {
-            let value = context.attribute(attribute).map_err(cuda("cuDeviceGetAttribute"))?;
+            // SAFETY: the device of a live context.
+            let value = unsafe { result::device::get_attribute(context.cu_device(), attribute) }
+                .map_err(cuda("cuDeviceGetAttribute"))?;
             Ok(usize::try_from(value).unwrap_or(0))
         };
         let facts = DeviceFacts {

@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut as _, result};
 
-use super::driver::{cuda, is_captured, make_current, same_context, synchronize};
+use super::driver::{WAIT, cuda, is_captured, make_current, noted, same_context, synchronize};
 use crate::error::{Error, Result};
 
 /// What was dropped while its stream was captured. Freed then, it would be freed by every replay of that graph.
@@ -42,8 +42,8 @@ impl Retired {
     }
 
     /// Holds back what is not to be freed now.
-    pub fn keep(&self, memory: impl Any + Send) {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(memory));
+    pub fn keep(&self, memory: Box<dyn Any + Send>) {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
     }
 
     /// Whether cudarc may free memory now, in the order of the stream. It frees that of a default stream on the one of the
@@ -93,29 +93,80 @@ impl Drop for OwnStream {
     }
 }
 
-/// A slice that everything uses on its own stream, in whose order cudarc frees it.
-pub(super) struct Stored<T: 'static> {
-    pub at: CUdeviceptr,
-    pub len: usize,
-    /// `None` once it is dropped.
-    slice: Option<CudaSlice<T>>,
-    retired: Arc<Retired>,
+/// Device memory of the library's own, freed in the order of its stream. A slice of cudarc's has events besides, and where
+/// these cannot be made its memory is lost.
+struct Block {
+    at: CUdeviceptr,
+    stream: Arc<CudaStream>,
 }
 
-impl<T> Stored<T> {
-    /// A slice of the stream of `retired`.
-    pub fn new(mut slice: CudaSlice<T>, retired: &Arc<Retired>) -> Self {
-        // The stream comes after what was done to it elsewhere.
-        let at = slice.device_ptr_mut(&retired.stream).0;
-        Self { at, len: slice.len(), slice: Some(slice), retired: retired.clone() }
+impl Block {
+    fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self> {
+        let context = stream.context();
+        make_current(context)?;
+        // SAFETY: a live stream of the context that is current; what is read of the memory was written before, by the callers.
+        let at = unsafe {
+            match context.has_async_alloc() {
+                true => result::malloc_async(stream.cu_stream(), bytes).map_err(cuda("cuMemAllocAsync")),
+                false => result::malloc_sync(bytes).map_err(cuda("cuMemAlloc")),
+            }
+        }?;
+        Ok(Self { at, stream: stream.clone() })
     }
 }
 
-impl<T: 'static> Drop for Stored<T> {
+impl Drop for Block {
     fn drop(&mut self) {
-        let slice = self.slice.take();
-        if !self.retired.may_free() {
-            self.retired.keep(slice);
+        let context = self.stream.context();
+        let _ = make_current(context);
+        // SAFETY: allocated in `new`, freed only here, behind everything that uses it: that is on this stream.
+        context.record_err(unsafe {
+            match context.has_async_alloc() {
+                true => result::free_async(self.at, self.stream.cu_stream()),
+                false => result::stream::synchronize(self.stream.cu_stream())
+                    .and_then(|()| result::free_sync(self.at)),
+            }
+        });
+    }
+}
+
+/// Memory that everything uses on its own stream, in whose order it is freed.
+pub(super) struct Stored {
+    pub at: CUdeviceptr,
+    /// Elements.
+    pub len: usize,
+    /// `None` once it is dropped.
+    memory: Option<Box<dyn Any + Send + Sync>>,
+    retired: Arc<Retired>,
+}
+
+impl Stored {
+    /// New memory of the stream of `retired`, its contents unset; `None` for no elements, of which there is none.
+    pub fn new<T>(retired: &Arc<Retired>, len: usize) -> Result<Option<Self>> {
+        let bytes = len.checked_mul(size_of::<T>()).filter(|bytes| isize::try_from(*bytes).is_ok());
+        let bytes = bytes.ok_or(Error::Overflow { field: "device memory" })?;
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let block = Block::new(&retired.stream, bytes)?;
+        Ok(Some(Self { at: block.at, len, memory: Some(Box::new(block)), retired: retired.clone() }))
+    }
+
+    /// A slice of the stream of `retired`.
+    fn of_slice<T: 'static>(mut slice: CudaSlice<T>, retired: &Arc<Retired>) -> Result<Self> {
+        // The stream comes after what was done to it elsewhere.
+        let (at, waits) = noted(retired.stream.context(), || slice.device_ptr_mut(&retired.stream).0);
+        waits.map_err(cuda(WAIT))?;
+        Ok(Self { at, len: slice.len(), memory: Some(Box::new(slice)), retired: retired.clone() })
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take()
+            && !self.retired.may_free()
+        {
+            self.retired.keep(memory);
         }
     }
 }
@@ -146,15 +197,22 @@ impl<E> fmt::Debug for Memory<E> {
 }
 
 impl<E> Memory<E> {
-    pub(super) fn new(slice: Option<CudaSlice<E>>, retired: &Arc<Retired>) -> Self {
-        let (at, len, owner): (_, _, Arc<dyn Any + Send + Sync>) = match slice {
-            Some(slice) => {
-                let stored = Stored::new(slice, retired);
-                (stored.at, stored.len, Arc::new(stored))
-            }
-            None => (0, 0, Arc::new(())),
-        };
-        Self { at, len, owner, retired: retired.clone(), element: PhantomData }
+    /// New memory, its contents unset.
+    pub(super) fn new(retired: &Arc<Retired>, len: usize) -> Result<Self> {
+        Ok(match Stored::new::<E>(retired, len)? {
+            Some(stored) => Self::of(stored),
+            None => Self { at: 0, len, owner: Arc::new(()), retired: retired.clone(), element: PhantomData },
+        })
+    }
+
+    /// A slice of the stream of `retired`.
+    pub(super) fn of_slice(slice: CudaSlice<E>, retired: &Arc<Retired>) -> Result<Self> {
+        Stored::of_slice(slice, retired).map(Self::of)
+    }
+
+    fn of(stored: Stored) -> Self {
+        let (at, len, retired) = (stored.at, stored.len, stored.retired.clone());
+        Self { at, len, owner: Arc::new(stored), retired, element: PhantomData }
     }
 
     /// Elements.

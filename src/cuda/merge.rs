@@ -213,6 +213,6 @@ where
     // SAFETY: shapes, sizes, strides, alignment and overlap were checked, all is of the kernels' context. Operands are allocated
     // until this returns, and freed in the order of a stream that comes after the launch (`Call`); a recording keeps them.
     let launched = unsafe { merge.launch(lane, list, to) };
-    drop((read, out, lse));
-    call.complete().and(launched)
+    let completed = call.complete((read, out, lse));
+    launched.and(completed)
 }

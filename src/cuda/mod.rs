@@ -179,5 +179,7 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
         let why = format!("device {ordinal}, allowed: below {count}, as many as there are");
         return Err(Error::CudaUnavailable { what: "opening a device", why });
     }
-    CudaContext::new(ordinal).map_err(driver::cuda("cuDevicePrimaryCtxRetain"))
+    // cudarc does not say which.
+    let calls = "cuInit, cuDeviceGet, cuDevicePrimaryCtxRetain, cuDeviceGetAttribute, cuCtxGetCurrent or cuCtxSetCurrent";
+    CudaContext::new(ordinal).map_err(driver::cuda(calls))
 }

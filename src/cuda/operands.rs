@@ -9,7 +9,7 @@ use cudarc::driver::{
 };
 
 use super::abi::OnekvStrides;
-use super::driver::{is_captured, is_per_thread, join, same_context, synchronize};
+use super::driver::{WAIT, cuda, is_captured, is_per_thread, join, noted, same_context, synchronize};
 use super::memory::Memory;
 use super::queue::Shared;
 use crate::error::{Error, Result};
@@ -202,6 +202,16 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
+    /// Memory on which the queue's stream waits for what cudarc knows of others' use.
+    fn waited(
+        &self,
+        place: impl FnOnce(&'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>),
+    ) -> Result<(CUdeviceptr, SyncOnDrop<'a>)> {
+        let stream = self.stream;
+        let (placed, waits) = noted(stream.context(), || place(stream));
+        waits.map_err(cuda(WAIT)).map(|()| placed)
+    }
+
     fn place(
         &mut self,
         tensor: &'static str,
@@ -234,7 +244,7 @@ impl<'a> Call<'a> {
         allowed: Shape,
     ) -> Result<Placed<'a>> {
         self.admit(tensor, view.data.owner())?;
-        let placed = view.data.read_on(self.stream);
+        let placed = self.waited(|stream| view.data.read_on(stream))?;
         let memory =
             Extent { address: placed.0 as usize, len: view.data.elements(), size: size_of::<M::Element>() };
         memory.check(tensor, view.shape, allowed, view.strides)?;
@@ -252,7 +262,7 @@ impl<'a> Call<'a> {
             return Err(Error::TooShort { tensor, value: list.elements(), min });
         }
         self.admit(tensor, list.owner())?;
-        let placed = list.read_on(self.stream);
+        let placed = self.waited(|stream| list.read_on(stream))?;
         self.place(tensor, placed, list.elements() * size_of::<M::Element>(), false)
     }
 
@@ -265,7 +275,7 @@ impl<'a> Call<'a> {
     ) -> Result<Placed<'a>> {
         self.admit(tensor, view.data.owner())?;
         let (len, size) = (view.data.elements(), size_of::<M::Element>());
-        let placed = view.data.write_on(self.stream);
+        let placed = self.waited(|stream| view.data.write_on(stream))?;
         let memory = Extent { address: placed.0 as usize, len, size };
         memory.check(tensor, view.shape, allowed, view.strides)?;
         self.place(tensor, placed, memory.bytes(), true)
@@ -290,12 +300,14 @@ impl<'a> Call<'a> {
         self.place(tensor, (at, SyncOnDrop::Record(None)), memory.bytes(), written).map(drop)
     }
 
-    /// After the kernels were queued, whether or not that succeeded: other streams go on when they have run.
-    pub fn complete(self) -> Result<()> {
-        let mut all = Ok(());
+    /// After the kernels were queued, whether or not that succeeded: cudarc knows of it when its operands are dropped, and other
+    /// streams go on when the kernels have run. Where one of them cannot be told, the host waits: there is no other way to
+    /// keep memory, and results from readers, until then. Where that fails too, nothing runs any more.
+    pub fn complete(self, placed: impl Sized) -> Result<()> {
+        let ((), told) = noted(self.stream.context(), || drop(placed));
+        let mut all = told.or_else(|_| synchronize(self.stream));
         for other in self.others.into_iter().flatten() {
             if join(&other, self.stream).is_err() {
-                // There is no other way to keep memory until then; where this fails too, nothing runs any more.
                 all = all.and(synchronize(self.stream));
             }
         }

@@ -204,8 +204,8 @@ pub struct Prepared {
     /// Of the plan whose lists are in device memory; `None` where a failure left that open.
     now: Option<Extents>,
     /// Work, then combines, as many as `most` has; entries behind those of now have no rows.
-    lists: Option<Arc<Stored<u64>>>,
-    workspace: Option<Arc<Stored<f32>>>,
+    lists: Option<Arc<Stored>>,
+    workspace: Option<Arc<Stored>>,
 }
 
 impl Queue {
@@ -248,9 +248,8 @@ impl Queue {
         let most = Extents::of(plan);
         let mut state = queue.lock();
         let workspace = state.workspace(queue, plan.workspace_len())?;
-        let lists = queue.allocate((most.work + most.combines) * ENTRY)?;
+        let lists = Stored::new::<u64>(&queue.retired, (most.work + most.combines) * ENTRY)?.map(Arc::new);
         drop(state);
-        let lists = lists.map(|slice| Arc::new(Stored::new(slice, &queue.retired)));
         let mut prepared = Prepared { queue: queue.clone(), launch, most, now: None, lists, workspace };
         prepared.write(plan)?;
         Ok(prepared)
@@ -503,8 +502,8 @@ impl Prepared {
         // allocated until this returns, and freed in the order of a stream that comes after the launch: the queue's own, or
         // one that waits for it (`Call`); a recording, whose lane is another, keeps them.
         let launched = unsafe { self.launch(lane, &operands) };
-        drop((q_at, k, v, k_scale, v_scale, out, lse));
-        call.complete().and(launched)
+        let completed = call.complete((q_at, k, v, k_scale, v_scale, out, lse));
+        launched.and(completed)
     }
 
     /// [`Prepared::run`] on device addresses, which it takes as they are.

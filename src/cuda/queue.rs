@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytemuck::Pod;
-use cudarc::driver::sys::CUdeviceptr;
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, PinnedHostSlice, result};
+use cudarc::driver::sys::{CU_MEMHOSTALLOC_WRITECOMBINED, CUdeviceptr};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, result};
 
 use super::driver::{Event, Lane, cuda, is_captured, is_per_thread, make_current, same_context, synchronize};
 use super::kernels::Kernels;
@@ -32,15 +32,13 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 pub(super) struct State {
-    workspace: Option<Arc<Stored<f32>>>,
+    workspace: Option<Arc<Stored>>,
     ring: Option<Ring>,
 }
 
 /// Pinned memory for lists on their way, used in turn.
 struct Ring {
-    memory: PinnedHostSlice<u64>,
-    /// Where it is; asked of the slice, cudarc would wait for an event of its own, and answer with the errors of others.
-    at: *mut u64,
+    memory: Pinned,
     /// Of one list, in u64.
     part: usize,
     /// Behind the last copy from each part.
@@ -48,8 +46,36 @@ struct Ring {
     next: usize,
 }
 
-// SAFETY: the address is that of memory that the ring alone has.
-unsafe impl Send for Ring {}
+/// Pinned memory of the host.
+struct Pinned {
+    at: *mut u64,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: the address is that of memory that this alone has.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    /// So many zeros.
+    fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self> {
+        let bytes = len.checked_mul(size_of::<u64>()).ok_or(Error::Overflow { field: "pinned memory" })?;
+        make_current(context)?;
+        // SAFETY: a context is current; the memory is set below, before anything reads it.
+        let at = unsafe { result::malloc_host(bytes, CU_MEMHOSTALLOC_WRITECOMBINED) };
+        let at = at.map_err(cuda("cuMemHostAlloc"))?.cast::<u64>();
+        // SAFETY: memory of so many u64, aligned to a page, which nothing else refers to yet.
+        unsafe { at.write_bytes(0, len) };
+        Ok(Self { at, context: context.clone() })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = make_current(&self.context);
+        // SAFETY: allocated in `new`, freed only here, when nothing reads it any more (`Ring::wait`).
+        self.context.record_err(unsafe { result::free_host(self.at.cast()) });
+    }
+}
 
 impl Queue {
     /// A queue on `stream`. Several on one stream are possible; each has a workspace.
@@ -125,9 +151,9 @@ impl Queue {
             return Err(Error::WrongStream { what: "slice" });
         }
         match self.0.open() {
-            Ok(()) => Ok(Memory::new(Some(slice), &self.0.retired)),
+            Ok(()) => Memory::of_slice(slice, &self.0.retired),
             Err(error) => {
-                self.0.retired.keep(slice);
+                self.0.retired.keep(Box::new(slice));
                 Err(error)
             }
         }
@@ -138,10 +164,22 @@ impl Queue {
     /// # Errors
     /// [`Error::Captured`], [`Error::Cuda`].
     pub fn zeros<E: Pod + DeviceRepr>(&self, len: usize) -> Result<Memory<E>> {
-        self.0.open()?;
-        let memory = Memory::new(self.0.allocate(len)?, &self.0.retired);
+        // SAFETY: it is filled before anybody has it.
+        let memory = unsafe { self.unset(len) }?;
         memory.fill_zeros()?;
         Ok(memory)
+    }
+
+    /// The same, its contents unset.
+    ///
+    /// # Safety
+    /// Nothing reads it before it is written.
+    ///
+    /// # Errors
+    /// [`Error::Captured`], [`Error::Overflow`], [`Error::Cuda`].
+    pub unsafe fn unset<E: Pod + DeviceRepr>(&self, len: usize) -> Result<Memory<E>> {
+        self.0.open()?;
+        Memory::new(&self.0.retired, len)
     }
 }
 
@@ -169,25 +207,15 @@ impl Shared {
         self.retired.free();
         Ok(())
     }
-
-    /// Device memory, its contents unset; `None` for no elements, of which there is none.
-    pub fn allocate<T: DeviceRepr>(&self, len: usize) -> Result<Option<CudaSlice<T>>> {
-        let bytes = len.checked_mul(size_of::<T>()).filter(|bytes| isize::try_from(*bytes).is_ok());
-        bytes.ok_or(Error::Overflow { field: "device memory" })?;
-        // SAFETY: what is read of it was written before: a workspace and lists by kernels and copies of this crate, `Memory`
-        // by `Queue::zeros`.
-        let slice = (len > 0).then(|| unsafe { self.stream.alloc::<T>(len) });
-        slice.transpose().map_err(cuda("cuMemAllocAsync"))
-    }
 }
 
 impl State {
     /// The workspace, of at least so many elements; `None` where no plan needed any.
-    pub fn workspace(&mut self, queue: &Shared, len: usize) -> Result<Option<Arc<Stored<f32>>>> {
+    pub fn workspace(&mut self, queue: &Shared, len: usize) -> Result<Option<Arc<Stored>>> {
         if self.workspace.as_ref().map_or(0, |workspace| workspace.len) < len
-            && let Some(larger) = queue.allocate(len)?
+            && let Some(larger) = Stored::new::<f32>(&queue.retired, len)?
         {
-            self.workspace = Some(Arc::new(Stored::new(larger, &queue.retired)));
+            self.workspace = Some(Arc::new(larger));
         }
         Ok(self.workspace.clone())
     }
@@ -201,17 +229,18 @@ impl State {
         len: usize,
         fill: impl FnOnce(&mut [u64]),
     ) -> Result<()> {
-        let ring = match self.ring.take() {
-            Some(ring) if ring.part >= len => ring,
-            old => {
-                let least = old.as_ref().map_or(0, |ring| ring.part);
-                if let Some(old) = old {
-                    old.wait()?;
+        let least = self.ring.as_ref().map_or(0, |ring| ring.part);
+        let ring = match &mut self.ring {
+            Some(ring) if least >= len => ring,
+            ring => {
+                if let Some(old) = ring {
+                    old.wait().or_else(|_| synchronize(&queue.stream))?;
                 }
-                Ring::new(queue.stream.context(), len.max(least).next_power_of_two())?
+                // Where it cannot be had, the old one stays.
+                ring.insert(Ring::new(queue.stream.context(), len.max(least).next_power_of_two())?)
             }
         };
-        self.ring.insert(ring).copy(&queue.stream, to, len, fill)
+        ring.copy(&queue.stream, to, len, fill)
     }
 }
 
@@ -219,13 +248,8 @@ impl Ring {
     fn new(context: &Arc<CudaContext>, part: usize) -> Result<Self> {
         let event = || Event::new(context);
         let copied = [event()?, event()?, event()?, event()?];
-        // SAFETY: it is set below, before anything reads it.
-        let allocated = unsafe { context.alloc_pinned::<u64>(LISTS_ON_THE_WAY * part) };
-        let mut memory = allocated.map_err(cuda("cuMemHostAlloc"))?;
-        let at = memory.as_mut_ptr().map_err(cuda("cuEventSynchronize"))?;
-        // SAFETY: memory of so many u64, which nothing else refers to yet.
-        unsafe { at.write_bytes(0, LISTS_ON_THE_WAY * part) };
-        Ok(Self { memory, at, part, copied, next: 0 })
+        let memory = Pinned::new(context, LISTS_ON_THE_WAY.saturating_mul(part))?;
+        Ok(Self { memory, part, copied, next: 0 })
     }
 
     fn copy(
@@ -240,7 +264,7 @@ impl Ring {
         debug_assert!(len <= self.part, "a list longer than its part");
         // SAFETY: `len` is at most a part by `upload`, which lies in the ring's memory, is set since `new`, and is read by nothing
         // now that the event has passed.
-        let list = unsafe { std::slice::from_raw_parts_mut(self.at.add(self.next * self.part), len) };
+        let list = unsafe { std::slice::from_raw_parts_mut(self.memory.at.add(self.next * self.part), len) };
         fill(list);
         make_current(stream.context())?;
         // SAFETY: the caller's memory is as large, and freed in the order of the stream; the source is not written again,
@@ -252,27 +276,27 @@ impl Ring {
         copied.record(stream).or_else(|_| synchronize(stream))
     }
 
-    /// Until nothing reads the memory; where that cannot be known, it stays for good.
-    fn wait(self) -> Result<()> {
-        let waited = self.copied.iter().try_for_each(Event::synchronize);
-        if waited.is_err() {
-            std::mem::forget(self.memory);
-        }
-        waited
+    /// Until nothing reads the memory.
+    fn wait(&self) -> Result<()> {
+        self.copied.iter().try_for_each(Event::synchronize)
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ring) = state.ring.take() {
-            // An error is that of the context, and told by the next call.
-            let _ = ring.wait();
+        let captured = is_captured(&self.stream).unwrap_or(true);
+        // Where waiting fails in one way, it may not in another. Where that fails too, nobody knows what still runs: what that
+        // may use stays for good. The next call tells the error, where it is the context's.
+        let by_stream = |error| if captured { Err(error) } else { synchronize(&self.stream) };
+        if let Some(ring) = state.ring.take()
+            && ring.wait().or_else(by_stream).is_err()
+        {
+            std::mem::forget(ring.memory);
         }
         // The kernels are unloaded with their last owner, and may still run.
-        let captured = is_captured(&self.stream).unwrap_or(true);
         let done = || Event::behind(&self.stream)?.synchronize();
-        if captured || done().is_err() {
+        if captured || done().or_else(by_stream).is_err() {
             std::mem::forget(self.kernels.clone());
         }
     }

@@ -4,10 +4,10 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstream, CUstreamCaptureMode};
-use cudarc::driver::{CudaContext, CudaGraph, CudaStream, result};
+use cudarc::driver::sys::{CUgraph, CUgraphExec, CUgraphInstantiate_flags, CUstream, CUstreamCaptureMode};
+use cudarc::driver::{CudaContext, CudaStream, result};
 
-use super::driver::{Lane, cuda, is_captured, make_current};
+use super::driver::{Lane, cuda, make_current};
 use super::memory::{Memory, OwnStream};
 use super::merge::merge_states;
 use super::operands::Call;
@@ -20,35 +20,78 @@ use crate::view::{PartialState, SharedKv, View};
 
 /// A stream that only a capture is on. Nothing but what the recorder queues can come into its graph: what others do on the
 /// queue's stream meanwhile, frees too, happens as ever.
-struct Capture(OwnStream);
+struct Capture {
+    stream: OwnStream,
+    /// Whether it has begun, and not ended.
+    runs: bool,
+}
 
 impl Capture {
     fn begin(context: &Arc<CudaContext>) -> Result<Self> {
-        let capture = Self(OwnStream::new(context)?);
+        let mut capture = Self { stream: OwnStream::new(context)?, runs: false };
         // Nothing that happens beside it can get into this capture: no call need be refused for it.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        capture.stream().begin_capture(mode).map_err(cuda("cuStreamBeginCapture"))?;
+        make_current(context)?;
+        // SAFETY: a live stream of the context, which nothing else is on.
+        unsafe { result::stream::begin_capture(capture.stream().cu_stream(), mode) }
+            .map_err(cuda("cuStreamBeginCapture"))?;
+        capture.runs = true;
         Ok(capture)
     }
 
     fn stream(&self) -> &Arc<CudaStream> {
-        &self.0.0
+        &self.stream.0
+    }
+
+    /// What was captured; `None` where that is nothing.
+    fn end(&mut self) -> Result<Option<Graph>> {
+        let context = self.stream().context();
+        make_current(context)?;
+        // SAFETY: a live stream, whose graph is taken here alone.
+        let graph = unsafe { result::stream::end_capture(self.stream().cu_stream()) }
+            .map_err(cuda("cuStreamEndCapture"))?;
+        let graph = (!graph.is_null()).then(|| Graph(graph, context.clone()));
+        self.runs = false;
+        Ok(graph)
     }
 }
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        if is_captured(self.stream()).unwrap_or(false) {
-            // Of a recorder that was dropped.
-            // SAFETY: a stream that is captured; its graph, which nobody else has, is destroyed once, where there is one.
-            unsafe {
-                if let Ok(graph) = result::stream::end_capture(self.stream().cu_stream())
-                    && !graph.is_null()
-                {
-                    let _ = result::graph::destroy(graph);
-                }
-            }
+        if self.runs {
+            // Of a recorder that was dropped, or whose end failed.
+            let _ = self.end();
         }
+    }
+}
+
+/// A graph that was captured.
+struct Graph(CUgraph, Arc<CudaContext>);
+
+impl Graph {
+    fn executable(&self) -> Result<Executable> {
+        // SAFETY: a graph that is alive.
+        let raw = unsafe { result::graph::instantiate(self.0, CUgraphInstantiate_flags(0)) };
+        Ok(Executable(raw.map_err(cuda("cuGraphInstantiateWithFlags"))?, self.1.clone()))
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        let _ = make_current(&self.1);
+        // SAFETY: captured for this, destroyed only here; what was made of it does not need it. A failure leaves nothing to do.
+        let _ = unsafe { result::graph::destroy(self.0) };
+    }
+}
+
+/// A graph made ready.
+struct Executable(CUgraphExec, Arc<CudaContext>);
+
+impl Drop for Executable {
+    fn drop(&mut self) {
+        let _ = make_current(&self.1);
+        // SAFETY: made for this, destroyed only here; the driver lets what was launched end. A failure leaves nothing to do.
+        let _ = unsafe { result::graph::exec_destroy(self.0) };
     }
 }
 
@@ -69,7 +112,7 @@ pub struct Recorder {
 /// Recorded runs. Owns the memory that they use, until it is dropped and the last replay has run.
 pub struct Recording {
     // Dropped before what it refers to.
-    graph: Option<CudaGraph>,
+    graph: Option<Executable>,
     queue: Arc<Shared>,
     _kept: Vec<Box<dyn Any + Send>>,
 }
@@ -182,15 +225,11 @@ impl Recorder {
     ///
     /// # Errors
     /// [`Error::NotRecorded`] where one of its runs failed; [`Error::Cuda`].
-    pub fn finish(self) -> Result<Recording> {
+    pub fn finish(mut self) -> Result<Recording> {
         if self.failed {
             return Err(Error::NotRecorded);
         }
-        let graph = self
-            .capture
-            .stream()
-            .end_capture(CUgraphInstantiate_flags(0))
-            .map_err(cuda("cuStreamEndCapture"))?;
+        let graph = self.capture.end()?.map(|graph| graph.executable()).transpose()?;
         Ok(Recording { graph, queue: self.queue, _kept: self.kept })
     }
 }
@@ -209,8 +248,7 @@ impl Recording {
         make_current(stream.context())?;
         // SAFETY: an executable graph of this context, alive as long as `graph`, which is not shared with other threads; what
         // its nodes use is kept in this, and freed after this launch in the order of the stream.
-        unsafe { result::graph::launch(graph.cu_graph_exec(), stream.cu_stream()) }
-            .map_err(cuda("cuGraphLaunch"))
+        unsafe { result::graph::launch(graph.0, stream.cu_stream()) }.map_err(cuda("cuGraphLaunch"))
     }
 }
 

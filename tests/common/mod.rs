@@ -11,6 +11,8 @@ use rand::{Rng as _, SeedableRng as _};
 #[cfg(feature = "cuda")]
 pub mod device;
 #[cfg(feature = "cuda")]
+pub mod failing;
+#[cfg(feature = "cuda")]
 pub mod quantized;
 
 /// An element type that every backend takes.
