@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use common::device::{Card, card};
 use common::failing::{
-    After, Failing, Live, STICKY, Table, assert_named, assert_no_leak, base, calmly, picks, without_hanging,
+    After, Failing, Live, STICKY, Table, assert_named, assert_no_leak, base, calmly, leaves, picks,
+    without_hanging,
 };
 use common::quantized::QuantizedCase;
 use common::{Answer, Case, Operands, assert_close};
@@ -160,6 +161,15 @@ impl State {
         self.placed.as_ref().unwrap()
     }
 
+    /// Runs what was prepared on the caller's memory.
+    fn run_foreign(&mut self) -> Result<()> {
+        let prepared = self.prepared.as_ref().unwrap();
+        let (rows, keys) = (prepared.query_shape(), prepared.kv_shape());
+        let Foreign { q, k, v, out } = self.foreign.as_mut().unwrap();
+        let kv = SharedKv::contiguous(keys, k.as_view(), v.as_view());
+        prepared.run(View::contiguous(rows, q.as_view()), kv, View::contiguous(rows, out.as_view_mut()), None)
+    }
+
     /// Runs what was prepared, and reads the first elements of the result.
     fn run_and_read(&mut self, operands: &Operands<bf16>) -> Result<()> {
         let (prepared, placed) = (self.prepared.as_ref().unwrap(), self.placed.as_ref().unwrap());
@@ -302,19 +312,23 @@ const STEPS: &[Step] = &[
             let out = scene.other.alloc_zeros(q.len()).unwrap();
             state.foreign = Some(Foreign { q: place(q), k: place(k), v: place(v), out });
         },
-        act: |_, state| {
-            let prepared = state.prepared.as_ref().unwrap();
-            let (rows, keys) = (prepared.query_shape(), prepared.kv_shape());
-            let Foreign { q, k, v, out } = state.foreign.as_mut().unwrap();
-            let kv = SharedKv::contiguous(keys, k.as_view(), v.as_view());
-            prepared.run(
-                View::contiguous(rows, q.as_view()),
-                kv,
-                View::contiguous(rows, out.as_view_mut()),
-                None,
-            )
-        },
+        act: |_, state| state.run_foreign(),
         check: |scene, state| {
+            let out = &state.foreign.as_ref().unwrap().out;
+            right(&scene.other.clone_dtoh(out).unwrap(), &scene.operands, &scene.case);
+        },
+    },
+    Step {
+        name: "run on slices of the queue's stream, read by another",
+        arrange: |scene, state| {
+            let place = |data: &[bf16]| scene.stream.clone_htod(data).unwrap();
+            let Operands { q, k, v, .. } = &scene.operands;
+            let out = scene.stream.alloc_zeros(q.len()).unwrap();
+            state.foreign = Some(Foreign { q: place(q), k: place(k), v: place(v), out });
+        },
+        act: |_, state| state.run_foreign(),
+        check: |scene, state| {
+            // Which cudarc has wait for what wrote it, as far as it knows.
             let out = &state.foreign.as_ref().unwrap().out;
             right(&scene.other.clone_dtoh(out).unwrap(), &scene.operands, &scene.case);
         },
@@ -506,7 +520,7 @@ fn inject(scene: &Scene, number: usize, table: &mut Table, wrong: &mut Wrong) {
                 let after = if done.is_ok() { After::Recovered } else { After::Error };
                 table.note(call, status, after);
                 match STICKY.contains(&status) {
-                    true => lost(&place, &state, done, status),
+                    true => lost(&place, &state, done, call, status),
                     false => {
                         if let Err(error) = &done {
                             assert_named(&place, &error.to_string(), call, status);
@@ -565,10 +579,24 @@ impl Wrong {
     }
 }
 
-/// The context is lost: all says so. Where the call has no result, as one that frees, the next one tells.
-fn lost(place: &str, state: &State, done: Result<()>, status: CUresult) {
+/// Calls that have no result, as those that free, or another way where they fail: of a lost context the next one tells.
+fn is_told_later(call: &str) -> bool {
+    const ANOTHER_WAY: [&str; 7] = [
+        "cuCtxGetCurrent",
+        "cuCtxSetCurrent",
+        "cuEventCreate",
+        "cuEventRecord",
+        "cuEventSynchronize",
+        "cuStreamIsCapturing",
+        "cuStreamWaitEvent",
+    ];
+    leaves(call) != Live::default() || ANOTHER_WAY.contains(&base(call))
+}
+
+/// The context is lost: all says so.
+fn lost(place: &str, state: &State, done: Result<()>, call: &str, status: CUresult) {
     if let Err(error) = &done {
-        assert_named(place, &error.to_string(), "cu", status);
+        assert_named(place, &error.to_string(), if is_told_later(call) { "cu" } else { call }, status);
         says_lost(place, error);
     }
     let Some(queue) = &state.queue else { return };

@@ -231,14 +231,14 @@ impl Modules {
 
 impl Drop for Modules {
     fn drop(&mut self) {
-        if make_current(&self.context).is_ok() {
-            let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
-            for (_, Loaded { module, .. }) in loaded.drain() {
-                // SAFETY: loaded in `function`, unloaded only here. Nothing of it runs any more: the library's queues wait for
-                // their streams before they let go of it (`Shared` in queue.rs), others by the contract of `launch`. A
-                // failure leaves nothing to do.
-                let _ = unsafe { result::module::unload(module) };
-            }
+        let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (_, Loaded { module, .. }) in loaded.drain() {
+            // Where that fails the context may be current all the same.
+            let _ = make_current(&self.context);
+            // SAFETY: loaded in `function`, unloaded only here. Nothing of it runs any more: the library's queues wait for
+            // their streams before they let go of it (`Shared` in queue.rs), others by the contract of `launch`. A failure
+            // leaves nothing to do.
+            let _ = unsafe { result::module::unload(module) };
         }
     }
 }

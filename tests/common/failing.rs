@@ -1,4 +1,5 @@
 //! A driver whose calls fail: ptxsim's, where a test asks for it (ptxsim/driver/README.md). T5's tests use this file, too.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char};

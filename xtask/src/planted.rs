@@ -53,6 +53,9 @@ const CUDART: &[&str] = &["-p", "cudart-stand-in"];
 const ALLOCATIONS: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "allocations"];
 const SOAK: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "soak"];
 const C: &[&str] = &["-p", "onekv-c", "--features", "cuda"];
+const FAILING: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "failing_driver"];
+const T5_FAILING: &[&str] = &["-p", "t5", "--features", "cuda", "--test", "t5_failing"];
+const DRIVER_FAILING: &[&str] = &["-p", "ptxsim-driver", "--test", "failing"];
 const CUDA_ATTENTION: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "attention"];
 
 #[rustfmt::skip]
@@ -633,7 +636,7 @@ const BUGS: &[Planted] = &[
     Planted { name: "a captured stream takes replans", file: "src/cuda/queue.rs",
         from: "    pub fn open(&self) -> Result<()> {\n        if is_captured(&self.stream)? {", to: "    pub fn open(&self) -> Result<()> {\n        if false {", caught_by: STREAMS },
     Planted { name: "what is dropped during a capture is freed by its graph", file: "src/cuda/memory.rs",
-        from: "if !self.retired.may_free() {", to: "if false {", caught_by: STREAMS },
+        from: "&& !self.retired.may_free()", to: "&& false", caught_by: STREAMS },
     Planted { name: "a recording does not keep its operands", file: "src/cuda/recording.rs",
         from: "self.kept.push(Box::new((prepared.memory(), operands)));", to: "drop(operands); self.kept.push(Box::new(prepared.memory()));", caught_by: STREAMS },
     Planted { name: "a recording does not keep its lists", file: "src/cuda/recording.rs",
@@ -652,10 +655,48 @@ const BUGS: &[Planted] = &[
         from: " && make_current(self.stream.context()).is_ok()", to: "", caught_by: STREAMS },
     Planted { name: "memory is copied from another card", file: "src/cuda/memory.rs",
         from: "same_context(self.stream().context(), from.stream().context(), \"from\")?;", to: "", caught_by: STREAMS },
-    Planted { name: "more memory than there is an address for", file: "src/cuda/queue.rs",
+    Planted { name: "more memory than there is an address for", file: "src/cuda/memory.rs",
         from: ".filter(|bytes| isize::try_from(*bytes).is_ok())", to: ".or(Some(0))", caught_by: STREAMS },
     Planted { name: "an error that another left ends a copy half-way", file: "src/cuda/driver.rs",
         from: "unsafe { result::ctx::set_current(context.cu_ctx()) }", to: "context.bind_to_thread()", caught_by: STREAMS },
+    Planted { name: "a wait of cudarc's that failed is not noticed", file: "src/cuda/operands.rs",
+        from: "waits.map_err(cuda(WAIT)).map(|()| placed)", to: "waits.map_err(cuda(WAIT)).or(Ok(())).map(|()| placed)", caught_by: FAILING },
+    Planted { name: "a wait of cudarc's that failed is not noticed, of memory", file: "src/cuda/memory.rs",
+        from: "waits.map_err(cuda(WAIT))?;", to: "let _ = waits.map_err(cuda(WAIT));", caught_by: FAILING },
+    Planted { name: "cudarc does not know of a run, and nobody waits", file: "src/cuda/operands.rs",
+        from: "told.or_else(|_| synchronize(self.stream))", to: "told.or(Ok(()))", caught_by: FAILING },
+    Planted { name: "what follows hides the error of a launch", file: "src/cuda/prepared.rs",
+        from: "launched.and(completed)", to: "completed.and(launched)", caught_by: FAILING },
+    Planted { name: "a launch that failed is none", file: "src/cuda/modules.rs",
+        from: ".map_err(cuda(\"cuLaunchKernelEx\"))", to: ".map_err(cuda(\"cuLaunchKernelEx\")).or(Ok(()))", caught_by: FAILING },
+    Planted { name: "lists that a failed replan has not written are run", file: "src/cuda/prepared.rs",
+        from: "        self.now = None;\n", to: "", caught_by: FAILING },
+    Planted { name: "a second way to wait for lists is not tried", file: "src/cuda/queue.rs",
+        from: "ring.wait().or_else(by_stream).is_err()", to: "ring.wait().is_err()", caught_by: FAILING },
+    Planted { name: "a second way to wait for kernels is not tried", file: "src/cuda/queue.rs",
+        from: "captured || done().or_else(by_stream).is_err()", to: "captured || done().is_err()", caught_by: FAILING },
+    Planted { name: "lists are lost where waiting for them fails", file: "src/cuda/queue.rs",
+        from: "let ring = match &mut self.ring {", to: "if least < len && let Some(old) = self.ring.take() { if let Err(e) = old.wait() { std::mem::forget(old); return Err(e); } }\n let ring = match &mut self.ring {", caught_by: FAILING },
+    Planted { name: "pinned memory is not freed", file: "src/cuda/queue.rs",
+        from: "self.context.record_err(unsafe { result::free_host(self.at.cast()) });", to: "", caught_by: FAILING },
+    Planted { name: "pinned memory is named as another", file: "src/cuda/queue.rs",
+        from: "cuda(\"cuMemHostAlloc\")", to: "cuda(\"cuMemAllocAsync\")", caught_by: FAILING },
+    Planted { name: "a capture whose end failed goes on", file: "src/cuda/recording.rs",
+        from: "        if self.runs {", to: "        if false {", caught_by: FAILING },
+    Planted { name: "a graph is not destroyed", file: "src/cuda/recording.rs",
+        from: "let _ = unsafe { result::graph::destroy(self.0) };", to: "", caught_by: FAILING },
+    Planted { name: "facts that the driver does not tell are 0", file: "src/cuda/kernels.rs",
+        from: ".map_err(cuda(\"cuDeviceGetAttribute\"))?;", to: ".unwrap_or(0);", caught_by: FAILING },
+    Planted { name: "nothing says that the context is lost", file: "src/error.rs",
+        from: "if self.is_context_lost() { ", to: "if false { ", caught_by: FAILING },
+    Planted { name: "kernels stay where their context cannot be made current", file: "src/cuda/modules.rs",
+        from: "let _ = make_current(&self.context);\n            // SAFETY: loaded", to: "if make_current(&self.context).is_err() { continue; }\n            // SAFETY: loaded", caught_by: T5_FAILING },
+    Planted { name: "T5 takes a card that fails for another card", file: "examples/t5/src/backend/cuda/driver.rs",
+        from: "            Err(error) => Err(error),", to: "            Err(_) => Ok(false),", caught_by: T5_FAILING },
+    Planted { name: "a virtual driver's call fails one too late", file: "ptxsim/driver/src/inject.rs",
+        from: "let fails = number == wish.nth", to: "let fails = number == wish.nth + 1", caught_by: DRIVER_FAILING },
+    Planted { name: "a fault that was asked for does not last", file: "ptxsim/driver/src/inject.rs",
+        from: "driver.cards[card].sticky.get_or_insert(code.into());", to: "let _ = &driver.cards[card].sticky;", caught_by: DRIVER_FAILING },
     Planted { name: "a recording with a failed run is one", file: "src/cuda/recording.rs",
         from: "self.failed |= done.is_err();", to: "", caught_by: STREAMS },
     Planted { name: "every input reads the first slot of K and V", file: "cuda/attention/tile.cuh",
@@ -884,7 +925,7 @@ impl Planted {
         let hopper = ["Hopper", "clusters of splits", "settled"].iter().any(|word| self.name.contains(word))
             || self.file.contains("sm90")
             || self.file.contains("tensor_map")
-            || self.caught_by == E4M3;
+            || [E4M3, FAILING, T5_FAILING].contains(&self.caught_by);
         if hopper { "h200" } else { "a100" }
     }
 

@@ -14,6 +14,8 @@ use crate::{bindings, kit, setup};
 const CARDS: [(&str, bool, u64); 3] = [("a100", false, 1), ("rtx4090", true, 2), ("h200", true, 3)];
 /// Cards that the kernels for the copy engine are tested on besides.
 const NEWER_CARDS: [(&str, u64); 2] = [("b200", 4), ("rtx5090", 5)];
+/// On which driver calls are made to fail: what they do then is no matter of the card.
+const FAILING_CARD: &str = "h200";
 /// And for the T5 example's: one on which launches overlap, and one on which they do not.
 const T5_CARDS: [&str; 2] = ["a100", "h200"];
 /// And for candle's tensors.
@@ -63,8 +65,10 @@ pub fn run(transformers: bool) -> Result<()> {
         on_card(&driver, card, false, &["e4m3"], Some(seed))?;
     }
     for card in T5_CARDS {
-        t5_tests(&format!("a virtual {card}"), |command| on_virtual_card(command, &driver, card))?;
+        t5_tests("t5_cuda", &format!("a virtual {card}"), |command| on_virtual_card(command, &driver, card))?;
     }
+    on_card(&driver, FAILING_CARD, true, &["failing_driver"], None)?;
+    t5_tests("t5_failing", "a driver that fails", |command| on_virtual_card(command, &driver, FAILING_CARD))?;
     for card in CANDLE_CARDS {
         let mut tests = candle_cuda(&driver, card, &["--test", "candle"])?;
         step(&format!("test candle's tensors on the CPU and a virtual {card}"), &mut tests)?;
@@ -102,7 +106,7 @@ pub fn run(transformers: bool) -> Result<()> {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests(&CUDA_TESTS))?;
         let mut two_cards = cuda_tests(&["two_cards"]);
         step("test two cards, if it has them", two_cards.env_remove("ONEKV_REQUIRE_CUDA"))?;
-        t5_tests("this machine's card", |_| ())?;
+        t5_tests("t5_cuda", "this machine's card", |_| ())?;
         let mut tests = workspace("test", "cuda", &["--test", "c_programs"]);
         step("test programs in C on this machine's card", tests.env("ONEKV_REQUIRE_CUDA", "1"))?;
     }
@@ -155,8 +159,8 @@ fn candle_cuda(driver: &Path, card: &str, arguments: &[&str]) -> Result<Command>
 }
 
 /// `on` lets a command build for a card, and find it.
-fn t5_tests(place: &str, on: impl Fn(&mut Command)) -> Result<()> {
-    let mut tests = workspace("test", "cuda", &["--test", "t5_cuda"]);
+fn t5_tests(name: &str, place: &str, on: impl Fn(&mut Command)) -> Result<()> {
+    let mut tests = workspace("test", "cuda", &["--test", name]);
     on(&mut tests);
     step(&format!("test T5 on {place}"), tests.env("ONEKV_REQUIRE_CUDA", "1"))
 }

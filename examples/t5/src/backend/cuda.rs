@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cost::Roofline;
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use bytemuck::Pod;
 use cublaslt::CublasLt;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
@@ -219,7 +219,7 @@ impl Backend for Cuda {
     }
 
     fn free_bytes(&self) -> Result<Option<usize>> {
-        Ok(Some(self.driver.context.mem_get_info()?.0))
+        Ok(Some(self.driver.context.mem_get_info().context("cannot ask the card for its free memory")?.0))
     }
 
     fn peak_bytes(&self) -> Option<usize> {
@@ -251,7 +251,7 @@ impl Backend for Cuda {
     }
 
     fn synchronize(&self) -> Result<()> {
-        Ok(self.driver.stream.synchronize()?)
+        driver::wait(&self.driver.stream)
     }
 
     fn linear_weights(&self, data: Vec<f32>, inputs: usize) -> Result<Matrix> {

@@ -90,7 +90,7 @@ impl CublasLt {
         }
         let workspace = pool.keep(WORKSPACE_BYTES)?;
         // The library's handle is for the context that is current.
-        stream.context().bind_to_thread()?;
+        stream.context().bind_to_thread().context("cannot start cublasLt")?;
         let handle = result::create_handle().context("cannot start cublasLt")?;
         Ok(Self { handle, stream: stream.clone(), workspace, prepared: RefCell::default() })
     }
@@ -108,7 +108,7 @@ impl CublasLt {
             bail!("an operand of a product is not at a multiple of {ALIGNMENT} bytes");
         }
         let shape = Shape { m: x.rows, n: w.rows, k: w.cols, of: w.dtype, to: target.dtype };
-        self.stream.context().bind_to_thread()?;
+        self.stream.context().bind_to_thread().with_context(|| format!("cublasLt failed on {shape}"))?;
         if !self.prepared.borrow().contains_key(&shape) {
             let ready =
                 self.prepare(&shape).with_context(|| format!("cublasLt has no algorithm for {shape}"))?;

@@ -6,10 +6,12 @@ use std::ptr::from_ref;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUdeviceptr, CUstream, CUtensorMapDataType};
+use cudarc::driver::sys::{
+    CUdevice_attribute as Attribute, CUdeviceptr, CUresult, CUstream, CUtensorMapDataType,
+};
 use cudarc::driver::{CudaContext, CudaStream};
-use onekv::DType;
 use onekv::cuda::{Grid, Modules, TensorMap};
+use onekv::{DType, Error};
 
 /// The sources in `cuda/`, compiled.
 const FATBINS: [(&str, &[u8]); 5] = [
@@ -19,6 +21,9 @@ const FATBINS: [(&str, &[u8]); 5] = [
     ("gemm", include_bytes!(concat!(env!("OUT_DIR"), "/gemm.fatbin"))),
     ("gemm_sm90a", include_bytes!(concat!(env!("OUT_DIR"), "/gemm_sm90a.fatbin"))),
 ];
+
+/// What the driver says where a fatbin has no such kernel for the card.
+const ELSEWHERE: [CUresult; 2] = [CUresult::CUDA_ERROR_NOT_FOUND, CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU];
 
 /// A context, its one stream and the kernels.
 pub struct Driver {
@@ -72,19 +77,30 @@ pub fn capable(card: &str, (major, minor): (i32, i32)) -> Result<()> {
     Ok(())
 }
 
+/// Waits for all work of a stream.
+pub fn wait(stream: &CudaStream) -> Result<()> {
+    stream.synchronize().context("cannot wait for the card")
+}
+
 impl Driver {
     pub fn open() -> Result<Self> {
         let context = onekv::cuda::context(0)?;
-        let capability = context.compute_capability()?;
-        capable(&context.name()?, capability)?;
-        let stream = context.new_stream()?;
-        context.bind_to_thread()?;
-        let multiprocessors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let card = "cannot open the card";
+        let capability = context.compute_capability().context(card)?;
+        capable(&context.name().context(card)?, capability)?;
+        let stream = context.new_stream().context(card)?;
+        context.bind_to_thread().context(card)?;
+        let multiprocessors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        let multiprocessors = multiprocessors.context(card)?;
         // SAFETY: what the build script had nvcc write.
         let modules = unsafe { Modules::new(&context, FATBINS.to_vec()) };
         // Of the images in a fatbin the driver takes one; whether that is Hopper's is what it has.
-        let found = || modules.function("gemm_sm90a", "t5_gemm_sm90a_bf16_64", 0).is_ok();
-        let hopper = capability == (9, 0) && found();
+        let found = || match modules.function("gemm_sm90a", "t5_gemm_sm90a_bf16_64", 0) {
+            Ok(_) => Ok(true),
+            Err(Error::Cuda { result, .. }) if ELSEWHERE.contains(&result) => Ok(false),
+            Err(error) => Err(error),
+        };
+        let hopper = capability == (9, 0) && found()?;
         let lane = Cell::new(stream.cu_stream());
         Ok(Self { multiprocessors: multiprocessors as usize, hopper, context, stream, lane, modules })
     }

@@ -12,10 +12,12 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 use bytemuck::Pod;
-use cudarc::driver::sys::{CUdeviceptr, CUresult};
+use cudarc::driver::sys::CUdeviceptr;
 use half::{bf16, f16};
 use onekv::DType;
 use onekv::cuda::{Memory, Queue};
+
+use super::driver::wait;
 
 /// Alignment and least size of a buffer.
 const GRAIN: usize = 512;
@@ -95,11 +97,11 @@ impl Pool {
     }
 
     fn allocate(&self, class: usize) -> Result<Memory<u8>> {
-        // SAFETY: any bytes are valid u8, and nothing on the host reads them before a kernel or a copy wrote them;
-        // that kernels do not either is what their tests on the virtual card check.
-        let memory = match unsafe { self.queue.stream().alloc::<u8>(class) } {
+        // SAFETY: nothing on the host reads it before a kernel or a copy wrote it; that kernels do not either is what their
+        // tests on the virtual card check.
+        let memory = match unsafe { self.queue.unset::<u8>(class) } {
             Ok(memory) => memory,
-            Err(error) if error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            Err(error) if error.is_out_of_memory() => {
                 let free = self.queue.stream().context().mem_get_info().map_or(0, |(free, _)| free);
                 let held = self.state.held.get();
                 bail!(
@@ -110,7 +112,7 @@ impl Pool {
         };
         self.state.held.set(self.state.held.get() + class);
         self.state.peak.set(self.state.peak.get().max(self.state.held.get()));
-        Ok(self.queue.memory(memory)?)
+        Ok(memory)
     }
 
     pub fn upload<T: Pod>(&self, data: &[T]) -> Result<Buffer> {
@@ -182,9 +184,9 @@ impl Pool {
 
     /// [`Pool::trim`], to the system; the peak starts anew.
     pub fn release(&self) -> Result<()> {
-        self.queue.stream().synchronize()?;
+        wait(self.queue.stream())?;
         self.trim();
-        self.queue.stream().synchronize()?;
+        wait(self.queue.stream())?;
         self.state.peak.set(self.state.held.get());
         Ok(())
     }
