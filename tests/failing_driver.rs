@@ -30,6 +30,8 @@ struct Scene {
     failing: Failing,
     stream: Arc<CudaStream>,
     other: Arc<CudaStream>,
+    /// Whose work no other's waits for.
+    writers: [Arc<CudaStream>; 3],
     case: Case,
     small: Case,
     large: Case,
@@ -77,6 +79,7 @@ impl Scene {
             large_operands: Operands::new(&large),
             stream: card.context.new_stream().unwrap(),
             other: card.context.new_stream().unwrap(),
+            writers: [(); 3].map(|()| card.context.new_stream().unwrap()),
             card,
             failing,
             case,
@@ -127,6 +130,19 @@ struct Foreign {
     k: CudaSlice<bf16>,
     v: CudaSlice<bf16>,
     out: CudaSlice<bf16>,
+}
+
+/// Slices of the queue's stream. What is in them comes from a stream each.
+fn written_by_others(scene: &Scene) -> Foreign {
+    let Operands { q, k, v, .. } = &scene.operands;
+    let place = |data: &[bf16], by: &Arc<CudaStream>| {
+        let mut slice = scene.stream.alloc_zeros::<bf16>(data.len()).unwrap();
+        by.memcpy_htod(data, &mut slice).unwrap();
+        slice
+    };
+    let [of_q, of_k, of_v] = &scene.writers;
+    let out = scene.stream.alloc_zeros(q.len()).unwrap();
+    Foreign { q: place(q, of_q), k: place(k, of_k), v: place(v, of_v), out }
 }
 
 /// What the steps make.
@@ -319,13 +335,8 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
-        name: "run on slices of the queue's stream, read by another",
-        arrange: |scene, state| {
-            let place = |data: &[bf16]| scene.stream.clone_htod(data).unwrap();
-            let Operands { q, k, v, .. } = &scene.operands;
-            let out = scene.stream.alloc_zeros(q.len()).unwrap();
-            state.foreign = Some(Foreign { q: place(q), k: place(k), v: place(v), out });
-        },
+        name: "run on slices of the queue's stream that others write, and another reads",
+        arrange: |scene, state| state.foreign = Some(written_by_others(scene)),
         act: |_, state| state.run_foreign(),
         check: |scene, state| {
             // Which cudarc has wait for what wrote it, as far as it knows.
@@ -334,18 +345,8 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
-        name: "run with memory of the queue's stream that another writes",
-        arrange: |scene, state| {
-            let Operands { q, k, v, .. } = &scene.operands;
-            let place = |data: &[bf16]| {
-                let mut slice = scene.stream.alloc_zeros::<bf16>(data.len()).unwrap();
-                scene.other.memcpy_htod(data, &mut slice).unwrap();
-                slice
-            };
-            let out = scene.stream.alloc_zeros(q.len()).unwrap();
-            state.taken = None;
-            state.foreign = Some(Foreign { q: place(q), k: place(k), v: place(v), out });
-        },
+        name: "run with memory of the queue's stream that others write",
+        arrange: |scene, state| (state.taken, state.foreign) = (None, Some(written_by_others(scene))),
         act: |_, state| {
             let Foreign { q, k, v, out } = state.foreign.take().unwrap();
             let queue = state.queue();
@@ -482,6 +483,9 @@ fn own_modules(context: &Arc<CudaContext>) -> Modules {
     unsafe { Modules::new(context, vec![("own", OWN.as_bytes())]) }
 }
 
+/// Calls of one name in a step that all fail in turn, where there are no more.
+const ALL: usize = 12;
+
 /// All that the steps make, and what is live then.
 fn built(scene: &Scene, steps: &[Step]) -> (State, Live) {
     let mut state = State::default();
@@ -507,7 +511,7 @@ fn inject(scene: &Scene, number: usize, table: &mut Table, wrong: &mut Wrong) {
     let calls = failing.calls();
     (step.check)(scene, &state);
     (step.arrange)(scene, &mut state);
-    for (at, statuses) in picks(&calls) {
+    for (at, statuses) in picks(&calls, ALL) {
         let call = &calls[at];
         for status in statuses {
             let place = format!("{}, call {at} of {}, {call}: {status:?}", step.name, calls.len());
@@ -623,7 +627,7 @@ fn inject_into_drops(scene: &Scene, table: &mut Table, wrong: &mut Wrong) {
     let calls = drop_all(built(scene, STEPS).0);
     assert_no_leak("drop", empty, failing.live(), "");
     let mut before = failing.live();
-    for (at, mut statuses) in picks(&calls) {
+    for (at, mut statuses) in picks(&calls, ALL) {
         let call = &calls[at];
         statuses.retain(|status| [CUDA_ERROR_UNKNOWN, CUDA_ERROR_LAUNCH_FAILED].contains(status));
         for status in statuses {

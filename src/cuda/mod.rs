@@ -122,6 +122,13 @@
 //! A stream that is captured by other means is refused, by an error that says so (as it is asked: another thread must not begin
 //! a capture in the middle of a call); [`Prepared::run_raw`] can be captured, by a caller who keeps everything.
 //!
+//! # Errors of the driver
+//!
+//! [`Error::Cuda`] names the call that failed, and nothing is lost by it: what was there before can be used again, once the driver
+//! does as it is asked. After a fault ([`Error::is_context_lost`]) it never does; what there is can only be dropped. Drops
+//! have no result: cudarc's next call in the `CudaContext` tells that memory could not be freed. Where nobody can say that the
+//! card no longer uses kernels or lists, these stay for good.
+//!
 //! # Determinism
 //!
 //! The same plan gives the same bits in every run, on every stream, in recordings and out of them. A row's bits do not depend

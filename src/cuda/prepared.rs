@@ -305,8 +305,8 @@ impl Prepared {
     /// in no respect larger than the one that was prepared.
     ///
     /// # Errors
-    /// [`Error::Replan`], [`Error::OverPrepared`], [`Error::Captured`]: all is as before. [`Error::Cuda`]: runs are refused, by
-    /// [`Error::ReplanFailed`], until another replan succeeds.
+    /// [`Error::Replan`], [`Error::OverPrepared`], [`Error::Captured`]: all is as before. [`Error::Cuda`]: so it is, or runs are
+    /// refused, by [`Error::ReplanFailed`], until another replan succeeds.
     pub fn replan(&mut self, plan: &Plan) -> Result<()> {
         span!("replan", kernel = self.launch.variant.kernel(), blocks = plan.work().len());
         let (problem, Launch { variant, scale, softcap, .. }) = (plan.problem(), self.launch);

@@ -144,7 +144,7 @@ impl Queue {
     /// Memory for recordings, from a slice of this queue's stream.
     ///
     /// # Errors
-    /// [`Error::WrongContext`], [`Error::WrongStream`], [`Error::Captured`].
+    /// [`Error::WrongContext`], [`Error::WrongStream`], [`Error::Captured`], [`Error::Cuda`].
     pub fn memory<E: 'static>(&self, slice: CudaSlice<E>) -> Result<Memory<E>> {
         same_context(self.0.stream.context(), slice.context(), "slice")?;
         if slice.stream().cu_stream() != self.0.stream.cu_stream() {

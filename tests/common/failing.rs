@@ -118,22 +118,24 @@ pub fn statuses(call: &str) -> Vec<CUresult> {
     all
 }
 
-/// Calls to fail, of those that were recorded: of each name the first, one in the middle and the last, and with which
-/// statuses; all of them for the first.
-pub fn picks(calls: &[String]) -> Vec<(usize, Vec<CUresult>)> {
+/// Calls to fail, of those that were recorded: of each name the first with all statuses, others with one: all of them where
+/// there are no more than `all`, else one in the middle and the last.
+pub fn picks(calls: &[String], all: usize) -> Vec<(usize, Vec<CUresult>)> {
     let mut places = BTreeMap::<&str, Vec<usize>>::new();
     calls.iter().enumerate().for_each(|(at, name)| places.entry(name).or_default().push(at));
-    let of_name = |(name, at): (&&str, &Vec<usize>)| {
-        let (middle, last) = (at[at.len() / 2], at[at.len() - 1]);
-        let mut all = vec![(at[0], statuses(name))];
-        all.extend(BTreeSet::from([middle, last]).into_iter().filter(|x| *x != at[0]).map(|x| {
+    let of_name = |(name, mut at): (&str, Vec<usize>)| {
+        if at.len() > all {
+            at = vec![at[0], at[at.len() / 2], at[at.len() - 1]];
+            at.dedup();
+        }
+        let with = |(number, at)| {
             let mut some = statuses(name);
-            some.truncate(2);
-            (x, some)
-        }));
-        all
+            some.truncate(if number == 0 { usize::MAX } else { 1 });
+            (at, some)
+        };
+        at.into_iter().enumerate().map(with).collect::<Vec<_>>()
     };
-    places.iter().flat_map(of_name).collect()
+    places.into_iter().flat_map(of_name).collect()
 }
 
 /// What a function that frees leaves where it fails.

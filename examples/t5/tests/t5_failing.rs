@@ -96,7 +96,7 @@ fn opens(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
     drop(open().unwrap());
     let calls = failing.calls();
     let mut before = failing.live();
-    for (at, statuses) in picks(&calls) {
+    for (at, statuses) in picks(&calls, 3) {
         let call = &calls[at];
         let first = calls.iter().position(|name| name == call) == Some(at);
         for status in few(statuses, first) {
@@ -142,7 +142,7 @@ fn decodes(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
     answer(cuda).unwrap();
     let calls = failing.calls();
     cuda.release().unwrap();
-    for (at, statuses) in picks(&calls) {
+    for (at, statuses) in picks(&calls, 3) {
         let call = &calls[at];
         let first = calls.iter().position(|name| name == call) == Some(at);
         for status in few(statuses, first) {
