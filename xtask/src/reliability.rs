@@ -21,8 +21,10 @@ use crate::run::{command, output, root};
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Part {
-    /// Property tests with many more cases, on the CPU and on virtual cards
+    /// Property tests with many more cases: plans and the CPU
     Soak,
+    /// The same for the kernels, on virtual cards
+    Cards,
     /// Undefined behaviour, by Miri (nightly Rust with `miri` and `rust-src`)
     Miri,
     /// Reads and writes outside of memory, by AddressSanitizer (nightly)

@@ -16,7 +16,12 @@ const CYCLONEDX: (&str, &str) = ("cargo-cyclonedx", "0.5.9");
 /// `offline`: the advisories are those that cargo-deny fetched before.
 pub fn run(results: &Path, offline: bool) -> Result<(String, Vec<Run>)> {
     let (tool, advisories) = advisories(offline)?;
-    Ok((tool, vec![advisories, parts(results)?, kernels()?]))
+    let other = root().join("target/reproducible/another/checkout");
+    if other.exists() {
+        std::fs::remove_dir_all(&other).with_context(|| format!("cannot remove {}", other.display()))?;
+    }
+    step("clone the repository", command("git", &["clone", "--quiet", "."]).arg(&other))?;
+    Ok((tool, vec![advisories, parts(&other, results)?, kernels(&other)?]))
 }
 
 fn advisories(offline: bool) -> Result<(String, Run)> {
@@ -39,31 +44,36 @@ fn advisories(offline: bool) -> Result<(String, Run)> {
     Ok((version, Run { what, command: "cargo deny --workspace check advisories".to_owned(), found }))
 }
 
-/// The library's parts, with every feature, into a file.
-fn parts(results: &Path) -> Result<Run> {
+/// The library's parts, with the features that it has of its own, into a file.
+fn parts(checkout: &Path, results: &Path) -> Result<Run> {
     let (name, version) = CYCLONEDX;
     let tools = root().join("target/cyclonedx");
     let mut install = cargo(&["install", "--locked", name, "--version", version, "--root"]);
     step(&format!("install {name} {version}"), install.arg(&tools))?;
-    let arguments = ["cyclonedx", "--format", "json", "--features", "cuda,candle,tracing"];
+    let arguments = ["cyclonedx", "--format", "json", "--spec-version", "1.5", "--features", "cuda,tracing"];
     let mut list = command(&tools.join("bin").join(name).to_string_lossy(), &arguments);
-    list.args(["--manifest-path", "Cargo.toml", "--override-filename", "onekv-parts"]);
-    step("list the library's parts", list.env("SOURCE_DATE_EPOCH", "0"))?;
-    bail!("{}", results.display())
+    // The same at any time, and wherever the checkout is.
+    list.args(["--override-filename", "parts"]).env("SOURCE_DATE_EPOCH", "0").current_dir(checkout);
+    step("list the library's parts", &mut list)?;
+    let file = checkout.join("parts.json");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = text.replace(&format!("file://{}", checkout.display()), "file://.");
+    let found = text.matches("\"purl\"").count();
+    super::write(&results.join("onekv.cdx.json"), &text)?;
+    Ok(Run {
+        what:
+            "all parts, with features `cuda` and `tracing`, as CycloneDX: results/reliability/onekv.cdx.json"
+                .to_owned(),
+        command: "cargo cyclonedx --format json --spec-version 1.5 --features cuda,tracing".to_owned(),
+        found: format!("{found} parts, onekv and its targets among them"),
+    })
 }
 
 /// Two builds of the kernels, in folders of different names, both without a network.
-fn kernels() -> Result<Run> {
-    let places = [root(), root().join("target/reproducible/another/checkout")];
-    let other = &places[1];
-    if other.exists() {
-        std::fs::remove_dir_all(other).with_context(|| format!("cannot remove {}", other.display()))?;
-    }
+fn kernels(other: &Path) -> Result<Run> {
     step("fetch the dependencies", &mut cargo(&["fetch", "--locked"]))?;
-    let mut clone = command("git", &["clone", "--quiet", "."]);
-    step("clone the repository", clone.arg(other))?;
     let mut made = Vec::new();
-    for (place, target) in places.iter().zip(["a", "b"]) {
+    for (place, target) in [(root(), "a"), (other.to_owned(), "b")] {
         let target = root().join("target/reproducible").join(target);
         // In a namespace of the kernel's that has no network.
         let mut build =

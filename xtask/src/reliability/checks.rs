@@ -11,8 +11,6 @@ use crate::virtual_gpu::{on_virtual_card, virtual_driver, workspace};
 
 /// What the toolchains of Linux on x86-64 are called: sanitizers want their target named, so that build scripts are left alone.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Cases of each property on the CPU, of each on a virtual card, and plans.
-const CASES: [(&str, &str); 3] = [("cpu", "10000"), ("card", "100"), ("plans", "500000")];
 /// Too many steps for an interpreter: every code, many rows, plans by the thousand.
 const TOO_LONG_FOR_MIRI: [&str; 10] = [
     "plans_are_those_of_the_full_search",
@@ -34,6 +32,7 @@ pub fn run(part: Part) -> Result<(String, Vec<Run>)> {
     }
     match part {
         Part::Soak => soak(),
+        Part::Cards => cards(),
         Part::Miri => miri(),
         Part::Address => address(),
         Part::Thread => thread(),
@@ -42,23 +41,28 @@ pub fn run(part: Part) -> Result<(String, Vec<Run>)> {
 }
 
 fn soak() -> Result<(String, Vec<Run>)> {
-    let [cpu, card, plans] = CASES.map(|(_, cases)| cases);
-    let of = |cases: &str| format!("{cases} cases of each property");
-    let mut tests = cargo(&["test", "--package", "onekv", "--lib", "plan::tests::"]);
-    tests.env("PROPTEST_CASES", plans);
-    let mut runs = vec![tested("plans for five cards", &of(plans), &mut tests)?];
-    let mut tests = cargo(&["test", "--package", "onekv", "--test", "attention"]);
-    tests.env("PROPTEST_CASES", cpu);
-    runs.push(tested("the CPU backend, f32, f16 and bf16", &of(cpu), &mut tests)?);
+    let mut plans = cargo(&["test", "--package", "onekv", "--lib", "plan::tests::"]);
+    let mut cpu = cargo(&["test", "--package", "onekv", "--test", "attention"]);
+    let runs = vec![
+        soaked("plans for five cards", "500000", &mut plans)?,
+        soaked("the CPU backend, f32, f16 and bf16", "10000", &mut cpu)?,
+    ];
+    Ok(("proptest".to_owned(), runs))
+}
+
+fn cards() -> Result<(String, Vec<Run>)> {
     let driver = virtual_driver()?;
-    for name in ["a100", "rtx4090", "h200", "b200", "rtx5090"] {
+    let runs = ["a100", "rtx4090", "h200", "b200", "rtx5090"].into_iter().map(|name| {
         let mut tests =
             workspace("test", "cuda", &["--test", "attention", "--test", "e4m3", "--test", "cuda"]);
         on_virtual_card(&mut tests, &driver, name);
-        tests.env("PROPTEST_CASES", card);
-        runs.push(tested(&format!("the kernels on a virtual {name}, every variant"), &of(card), &mut tests)?);
-    }
-    Ok(("proptest".to_owned(), runs))
+        soaked(&format!("a virtual {name}, every variant"), "100", &mut tests)
+    });
+    Ok(("proptest".to_owned(), runs.collect::<Result<_>>()?))
+}
+
+fn soaked(what: &str, cases: &str, tests: &mut Command) -> Result<Run> {
+    tested(what, &format!("{cases} cases of each property"), tests.env("PROPTEST_CASES", cases))
 }
 
 fn miri() -> Result<(String, Vec<Run>)> {

@@ -10,7 +10,7 @@ use crate::planted;
 /// The page, of what has been run.
 pub fn page(records: &BTreeMap<Part, Record>, fuzzed: &BTreeMap<String, Figures>) -> String {
     let mut page = BEGIN.to_owned() + &fuzzing(fuzzed);
-    for part in [Part::Soak, Part::Miri, Part::Address, Part::Thread, Part::Builds] {
+    for part in [Part::Soak, Part::Cards, Part::Miri, Part::Address, Part::Thread, Part::Builds] {
         let (title, sees, blind) = words(part);
         page += &format!("\n## {title}\n\n{sees}\n\n");
         page += &match records.get(&part) {
@@ -57,7 +57,12 @@ fn words(part: Part) -> (&'static str, &'static str, &'static str) {
             "Random problems: ragged, empty, padded, strided, with softcap, scores that grow from key to key; K/V that no input has \
              are NaN, and what lies between the rows of the output must stay as it was. The result is compared with the f64 \
              reference. Plans are compared with a slow search over everything, and must cover every row and key once.",
-            "what a real card does: the kernels run on the virtual GPU.",
+            "problems larger than the tests', and what a test does not compare.",
+        ),
+        Part::Cards => (
+            "The kernels against the definition, many times",
+            "The same on the virtual GPU, which runs the compiled kernels: every variant with splits, clusters and softcaps of its own.",
+            "what a real card does.",
         ),
         Part::Miri => (
             "Undefined behaviour",
