@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use common::device::{Card, card};
 use common::failing::{
-    After, Failing, Live, STICKY, Table, assert_named, assert_no_leak, base, calmly, leaves, picks,
+    After, Failing, Live, STICKY, Table, assert_named, assert_no_leak, base, calmly, is_told_later, picks,
     without_hanging,
 };
 use common::quantized::QuantizedCase;
@@ -226,6 +226,7 @@ const STEPS: &[Step] = &[
         arrange: |_, state| state.loaded = None,
         act: |scene, state| {
             let kernels = Kernels::new(scene.context())?;
+            assert_eq!(kernels.facts(), scene.card.kernels.facts());
             let queue = Queue::new(&kernels, &scene.stream)?;
             let [part, out, lse] = [queue.zeros::<f32>(64)?, queue.zeros::<f32>(64)?, queue.zeros::<f32>(1)?];
             part.write(&[2.0; 64])?;
@@ -523,6 +524,7 @@ fn inject(scene: &Scene, number: usize, table: &mut Table, wrong: &mut Wrong) {
                 assert_eq!(fired, 1, "{place}: the calls are others than in the rehearsal");
                 let after = if done.is_ok() { After::Recovered } else { After::Error };
                 table.note(call, status, after);
+                assert!(done.is_err() || is_told_later(call), "{place}: it is not told");
                 match STICKY.contains(&status) {
                     true => lost(&place, &state, done, call, status),
                     false => {
@@ -581,20 +583,6 @@ impl Wrong {
     fn assert_nothing(&self) {
         assert!(self.0.is_empty(), "{} calls are handled badly:\n{}", self.0.len(), self.0.join("\n"));
     }
-}
-
-/// Calls that have no result, as those that free, or another way where they fail: of a lost context the next one tells.
-fn is_told_later(call: &str) -> bool {
-    const ANOTHER_WAY: [&str; 7] = [
-        "cuCtxGetCurrent",
-        "cuCtxSetCurrent",
-        "cuEventCreate",
-        "cuEventRecord",
-        "cuEventSynchronize",
-        "cuStreamIsCapturing",
-        "cuStreamWaitEvent",
-    ];
-    leaves(call) != Live::default() || ANOTHER_WAY.contains(&base(call))
 }
 
 /// The context is lost: all says so.

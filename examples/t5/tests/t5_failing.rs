@@ -9,7 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use cudarc::driver::sys::CUresult::{self, *};
-use failing::{After, Failing, STICKY, Table, assert_no_leak, base, calmly, picks, without_hanging};
+use failing::{
+    After, Failing, STICKY, Table, assert_no_leak, base, calmly, is_told_later, picks, without_hanging,
+};
 use indicatif::ProgressBar;
 use t5::arguments::{Dtype, Products};
 use t5::backend::Backend as _;
@@ -93,7 +95,9 @@ fn checked(wrong: &mut Vec<String>, work: impl FnOnce()) -> bool {
 /// Opens the card and closes it.
 fn opens(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
     failing.none();
-    drop(open().unwrap());
+    let opened = open().unwrap();
+    let opening = failing.calls().len();
+    drop(opened);
     let calls = failing.calls();
     let mut before = failing.live();
     for (at, statuses) in picks(&calls, 3) {
@@ -111,6 +115,7 @@ fn opens(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
                 if let Ok(cuda) = &opened {
                     assert!(cuda.driver.hopper, "{place}: it is taken for another card");
                 }
+                assert!(error.is_some() || at >= opening || is_told_later(call), "{place}: it is not told");
                 let after = if error.is_some() { After::Error } else { After::Dropped };
                 calmly(&place, || drop(opened));
                 let fired = failing.failed();
@@ -155,6 +160,7 @@ fn decodes(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
                 let fired = failing.failed();
                 failing.none();
                 assert_eq!(fired, 1, "{place}: the calls are others than in the rehearsal");
+                assert!(done.is_err() || is_told_later(call), "{place}: it is not told");
                 match &done {
                     Ok(got) => assert_eq!(got, &want, "{place}"),
                     Err(error) if sticky => assert_said(&place, error, "cu", status),
