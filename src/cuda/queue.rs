@@ -285,7 +285,9 @@ impl Ring {
 impl Drop for Shared {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let captured = is_captured(&self.stream).unwrap_or(true);
+        // There is no other question, and a wrong answer would break the capture: it is asked twice.
+        let asked = || is_captured(&self.stream);
+        let captured = asked().or_else(|_| asked()).unwrap_or(true);
         // Where waiting fails in one way, it may not in another. Where that fails too, nobody knows what still runs: what that
         // may use stays for good. The next call tells the error, where it is the context's.
         let by_stream = |error| if captured { Err(error) } else { synchronize(&self.stream) };
