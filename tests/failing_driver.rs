@@ -145,6 +145,9 @@ fn written_by_others(scene: &Scene) -> Foreign {
     Foreign { q: place(q, of_q), k: place(k, of_k), v: place(v, of_v), out }
 }
 
+/// Prepared for K and V in e4m3, their codes and their scales.
+type Quantized = (Prepared, [Memory<u8>; 2], [Memory<f32>; 2]);
+
 /// What the steps make.
 #[derive(Default)]
 struct State {
@@ -153,7 +156,7 @@ struct State {
     placed: Option<Placed>,
     larger: Option<(Prepared, Placed)>,
     second: Option<(Queue, Prepared)>,
-    quantized: Option<(Prepared, [Memory<u8>; 2], [Memory<f32>; 2])>,
+    quantized: Option<Quantized>,
     foreign: Option<Foreign>,
     taken: Option<Memory<bf16>>,
     recording: Option<Recording>,
