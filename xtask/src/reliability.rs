@@ -25,6 +25,8 @@ pub enum Part {
     Soak,
     /// The same for the kernels, on virtual cards
     Cards,
+    /// A driver each of whose calls fails in turn
+    Driver,
     /// Undefined behaviour, by Miri (nightly Rust with `miri` and `rust-src`)
     Miri,
     /// Reads and writes outside of memory, by AddressSanitizer (nightly)

@@ -1,13 +1,15 @@
 //! Tests under tools that see what a test alone does not, and with more cases than a gate has time for.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
 
-use super::{Part, Run};
+use super::{Part, Run, parsed};
 use crate::run::{cargo, command, output, root};
-use crate::virtual_gpu::{on_virtual_card, virtual_driver, workspace};
+use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, workspace};
 
 /// What the toolchains of Linux on x86-64 are called: sanitizers want their target named, so that build scripts are left alone.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -33,6 +35,7 @@ pub fn run(part: Part) -> Result<(String, Vec<Run>)> {
     match part {
         Part::Soak => soak(),
         Part::Cards => cards(),
+        Part::Driver => failing_driver(),
         Part::Miri => miri(),
         Part::Address => address(),
         Part::Thread => thread(),
@@ -59,6 +62,32 @@ fn cards() -> Result<(String, Vec<Run>)> {
         soaked(&format!("a virtual {name}, every variant"), "100", &mut tests)
     });
     Ok(("proptest".to_owned(), runs.collect::<Result<_>>()?))
+}
+
+fn failing_driver() -> Result<(String, Vec<Run>)> {
+    /// What the tests say of themselves.
+    #[derive(Deserialize)]
+    struct Told {
+        injected: usize,
+        calls: BTreeMap<String, serde_json::Value>,
+    }
+    let driver = virtual_driver()?;
+    let told = target().join("failing-driver");
+    let runs = [
+        ("the library", "failing_driver", "failing-driver.json"),
+        ("T5", "t5_failing", "failing-driver-t5.json"),
+    ];
+    let runs = runs.into_iter().map(|(what, test, file)| {
+        let mut tests = workspace("test", "cuda", &["--test", test]);
+        on_virtual_card(&mut tests, &driver, "h200");
+        let run = tested(what, "", tests.env("ONEKV_RELIABILITY", &told))?;
+        let Told { injected, calls } = parsed(&told.join(file))?;
+        let names: Vec<&str> = calls.keys().map(String::as_str).collect();
+        let found =
+            format!("{}; {injected} failures of {} functions: {}", run.found, calls.len(), names.join(", "));
+        Ok(Run { found, ..run })
+    });
+    Ok(("the virtual GPU's driver".to_owned(), runs.collect::<Result<_>>()?))
 }
 
 fn soaked(what: &str, cases: &str, tests: &mut Command) -> Result<Run> {

@@ -10,7 +10,8 @@ use crate::planted;
 /// The page, of what has been run.
 pub fn page(records: &BTreeMap<Part, Record>, fuzzed: &BTreeMap<String, Figures>) -> String {
     let mut page = BEGIN.to_owned() + &fuzzing(fuzzed);
-    for part in [Part::Soak, Part::Cards, Part::Miri, Part::Address, Part::Thread, Part::Builds] {
+    for part in [Part::Soak, Part::Cards, Part::Driver, Part::Miri, Part::Address, Part::Thread, Part::Builds]
+    {
         let (title, sees, blind) = words(part);
         page += &format!("\n## {title}\n\n{sees}\n\n");
         page += &match records.get(&part) {
@@ -63,6 +64,13 @@ fn words(part: Part) -> (&'static str, &'static str, &'static str) {
             "The kernels against the definition, many times",
             "The same on the virtual GPU, which runs the compiled kernels: every variant with splits, clusters and softcaps of its own.",
             "what a real card does.",
+        ),
+        Part::Driver => (
+            "A driver that fails",
+            "Work is rehearsed, and then done with each driver call failing, with the statuses that it may have, faults that take the \
+             context among them; also with memory that ends at each allocation. The error names the call, or the operation; nothing \
+             panics, hangs or leaks; no result is claimed that is not there; the same objects work once the driver does.",
+            "statuses at places where a real driver gives them and this one was not asked to, and what a real card loses with its context.",
         ),
         Part::Miri => (
             "Undefined behaviour",
