@@ -28,8 +28,8 @@ pub struct Arguments {
     keep: bool,
 }
 
-/// What `cargo fuzz` passes with `--sanitizer none`: coverage and comparisons for libFuzzer, which mutates towards both; and
-/// checks that a release leaves out.
+/// What `cargo fuzz` passes with `--sanitizer none`, but for the depth of stacks and what keeps branches apart: coverage and
+/// comparisons for libFuzzer, which mutates towards both; and checks that a release leaves out.
 const FLAGS: &[&str] = &[
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",

@@ -853,6 +853,8 @@ const BUGS: &[Planted] = &[
         from: "threads.saturating_mul(*size)", to: "threads * size", caught_by: DRIVER_FLAGS },
     Planted { name: "counts of the cost model wrap round", file: "examples/t5/src/count.rs",
         from: "self.0.saturating_mul(other.into().0)", to: "self.0.wrapping_mul(other.into().0)", caught_by: T5 },
+    Planted { name: "inputs may end with an id that the model does not have", file: "examples/t5/src/tokenize.rs",
+        from: "eos.filter(|id| *id as usize >= config.vocab)", to: "eos.filter(|id| *id as usize >= usize::MAX)", caught_by: PARTS },
     Planted { name: "damage of a tokenizer that shows only in use is a panic", file: "examples/t5/src/tokenize.rs",
         from: "guarded(|| self.tokenizer.encode(text, special))",
         to: "self.tokenizer.encode(text, special).map_err(|e| anyhow!(\"{e}\"))", caught_by: PARTS },

@@ -68,6 +68,12 @@ impl Text {
         let name = token_of(&settings["eos_token"], true).map_or("</s>".to_string(), |token| token.content);
         let eos = tokenizer.token_to_id(&name).unwrap_or(config.eos);
         let eos = (tokenizer.get_post_processor().is_none() && (own || bytes)).then_some(eos);
+        if let Some(id) = eos.filter(|id| *id as usize >= config.vocab) {
+            bail!(
+                "the tokenizer has id {id} for {name:?}, which ends inputs, allowed: 0 to {} by vocab_size in config.json",
+                config.vocab - 1
+            );
+        }
         Ok(Self { tokenizer: Box::new(tokenizer), bytes, clean, vocab: config.vocab, eos })
     }
 

@@ -54,3 +54,18 @@ fn byt5_settings() {
     assert_eq!(ten.prompt("<extra_id_9>").unwrap(), [268]);
     assert_eq!(ten.prompt("<extra_id_99>").unwrap().len(), 13);
 }
+
+/// A token of one's own comes behind the vocabulary, where the model has no embedding for it: not as what ends inputs, either.
+#[test]
+fn an_end_beyond_the_vocabulary_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = json!({
+        "version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "</s>": 383}, "unk_token": "a"},
+    });
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let settings = json!({"tokenizer_class": "T5Tokenizer", "extra_ids": 400, "eos_token": "<end>"});
+    std::fs::write(folder.path().join("tokenizer_config.json"), settings.to_string()).unwrap();
+    let refused = Text::read(folder.path(), &Shape::Tiny.config().unwrap()).err().unwrap().to_string();
+    let allowed = "allowed: 0 to 383 by vocab_size in config.json";
+    assert!(refused.contains("for \"<end>\", which ends inputs") && refused.ends_with(allowed), "{refused}");
+}
