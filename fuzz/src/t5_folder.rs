@@ -74,6 +74,16 @@ pub fn folder() -> tempfile::TempDir {
 /// That an error says where, or what is allowed.
 pub fn assert_told(error: &anyhow::Error) {
     let told = format!("{error:#}");
-    let says = ["allowed", "is not", "cannot", "differ", "missing", "choose", "adapter", "not JSON"];
+    let says = [
+        "allowed",
+        "is not",
+        "cannot",
+        "differ",
+        "missing",
+        "choose",
+        "adapter",
+        "not JSON",
+        "not a JSON object",
+    ];
     assert!(says.iter().any(|word| told.contains(word)), "an error that does not say what is wrong: {told}");
 }
