@@ -145,9 +145,6 @@ fn written_by_others(scene: &Scene) -> Foreign {
     Foreign { q: place(q, of_q), k: place(k, of_k), v: place(v, of_v), out }
 }
 
-/// Prepared for K and V in e4m3, their codes and their scales.
-type Quantized = (Prepared, [Memory<u8>; 2], [Memory<f32>; 2]);
-
 /// What the steps make.
 #[derive(Default)]
 struct State {
@@ -156,7 +153,7 @@ struct State {
     placed: Option<Placed>,
     larger: Option<(Prepared, Placed)>,
     second: Option<(Queue, Prepared)>,
-    quantized: Option<Quantized>,
+    quantized: Option<Box<dyn std::any::Any>>,
     foreign: Option<Foreign>,
     taken: Option<Memory<bf16>>,
     recording: Option<Recording>,
@@ -410,7 +407,7 @@ const STEPS: &[Step] = &[
             let kv = QuantizedKv { codes: SharedKv::contiguous(keys, codes_k, codes_v), k_scale, v_scale };
             prepared.run_e4m3(View::contiguous(rows, q), kv, View::contiguous(rows, out.clone()), None)?;
             state.answer = out.read()?;
-            state.quantized = Some((prepared, codes, scales));
+            state.quantized = Some(Box::new((prepared, codes, scales)));
             Ok(())
         },
         check: |scene, state| {

@@ -118,8 +118,8 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let context = self.stream.context();
-        let _ = make_current(context);
-        // SAFETY: allocated in `new`, freed only here, behind everything that uses it: that is on this stream.
+        // SAFETY: allocated in `new`, freed only here, behind everything that uses it: that is on this stream. Its context is
+        // current, by `Retired::may_free`.
         context.record_err(unsafe {
             match context.has_async_alloc() {
                 true => result::free_async(self.at, self.stream.cu_stream()),
