@@ -6,8 +6,8 @@ use std::ffi::{CStr, c_char};
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
-use cudarc::driver::sys::{self, CUresult};
-use support::in_child;
+use cudarc::driver::sys::CUresult;
+use support::{in_child, raw};
 
 type Fail = unsafe extern "C" fn(*const c_char, u64, i32, i32) -> i32;
 type Call = unsafe extern "C" fn(u64, *mut u8, u64) -> i32;
@@ -15,14 +15,14 @@ type Count = unsafe extern "C" fn(i32) -> u64;
 type Plain = unsafe extern "C" fn() -> u64;
 
 /// A function of the driver's beside NVIDIA's.
-fn function<F: Copy>(name: &str) -> F {
-    // SAFETY: of this type, by `api::inject`, in a library that stays loaded.
-    unsafe { *sys::culib().get::<F>(name.as_bytes()).unwrap() }
+fn function<F: Copy>(name: &CStr) -> F {
+    // SAFETY: a pointer to a function of this type, by `api::inject`, in a library that stays loaded.
+    unsafe { std::mem::transmute_copy(&raw::symbol(name)) }
 }
 
 fn fail(names: &CStr, nth: u64, code: CUresult, lasts: bool) -> i32 {
     // SAFETY: a string of C's.
-    unsafe { function::<Fail>("ptxsim_fail")(names.as_ptr(), nth, code as i32, i32::from(lasts)) }
+    unsafe { function::<Fail>(c"ptxsim_fail")(names.as_ptr(), nth, code as i32, i32::from(lasts)) }
 }
 
 fn none_fails() {
@@ -33,7 +33,7 @@ fn calls() -> Vec<String> {
     let call = |index| {
         let mut name = [0u8; 64];
         // SAFETY: as many bytes as it says.
-        let code = unsafe { function::<Call>("ptxsim_call")(index, name.as_mut_ptr(), 64) };
+        let code = unsafe { function::<Call>(c"ptxsim_call")(index, name.as_mut_ptr(), 64) };
         (code == 0).then(|| CStr::from_bytes_until_nul(&name).unwrap().to_str().unwrap().to_owned())
     };
     (0..).map_while(call).collect()
@@ -41,12 +41,12 @@ fn calls() -> Vec<String> {
 
 fn failed() -> u64 {
     // SAFETY: takes nothing.
-    unsafe { function::<Plain>("ptxsim_failed")() }
+    unsafe { function::<Plain>(c"ptxsim_failed")() }
 }
 
 fn live(what: i32) -> u64 {
     // SAFETY: takes a number.
-    unsafe { function::<Count>("ptxsim_live")(what) }
+    unsafe { function::<Count>(c"ptxsim_live")(what) }
 }
 
 fn context() -> Arc<CudaContext> {
@@ -98,7 +98,7 @@ fn a_faults_code_is_the_contexts_until_it_is_healed() {
         assert_eq!(stream.alloc_zeros::<u8>(8).unwrap_err().0, fault);
         assert_eq!(stream.synchronize().unwrap_err().0, fault);
         // SAFETY: takes nothing.
-        unsafe { function::<Plain>("ptxsim_heal")() };
+        unsafe { function::<Plain>(c"ptxsim_heal")() };
         assert!(stream.alloc_zeros::<u8>(8).is_ok());
     });
 }
