@@ -88,6 +88,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let asked = if arguments.parts.is_empty() { all } else { &arguments.parts };
     for part in asked.iter().filter(|_| !arguments.page) {
         let (tool, runs) = match part {
+            Part::Driver => {
+                checks::failing_driver(&results)?;
+                continue;
+            }
             Part::Builds => builds::run(&results, arguments.offline)?,
             _ => checks::run(*part)?,
         };
@@ -105,7 +109,8 @@ pub fn write_page() -> Result<()> {
 const PAGE: &str = "docs/reliability.md";
 
 fn page(results: &Path) -> Result<String> {
-    Ok(page::page(&read(results)?, &fuzz::figures(&root().join(fuzz::RESULTS))?))
+    let fuzzed = fuzz::figures(&root().join(fuzz::RESULTS))?;
+    Ok(page::page(&read(results)?, &fuzzed, &checks::told(results)?))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

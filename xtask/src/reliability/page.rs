@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use super::checks::{Followed, Told};
 use super::purposes::PURPOSES;
 use super::{Part, Record};
 use crate::fuzz::Figures;
 use crate::planted;
 
 /// The page, of what has been run.
-pub fn page(records: &BTreeMap<Part, Record>, fuzzed: &BTreeMap<String, Figures>) -> String {
+pub fn page(
+    records: &BTreeMap<Part, Record>,
+    fuzzed: &BTreeMap<String, Figures>,
+    failing: &[(&str, Told)],
+) -> String {
     let mut page = BEGIN.to_owned() + &fuzzing(fuzzed);
     for part in [Part::Soak, Part::Cards, Part::Driver, Part::Miri, Part::Address, Part::Thread, Part::Builds]
     {
@@ -16,6 +21,7 @@ pub fn page(records: &BTreeMap<Part, Record>, fuzzed: &BTreeMap<String, Figures>
         page += &format!("\n## {title}\n\n{sees}\n\n");
         page += &match records.get(&part) {
             Some(record) => table(record),
+            None if part == Part::Driver && !failing.is_empty() => failing.iter().map(failures).collect(),
             None => format!("Not run yet: `cargo xtask reliability --part {}`.\n", part.name()),
         };
         page += &format!("\nWhat it cannot see: {blind}\n");
@@ -38,6 +44,21 @@ fn fuzzing(targets: &BTreeMap<String, Figures>) -> String {
         );
     }
     text + FUZZING_ENDS
+}
+
+fn failures((what, told): &(&str, Told)) -> String {
+    let Told { date, commit, card, injected, calls } = told;
+    let mut text = format!(
+        "{date}, onekv at {commit}, a {card}: {injected} failures of {} functions that {what} calls.\n\n\
+         | function | failed | of so many statuses | an error | done all the same | in a drop |\n\
+         | --- | --- | --- | --- | --- | --- |\n",
+        calls.len()
+    );
+    for (name, Followed { injected, statuses, error, recovered, dropped }) in calls {
+        let statuses = statuses.len();
+        text += &format!("| {name} | {injected} | {statuses} | {error} | {recovered} | {dropped} |\n");
+    }
+    text + "\n"
 }
 
 fn table(record: &Record) -> String {
@@ -69,8 +90,9 @@ fn words(part: Part) -> (&'static str, &'static str, &'static str) {
             "A driver that fails",
             "Work is rehearsed, and then done with each driver call failing, with the statuses that it may have, faults that take the \
              context among them; also with memory that ends at each allocation. The error names the call, or the operation; nothing \
-             panics, hangs or leaks; no result is claimed that is not there; the same objects work once the driver does.",
-            "statuses at places where a real driver gives them and this one was not asked to, and what a real card loses with its context.",
+             panics, hangs or leaks; no result is claimed that is not there; the same objects work once the driver does. `cargo xtask \
+             test` runs it.",
+            "functions that a driver lacks, cards without memory pools, cublasLt that fails, and what a real card loses with its context.",
         ),
         Part::Miri => (
             "Undefined behaviour",
