@@ -120,7 +120,7 @@ typedef struct onekv_shape {
 // What a problem is made of. Exactly one of `key_offsets` and `key_lengths` is given. Fill it with zeros first: fields that a
 // later version adds are then what they were.
 typedef struct onekv_problem_spec {
-  // Query heads.
+  // Query heads, 1 to 65536.
   size_t heads;
   // K/V heads; `heads` is a multiple of it (grouped-query attention where they differ).
   size_t kv_heads;

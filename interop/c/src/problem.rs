@@ -23,7 +23,7 @@ pub struct onekv_problem(pub(crate) Problem);
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct onekv_problem_spec {
-    /// Query heads.
+    /// Query heads, 1 to 65536.
     pub heads: usize,
     /// K/V heads; `heads` is a multiple of it (grouped-query attention where they differ).
     pub kv_heads: usize,
