@@ -4,7 +4,7 @@
 //! written; where inputs are small numbers and so is the problem, the result is the f64 reference's within what f32 allows.
 
 use half::{bf16, f16};
-use onekv::{Element, PartialState, Problem, SharedKv, View, cpu, e4m3, reference};
+use onekv::{Element, Error, PartialState, Problem, SharedKv, View, cpu, e4m3, reference};
 
 use crate::attention::{Filling, Operand, assert_named, same, spec};
 use crate::bytes::Bytes;
@@ -37,6 +37,41 @@ pub fn run(data: &[u8]) {
     }
 }
 
+/// What stood in the memory of a result.
+struct Before<E> {
+    out: Vec<E>,
+    lse: Option<Vec<f32>>,
+}
+
+impl<E: Element> Before<E> {
+    fn of(out: &Operand<E>, lse: Option<&Operand<f32>>) -> Self {
+        Self { out: out.elements(), lse: lse.map(Operand::elements) }
+    }
+
+    /// Whether a call was accepted: then only what rows cover was written, else nothing, and the error names one of `fields`.
+    fn is_well(
+        &self,
+        done: Result<(), Error>,
+        fields: &[&str],
+        out: &Operand<E>,
+        lse: Option<&Operand<f32>>,
+    ) -> bool {
+        let lse = lse.zip(self.lse.as_ref());
+        if let Err(error) = done {
+            assert_named(&error, fields);
+            assert!(same(&out.elements(), &self.out), "out was written, and then: {error}");
+            let lse_is_same = lse.is_none_or(|(lse, before)| same(&lse.elements(), before));
+            assert!(lse_is_same, "lse was written, and then: {error}");
+            return false;
+        }
+        out.assert_untouched("out", &self.out);
+        if let Some((lse, before)) = lse {
+            lse.assert_untouched("lse", before);
+        }
+        true
+    }
+}
+
 fn attend<E: Element>(bytes: &mut Bytes) {
     let problem = match Problem::new(spec(bytes)) {
         Ok(problem) => problem,
@@ -50,23 +85,14 @@ fn attend<E: Element>(bytes: &mut Bytes) {
     let v = Operand::<E>::of(bytes, problem.kv_shape(), filling);
     let mut out = Operand::<E>::of(bytes, problem.query_shape(), Filling::Small);
     let mut lse = (!bytes.once_in(4)).then(|| Operand::<f32>::of(bytes, problem.lse_shape(), Filling::Small));
-    let (out_before, lse_before) = (out.elements(), lse.as_ref().map(Operand::elements));
+    let before = Before::of(&out, lse.as_ref());
     let kv = SharedKv { k: k.view(), v: v.view() };
     let checked =
         problem.check(&q.view(), &kv, &out.view_mut(), lse.as_mut().map(Operand::view_mut).as_ref());
     let done = cpu::attend(&problem, q.view(), kv, out.view_mut(), lse.as_mut().map(Operand::view_mut));
     assert_eq!(checked, done, "check and attend");
-    if let Err(error) = done {
-        assert_named(&error, &OPERANDS);
-        assert!(same(&out.elements(), &out_before), "out was written, and then: {error}");
-        let lse_is_same =
-            lse.as_ref().zip(lse_before.as_ref()).is_none_or(|(lse, was)| same(&lse.elements(), was));
-        assert!(lse_is_same, "lse was written, and then: {error}");
+    if !before.is_well(done, &OPERANDS, &out, lse.as_ref()) {
         return;
-    }
-    out.assert_untouched("out", &out_before);
-    if let (Some(lse), Some(before)) = (&lse, &lse_before) {
-        lse.assert_untouched("lse", before);
     }
     quantized(&problem, &k);
     let softcap = problem.softcap().unwrap_or(1.0);
@@ -134,21 +160,13 @@ fn merge<P: Element, E: Element>(bytes: &mut Bytes) {
         .collect();
     let mut out = Operand::<E>::of(bytes, shape.into(), Filling::Small);
     let mut lse = (!bytes.once_in(4)).then(|| Operand::<f32>::of(bytes, scalars.into(), Filling::Small));
-    let (out_before, lse_before) = (out.elements(), lse.as_ref().map(Operand::elements));
+    let before = Before::of(&out, lse.as_ref());
     let parts: Vec<_> =
         states.iter().map(|(out, lse)| PartialState { out: out.view(), lse: lse.view() }).collect();
     let done = cpu::merge_states(&parts, out.view_mut(), lse.as_mut().map(Operand::view_mut));
-    if let Err(error) = done {
-        assert_named(&error, &["out", "lse", "states", "heads", "head_dim", "inputs"]);
-        assert!(same(&out.elements(), &out_before), "out was written, and then: {error}");
-        let lse_is_same =
-            lse.as_ref().zip(lse_before.as_ref()).is_none_or(|(lse, was)| same(&lse.elements(), was));
-        assert!(lse_is_same, "lse was written, and then: {error}");
+    let fields = ["out", "lse", "states", "heads", "head_dim", "inputs"];
+    if !before.is_well(done, &fields, &out, lse.as_ref()) {
         return;
-    }
-    out.assert_untouched("out", &out_before);
-    if let (Some(lse), Some(before)) = (&lse, &lse_before) {
-        lse.assert_untouched("lse", before);
     }
     let all = states.iter().map(|(out, lse)| (out.elements(), lse.elements())).collect::<Vec<_>>();
     let small = |x: f32| x == f32::NEG_INFINITY || x.abs() <= 64.0;

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::peers::date;
 use crate::reliability;
 use crate::run::{cargo, command, output, root, step};
 use crate::virtual_gpu::target;
@@ -47,7 +48,9 @@ const TIMEOUT: u32 = 10;
 const MOST_RSS_MB: u32 = 2048;
 
 /// Where the figures are.
-pub const RESULTS: &str = "results/reliability/fuzz.json";
+fn results() -> PathBuf {
+    reliability::results().join("fuzz.json")
+}
 
 /// How a target did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,7 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     step("build the fuzz targets, with what libFuzzer looks at", &mut build)?;
     let programs = folder.join(&triple).join("release");
 
-    let (date, commit) = (line("date", &["-I"])?, line("git", &["describe", "--always", "--dirty"])?);
+    let (date, commit) = (date()?, reliability::commit()?);
     let at_once = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
     let (queue, done) = (Mutex::new(names.iter()), Mutex::new(BTreeMap::new()));
     let next = || queue.lock().ok()?.next();
@@ -110,7 +113,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Err(error) => failures.push(format!("{name}: {error:#}")),
         }
     }
-    record(&root().join(RESULTS), figures)?;
+    record(figures)?;
     reliability::write_page()?;
     if arguments.keep {
         names.iter().try_for_each(|name| keep(&programs, &folder, name))?;
@@ -141,10 +144,6 @@ fn triple() -> Result<String> {
     let text = output("ask rustc for this machine's target", &mut command("rustc", &["-vV"]))?;
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).context("rustc -vV names no host")
-}
-
-fn line(program: &str, arguments: &[&str]) -> Result<String> {
-    Ok(output(&format!("ask {program}"), &mut command(program, arguments))?.trim().to_owned())
 }
 
 /// Where what is found of a target goes, and where its crashes do.
@@ -228,20 +227,18 @@ fn read(log: &str) -> Option<Figures> {
 }
 
 /// Of every target's last run; of none where there is no such file.
-pub fn figures(path: &Path) -> Result<BTreeMap<String, Figures>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text).with_context(|| format!("in {}", path.display())),
-        Err(_) => Ok(BTreeMap::new()),
-    }
+pub fn figures() -> Result<BTreeMap<String, Figures>> {
+    let path = results();
+    if path.exists() { reliability::parsed(&path) } else { Ok(BTreeMap::new()) }
 }
 
 /// Writes the figures, with those of targets that were not run now.
-fn record(path: &Path, figures: BTreeMap<String, Figures>) -> Result<()> {
-    let mut all = self::figures(path)?;
+fn record(figures: BTreeMap<String, Figures>) -> Result<()> {
+    let mut all = self::figures()?;
     all.extend(figures);
-    std::fs::create_dir_all(path.parent().unwrap_or(path))?;
-    std::fs::write(path, serde_json::to_string_pretty(&all)? + "\n")
-        .with_context(|| format!("cannot write {}", path.display()))
+    let path = results();
+    std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
+    reliability::write(&path, &(serde_json::to_string_pretty(&all)? + "\n"))
 }
 
 /// Adds to a target's corpus the fewest inputs that reach what those that were found do, by edges of the program: how often

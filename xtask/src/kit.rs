@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::peers::date;
 use crate::run::{cargo, command, output, root, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, workspace};
 
@@ -145,8 +146,7 @@ fn gather(out: &Path, how: &Build<'_>) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let commit =
         output("the commit", &mut command("git", &["describe", "--always", "--dirty", "--abbrev=40"]))?;
-    let date = output("the date", &mut command("date", &["--utc", "+%Y-%m-%d"]))?;
-    let about = json!({ "commit": commit.trim(), "kit_date": date.trim(), "archs": how.archs() });
+    let about = json!({ "commit": commit.trim(), "kit_date": date()?, "archs": how.archs() });
     std::fs::write(out.join("kit.json"), format!("{about:#}\n"))?;
     std::fs::create_dir(out.join("bin"))?;
     let taken = || PROGRAMS.iter().filter(|program| how.takes(program));

@@ -82,20 +82,21 @@ struct Run {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let results = root().join("results/reliability");
+    let results = results();
     std::fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
     let all = Part::value_variants();
     let asked = if arguments.parts.is_empty() { all } else { &arguments.parts };
+    let (date, commit) = (date()?, commit()?);
     for part in asked.iter().filter(|_| !arguments.page) {
         let (tool, runs) = match part {
             Part::Driver => {
-                checks::failing_driver(&results)?;
+                checks::failing_driver(&results, &date, &commit)?;
                 continue;
             }
             Part::Builds => builds::run(&results, arguments.offline)?,
             _ => checks::run(*part)?,
         };
-        let record = Record { date: date()?, commit: commit()?, tool, runs };
+        let record = Record { date: date.clone(), commit: commit.clone(), tool, runs };
         write(&part.file(&results), &(serde_json::to_string_pretty(&record)? + "\n"))?;
     }
     write_page()
@@ -103,17 +104,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 /// Writes docs/reliability.md from what is in results/reliability/.
 pub fn write_page() -> Result<()> {
-    write(&root().join(PAGE), &page(&root().join("results/reliability"))?)
+    write(&root().join(PAGE), &page()?)
 }
 
 const PAGE: &str = "docs/reliability.md";
 
-fn page(results: &Path) -> Result<String> {
-    let fuzzed = fuzz::figures(&root().join(fuzz::RESULTS))?;
-    Ok(page::page(&read(results)?, &fuzzed, &checks::told(results)?))
+/// Where the parts, and fuzzing, leave what they found.
+pub fn results() -> PathBuf {
+    root().join("results/reliability")
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+fn page() -> Result<String> {
+    let results = results();
+    Ok(page::page(&read(&results)?, &fuzz::figures()?, &checks::told(&results)?))
+}
+
+pub fn write(path: &Path, text: &str) -> Result<()> {
     eprintln!("==> write {}", path.display());
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -124,15 +130,17 @@ fn read(results: &Path) -> Result<BTreeMap<Part, Record>> {
     files.filter(|(_, file)| file.exists()).map(|(part, file)| Ok((part, parsed(&file)?))).collect()
 }
 
-fn parsed<T: for<'a> Deserialize<'a>>(file: &Path) -> Result<T> {
+pub fn parsed<T: for<'a> Deserialize<'a>>(file: &Path) -> Result<T> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is not as this task writes it", file.display()))
 }
 
-/// The commit that is checked out; with `+` where the tree is not it.
-fn commit() -> Result<String> {
+/// The commit that is checked out; with `+` where the tree is not it, but for what these tasks write.
+pub fn commit() -> Result<String> {
     let asked = |arguments: &[&str]| output("the commit", &mut command("git", arguments));
-    let changed = !asked(&["status", "--porcelain", "--untracked-files=no"])?.trim().is_empty();
+    let all_but_results = ["--", ".", ":!results", ":!docs/reliability.md"];
+    let status = ["status", "--porcelain", "--untracked-files=no"];
+    let changed = !asked(&[&status[..], &all_but_results].concat())?.trim().is_empty();
     let commit = asked(&["rev-parse", "--short", "HEAD"])?.trim().to_owned();
     Ok(if changed { commit + "+" } else { commit })
 }
@@ -143,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_page_is_made_of_the_results() {
-        let want = page(&root().join("results/reliability")).unwrap();
+        let want = page().unwrap();
         let page = std::fs::read_to_string(root().join(PAGE)).unwrap();
         assert!(page == want, "{PAGE} is not what `cargo xtask reliability --page` writes");
     }

@@ -7,9 +7,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use super::{Part, Run, parsed};
+use super::{Part, Run, parsed, write};
 use crate::run::{cargo, command, output, root};
-use crate::virtual_gpu::{on_virtual_card, virtual_driver, workspace};
+use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, workspace};
 
 /// What the toolchains of Linux on x86-64 are called: sanitizers want their target named, so that build scripts are left alone.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -63,13 +63,17 @@ fn cards() -> Result<(String, Vec<Run>)> {
     Ok(("proptest".to_owned(), runs.collect::<Result<_>>()?))
 }
 
-/// Runs the tests of a failing driver, which leave [`Told`] in `results`.
-pub fn failing_driver(results: &Path) -> Result<()> {
+/// Runs the tests of a failing driver; what they tell becomes [`Told`] in `results`.
+pub fn failing_driver(results: &Path, date: &str, commit: &str) -> Result<()> {
     let driver = virtual_driver()?;
-    for (what, test, _) in FAILING {
+    let folder = target().join("reliability");
+    for (what, test, file) in FAILING {
         let mut tests = workspace("test", "cuda", &["--test", test]);
         on_virtual_card(&mut tests, &driver, "h200");
-        tested(what, "", tests.env("ONEKV_RELIABILITY", results))?;
+        tested(what, "", tests.env("ONEKV_RELIABILITY", &folder))?;
+        let mut told: serde_json::Value = parsed(&folder.join(file))?;
+        (told["date"], told["commit"]) = (date.into(), commit.into());
+        write(&results.join(file), &(serde_json::to_string_pretty(&told)? + "\n"))?;
     }
     Ok(())
 }
@@ -80,7 +84,7 @@ const FAILING: [(&str, &str, &str); 2] = [
     ("T5", "t5_failing", "failing-driver-t5.json"),
 ];
 
-/// What these tests say of themselves.
+/// What these tests say of themselves, and of when.
 #[derive(Deserialize)]
 pub struct Told {
     pub date: String,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use clap::ValueEnum as _;
+
 use super::checks::{Followed, Told};
 use super::purposes::PURPOSES;
 use super::{Part, Record};
@@ -15,8 +17,7 @@ pub fn page(
     failing: &[(&str, Told)],
 ) -> String {
     let mut page = BEGIN.to_owned() + &fuzzing(fuzzed);
-    for part in [Part::Soak, Part::Cards, Part::Driver, Part::Miri, Part::Address, Part::Thread, Part::Builds]
-    {
+    for &part in Part::value_variants() {
         let (title, sees, blind) = words(part);
         page += &format!("\n## {title}\n\n{sees}\n\n");
         page += &match records.get(&part) {
