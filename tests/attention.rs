@@ -363,6 +363,9 @@ fn one_key_gives_its_value() {
 /// Scores that are all the same, next to nothing or large: a mean, and the logarithm of how many there are.
 #[test]
 fn equal_scores_give_the_mean() {
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    // Keys are split where there are more threads than tasks.
+    let (one, many) = (pool(1), pool(16));
     for keys in [1, 2, 63, 65, 257, 1000] {
         for score in [1e-40f32, -3e4] {
             let mut case = Case::packed(2, 2, 64, &[(3, keys), (20, keys)]);
@@ -380,12 +383,17 @@ fn equal_scores_give_the_mean() {
                 let threes = (first..first + keys).filter(|key| key % 2 == 0).count() as f32;
                 (3.0 * threes - (keys as f32 - threes)) / keys as f32
             };
-            for (name, attend) in backends(64) {
-                let got = operands.run(attend);
+            // Splits are joined by their LSE, which is as exact as scores are.
+            let split = 2f32.powi(-21) * score.abs();
+            let mut answers = vec![
+                ("cpu, whole", 0.0, one.install(|| operands.run(cpu::attend))),
+                ("cpu, split", split, many.install(|| operands.run(cpu::attend))),
+            ];
+            let cards = backends(64).into_iter().filter(|(name, _)| *name != "cpu");
+            answers.extend(cards.map(|(name, attend)| (name, split, operands.run(attend))));
+            for (name, by_lse, got) in answers {
                 for (row, out) in got.out.chunks(128).enumerate() {
                     let want = mean(if row < 3 { 0 } else { keys });
-                    // Cards join splits by their LSE, which is as exact as scores are.
-                    let by_lse = if name == "cpu" { 0.0 } else { 2f32.powi(-21) * score.abs() };
                     let close = |x: &f32| (x - want).abs() <= 2e-6 + by_lse;
                     assert!(
                         out.iter().all(close),
