@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -19,14 +20,16 @@ pub fn command(program: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs `command`; `what` says it to the reader.
+/// Runs `command`; `what` says it to the reader, and at its end how long it took.
 pub fn step(what: &str, command: &mut Command) -> Result<()> {
     eprintln!("==> {what}");
+    let began = Instant::now();
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("cannot run {program}; is it installed?"))?;
     if !status.success() {
         bail!("{what}: {program} ended with {status}");
     }
+    eprintln!("<== {what}: {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
 }
 
