@@ -72,18 +72,18 @@ pub fn attend<E: Element>(
     lse: Option<View<&mut [f32]>>,
 ) -> Result<()> {
     let threads = rayon::current_num_threads();
-    attend_split(problem, q, kv, out, lse, threads, |tasks, tiles| auto_splits(threads, tasks, tiles))
+    E::attend_on_cpu(problem, q, kv, out, lse, threads, &|tasks, tiles| auto_splits(threads, tasks, tiles))
 }
 
 /// [`attend`] with the number of key splits per task chosen by `splits(tasks, key_tiles)`.
-fn attend_split<E: Element>(
+pub(crate) fn attend_split<E: Element>(
     problem: &Problem,
     q: View<&[E]>,
     kv: SharedKv<&[E]>,
     out: View<&mut [E]>,
     lse: Option<View<&mut [f32]>>,
     threads: usize,
-    splits: impl Fn(usize, usize) -> usize,
+    splits: &dyn Fn(usize, usize) -> usize,
 ) -> Result<()> {
     span!("attend on the CPU", rows = problem.total_rows(), keys = problem.key_positions(), dtype = %E::DTYPE);
     problem.check(&q, &kv, &out, lse.as_ref())?;

@@ -34,7 +34,7 @@ fn every_split_of_the_keys_gives_the_whole() {
         let l = Some(View::contiguous(problem.lse_shape(), &mut lse[..]));
         match splits {
             None => reference::attend(&problem, q, kv, o, l).unwrap(),
-            Some(n) => attend_split(&problem, q, kv, o, l, 2, |_, _| n).unwrap(),
+            Some(n) => attend_split(&problem, q, kv, o, l, 2, &|_, _| n).unwrap(),
         }
         (out, lse)
     };
