@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::device::{Card, attend_with, card};
+use common::device::{Card, attend_with, card, upload};
 use common::quantized::QuantizedCase;
 use common::{Answer, Case, Operands, TestElement, assert_close, config};
-use cudarc::driver::{DevicePtrMut as _, DeviceRepr};
+use cudarc::driver::{CudaSlice, DevicePtrMut as _, DeviceRepr};
 use half::{bf16, f16};
 use onekv::cuda::{Grid, MAX_STATES, Modules, QuantizedKv};
 use onekv::plan::{Architecture, Plan, PlanOptions, Variant, variants};
@@ -155,6 +155,92 @@ fn quantized_bits<E: TestElement>(
     let (among, rows) = alone.among(case, before, after);
     let run = |case: &QuantizedCase<E>, rows| case.run(options).0.bits(&case.operands.problem, rows);
     [run(&alone, 0..rows.len()), run(&among, rows.clone()), run(&alone, 0..rows.len())]
+}
+
+/// Rows, keys and heads further apart than 2^31 elements, on every variant. What kernels do not touch takes no memory on a virtual
+/// card.
+#[test]
+fn strides_past_2_31_elements() {
+    let Some(card) = card() else { return };
+    far_apart::<f32>(card);
+    far_apart::<f16>(card);
+    far_apart::<bf16>(card);
+}
+
+const FAR: usize = (1 << 31) + 4096;
+
+/// On every variant of a type, two tokens of two heads: either the tokens are far apart, or the heads.
+fn far_apart<E: TestElement>(card: &Card) {
+    let Card { stream, queue, kernels, .. } = card;
+    // What the last type had is free.
+    stream.synchronize().unwrap();
+    // SAFETY: runs read what was copied there before.
+    let memory = || unsafe { stream.alloc::<E>(FAR + 4096) }.unwrap();
+    let (mut read, mut written) = (memory(), memory());
+    // SAFETY: likewise.
+    let mut codes = unsafe { stream.alloc::<u8>(FAR + 4096) }.unwrap();
+    let variants = runnable(card).filter(|variant| variant.dtype == E::DTYPE);
+    for (variant, heads_apart) in variants.flat_map(|variant| [(variant, false), (variant, true)]) {
+        let dim = variant.head_dim;
+        let strides = |heads_apart| if heads_apart { Strides::new(dim, FAR) } else { Strides::new(FAR, dim) };
+        // Of keys and values those are apart that of queries are not.
+        let (of_rows, of_keys) = (strides(heads_apart), strides(!heads_apart));
+        let case = Case::packed(2, 2, dim, &[(2, 2)]);
+        let quantized = QuantizedCase::<E>::new(&case, 1.0);
+        let plain = Operands::<E>::new(&case);
+        let near = if variant.e4m3_kv() { &quantized.operands } else { &plain };
+        let (problem, options) = (&near.problem, of_variant(variant, variant.tile_keys));
+        let (rows, keys) = (problem.query_shape(), problem.kv_shape());
+        let mut lse = stream.alloc_zeros::<f32>(4).unwrap();
+
+        scatter(card, &near.q, &mut read, 0, of_rows, dim);
+        let out = View::strided(rows, of_rows, written.as_view_mut());
+        let sums = Some(View::contiguous(problem.lse_shape(), lse.as_view_mut()));
+        let want = if variant.e4m3_kv() {
+            let plan = Plan::with_e4m3_kv(problem, E::DTYPE, kernels.facts(), &options).unwrap();
+            scatter(card, &quantized.k.codes, &mut codes, 0, of_keys, dim);
+            scatter(card, &quantized.v.codes, &mut codes, 1024, of_keys, dim);
+            let [k_scale, v_scale] = [&quantized.k, &quantized.v].map(|t| upload(&t.scales, f32::NAN));
+            let [k, v] = [0, 1024].map(|first| View::strided(keys, of_keys, codes.slice(first..)));
+            let codes = SharedKv { k, v };
+            let kv = QuantizedKv { codes, k_scale: k_scale.as_view(), v_scale: v_scale.as_view() };
+            let q = View::strided(rows, of_rows, read.as_view());
+            queue.prepare(&plan).unwrap().run_e4m3(q, kv, out, sums).unwrap();
+            quantized.reference()
+        } else {
+            let plan = Plan::new(problem, E::DTYPE, kernels.facts(), &options).unwrap();
+            scatter(card, &near.k, &mut read, 1024, of_keys, dim);
+            scatter(card, &near.v, &mut read, 2048, of_keys, dim);
+            let [k, v] = [1024, 2048].map(|first| View::strided(keys, of_keys, read.slice(first..)));
+            let q = View::strided(rows, of_rows, read.as_view());
+            queue.prepare(&plan).unwrap().run(q, SharedKv { k, v }, out, sums).unwrap();
+            near.reference()
+        };
+        let vectors =
+            places(of_rows).map(|place| stream.clone_dtoh(&written.slice(place..place + dim)).unwrap());
+        let out = vectors.iter().flatten().map(|x| x.to_f32()).collect();
+        let got = Answer { out, lse: stream.clone_dtoh(&lse).unwrap() };
+        assert_close(E::DTYPE, &got, &want, &case);
+    }
+}
+
+/// Where two tokens' vectors of two heads are.
+fn places(strides: Strides) -> [usize; 4] {
+    [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(token, head)| common::at(strides, 0, token, head))
+}
+
+/// Copies them to memory on the card, from `first` on.
+fn scatter<T: DeviceRepr + Copy>(
+    card: &Card,
+    near: &[T],
+    memory: &mut CudaSlice<T>,
+    first: usize,
+    strides: Strides,
+    dim: usize,
+) {
+    for (vector, place) in near.chunks(dim).zip(places(strides).map(|place| first + place)) {
+        card.stream.memcpy_htod(vector, &mut memory.slice_mut(place..place + dim)).unwrap();
+    }
 }
 
 /// Blocks of a cluster compute what blocks on their own do, bit for bit, in every run: a last tile without a partner,

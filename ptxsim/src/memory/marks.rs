@@ -16,6 +16,8 @@ const STORED_BEFORE: u16 = 0x0400;
 
 /// Words of a group.
 const GROUP: usize = 4;
+/// Groups that are cleared together: a launch that touches little of a large allocation costs the next one little.
+const PAGE: usize = 4096;
 /// The lowest bit of each word's mark.
 const EACH: u64 = 0x0001_0001_0001_0001;
 
@@ -23,15 +25,16 @@ const EACH: u64 = 0x0001_0001_0001_0001;
 #[derive(Debug)]
 pub(super) struct Marks {
     groups: Box<[AtomicU64]>,
-    /// Some may be of launches.
-    used: AtomicBool,
+    /// Of each page: some may be of launches.
+    used: Box<[AtomicBool]>,
 }
 
 impl Marks {
     /// Of so many words, none of which is marked. `None` without room.
     pub fn new(words: usize) -> Option<Self> {
-        let groups = bytemuck::allocation::try_zeroed_slice_box(words.div_ceil(GROUP)).ok()?;
-        Some(Self { groups, used: AtomicBool::new(false) })
+        let groups = words.div_ceil(GROUP);
+        let used = bytemuck::allocation::try_zeroed_slice_box(groups.div_ceil(PAGE)).ok()?;
+        Some(Self { groups: bytemuck::allocation::try_zeroed_slice_box(groups).ok()?, used })
     }
 
     /// Where the mark of a word is: its group and shift.
@@ -54,15 +57,15 @@ impl Marks {
     }
 
     #[inline]
-    fn add_to(&self, group: usize, marks: u64) -> u64 {
-        let group = &self.groups[group];
+    fn add_to(&self, at: usize, marks: u64) -> u64 {
+        let group = &self.groups[at];
         // Most are there already, which a plain load tells.
         if group.load(Relaxed) & marks == marks {
             return 0;
         }
         let new = marks & !group.fetch_or(marks, Relaxed);
         // Who sees this sees the marks: they are cleared by the next launch, or by the one after it.
-        self.used.store(true, Release);
+        self.used[at / PAGE].store(true, Release);
         new
     }
 
@@ -144,30 +147,35 @@ impl Marks {
 
     /// A launch starts: with `overlaps`, what the last one did is kept as what the launch before did.
     pub fn begin_launch(&self, overlaps: bool) {
-        if !self.used.swap(false, Acquire) {
-            return;
-        }
-        let mut before = 0;
-        for group in &self.groups {
-            let old = group.load(Relaxed);
-            let mut new = old & (EACH * u64::from(WRITTEN));
-            if overlaps {
-                new |= any(old >> TOUCHED_SHIFT) * u64::from(TOUCHED_BEFORE);
-                new |= (old >> STORED.trailing_zeros() & EACH) * u64::from(STORED_BEFORE);
+        for (used, groups) in self.used.iter().zip(self.groups.chunks(PAGE)) {
+            if used.swap(false, Acquire) && begin_launch(groups, overlaps) {
+                used.store(true, Release);
             }
-            before |= new & !(EACH * u64::from(WRITTEN));
-            // Another thread may write meanwhile: its marks stay.
-            if old & !new != 0 {
-                group.fetch_and(new | (EACH * u64::from(WRITTEN)), Relaxed);
-            }
-            if new & !old != 0 {
-                group.fetch_or(new, Relaxed);
-            }
-        }
-        if before != 0 {
-            self.used.store(true, Release);
         }
     }
+}
+
+/// Of some groups; whether any marks of a launch are left.
+fn begin_launch(groups: &[AtomicU64], overlaps: bool) -> bool {
+    const WRITTEN_EACH: u64 = EACH * WRITTEN as u64;
+    let mut left = false;
+    for group in groups {
+        let old = group.load(Relaxed);
+        let mut new = old & WRITTEN_EACH;
+        if overlaps {
+            new |= any(old >> TOUCHED_SHIFT) * u64::from(TOUCHED_BEFORE);
+            new |= (old >> STORED.trailing_zeros() & EACH) * u64::from(STORED_BEFORE);
+        }
+        left |= new & !WRITTEN_EACH != 0;
+        // What another thread marks meanwhile stays.
+        if old & !new != 0 {
+            group.fetch_and(!(old & !new), Relaxed);
+        }
+        if new & !old != 0 {
+            group.fetch_or(new, Relaxed);
+        }
+    }
+    left
 }
 
 /// Words of a warp's lanes.
@@ -214,6 +222,43 @@ mod tests {
             for word in 0..300 {
                 assert_eq!(all.of(word), single.of(word), "{each} at {word}");
             }
+        }
+    }
+
+    /// In whatever order threads mark and a launch begins: Miri tries many.
+    #[test]
+    fn marks_of_several_threads_stay() {
+        for _ in 0..if cfg!(miri) { 1 } else { 100 } {
+            let marks = Marks::new(8).unwrap();
+            marks.touch(0, 16, true);
+            std::thread::scope(|scope| {
+                scope.spawn(|| marks.begin_launch(true));
+                scope.spawn(|| marks.write(0, 6));
+                scope.spawn(|| marks.write(6, 10));
+                let touches = [(), ()].map(|()| scope.spawn(|| marks.touch(16, 16, false)));
+                let fresh: u32 = touches.into_iter().map(|thread| thread.join().unwrap()).sum();
+                // The bytes are new to the launch that ends, to the one that begins, or to both.
+                assert!([16, 32].contains(&fresh), "{fresh}");
+            });
+            assert!(marks.written(0, 16) && !marks.written(16, 1));
+            assert!(marks.used_before(0, 16, false) && marks.touch(0, 16, true) == 16);
+            let (this, before) = (marks.of(4) & TOUCHED != 0, marks.used_before(16, 16, true));
+            assert!(this || before, "what was touched while a launch began is of neither");
+            marks.begin_launch(false);
+            assert!((0..8).all(|word| marks.of(word) == if word < 4 { WRITTEN } else { 0 }));
+        }
+    }
+
+    #[test]
+    fn launches_clear_every_page() {
+        let bytes = 16 * PAGE as u64;
+        let marks = Marks::new(3 * 4 * PAGE).unwrap();
+        for at in [bytes - 8, 3 * bytes - 16] {
+            assert_eq!(marks.touch(at, 16, true), 16);
+            marks.begin_launch(true);
+            assert!(marks.used_before(at, 16, false) && marks.touch(at, 16, true) == 16);
+            marks.begin_launch(false);
+            assert!(!marks.used_before(at, 16, true) && marks.touch(at, 16, true) == 16);
         }
     }
 
