@@ -362,16 +362,17 @@ fn timed<B: Backend, T>(backend: &B, work: impl FnOnce() -> Result<T>) -> Result
     Ok((result, start.elapsed()))
 }
 
-/// Teacher-forced logits of every prompt of `task`, each `[1 + len(prompt), vocab]`.
-pub fn forced_logits<B: Backend>(model: &Model<'_, B>, task: &Task) -> Result<Vec<Vec<f32>>> {
+/// Teacher-forced logits of every prompt of every task, in order, each `[1 + len(prompt), vocab]`; all in one batch.
+pub fn forced_logits<B: Backend>(model: &Model<'_, B>, tasks: &[Task]) -> Result<Vec<Vec<f32>>> {
     let limits = Limits { max_new_tokens: 1, stop_at_eos: false, batch_rows: None };
-    let mut session = Session::new(model, Method::Pid, std::slice::from_ref(task), limits)?;
-    if task.prompts.is_empty() {
+    let mut session = Session::new(model, Method::Pid, tasks, limits)?;
+    if session.tokens.is_empty() {
         return Ok(Vec::new());
     }
-    // The session has seated its first batch: all prompts.
-    let Session { memory, decoding, tokens, .. } = &mut session;
-    model.encode(&[(0, &task.input)], memory, &ProgressBar::hidden())?;
+    // The session has seated its first batch: all prompts, each input in a place of its own.
+    let Session { tasks, memory, decoding, tokens, .. } = &mut session;
+    let inputs: Vec<(usize, &[u32])> = tasks.iter().map(|task| task.input.as_slice()).enumerate().collect();
+    model.encode(&inputs, memory, &ProgressBar::hidden())?;
     let mut x = model.pass(decoding, memory)?;
     let logits = model.backend.to_host(&model.logits(&mut x)?)?;
     let mut rest = &logits[..];

@@ -212,7 +212,7 @@ impl<B: Backend> Run<'_, B> {
             let (outputs, stats) =
                 generate(model, method, &tasks, limits, arguments.runs, &progress::bar(""))?;
             if let Some(path) = &arguments.logits {
-                write_logits(path, &forced_logits(model, &tasks[0])?, model.config.vocab)?;
+                write_logits(path, &forced_logits(model, &tasks[..1])?, model.config.vocab)?;
             }
             let answer = |ids: &Vec<u32>| match &text {
                 Some(text) => Ok(json!(text.decode(ids)?)),

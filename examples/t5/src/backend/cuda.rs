@@ -47,6 +47,8 @@ pub struct Cuda {
     pub pool: Pool,
     pub driver: Driver,
     pub dtype: DType,
+    /// How cross-attention is planned. With the split and the tile fixed, an input's bits do not depend on the batch.
+    pub plans: PlanOptions,
 }
 
 /// Cross-attention K/V of one layer, `[keys, 2, inner]`.
@@ -83,7 +85,8 @@ impl Cuda {
             Products::Own => None,
         };
         let (tiles, recorder) = (RefCell::default(), RefCell::default());
-        Ok(Self { products, tiles, attention, queue, recorder, pool, driver, dtype })
+        let plans = PlanOptions::default();
+        Ok(Self { products, tiles, attention, queue, recorder, pool, driver, dtype, plans })
     }
 
     pub fn matrix(&self, rows: usize, cols: usize, dtype: DType) -> Result<Matrix> {
@@ -361,7 +364,7 @@ impl Backend for Cuda {
     }
 
     fn plan_cross(&self, problem: &Problem) -> Result<Cross> {
-        let plan = Plan::new(problem, self.dtype, self.attention.facts(), &PlanOptions::default())?;
+        let plan = Plan::new(problem, self.dtype, self.attention.facts(), &self.plans)?;
         Ok(Cross(self.queue.prepare(&plan)?))
     }
 

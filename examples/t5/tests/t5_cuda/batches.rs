@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use indicatif::ProgressBar;
 use onekv::DType;
+use onekv::plan::PlanOptions;
 use t5::cost::{Method, Workload};
 
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::config::Config;
-use crate::generate::{Limits, Outputs, Session, Stats, Task, generate};
+use crate::generate::{Limits, Outputs, Session, Stats, Task, forced_logits, generate};
 use crate::model::Model;
 use crate::models::{config, cost_shape, load};
 use crate::support::card;
@@ -112,6 +113,37 @@ fn ids_do_not_depend_on_the_limit() {
             on_cuda.config.rules.ends = vec![eos];
             check(on_cuda, method, limits, &want, [2, 5, 9].into_iter());
         }
+    }
+}
+
+/// An input's logits, of all its prompts, have the same bits alone and between others: on one thread, where no keys are split,
+/// and on a card with the split and the tile fixed.
+#[test]
+fn bits_do_not_depend_on_the_batch() {
+    let config = Config { encoder_layers: 1, decoder_layers: 1, ..config(true, 64) };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    pool.install(|| bits(&load(&config, &Cpu::new()), "cpu"));
+    let Some(mut cuda) = card() else { return };
+    cuda.plans = PlanOptions::default().with_split_keys(64).with_tile_rows(16);
+    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        cuda.dtype = dtype;
+        bits(&load(&config, &cuda), &format!("cuda, {dtype}"));
+    }
+}
+
+fn bits<B: Backend>(model: &Model<'_, B>, what: &str) {
+    let mut tasks = tasks();
+    // Of more keys than a split has.
+    tasks[2].input = [&tasks[2].input[..], &tasks[0].input, &tasks[4].input].concat();
+    let logits = |tasks: &[Task]| {
+        let logits = forced_logits(model, tasks).unwrap();
+        logits.iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect::<Vec<Vec<u32>>>()
+    };
+    let mut all = logits(&tasks).into_iter();
+    for (i, task) in tasks.iter().enumerate() {
+        let among: Vec<_> = all.by_ref().take(task.prompts.len()).collect();
+        let alone = logits(&tasks[i..=i]);
+        assert!(alone == among, "{what}: others changed input {i}'s bits");
     }
 }
 

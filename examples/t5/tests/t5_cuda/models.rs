@@ -174,7 +174,7 @@ fn logits_are_close_to_the_cpus() {
 fn check_logits(mut cuda: Cuda) {
     let cpu = Cpu::new();
     for config in [config(true, 64), config(false, 100)] {
-        let task = &tasks()[0];
+        let task = &tasks()[..1];
         let want = forced_logits(&load(&config, &cpu), task).unwrap().concat();
         let size = (want.iter().map(|x| x * x).sum::<f32>() / want.len() as f32).sqrt();
         for (dtype, allowed) in [(DType::F32, 2e-5), (DType::F16, 5e-3), (DType::Bf16, 4e-2)] {
@@ -196,7 +196,7 @@ fn biases_by_layer_are_the_cpus() {
     let cpu = Cpu::new();
     let config = Config { bias_by_layer: true, ..config(true, 64) };
     let (on_cpu, on_cuda) = (load(&config, &cpu), load(&config, &cuda));
-    let task = &tasks()[0];
+    let task = &tasks()[..1];
     let want = forced_logits(&on_cpu, task).unwrap().concat();
     let got = forced_logits(&on_cuda, task).unwrap().concat();
     let error = got.iter().zip(&want).map(|(g, w)| (g - w) * (g - w)).sum::<f32>();
