@@ -120,7 +120,7 @@ const FOLDERS: &[&str] = &["tests/goldens", "assets"];
 
 pub fn run(options: &Options) -> Result<()> {
     if options.check {
-        return check();
+        return check(&virtual_driver()?);
     }
     let out = root().join(&options.out);
     release(&out, &options.archs)?;
@@ -273,23 +273,23 @@ fn glibc(program: &[u8]) -> Option<u32> {
 }
 
 /// Runs a kit where nothing of this repository is in reach but the virtual card.
-pub fn check() -> Result<()> {
+pub fn check(driver: &Path) -> Result<()> {
     step("is run.sh a script?", &mut command("bash", &["-n", "tools/kit/run.sh"]))?;
     let kit = target().join("gpu-kit-check");
     gather(&kit, &Build::Tested)?;
     let elsewhere = std::env::temp_dir().join(format!("onekv-kit-{}", std::process::id()));
-    let done = check_in(&kit, &elsewhere);
+    let done = check_in(&kit, &elsewhere, driver);
     std::fs::remove_dir_all(&elsewhere).ok();
     done
 }
 
-fn check_in(kit: &Path, elsewhere: &Path) -> Result<()> {
+fn check_in(kit: &Path, elsewhere: &Path, driver: &Path) -> Result<()> {
     let mut copy = Command::new("cp");
     step("copy the kit", copy.arg("-r").arg(kit).arg(elsewhere))?;
     let results = elsewhere.join("results");
     let mut script = Command::new(elsewhere.join("run.sh"));
     script.arg("--out").arg(&results).arg("smoke").current_dir(elsewhere).env_clear();
-    on_virtual_card(&mut script, &virtual_driver()?, "h200");
+    on_virtual_card(&mut script, driver, "h200");
     script.env("PATH", "/usr/bin:/bin").env("HOME", elsewhere).stdin(Stdio::null());
     // Peers need a card that PyTorch knows: what they say here is not looked at.
     let python =

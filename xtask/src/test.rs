@@ -93,7 +93,7 @@ pub fn run(transformers: bool) -> Result<()> {
         on_virtual_card(&mut tests, &driver, card);
         step(&format!("test programs in C and C++ on a virtual {card}"), &mut tests)?;
     }
-    kit::check()?;
+    kit::check(&driver)?;
     match python.map(std::thread::JoinHandle::join) {
         None if transformers => {
             eprintln!("not tested, as Python has no venv or pip: folders that are converted")

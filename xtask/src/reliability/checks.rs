@@ -116,22 +116,28 @@ fn soaked(what: &str, cases: &str, tests: &mut Command) -> Result<Run> {
 }
 
 fn miri() -> Result<(String, Vec<Run>)> {
-    let mut runs = Vec::new();
-    for (what, target, filters) in [
-        ("plans, e4m3, the CPU backend's and merges' small cases", "--lib", TOO_LONG_FOR_MIRI.as_slice()),
-        ("problems and operands", "--test=problem", &[]),
-    ] {
-        let mut tests = nightly(&["miri", "test", "--package", "onekv", target, "--"]);
-        tests.args(filters.iter().flat_map(|name| ["--skip", name]));
-        // Tree borrows: crossbeam-epoch, rayon's, breaks the stricter rules. Its threads are never joined, which counts as a leak.
-        tests.env(
-            "MIRIFLAGS",
-            "-Zmiri-disable-isolation -Zmiri-tree-borrows -Zmiri-ignore-leaks -Zmiri-deterministic-floats",
-        );
+    // Tree borrows: crossbeam-epoch, rayon's, breaks the stricter rules. Its threads are never joined, which counts as a leak.
+    const RAYON: &str = "-Zmiri-tree-borrows -Zmiri-ignore-leaks";
+    let skipped = TOO_LONG_FOR_MIRI.iter().flat_map(|name| ["--skip", name]).collect::<Vec<_>>();
+    let runs = [
+        ("plans, e4m3, the CPU backend's and merges' small cases", "onekv", "--lib", skipped, RAYON),
+        ("problems and operands", "onekv", "--test=problem", vec![], RAYON),
+        (
+            "threads that mark a virtual card's memory while a launch begins, in 256 orders",
+            "ptxsim",
+            "--lib",
+            vec!["marks_of_several_threads"],
+            "-Zmiri-many-seeds=0..256",
+        ),
+    ];
+    let runs = runs.into_iter().map(|(what, package, target, filters, flags)| {
+        let mut tests = nightly(&["miri", "test", "--package", package, target, "--"]);
+        tests.args(filters);
+        tests.env("MIRIFLAGS", format!("-Zmiri-disable-isolation -Zmiri-deterministic-floats {flags}"));
         tests.env("PROPTEST_CASES", "4").env("RAYON_NUM_THREADS", "2");
-        runs.push(tested(what, "", tests.env("CARGO_TARGET_DIR", root().join("target/miri")))?);
-    }
-    Ok((version(&["miri", "--version"])?, runs))
+        tested(what, "", tests.env("CARGO_TARGET_DIR", root().join("target/miri")))
+    });
+    Ok((version(&["miri", "--version"])?, runs.collect::<Result<_>>()?))
 }
 
 fn address() -> Result<(String, Vec<Run>)> {
@@ -150,7 +156,9 @@ fn address() -> Result<(String, Vec<Run>)> {
     let runs = [
         ("the CPU backend, plans, problems", &["--package", "onekv", "--lib", "--tests"] as &[&str]),
         ("the C API, called from Rust, C and C++", &["--package", "onekv-c"]),
-        ("the virtual GPU and its driver", &["--package", "ptxsim", "--package", "ptxsim-driver"]),
+        ("the virtual GPU", &["--package", "ptxsim", "--lib", "--tests"]),
+        // Its other tests load it, and no program that is not of the sanitizer's can.
+        ("the virtual GPU's driver", &["--package", "ptxsim-driver", "--lib"]),
         ("T5's readers, backend and command line", &["--package", "t5", "--lib", "--tests"]),
     ];
     let runs = runs.into_iter().map(|(what, arguments)| {
@@ -166,7 +174,8 @@ fn thread() -> Result<(String, Vec<Run>)> {
     let std = ["-Zbuild-std"];
     let runs = [
         ("the CPU backend", &["--package", "onekv", "--lib", "--tests"] as &[&str]),
-        ("the virtual GPU and its driver", &["--package", "ptxsim", "--package", "ptxsim-driver"]),
+        ("the virtual GPU", &["--package", "ptxsim", "--lib", "--tests"]),
+        ("the virtual GPU's driver", &["--package", "ptxsim-driver", "--lib"]),
     ];
     let runs = runs.into_iter().map(|(what, arguments)| {
         let mut tests = sanitized("thread", &std, arguments);
