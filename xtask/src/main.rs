@@ -54,11 +54,7 @@ enum Task {
     /// Check the licences of all dependencies, several versions of one, and every feature on the Rust that is stated for it
     Package,
     /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
-    Planted {
-        /// Only those whose name or file contains this
-        #[arg(long)]
-        only: Option<String>,
-    },
+    Planted(planted::Arguments),
     /// Run the fuzz targets: inputs that nobody thought of, by libFuzzer
     ///
     /// Builds what fuzz/ has for libFuzzer into target/fuzz, with the stable compiler, and runs every target, two at a time where
@@ -114,7 +110,7 @@ fn main() -> ExitCode {
         Task::Test { without_transformers } => test::run(!without_transformers),
         Task::GpuKit(options) => kit::run(&options),
         Task::Package => package::run(),
-        Task::Planted { only } => planted::run(only.as_deref()),
+        Task::Planted(arguments) => planted::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Peers { device } => peers::run(&device),

@@ -58,7 +58,7 @@ fn cards() -> Result<(String, Vec<Run>)> {
         let mut tests =
             workspace("test", "cuda", &["--test", "attention", "--test", "e4m3", "--test", "cuda"]);
         on_virtual_card(&mut tests, &driver, name);
-        soaked(&format!("a virtual {name}, every variant"), "100", &mut tests)
+        soaked(&format!("a virtual {name}, every variant"), "1000", &mut tests)
     });
     Ok(("proptest".to_owned(), runs.collect::<Result<_>>()?))
 }
