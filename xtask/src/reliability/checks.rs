@@ -123,11 +123,11 @@ fn miri() -> Result<(String, Vec<Run>)> {
         ("plans, e4m3, the CPU backend's and merges' small cases", "onekv", "--lib", skipped, RAYON),
         ("problems and operands", "onekv", "--test=problem", vec![], RAYON),
         (
-            "threads that mark a virtual card's memory while a launch begins, in 256 orders",
+            "threads that mark a virtual card's memory while a launch begins, in 128 orders",
             "ptxsim",
             "--lib",
             vec!["marks_of_several_threads"],
-            "-Zmiri-many-seeds=0..256",
+            "-Zmiri-many-seeds=0..128 -Zmiri-preemption-rate=0.2",
         ),
     ];
     let runs = runs.into_iter().map(|(what, package, target, filters, flags)| {
