@@ -58,7 +58,7 @@ fn every_width_of_registers_gives_the_reference() {
     const KEYS: [usize; 16] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 31, 63, 64, 65, 68, 129, 200];
     for case in 0..600 {
         let shape = [ROWS[case % 19], KEYS[case % 16], DIMS[case % 13]];
-        if cfg!(miri) && shape.iter().product::<usize>() > 200 {
+        if cfg!(miri) && (case >= 200 || shape.iter().any(|n| *n > 9)) {
             continue;
         }
         match case % 5 {
