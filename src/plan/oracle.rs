@@ -45,6 +45,16 @@ pub(super) fn plan(
         }
     }
     let (_, variant, split_keys, split_cluster) = best?;
+    let blocks = problem.inputs().iter().map(|input| {
+        let together = variant.cluster * variant.tile_rows;
+        let tiles = (input.rows.len() * problem.group()).div_ceil(together) * variant.cluster;
+        let parts = input.keys.len().div_ceil(split_keys).max(1);
+        problem.kv_heads() * tiles * if split_cluster > 1 { split_cluster } else { parts }
+    });
+    // They are refused.
+    if blocks.sum::<usize>() > MOST_BLOCKS {
+        return None;
+    }
     let (mut work, mut combines, mut slots) = (Vec::new(), Vec::new(), 0);
     for input in problem.inputs() {
         for kv_head in 0..problem.kv_heads() {
