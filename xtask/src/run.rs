@@ -33,7 +33,7 @@ pub fn step(what: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command` and returns its standard output; its standard error stays visible.
+/// Runs `command` and returns its standard output, which is shown where it fails; its standard error stays visible.
 pub fn output(what: &str, command: &mut Command) -> Result<String> {
     eprintln!("==> {what}");
     let program = command.get_program().to_string_lossy().into_owned();
@@ -42,6 +42,7 @@ pub fn output(what: &str, command: &mut Command) -> Result<String> {
         .output()
         .with_context(|| format!("cannot run {program}; is it installed?"))?;
     if !output.status.success() {
+        eprint!("{}", String::from_utf8_lossy(&output.stdout));
         bail!("{what}: {program} ended with {}", output.status);
     }
     String::from_utf8(output.stdout).with_context(|| format!("{what}: the output is not UTF-8"))
