@@ -158,7 +158,7 @@ fn address() -> Result<(String, Vec<Run>)> {
         ("the CPU backend, plans, problems", &["--package", "onekv", "--lib", "--tests"] as &[&str]),
         ("the C API, called from Rust, C and C++", &["--package", "onekv-c"]),
         ("the virtual GPU", &["--package", "ptxsim", "--lib", "--tests"]),
-        // Its other tests load it, and no program that is not of the sanitizer's can.
+        // Its other tests load it as a library, which does not start under ThreadSanitizer and was not tried here.
         ("the virtual GPU's driver", &["--package", "ptxsim-driver", "--lib"]),
         ("T5's readers, backend and command line", &["--package", "t5", "--lib", "--tests"]),
     ];
