@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
-use serde::{Deserialize, Serialize};
 
 use crate::peers::date;
-use crate::reliability;
+use crate::reliability::{self, Fuzzed};
 use crate::run::{cargo, command, output, root, step};
 use crate::virtual_gpu::target;
 
@@ -47,79 +46,29 @@ const TIMEOUT: u32 = 10;
 /// Besides each target's own bound, which is on what Rust allocates.
 const MOST_RSS_MB: u32 = 2048;
 
-/// Where the figures are.
-fn results() -> PathBuf {
-    reliability::results().join("fuzz.json")
-}
-
-/// How a target did.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
-    /// Inputs that were run.
-    pub runs: u64,
-    pub seconds: u64,
-    /// libFuzzer's `cov:`, edges of the program that some input took.
-    pub coverage: u64,
-    /// libFuzzer's `ft:`, edges by how often they were taken, and comparisons.
-    pub features: u64,
-    /// Inputs that each reach something of their own, and their bytes.
-    pub corpus: u64,
-    pub corpus_bytes: String,
-    pub peak_mb: u64,
-    pub date: String,
-    pub commit: String,
-}
-
 pub fn run(arguments: &Arguments) -> Result<()> {
     let names = targets(arguments.only.as_deref())?;
-    let folder = target().join("fuzz");
-    let triple = triple()?;
-    // With its target named, cargo leaves build scripts and macros without the flags.
-    let mut build = cargo(&["build", "--release", "--package", "onekv-fuzz", "--target", &triple]);
-    build.args(names.iter().flat_map(|name| ["--bin", name]));
-    build
-        .env("CARGO_TARGET_DIR", &folder)
-        .env("RUSTFLAGS", FLAGS.join(" "))
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    step("build the fuzz targets, with what libFuzzer looks at", &mut build)?;
-    let programs = folder.join(&triple).join("release");
-
+    let session = Session::new(&names, arguments)?;
     let (date, commit) = (date()?, reliability::commit()?);
-    let at_once = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
-    let (queue, done) = (Mutex::new(names.iter()), Mutex::new(BTreeMap::new()));
-    let next = || queue.lock().ok()?.next();
-    std::thread::scope(|scope| {
-        for _ in 0..at_once {
-            scope.spawn(|| {
-                while let Some(name) = next() {
-                    let result = fuzz(&programs, &folder, name, arguments);
-                    if let Ok((_, text)) = &result {
-                        println!("{text}");
-                    }
-                    if let Ok(mut done) = done.lock() {
-                        done.insert(name.clone(), result);
-                    }
-                }
-            });
-        }
+    let done = session.run(&names);
+    let figures = done.iter().filter_map(|(name, result)| {
+        let found = result.as_ref().ok()?.clone();
+        Some((name.clone(), Fuzzed { date: date.clone(), commit: commit.clone(), ..found }))
     });
-    let done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let (mut figures, mut failures) = (BTreeMap::new(), Vec::new());
-    for (name, result) in done {
-        match result {
-            Ok((found, _)) => {
-                drop(figures.insert(name, Figures { date: date.clone(), commit: commit.clone(), ..found }))
-            }
-            Err(error) => failures.push(format!("{name}: {error:#}")),
-        }
-    }
-    record(figures)?;
-    reliability::write_page()?;
+    reliability::record_fuzzed(figures)?;
     if arguments.keep {
-        names.iter().try_for_each(|name| keep(&programs, &folder, name))?;
+        names.iter().try_for_each(|name| session.keep(name))?;
     }
+    all_well(done)
+}
+
+/// An error that says which targets failed, if any did.
+fn all_well(done: BTreeMap<String, Result<Fuzzed>>) -> Result<()> {
+    let all = done.len();
+    let failures = done.into_iter().filter_map(|(name, result)| Some(format!("{name}: {:#}", result.err()?)));
+    let failures: Vec<String> = failures.collect();
     if !failures.is_empty() {
-        bail!("{} of {} targets failed\n{}", failures.len(), names.len(), failures.join("\n"));
+        bail!("{} of {all} targets failed\n{}", failures.len(), failures.join("\n"));
     }
     Ok(())
 }
@@ -146,58 +95,114 @@ fn triple() -> Result<String> {
     host.map(str::to_owned).context("rustc -vV names no host")
 }
 
-/// Where what is found of a target goes, and where its crashes do.
-fn places(folder: &Path, name: &str) -> Result<[PathBuf; 2]> {
-    let places = ["corpus", "artifacts"].map(|place| folder.join(place).join(name));
-    for place in &places {
-        std::fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
-    }
-    Ok(places)
+/// Programs that are built, and how they are run.
+struct Session {
+    programs: PathBuf,
+    /// Where what is found goes.
+    folder: PathBuf,
+    seconds: u64,
+    seed: u32,
 }
 
-/// Runs a target: its figures, and a line that says them.
-fn fuzz(programs: &Path, folder: &Path, name: &str, arguments: &Arguments) -> Result<(Figures, String)> {
-    let [corpus, artifacts] = places(folder, name)?;
-    let before = files(&artifacts)?;
-    let log = folder.join(format!("{name}.log"));
-    let file = std::fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-    let status = program(programs, name)
-        .args([&corpus, &root().join("fuzz/corpus").join(name)])
-        .arg(format!("-max_total_time={}", arguments.seconds))
-        .arg(format!("-seed={}", arguments.seed))
-        .arg(format!("-artifact_prefix={}/", artifacts.display()))
-        .arg("-print_final_stats=1")
-        .arg("-close_fd_mask=3")
-        .stdout(Stdio::null())
-        .stderr(file)
-        .status()
-        .with_context(|| format!("cannot run {name}"))?;
-    let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
-    if !status.success() {
+impl Session {
+    fn new(names: &[String], arguments: &Arguments) -> Result<Session> {
+        let folder = target().join("fuzz");
+        let triple = triple()?;
+        // With its target named, cargo leaves build scripts and macros without the flags.
+        let mut build = cargo(&["build", "--release", "--package", "onekv-fuzz", "--target", &triple]);
+        build.args(names.iter().flat_map(|name| ["--bin", name]));
+        build
+            .env("CARGO_TARGET_DIR", &folder)
+            .env("RUSTFLAGS", FLAGS.join(" "))
+            .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        step("build the fuzz targets, with what libFuzzer looks at", &mut build)?;
+        let programs = folder.join(&triple).join("release");
+        Ok(Session { programs, folder, seconds: arguments.seconds, seed: arguments.seed })
+    }
+
+    /// Runs the targets, two at a time where there are two cores.
+    fn run(&self, names: &[String]) -> BTreeMap<String, Result<Fuzzed>> {
+        let at_once = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
+        let (queue, done) = (Mutex::new(names.iter()), Mutex::new(BTreeMap::new()));
+        let next = || queue.lock().ok()?.next();
+        std::thread::scope(|scope| {
+            for _ in 0..at_once {
+                scope.spawn(|| {
+                    while let Some(name) = next() {
+                        let result = self.fuzz(name);
+                        if let Ok(found) = &result {
+                            println!("{name}: {found}");
+                        }
+                        if let Ok(mut done) = done.lock() {
+                            done.insert(name.clone(), result);
+                        }
+                    }
+                });
+            }
+        });
+        done.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a target.
+    fn fuzz(&self, name: &str) -> Result<Fuzzed> {
+        let [corpus, artifacts] = self.places(name)?;
+        let before = files(&artifacts)?;
+        let log = self.folder.join(format!("{name}.log"));
+        let file = std::fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        let status = self
+            .program(name)
+            .args([&corpus, &root().join("fuzz/corpus").join(name)])
+            .arg(format!("-max_total_time={}", self.seconds))
+            .arg(format!("-seed={}", self.seed))
+            .arg(format!("-artifact_prefix={}/", artifacts.display()))
+            .arg("-print_final_stats=1")
+            .arg("-close_fd_mask=3")
+            .stdout(Stdio::null())
+            .stderr(file)
+            .status()
+            .with_context(|| format!("cannot run {name}"))?;
+        let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+        if status.success() {
+            return read(&text).with_context(|| format!("no figures in {}", log.display()));
+        }
         let found: Vec<PathBuf> =
             files(&artifacts)?.into_iter().filter(|file| !before.contains(file)).collect();
         // What it said is lost in what targets say of all inputs: once more, with that alone.
-        let said = found.first().map(|input| program(programs, name).arg(input).output()).transpose()?;
-        let said = said.map(|said| String::from_utf8_lossy(&said.stderr).into_owned()).unwrap_or_default();
-        let marks = ["panicked at", "allowed: ", "ERROR: libFuzzer"];
-        let lines: Vec<&str> =
-            said.lines().filter(|line| marks.iter().any(|mark| line.contains(mark))).collect();
+        let again = found.first().map(|input| self.program(name).arg(input).output()).transpose()?;
+        let again = again.map(|said| String::from_utf8_lossy(&said.stderr).into_owned()).unwrap_or_default();
+        // The last is the input itself, where it is short: all that is left of it where the machine is not.
+        let marks = ["panicked at", "allowed: ", "ERROR: libFuzzer", "Base64: "];
+        let lines = again.lines().chain(text.lines().filter(|line| line.starts_with("Base64: ")));
+        let lines: Vec<&str> = lines.filter(|line| marks.iter().any(|mark| line.contains(mark))).collect();
         bail!("{status}, input {found:?}, log {}\n{}", log.display(), lines.join("\n"));
     }
-    let figures = read(&text).with_context(|| format!("no figures in {}", log.display()))?;
-    let Figures { runs, seconds, coverage, features, corpus, corpus_bytes, peak_mb, .. } = &figures;
-    let said = format!(
-        "{name}: {runs} runs in {seconds} s, cov {coverage}, ft {features}, corpus {corpus} inputs of {corpus_bytes}, peak {peak_mb} MB"
-    );
-    Ok((figures, said))
-}
 
-/// A target's program, with bounds, and threads of which none disturbs another's coverage.
-fn program(programs: &Path, name: &str) -> Command {
-    let mut program = Command::new(programs.join(name));
-    program.current_dir(programs).env("RAYON_NUM_THREADS", "1").env("RUST_BACKTRACE", "0");
-    program.args([format!("-timeout={TIMEOUT}"), format!("-rss_limit_mb={MOST_RSS_MB}")]);
-    program
+    /// A target's program, with bounds, and threads of which none disturbs another's coverage.
+    fn program(&self, name: &str) -> Command {
+        let mut program = Command::new(self.programs.join(name));
+        program.current_dir(&self.programs).env("RAYON_NUM_THREADS", "1").env("RUST_BACKTRACE", "0");
+        program.args([format!("-timeout={TIMEOUT}"), format!("-rss_limit_mb={MOST_RSS_MB}")]);
+        program
+    }
+
+    /// Where what is found of a target goes, and where its crashes do.
+    fn places(&self, name: &str) -> Result<[PathBuf; 2]> {
+        let places = ["corpus", "artifacts"].map(|place| self.folder.join(place).join(name));
+        for place in &places {
+            std::fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
+        }
+        Ok(places)
+    }
+
+    /// Adds to a target's corpus the fewest inputs that reach what those that were found do, by edges of the program: how often
+    /// each is taken would be ten times as many inputs.
+    fn keep(&self, name: &str) -> Result<()> {
+        let [found, _] = self.places(name)?;
+        let mut merge = self.program(name);
+        merge.args(["-set_cover_merge=1", "-use_counters=0", "-close_fd_mask=3"]);
+        merge.args([&root().join("fuzz/corpus").join(name), &found]);
+        step(&format!("keep what was found of {name}"), merge.stdout(Stdio::null()).stderr(Stdio::null()))
+    }
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -206,14 +211,14 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The figures of libFuzzer's last lines.
-fn read(log: &str) -> Option<Figures> {
+fn read(log: &str) -> Option<Fuzzed> {
     let last = log.lines().rfind(|line| line.contains(" cov: ") && line.contains("DONE"))?;
     let after = |mark: &str| last.split(mark).nth(1)?.split_whitespace().next();
     let stat =
         |mark: &str| log.lines().rfind(|line| line.contains(mark))?.split_whitespace().last()?.parse().ok();
     let (corpus, corpus_bytes) = after("corp: ")?.split_once('/')?;
     let done = log.lines().rfind(|line| line.starts_with("Done "))?;
-    Some(Figures {
+    Some(Fuzzed {
         runs: stat("stat::number_of_executed_units:")?,
         seconds: done.split(" in ").nth(1)?.split_whitespace().next()?.parse().ok()?,
         coverage: after("cov: ")?.parse().ok()?,
@@ -224,31 +229,6 @@ fn read(log: &str) -> Option<Figures> {
         date: String::new(),
         commit: String::new(),
     })
-}
-
-/// Of every target's last run; of none where there is no such file.
-pub fn figures() -> Result<BTreeMap<String, Figures>> {
-    let path = results();
-    if path.exists() { reliability::parsed(&path) } else { Ok(BTreeMap::new()) }
-}
-
-/// Writes the figures, with those of targets that were not run now.
-fn record(figures: BTreeMap<String, Figures>) -> Result<()> {
-    let mut all = self::figures()?;
-    all.extend(figures);
-    let path = results();
-    std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
-    reliability::write(&path, &(serde_json::to_string_pretty(&all)? + "\n"))
-}
-
-/// Adds to a target's corpus the fewest inputs that reach what those that were found do, by edges of the program: how often
-/// each is taken would be ten times as many inputs.
-fn keep(programs: &Path, folder: &Path, name: &str) -> Result<()> {
-    let [found, _] = places(folder, name)?;
-    let mut merge = program(programs, name);
-    merge.args(["-set_cover_merge=1", "-use_counters=0", "-close_fd_mask=3"]);
-    merge.args([&root().join("fuzz/corpus").join(name), &found]).stdout(Stdio::null()).stderr(Stdio::null());
-    step(&format!("keep what was found of {name}"), &mut merge)
 }
 
 #[cfg(test)]

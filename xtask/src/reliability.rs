@@ -14,7 +14,6 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::fuzz;
 use crate::peers::date;
 use crate::run::{command, output, root};
 
@@ -81,6 +80,51 @@ struct Run {
     found: String,
 }
 
+/// How a fuzz target did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fuzzed {
+    /// Inputs that were run.
+    pub runs: u64,
+    pub seconds: u64,
+    /// libFuzzer's `cov:`, edges of the program that some input took.
+    pub coverage: u64,
+    /// libFuzzer's `ft:`, edges by how often they were taken, and comparisons.
+    pub features: u64,
+    /// Inputs that each reach something of their own, and their bytes.
+    pub corpus: u64,
+    pub corpus_bytes: String,
+    pub peak_mb: u64,
+    pub date: String,
+    pub commit: String,
+}
+
+impl std::fmt::Display for Fuzzed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Fuzzed { runs, seconds, coverage, features, corpus, corpus_bytes, peak_mb, .. } = self;
+        write!(f, "{runs} runs in {seconds} s, cov {coverage}, ft {features}, ")?;
+        write!(f, "corpus {corpus} inputs of {corpus_bytes}, peak {peak_mb} MB")
+    }
+}
+
+/// Writes how targets did beside those that were not run now, and the page.
+pub fn record_fuzzed(figures: impl Iterator<Item = (String, Fuzzed)>) -> Result<()> {
+    let results = results();
+    let mut all = fuzzed(&results)?;
+    all.extend(figures);
+    std::fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
+    write(&results.join(FUZZED), &(serde_json::to_string_pretty(&all)? + "\n"))?;
+    write_page()
+}
+
+const FUZZED: &str = "fuzz.json";
+
+/// Every target's last run; none where there is no such file.
+fn fuzzed(results: &Path) -> Result<BTreeMap<String, Fuzzed>> {
+    let path = results.join(FUZZED);
+    if path.exists() { parsed(&path) } else { Ok(BTreeMap::new()) }
+}
+
 pub fn run(arguments: &Arguments) -> Result<()> {
     let results = results();
     std::fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
@@ -103,23 +147,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Writes docs/reliability.md from what is in results/reliability/.
-pub fn write_page() -> Result<()> {
+fn write_page() -> Result<()> {
     write(&root().join(PAGE), &page()?)
 }
 
 const PAGE: &str = "docs/reliability.md";
 
 /// Where the parts, and fuzzing, leave what they found.
-pub fn results() -> PathBuf {
+fn results() -> PathBuf {
     root().join("results/reliability")
 }
 
 fn page() -> Result<String> {
     let results = results();
-    Ok(page::page(&read(&results)?, &fuzz::figures()?, &checks::told(&results)?))
+    Ok(page::page(&read(&results)?, &fuzzed(&results)?, &checks::told(&results)?))
 }
 
-pub fn write(path: &Path, text: &str) -> Result<()> {
+fn write(path: &Path, text: &str) -> Result<()> {
     eprintln!("==> write {}", path.display());
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -130,7 +174,7 @@ fn read(results: &Path) -> Result<BTreeMap<Part, Record>> {
     files.filter(|(_, file)| file.exists()).map(|(part, file)| Ok((part, parsed(&file)?))).collect()
 }
 
-pub fn parsed<T: for<'a> Deserialize<'a>>(file: &Path) -> Result<T> {
+fn parsed<T: for<'a> Deserialize<'a>>(file: &Path) -> Result<T> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is not as this task writes it", file.display()))
 }

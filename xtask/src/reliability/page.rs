@@ -6,14 +6,13 @@ use clap::ValueEnum as _;
 
 use super::checks::{Followed, Told};
 use super::purposes::PURPOSES;
-use super::{Part, Record};
-use crate::fuzz::Figures;
+use super::{Fuzzed, Part, Record};
 use crate::planted;
 
 /// The page, of what has been run.
 pub fn page(
     records: &BTreeMap<Part, Record>,
-    fuzzed: &BTreeMap<String, Figures>,
+    fuzzed: &BTreeMap<String, Fuzzed>,
     failing: &[(&str, Told)],
 ) -> String {
     let mut page = BEGIN.to_owned() + &fuzzing(fuzzed);
@@ -36,10 +35,10 @@ pub fn page(
     page
 }
 
-fn fuzzing(targets: &BTreeMap<String, Figures>) -> String {
+fn fuzzing(targets: &BTreeMap<String, Fuzzed>) -> String {
     let mut text = FUZZING.to_owned();
     for (name, figures) in targets {
-        let Figures { runs, seconds, coverage, corpus, peak_mb, date, commit, .. } = figures;
+        let Fuzzed { runs, seconds, coverage, corpus, peak_mb, date, commit, .. } = figures;
         text += &format!(
             "| {name} | {runs} | {seconds} s | {coverage} | {corpus} | {peak_mb} MB | {date}, {commit} |\n"
         );
@@ -127,7 +126,7 @@ fn words(part: Part) -> (&'static str, &'static str, &'static str) {
 fn planted_bugs() -> String {
     format!(
         "`cargo xtask planted` puts {} known bugs into a copy of the tree, one at a time, and the test that is named for it must \
-         fail. The table, xtask/src/planted.rs, gains a row with each fix.\n",
+         fail. The table, xtask/src/planted.rs, gains a row with each fix. Two of them are planted with every change, others each time.\n",
         planted::count()
     )
 }
