@@ -119,14 +119,14 @@ impl<E: Element> Attend<'_, E> {
                 if halves && own {
                     let (k, v) = (tiles.k.as_they_lie(&range), tiles.v.as_they_lie(&range));
                     for block in blocks {
-                        simd.vectorize(Step { block, weights, k, v, score, count });
+                        simd.meet(Step { block, weights, k, v, score, count });
                     }
                 } else {
                     // A block reads each key once, but each value for every few rows.
                     let k = tiles.k.tile(simd, &range, false, k_tile);
                     let v = tiles.v.tile(simd, &range, rows_per_head > IN_PLACE_ROWS, v_tile);
                     for block in blocks {
-                        simd.vectorize(Step { block, weights, k, v, score, count });
+                        simd.meet(Step { block, weights, k, v, score, count });
                     }
                 }
             }
@@ -305,6 +305,17 @@ struct Step<'a, 'b, E> {
     score: Score,
     count: usize,
 }
+
+/// A method of the registers: of each type the compiler makes a unit by itself, and compiles them side by side. It takes most of
+/// the library's time.
+trait Meet: Simd {
+    #[inline(never)]
+    fn meet<E: Element>(self, step: Step<'_, '_, E>) {
+        self.vectorize(step);
+    }
+}
+
+impl<S: Simd> Meet for S {}
 
 impl<E: Element> WithSimd for Step<'_, '_, E> {
     type Output = ();

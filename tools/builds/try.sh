@@ -22,7 +22,8 @@ nvcc is a stand-in that reads the sources and writes empty files.
   pip        there is no pip
   package    the packaged crate alone, without and with CUDA, and its documentation
 
-Environment: NVCC, the real compiler [default: that of `cargo xtask setup`].
+Environment: NVCC, the real compiler [default: that of `cargo xtask setup`]; XTASK, `cargo xtask`'s program [default: it is
+built].
 END
 }
 
@@ -93,8 +94,8 @@ in_tree() {
 }
 
 # What `cargo xtask` runs, in the checkout that CARGO_MANIFEST_DIR says.
-(cd "$root" && cargo build --quiet --package xtask)
-xtask=${CARGO_TARGET_DIR:-$root/target}/debug/xtask
+[ -n "${XTASK:-}" ] || (cd "$root" && cargo build --quiet --package xtask)
+xtask=${XTASK:-${CARGO_TARGET_DIR:-$root/target}/debug/xtask}
 
 check=(cargo check --features cuda --locked)
 failed=()
