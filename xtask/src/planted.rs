@@ -1,12 +1,14 @@
 //! `cargo xtask planted`: are the tests able to fail? Each known bug is planted in a copy of the tree, and
 //! the tests that are meant to catch it must turn red.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::run::{command, output, root};
 
@@ -917,32 +919,21 @@ fn sample(at: usize, most: usize) -> Vec<&'static Planted> {
 /// Plants bugs; fails if one goes unnoticed.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let chosen = arguments.chosen()?;
-    let copy = root().join("target/planted/tree");
-    if copy.exists() {
-        std::fs::remove_dir_all(&copy)?;
-    }
-    let files = output("copy the tree to target/planted", &mut command("git", &["ls-files"]))?;
-    for file in files.lines() {
-        let to = copy.join(file);
-        if let Some(folder) = to.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        std::fs::copy(root().join(file), to).with_context(|| format!("cannot copy {file}"))?;
-    }
+    let copy = copy_of_the_tree()?;
     let driver = crate::virtual_gpu::virtual_driver()?;
-    // Tests that fail without a bug would catch any.
-    let mut sound: Vec<(&[&str], &str)> = Vec::new();
-    for bug in &chosen {
-        if !sound.contains(&(bug.caught_by, bug.card())) {
-            sound.push((bug.caught_by, bug.card()));
-            if !bug.test(&copy, &driver, &[])?.status.success() {
-                bail!("`{}` fails without a planted bug", bug.caught_by.join(" "));
-            }
-        }
-    }
+    // Whether the tests pass without a bug: if not, they would catch any.
+    let mut sound = BTreeMap::new();
     let mut astray = Vec::new();
     for (i, bug) in chosen.iter().enumerate() {
-        let (began, caught) = (Instant::now(), plant(&copy, bug, &driver));
+        let began = Instant::now();
+        let sound = match sound.entry((bug.caught_by, bug.card())) {
+            Entry::Occupied(sound) => *sound.get(),
+            Entry::Vacant(unknown) => *unknown.insert(bug.test(&copy, &driver, &[])?.status.success()),
+        };
+        let caught = match sound {
+            true => plant(&copy, bug, &driver),
+            false => Err(anyhow!("`{}` fails without a planted bug", bug.caught_by.join(" "))),
+        };
         let word = match &caught {
             Ok(true) => "caught",
             Ok(false) => "UNNOTICED",
@@ -961,6 +952,27 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bail!("{} planted bugs went unnoticed or cannot be planted: {}", astray.len(), astray.join("; "));
     }
     Ok(())
+}
+
+/// The files that git knows, in a folder of their own. Those that are there already keep their time, by which cargo knows what
+/// it has compiled.
+fn copy_of_the_tree() -> Result<PathBuf> {
+    let (copy, list) = (root().join("target/planted/tree"), root().join("target/planted/files"));
+    let files = output("copy the tree to target/planted", &mut command("git", &["ls-files"]))?;
+    // What is no longer known must not stay.
+    if copy.exists() && std::fs::read_to_string(&list).ok().as_ref() != Some(&files) {
+        std::fs::remove_dir_all(&copy).with_context(|| format!("cannot remove {}", copy.display()))?;
+    }
+    for file in files.lines() {
+        let (from, to) = (root().join(file), copy.join(file));
+        let text = std::fs::read(&from).with_context(|| format!("cannot read {file}"))?;
+        if std::fs::read(&to).ok() != Some(text) {
+            std::fs::create_dir_all(to.parent().unwrap_or(&copy))?;
+            std::fs::copy(from, to).with_context(|| format!("cannot copy {file}"))?;
+        }
+    }
+    std::fs::write(&list, files).with_context(|| format!("cannot write {}", list.display()))?;
+    Ok(copy)
 }
 
 /// Plants one bug, runs the tests that must fail, takes it out again.

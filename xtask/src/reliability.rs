@@ -8,6 +8,7 @@ mod page;
 mod purposes;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -51,8 +52,12 @@ pub struct Arguments {
     /// Only these; `--part` can be given several times [default: all]
     #[arg(long = "part")]
     parts: Vec<Part>,
+    /// Cases of each property in `soak` and `cards` [default: 500000 of plans, 10000 on the CPU, 1000 on each card, which takes
+    /// a core 20 minutes]
+    #[arg(long)]
+    cases: Option<NonZeroU32>,
     /// Run nothing: only write docs/reliability.md from what is in results/reliability/
-    #[arg(long, conflicts_with = "parts")]
+    #[arg(long, conflicts_with_all = ["parts", "cases"])]
     page: bool,
     /// Take the advisories that cargo-deny fetched before
     #[arg(long)]
@@ -138,7 +143,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 continue;
             }
             Part::Builds => builds::run(&results, arguments.offline)?,
-            _ => checks::run(*part)?,
+            _ => checks::run(*part, arguments.cases)?,
         };
         let record = Record { date: date.clone(), commit: commit.clone(), tool, runs };
         write(&part.file(&results), &(serde_json::to_string_pretty(&record)? + "\n"))?;

@@ -74,16 +74,34 @@ pub fn virtual_driver() -> Result<PathBuf> {
         ("libcandle_stand_ins.so", "libnvrtc.so"),
     ] {
         let (from, to) = (target.join("debug").join(library), folder.join(name));
-        std::fs::copy(&from, &to)
-            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+        replace(&to, |new| std::fs::copy(&from, new).map(drop))?;
     }
     // The same file, as of a real driver: programs that link the one name and load the other get one driver. In lib64 as of a
     // CUDA toolkit, where cust's build looks.
     std::fs::create_dir_all(folder.join("lib64"))?;
     let from = folder.join("libcuda.so");
     for to in [folder.join("libcuda.so.1"), folder.join("lib64/libcuda.so")] {
-        let _ = std::fs::remove_file(&to);
-        std::fs::hard_link(&from, &to).with_context(|| format!("cannot link {}", to.display()))?;
+        replace(&to, |new| std::fs::hard_link(&from, new))?;
     }
     Ok(folder)
+}
+
+/// Puts what `make` makes in the place of a file that a program may have loaded: written over, it would end that program.
+fn replace(file: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
+    let new = file.with_extension("new");
+    let _ = std::fs::remove_file(&new);
+    make(&new)
+        .and_then(|()| std::fs::rename(&new, file))
+        .with_context(|| format!("cannot replace {}", file.display()))
+}
+
+#[test]
+fn programs_keep_the_library_that_they_have_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("libcuda.so");
+    std::fs::write(&file, "loaded").unwrap();
+    let mut loaded = std::fs::File::open(&file).unwrap();
+    replace(&file, |new| std::fs::write(new, "new")).unwrap();
+    assert_eq!(std::fs::read(&file).unwrap(), b"new");
+    assert_eq!(std::io::read_to_string(&mut loaded).unwrap(), "loaded");
 }

@@ -1,6 +1,7 @@
 //! Tests under tools that see what a test alone does not, and with more cases than a gate has time for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::Command;
 
@@ -23,13 +24,13 @@ const TOO_LONG_FOR_MIRI: [&str; 5] = [
 ];
 
 /// Runs a part that is made of tests.
-pub fn run(part: Part) -> Result<(String, Vec<Run>)> {
+pub fn run(part: Part, cases: Option<NonZeroU32>) -> Result<(String, Vec<Run>)> {
     if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
         bail!("--part {} runs on Linux on x86-64", part.name());
     }
     match part {
-        Part::Soak => soak(),
-        Part::Cards => cards(),
+        Part::Soak => soak(cases),
+        Part::Cards => cards(cases),
         Part::Miri => miri(),
         Part::Address => address(),
         Part::Thread => thread(),
@@ -37,23 +38,23 @@ pub fn run(part: Part) -> Result<(String, Vec<Run>)> {
     }
 }
 
-fn soak() -> Result<(String, Vec<Run>)> {
+fn soak(cases: Option<NonZeroU32>) -> Result<(String, Vec<Run>)> {
     let mut plans = cargo(&["test", "--package", "onekv", "--lib", "plan::tests::"]);
     let mut cpu = cargo(&["test", "--package", "onekv", "--test", "attention"]);
     let runs = vec![
-        soaked("plans for five cards", "500000", &mut plans)?,
-        soaked("the CPU backend, f32, f16 and bf16", "10000", &mut cpu)?,
+        soaked("plans for five cards", cases.map_or(500_000, u32::from), &mut plans)?,
+        soaked("the CPU backend, f32, f16 and bf16", cases.map_or(10_000, u32::from), &mut cpu)?,
     ];
     Ok(("proptest".to_owned(), runs))
 }
 
-fn cards() -> Result<(String, Vec<Run>)> {
+fn cards(cases: Option<NonZeroU32>) -> Result<(String, Vec<Run>)> {
     let driver = virtual_driver()?;
     let runs = ["a100", "rtx4090", "h200", "b200", "rtx5090"].into_iter().map(|name| {
         let mut tests =
             workspace("test", "cuda", &["--test", "attention", "--test", "e4m3", "--test", "cuda"]);
         on_virtual_card(&mut tests, &driver, name);
-        soaked(&format!("a virtual {name}, every variant"), "1000", &mut tests)
+        soaked(&format!("a virtual {name}, every variant"), cases.map_or(1000, u32::from), &mut tests)
     });
     Ok(("proptest".to_owned(), runs.collect::<Result<_>>()?))
 }
@@ -106,8 +107,8 @@ pub fn told(results: &Path) -> Result<Vec<(&'static str, Told)>> {
     files.filter(|(_, file)| file.exists()).map(|(what, file)| Ok((what, parsed(&file)?))).collect()
 }
 
-fn soaked(what: &str, cases: &str, tests: &mut Command) -> Result<Run> {
-    tested(what, &format!("{cases} cases of each property"), tests.env("PROPTEST_CASES", cases))
+fn soaked(what: &str, cases: u32, tests: &mut Command) -> Result<Run> {
+    tested(what, &format!("{cases} cases of each property"), tests.env("PROPTEST_CASES", cases.to_string()))
 }
 
 fn miri() -> Result<(String, Vec<Run>)> {
