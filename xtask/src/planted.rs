@@ -925,7 +925,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let began = Instant::now();
         let sound = match sound.entry(bug.kind()) {
             Entry::Occupied(sound) => *sound.get(),
-            Entry::Vacant(unknown) => *unknown.insert(bug.test(&copy, &driver, &[])?.status.success()),
+            Entry::Vacant(unknown) => {
+                let Output { status, stdout, stderr } = bug.test(&copy, &driver, &[])?;
+                if !status.success() {
+                    println!("{}{}", String::from_utf8_lossy(&stderr), String::from_utf8_lossy(&stdout));
+                }
+                *unknown.insert(status.success())
+            }
         };
         let caught = match sound {
             true => plant(&copy, bug, &driver),
