@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::io::{BufRead as _, BufReader};
 use std::num::NonZeroUsize;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -926,7 +928,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let sound = match sound.entry(bug.kind()) {
             Entry::Occupied(sound) => *sound.get(),
             Entry::Vacant(unknown) => {
-                let Output { status, stdout, stderr } = bug.test(&copy, &driver, &[])?;
+                let Output { status, stdout, stderr } = bug.tests(&copy, &driver)?.output()?;
                 if !status.success() {
                     println!("{}{}", String::from_utf8_lossy(&stderr), String::from_utf8_lossy(&stdout));
                 }
@@ -983,13 +985,10 @@ fn plant(copy: &Path, bug: &Planted, driver: &Path) -> Result<bool> {
     let (path, text) = (copy.join(bug.file), bug.text(copy)?);
     std::fs::write(&path, text.replace(bug.from, bug.to))?;
     // A bug that does not compile shows nothing.
-    let built = bug.test(copy, driver, &["--no-run"])?;
-    let tested = built.status.success().then(|| bug.test(copy, driver, &[])).transpose()?;
+    let built = bug.tests(copy, driver)?.arg("--no-run").output()?;
+    let caught = built.status.success().then(|| fail(bug.tests(copy, driver)?)).transpose();
     std::fs::write(&path, text)?;
-    match tested {
-        Some(tests) => Ok(!tests.status.success()),
-        None => bail!("`{}` does not compile: {}", bug.name, String::from_utf8_lossy(&built.stderr)),
-    }
+    caught?.with_context(|| format!("it does not compile: {}", String::from_utf8_lossy(&built.stderr)))
 }
 
 impl Planted {
@@ -1018,11 +1017,10 @@ impl Planted {
     }
 
     /// The tests that must fail, in the copy of the tree and on a virtual card.
-    fn test(&self, copy: &Path, driver: &Path, more: &[&str]) -> Result<Output> {
-        let mut cargo = crate::run::cargo(&["test", "--quiet"]);
+    fn tests(&self, copy: &Path, driver: &Path) -> Result<Command> {
+        let mut cargo = crate::run::cargo(&["test"]);
         cargo
             .args(self.caught_by)
-            .args(more)
             .current_dir(copy)
             .env("CARGO_TARGET_DIR", root().join("target/planted/build"))
             // One function of a crate is new: with these the rest is not compiled again.
@@ -1032,8 +1030,35 @@ impl Planted {
         if self.caught_by == CANDLE {
             crate::virtual_gpu::with_candle(&mut cargo, driver)?;
         }
-        Ok(cargo.output()?)
+        Ok(cargo)
     }
+}
+
+/// Whether `tests` fail: with the first that does, all are ended.
+fn fail(mut tests: Command) -> Result<bool> {
+    // Of their own, so that the programs that cargo starts end with it.
+    let mut tests = tests.process_group(0).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let lines = tests.stdout.take().map(|said| BufReader::new(said).lines());
+    let failed = lines.is_some_and(|mut lines| {
+        lines.any(|line| line.is_ok_and(|line| line.starts_with("test ") && line.ends_with(" ... FAILED")))
+    });
+    if failed {
+        command("kill", &["-KILL", "--", &format!("-{}", tests.id())]).status()?;
+    }
+    Ok(!tests.wait()?.success())
+}
+
+#[test]
+fn the_first_test_that_fails_ends_all() {
+    let failed = |script: &str| {
+        let mut tests = Command::new("sh");
+        tests.args(["-c", script]);
+        fail(tests).unwrap()
+    };
+    // What it starts would hold the pipe open for an hour.
+    assert!(failed("echo 'test a::b ... FAILED'; sleep 3600 & wait"));
+    assert!(failed("echo 'test a::b ... ok'; exit 101"));
+    assert!(!failed("echo 'test a::b ... ok'; echo 'about test c ... FAILED'"));
 }
 
 /// Every bug comes first in some sample, and what follows is of the same tests.

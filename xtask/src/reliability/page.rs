@@ -126,7 +126,7 @@ fn words(part: Part) -> (&'static str, &'static str, &'static str) {
 fn planted_bugs() -> String {
     format!(
         "`cargo xtask planted` puts {} known bugs into a copy of the tree, one at a time, and the test that is named for it must \
-         fail. The table, xtask/src/planted.rs, gains a row with each fix. Two of them are planted with every change, others each time.\n",
+         fail. The table, xtask/src/planted.rs, gains a row with each fix.\n",
         planted::count()
     )
 }
