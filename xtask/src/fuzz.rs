@@ -170,7 +170,7 @@ impl Session {
         // What it said is lost in what targets say of all inputs: once more, with that alone.
         let again = found.first().map(|input| self.program(name).arg(input).output()).transpose()?;
         let again = again.map(|said| String::from_utf8_lossy(&said.stderr).into_owned()).unwrap_or_default();
-        // The last is the input itself, where it is short: all that is left of it where the machine is not.
+        // The last is the input itself, where it is short: of a machine that is gone, its log is left.
         let marks = ["panicked at", "allowed: ", "ERROR: libFuzzer", "Base64: "];
         let lines = again.lines().chain(text.lines().filter(|line| line.starts_with("Base64: ")));
         let lines: Vec<&str> = lines.filter(|line| marks.iter().any(|mark| line.contains(mark))).collect();

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,7 @@ pub struct Arguments {
     #[arg(long = "part")]
     parts: Vec<Part>,
     /// Cases of each property in `soak` and `cards` [default: 500000 of plans, 10000 on the CPU, 1000 on each card, which takes
-    /// a core 20 minutes]
+    /// hours]
     #[arg(long)]
     cases: Option<NonZeroU32>,
     /// Run nothing: only write docs/reliability.md from what is in results/reliability/
@@ -135,6 +135,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     std::fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
     let all = Part::value_variants();
     let asked = if arguments.parts.is_empty() { all } else { &arguments.parts };
+    if let Some(cases) = arguments.cases
+        && !asked.iter().any(|part| [Part::Soak, Part::Cards].contains(part))
+    {
+        bail!("--cases is {cases}, allowed: with --part soak or --part cards");
+    }
     let (date, commit) = (date()?, commit()?);
     for part in asked.iter().filter(|_| !arguments.page) {
         let (tool, runs) = match part {
