@@ -164,5 +164,5 @@ Without feature `cuda`, nothing. With it, build.rs (`build/nvcc.rs`)
   ONEKV_CUDA_ARCHS, ONEKV_CHECKOUT, DOCS_RS;
 - writes: below OUT_DIR.
 
-It opens no connection; see the last row above for what was built without a network.
+It opens no connection: `cargo xtask reliability --part builds` builds where there is no network.
 ";
