@@ -306,8 +306,8 @@ struct Step<'a, 'b, E> {
     count: usize,
 }
 
-/// A method of the registers: of each type the compiler makes a unit by itself, and compiles them side by side. It takes most of
-/// the library's time.
+/// A method of the registers: of each type the compiler makes a unit by itself, and compiles them side by side. Most of the
+/// time that the library takes to compile goes here.
 trait Meet: Simd {
     #[inline(never)]
     fn meet<E: Element>(self, step: Step<'_, '_, E>) {
