@@ -48,7 +48,7 @@ fn supported(max_rows: usize, max_keys: usize) -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(config(48))]
+    #![proptest_config(config(24))]
 
     /// Q of every size that bf16 has: K's scales make up for it.
     #[test]

@@ -23,7 +23,7 @@ nvcc is a stand-in that reads the sources and writes empty files.
   package    the packaged crate alone, without and with CUDA, and its documentation
 
 Environment: NVCC, the real compiler [default: that of `cargo xtask setup`]; XTASK, `cargo xtask`'s program [default: it is
-built].
+built]; RUSTFLAGS.
 END
 }
 
@@ -89,7 +89,7 @@ in_tree() {
     done
     shift
     (cd "$folder" && env -i HOME="$HOME" ${CARGO_HOME:+CARGO_HOME="$CARGO_HOME"} ${RUSTUP_HOME:+RUSTUP_HOME="$RUSTUP_HOME"} \
-        REAL_NVCC="$REAL_NVCC" TRY_LOG="$TRY_LOG" CARGO_TARGET_DIR="$work/target" \
+        ${RUSTFLAGS:+RUSTFLAGS="$RUSTFLAGS"} REAL_NVCC="$REAL_NVCC" TRY_LOG="$TRY_LOG" CARGO_TARGET_DIR="$work/target" \
         PATH="$bare:$cxx" "${environment[@]}" "$@") >"$work/output" 2>&1
 }
 

@@ -111,7 +111,7 @@ fn ids_do_not_depend_on_the_limit() {
         check(&on_cpu, method, limits, &want, 1..=ROWS + 1);
         if let Some(on_cuda) = &mut on_cuda {
             on_cuda.config.rules.ends = vec![eos];
-            check(on_cuda, method, limits, &want, [2, 5, 9].into_iter());
+            check(on_cuda, method, limits, &want, [2, 7].into_iter());
         }
     }
 }
@@ -219,11 +219,11 @@ fn memory_stays_below_what_the_limit_needs() {
         input: vec![5; 3 + i * 29 % 64],
         prompts: vec![vec![6; i * 5 % 9], vec![7; i * 7 % 10], vec![]],
     };
-    let tasks: Vec<Task> = (0..12).map(task).collect();
-    let work = Workload { inputs: 12, prompts: 3, keys: 66, prompt_tokens: 9, new_tokens: 2 };
+    let tasks: Vec<Task> = [2, 11, 0, 7, 4, 9].map(task).into();
+    let work = Workload { inputs: 6, prompts: 3, keys: 66, prompt_tokens: 9, new_tokens: 2 };
     let limits = Limits { max_new_tokens: 2, stop_at_eos: false, batch_rows: None };
     for method in METHODS {
-        for rows in [1, 8, 36] {
+        for rows in [1, 5, 18] {
             let limits = Limits { batch_rows: Some(rows), ..limits };
             let (_, stats) = generate(&model, method, &tasks, limits, 2, &ProgressBar::hidden()).unwrap();
             let peak = stats.peak_bytes.unwrap() as u64;

@@ -134,10 +134,10 @@ fn products_are_by_card_and_type() {
         (&["--dtype", "f32", "--gemm", "own"], "f32, own gemm".to_owned()),
     ];
     for (said, ends) in cases {
-        let more = ["--max-new-tokens", "7", "--mode", "all", "--json"];
+        let more = ["--max-new-tokens", "2", "--mode", "all", "--json"];
         let report = json(&[&arguments[..], &more, said].concat());
         for method in ["pid", "pid-replicated", "pie"] {
-            assert_eq!(report[method]["new_tokens"], 21, "{method}");
+            assert_eq!(report[method]["new_tokens"], 6, "{method}");
             let device = report[method]["device"].as_str().unwrap();
             assert!(device.starts_with("cuda: ") && device.ends_with(&ends), "{said:?}: {device}");
         }

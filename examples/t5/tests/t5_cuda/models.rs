@@ -97,7 +97,7 @@ fn check_ids(cuda: &Cuda) {
     for (config, methods) in [(config(true, 64), &all[..]), (config(false, 40), &all[..1])] {
         let (mut on_cpu, mut on_cuda) = (load(&config, &cpu), load(&config, cuda));
         for &method in methods {
-            let limits = Limits { max_new_tokens: 11, stop_at_eos: false, batch_rows: None };
+            let limits = Limits { max_new_tokens: 8, stop_at_eos: false, batch_rows: None };
             let (want, _) = run(&on_cpu, method, limits);
             assert_eq!(run(&on_cuda, method, limits).0, want, "{method:?}");
             let ends = vec![telling_eos(&want)];
