@@ -1,8 +1,8 @@
-//! `cargo xtask planted`: are the tests able to fail? Each known bug is planted in a copy of the tree, and
-//! the tests that are meant to catch it must turn red.
+//! `cargo xtask planted`: are the tests able to fail? Each known bug is planted in a copy of the tree, and the tests that are
+//! meant to catch it must turn red. Which one did, and when, is in results/reliability/planted.json: it is tried first again.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::num::NonZeroUsize;
 use std::os::unix::process::CommandExt as _;
@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 
+use crate::peers::date;
+use crate::reliability::{self, Caught};
 use crate::run::{command, output, root};
 
 /// A bug and who catches it.
@@ -872,11 +874,6 @@ const BUGS: &[Planted] = &[
         to: "self.tokenizer.encode(text, special).map_err(|e| anyhow!(\"{e}\"))", caught_by: PARTS },
 ];
 
-/// How many there are.
-pub fn count() -> usize {
-    BUGS.len()
-}
-
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only those whose name or file contains this
@@ -886,10 +883,24 @@ pub struct Arguments {
     /// them on candle
     #[arg(long, conflicts_with = "only")]
     sample: Option<NonZeroUsize>,
+    /// Only those that results/reliability/planted.json does not have as caught
+    #[arg(long)]
+    rest: bool,
 }
 
+/// By the names of all bugs, those that were caught.
+type Records = BTreeMap<String, Option<Caught>>;
+
 impl Arguments {
-    fn chosen(&self) -> Result<Vec<&'static Planted>> {
+    fn chosen(&self, records: &Records) -> Result<Vec<&'static Planted>> {
+        let mut chosen = self.named()?;
+        if self.rest {
+            chosen.retain(|bug| bug.caught(records).is_none());
+        }
+        Ok(chosen)
+    }
+
+    fn named(&self) -> Result<Vec<&'static Planted>> {
         if let Some(most) = self.sample {
             let time =
                 output("the time of the last commit", &mut command("git", &["log", "-1", "--format=%ct"]))?;
@@ -918,46 +929,106 @@ fn sample(at: usize, most: usize) -> Vec<&'static Planted> {
 
 /// Plants bugs; fails if one goes unnoticed.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let chosen = arguments.chosen()?;
-    let copy = copy_of_the_tree()?;
-    let driver = crate::virtual_gpu::virtual_driver()?;
-    // Whether the tests pass without a bug: if not, they would catch any.
-    let mut sound = BTreeMap::new();
+    let mut records = records()?;
+    let chosen = arguments.chosen(&records)?;
+    let mut field = Field {
+        copy: copy_of_the_tree()?,
+        driver: crate::virtual_gpu::virtual_driver()?,
+        sound: BTreeMap::new(),
+    };
+    let (date, commit) = (date()?, reliability::commit()?);
     let mut astray = Vec::new();
     for (i, bug) in chosen.iter().enumerate() {
         let began = Instant::now();
-        let sound = match sound.entry(bug.kind()) {
-            Entry::Occupied(sound) => *sound.get(),
+        let test = field.test_that_catches(bug, &records, &chosen);
+        let seconds = began.elapsed().as_secs();
+        let what = match &test {
+            Ok(Some(test)) => format!("caught by {test}"),
+            Ok(None) => "UNNOTICED".to_owned(),
+            Err(error) => format!("BROKEN\n{error:#}"),
+        };
+        println!("{:>3} of {}, {seconds:>3} s: {} ({}): {what}", i + 1, chosen.len(), bug.name, bug.file);
+        let caught =
+            test.ok().flatten().map(|test| Caught { test, date: date.clone(), commit: commit.clone() });
+        if caught.is_none() {
+            astray.push(bug.name);
+        }
+        records.insert(bug.name.to_owned(), caught);
+        // At once: what was seen is not lost where this is stopped.
+        reliability::record_planted(&records)?;
+    }
+    if !astray.is_empty() {
+        bail!("{} planted bugs went unnoticed or cannot be planted: {}", astray.len(), astray.join("; "));
+    }
+    Ok(())
+}
+
+/// What the file has of each bug in the table.
+fn records() -> Result<Records> {
+    let mut read = reliability::planted()?;
+    Ok(BUGS.iter().map(|bug| (bug.name.to_owned(), read.remove(bug.name).flatten())).collect())
+}
+
+/// Where bugs are planted.
+struct Field {
+    copy: PathBuf,
+    driver: PathBuf,
+    /// Of each kind of bug, whether its tests pass without one: if not, they would catch any. All of them, or those that are tried
+    /// first.
+    sound: BTreeMap<(Kind, bool), bool>,
+}
+
+impl Field {
+    /// The test that fails, if any does: the one that did before, else any of the bug's.
+    fn test_that_catches(
+        &mut self,
+        bug: &Planted,
+        records: &Records,
+        chosen: &[&Planted],
+    ) -> Result<Option<String>> {
+        if let Some(before) = bug.caught(records) {
+            let same = chosen.iter().filter(|other| other.kind() == bug.kind());
+            let tests = same.filter_map(|other| Some(other.caught(records)?.test.as_str())).collect();
+            self.must_pass(bug, Some(tests))?;
+            let test = self.plant(bug, Some([before.test.as_str()].into()))?;
+            if test.is_some() {
+                return Ok(test);
+            }
+        }
+        self.must_pass(bug, None)?;
+        self.plant(bug, None)
+    }
+
+    /// Fails where a test does not pass without a bug.
+    fn must_pass(&mut self, bug: &Planted, only: Option<BTreeSet<&str>>) -> Result<()> {
+        let sound = match self.sound.entry((bug.kind(), only.is_some())) {
+            Entry::Occupied(known) => *known.get(),
             Entry::Vacant(unknown) => {
-                let Output { status, stdout, stderr } = bug.tests(&copy, &driver)?.output()?;
+                let Output { status, stdout, stderr } =
+                    bug.tests(&self.copy, &self.driver, only.as_ref())?.output()?;
                 if !status.success() {
                     println!("{}{}", String::from_utf8_lossy(&stderr), String::from_utf8_lossy(&stdout));
                 }
                 *unknown.insert(status.success())
             }
         };
-        let caught = match sound {
-            true => plant(&copy, bug, &driver),
-            false => Err(anyhow!("`{}` fails without a planted bug", bug.caught_by.join(" "))),
-        };
-        let word = match &caught {
-            Ok(true) => "caught",
-            Ok(false) => "UNNOTICED",
-            Err(_) => "BROKEN",
-        };
-        let seconds = began.elapsed().as_secs();
-        println!("{:>3} of {}, {seconds:>3} s: {word:<9} {} ({})", i + 1, chosen.len(), bug.name, bug.file);
-        if let Err(error) = &caught {
-            println!("{error:#}");
+        if !sound {
+            bail!("`{}` fails without a planted bug", bug.caught_by.join(" "));
         }
-        if !matches!(caught, Ok(true)) {
-            astray.push(bug.name);
-        }
+        Ok(())
     }
-    if !astray.is_empty() {
-        bail!("{} planted bugs went unnoticed or cannot be planted: {}", astray.len(), astray.join("; "));
+
+    /// Plants one bug, runs the tests that must fail, takes it out again. The name of the test that failed.
+    fn plant(&self, bug: &Planted, only: Option<BTreeSet<&str>>) -> Result<Option<String>> {
+        let (path, text) = (self.copy.join(bug.file), bug.text(&self.copy)?);
+        std::fs::write(&path, text.replace(bug.from, bug.to))?;
+        // A bug that does not compile shows nothing.
+        let built = bug.tests(&self.copy, &self.driver, None)?.arg("--no-run").output()?;
+        let tests = bug.tests(&self.copy, &self.driver, only.as_ref());
+        let caught = built.status.success().then(|| fail(tests?)).transpose();
+        std::fs::write(&path, text)?;
+        caught?.with_context(|| format!("it does not compile: {}", String::from_utf8_lossy(&built.stderr)))
     }
-    Ok(())
 }
 
 /// The files that git knows, in a folder of their own. Those that are there already keep their time, by which cargo knows what
@@ -981,16 +1052,8 @@ fn copy_of_the_tree() -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// Plants one bug, runs the tests that must fail, takes it out again.
-fn plant(copy: &Path, bug: &Planted, driver: &Path) -> Result<bool> {
-    let (path, text) = (copy.join(bug.file), bug.text(copy)?);
-    std::fs::write(&path, text.replace(bug.from, bug.to))?;
-    // A bug that does not compile shows nothing.
-    let built = bug.tests(copy, driver)?.arg("--no-run").output()?;
-    let caught = built.status.success().then(|| fail(bug.tests(copy, driver)?)).transpose();
-    std::fs::write(&path, text)?;
-    caught?.with_context(|| format!("it does not compile: {}", String::from_utf8_lossy(&built.stderr)))
-}
+/// Bugs of the same kind are looked for by the same tests on the same card.
+type Kind = (&'static [&'static str], &'static str);
 
 impl Planted {
     /// What only Hopper runs is planted where only Hopper looks.
@@ -1002,9 +1065,12 @@ impl Planted {
         if hopper { "h200" } else { "a100" }
     }
 
-    /// Bugs of the same kind are looked for by the same tests on the same card.
-    fn kind(&self) -> (&'static [&'static str], &'static str) {
+    fn kind(&self) -> Kind {
         (self.caught_by, self.card())
+    }
+
+    fn caught<'a>(&self, records: &'a Records) -> Option<&'a Caught> {
+        records.get(self.name)?.as_ref()
     }
 
     /// Its file, in which its text has a place of its own.
@@ -1017,8 +1083,8 @@ impl Planted {
         }
     }
 
-    /// The tests that must fail, in the copy of the tree and on a virtual card.
-    fn tests(&self, copy: &Path, driver: &Path) -> Result<Command> {
+    /// The tests that must fail, in the copy of the tree and on a virtual card; `only`: those of these names.
+    fn tests(&self, copy: &Path, driver: &Path, only: Option<&BTreeSet<&str>>) -> Result<Command> {
         let mut cargo = crate::run::cargo(&["test"]);
         cargo
             .args(self.caught_by)
@@ -1031,22 +1097,28 @@ impl Planted {
         if self.caught_by == CANDLE {
             crate::virtual_gpu::with_candle(&mut cargo, driver)?;
         }
+        if let Some(only) = only {
+            cargo.args(["--", "--exact"]).args(only);
+        }
         Ok(cargo)
     }
 }
 
-/// Whether `tests` fail: with the first that does, all are ended.
-fn fail(mut tests: Command) -> Result<bool> {
+/// The test that failed, if one did: with it, all are ended.
+fn fail(mut tests: Command) -> Result<Option<String>> {
     // Of their own, so that the programs that cargo starts end with it.
     let mut tests = tests.process_group(0).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let lines = tests.stdout.take().map(|said| BufReader::new(said).lines());
-    let failed = lines.is_some_and(|mut lines| {
-        lines.any(|line| line.is_ok_and(|line| line.starts_with("test ") && line.ends_with(" ... FAILED")))
-    });
-    if failed {
-        command("kill", &["-KILL", "--", &format!("-{}", tests.id())]).status()?;
+    let mut failed = None;
+    for line in tests.stdout.take().into_iter().flat_map(|said| BufReader::new(said).lines()) {
+        let Ok(line) = line else { continue };
+        if let Some(name) = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED")) {
+            failed = Some(name.to_owned());
+            command("kill", &["-KILL", "--", &format!("-{}", tests.id())]).status()?;
+            break;
+        }
     }
-    Ok(!tests.wait()?.success())
+    let passed = tests.wait()?.success();
+    Ok(failed.or_else(|| (!passed).then(|| "a program's end".to_owned())))
 }
 
 #[test]
@@ -1057,9 +1129,9 @@ fn the_first_test_that_fails_ends_all() {
         fail(tests).unwrap()
     };
     // What it starts would hold the pipe open for an hour.
-    assert!(failed("echo 'test a::b ... FAILED'; sleep 3600 & wait"));
-    assert!(failed("echo 'test a::b ... ok'; exit 101"));
-    assert!(!failed("echo 'test a::b ... ok'; echo 'about test c ... FAILED'"));
+    assert_eq!(failed("echo 'test a::b ... FAILED'; sleep 3600 & wait").as_deref(), Some("a::b"));
+    assert_eq!(failed("echo 'test a::b ... ok'; exit 101").as_deref(), Some("a program's end"));
+    assert_eq!(failed("echo 'test a::b ... ok'; echo 'about test c ... FAILED'"), None);
 }
 
 /// Every bug but those on candle comes first in some sample, and what follows is of the same tests.
@@ -1076,6 +1148,16 @@ fn samples_begin_everywhere() {
         let on_candle = [CANDLE, CANDLE_T5].contains(&bug.caught_by);
         assert_eq!(first.iter().any(|other| std::ptr::eq(*other, bug)), !on_candle, "{}", bug.name);
     }
+}
+
+/// A bug that is new, or has another name, has been planted: `cargo xtask planted --rest`.
+#[test]
+fn every_bug_has_a_record() {
+    let read = reliability::planted().unwrap();
+    let names: Vec<&str> = read.keys().map(String::as_str).collect();
+    let mut all: Vec<&str> = BUGS.iter().map(|bug| bug.name).collect();
+    all.sort();
+    assert_eq!(names, all);
 }
 
 /// A change that moves a text takes its planted bug along.

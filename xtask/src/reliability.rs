@@ -122,6 +122,30 @@ pub fn record_fuzzed(figures: impl Iterator<Item = (String, Fuzzed)>) -> Result<
     write_page()
 }
 
+/// The test that failed while a bug was planted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Caught {
+    pub test: String,
+    pub date: String,
+    pub commit: String,
+}
+
+/// Writes which planted bugs there are, and how those were caught that were, and the page; says nothing, as it is done for each.
+pub fn record_planted(planted: &BTreeMap<String, Option<Caught>>) -> Result<()> {
+    let results = results();
+    std::fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
+    put(&results.join(PLANTED), &(serde_json::to_string_pretty(planted)? + "\n"))?;
+    put(&root().join(PAGE), &page()?)
+}
+
+/// What [`record_planted`] wrote; nothing where there is no such file.
+pub fn planted() -> Result<BTreeMap<String, Option<Caught>>> {
+    let path = results().join(PLANTED);
+    if path.exists() { parsed(&path) } else { Ok(BTreeMap::new()) }
+}
+
+const PLANTED: &str = "planted.json";
 const FUZZED: &str = "fuzz.json";
 
 /// Every target's last run; none where there is no such file.
@@ -170,11 +194,15 @@ fn results() -> PathBuf {
 
 fn page() -> Result<String> {
     let results = results();
-    Ok(page::page(&read(&results)?, &fuzzed(&results)?, &checks::told(&results)?))
+    Ok(page::page(&read(&results)?, &fuzzed(&results)?, &checks::told(&results)?, &planted()?))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
     eprintln!("==> write {}", path.display());
+    put(path, text)
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 

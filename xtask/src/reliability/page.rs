@@ -6,14 +6,14 @@ use clap::ValueEnum as _;
 
 use super::checks::{Followed, Told};
 use super::purposes::PURPOSES;
-use super::{Fuzzed, Part, Record};
-use crate::planted;
+use super::{Caught, Fuzzed, Part, Record};
 
 /// The page, of what has been run.
 pub fn page(
     records: &BTreeMap<Part, Record>,
     fuzzed: &BTreeMap<String, Fuzzed>,
     failing: &[(&str, Told)],
+    planted: &BTreeMap<String, Option<Caught>>,
 ) -> String {
     let mut page = BEGIN.to_owned() + &fuzzing(fuzzed);
     for &part in Part::value_variants() {
@@ -26,7 +26,7 @@ pub fn page(
         };
         page += &format!("\nWhat it cannot see: {blind}\n");
     }
-    page += &format!("\n## Planted bugs\n\n{}", planted_bugs());
+    page += &format!("\n## Planted bugs\n\n{}", planted_bugs(planted));
     page += &format!("\n## What the build script does\n\n{BUILD_SCRIPT}");
     page += "\n## What each dependency is for\n\n| crate | what for |\n| --- | --- |\n";
     for (name, purpose) in PURPOSES {
@@ -123,11 +123,19 @@ fn words(part: Part) -> (&'static str, &'static str, &'static str) {
     }
 }
 
-fn planted_bugs() -> String {
+fn planted_bugs(planted: &BTreeMap<String, Option<Caught>>) -> String {
+    let dates: Vec<&str> = planted.values().flatten().map(|caught| caught.date.as_str()).collect();
+    let when = match (dates.iter().min(), dates.iter().max()) {
+        (Some(first), Some(last)) if first != last => format!(", from {first} to {last}"),
+        (Some(only), _) => format!(", on {only}"),
+        _ => String::new(),
+    };
+    let (all, caught) = (planted.len(), dates.len());
+    let rest = if caught < all { "The others have not been tried since that is recorded. " } else { "" };
     format!(
-        "`cargo xtask planted` puts {} known bugs into a copy of the tree, one at a time, and the test that is named for it must \
-         fail. The table, xtask/src/planted.rs, gains a row with each fix.\n",
-        planted::count()
+        "`cargo xtask planted` puts {all} known bugs (xtask/src/planted.rs) into a copy of the tree, one at a time, and a test must \
+         fail. Of {caught} it was seen to{when}: results/reliability/planted.json names the test, and has a place for every bug. \
+         {rest}Each fix brings its bug with it.\n"
     )
 }
 
