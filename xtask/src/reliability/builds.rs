@@ -72,15 +72,16 @@ fn parts(checkout: &Path, results: &Path) -> Result<Run> {
     })
 }
 
-/// Two builds of the kernels, in folders of different names, both without a network.
+/// Two builds of the kernels, in folders of different names, both without a network, and with all in memory at the same
+/// addresses: by these nvcc 13.0.88 numbers some registers of PTX.
 fn kernels(other: &Path) -> Result<Run> {
     step("fetch the dependencies", &mut cargo(&["fetch", "--locked"]))?;
     let mut made = Vec::new();
     for (place, target) in [(root(), "a"), (other.to_owned(), "b")] {
         let target = root().join("target/reproducible").join(target);
         // In a namespace of the kernel's that has no network.
-        let mut build =
-            command("unshare", &["--map-root-user", "--net", "cargo", "build", "--offline", "--locked"]);
+        let mut build = command("setarch", &["--addr-no-randomize", "unshare", "--map-root-user", "--net"]);
+        build.args(["cargo", "build", "--offline", "--locked"]);
         build.args(["--package", "onekv", "--lib", "--features", "cuda", "--target-dir"]).arg(&target);
         if let Some(nvcc) = crate::run::nvcc()? {
             build.env("NVCC", nvcc);
@@ -94,9 +95,11 @@ fn kernels(other: &Path) -> Result<Run> {
         bail!("built twice, the kernels differ: {differ:?}");
     }
     Ok(Run {
-        what: "the kernels for all cards, compiled twice in folders of different names, without a network"
+        what: "the kernels for all cards, compiled twice in folders of different names, without a network; by random addresses \
+               nvcc 13.0.88 makes one of two PTX texts of cuda/attention_f32.cu"
             .to_owned(),
-        command: "unshare --map-root-user --net cargo build --offline --locked --features cuda".to_owned(),
+        command: "setarch --addr-no-randomize unshare --map-root-user --net cargo build --offline --locked --features cuda"
+            .to_owned(),
         found: format!("{} files, the same bytes", made[0].len()),
     })
 }
