@@ -309,44 +309,50 @@ struct Step<'a, 'b, E> {
 /// A method of the registers: of each type the compiler makes a unit by itself, and compiles them side by side. Most of the
 /// time that the library takes to compile goes here.
 trait Meet: Simd {
+    /// As many keys and values at a time as there are registers for.
     #[inline(never)]
     fn meet<E: Element>(self, step: Step<'_, '_, E>) {
-        self.vectorize(step);
+        let Block { lanes, registers, .. } = *step.block;
+        let halves = E::DTYPE != DType::F32;
+        match (Self::F32_LANES, lanes, registers) {
+            (16, 16, 1) => self.vectorize(Shaped::<E, 16, 1, 1, 4>(step)),
+            (16, 16, 2) => self.vectorize(Shaped::<E, 16, 2, 1, 4>(step)),
+            (16, 16, 3) if halves => self.vectorize(Shaped::<E, 16, 3, 1, 4>(step)),
+            (16, 16, 4) if halves => self.vectorize(Shaped::<E, 16, 4, 1, 4>(step)),
+            (8, 8, 1) => self.vectorize(Shaped::<E, 8, 1, 1, 8>(step)),
+            (8, 8, 2) => self.vectorize(Shaped::<E, 8, 2, 1, 4>(step)),
+            (4, QUAD, 1) => self.vectorize(Shaped::<E, QUAD, 1, 2, 4>(step)),
+            (4, QUAD, 2) => self.vectorize(Shaped::<E, QUAD, 2, 2, 4>(step)),
+            _ if halves => unreachable!("{lanes} lanes, {registers} registers of halves"),
+            (8, QUAD, 1) => self.vectorize(Shaped::<E, QUAD, 1, 2, 2>(step)),
+            (8, QUAD, 2) => self.vectorize(Shaped::<E, QUAD, 2, 1, 2>(step)),
+            (8, QUAD, _) => self.vectorize(Shaped::<E, QUAD, 3, 1, 2>(step)),
+            (8, _, 1) => self.vectorize(Shaped::<E, 1, 1, 8, 2>(step)),
+            (8, ..) => self.vectorize(Shaped::<E, 1, 2, 4, 2>(step)),
+            (16, QUAD, 1) => self.vectorize(Shaped::<E, QUAD, 1, 2, 4>(step)),
+            (16, QUAD, 2) => self.vectorize(Shaped::<E, QUAD, 2, 2, 4>(step)),
+            (_, QUAD, _) => self.vectorize(Shaped::<E, QUAD, 3, 2, 4>(step)),
+            (_, _, 1) => self.vectorize(Shaped::<E, 1, 1, 8, 4>(step)),
+            (_, _, 2) => self.vectorize(Shaped::<E, 1, 2, 8, 4>(step)),
+            _ => self.vectorize(Shaped::<E, 1, 3, 8, 4>(step)),
+        }
     }
 }
 
 impl<S: Simd> Meet for S {}
 
-impl<E: Element> WithSimd for Step<'_, '_, E> {
+/// A step whose block has `G` registers of rows with `L` lanes each; `N` and `V` as of [`Step::block`]. A function each: without
+/// optimisation, all in one would need more stack than a thread has.
+struct Shaped<'a, 'b, E, const L: usize, const G: usize, const N: usize, const V: usize>(Step<'a, 'b, E>);
+
+impl<E: Element, const L: usize, const G: usize, const N: usize, const V: usize> WithSimd
+    for Shaped<'_, '_, E, L, G, N, V>
+{
     type Output = ();
 
-    /// As many keys and values at a time as there are registers for.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Block { lanes, registers, .. } = *self.block;
-        let halves = E::DTYPE != DType::F32;
-        match (S::F32_LANES, lanes, registers) {
-            (16, 16, 1) => self.block::<S, 16, 1, 1, 4>(simd),
-            (16, 16, 2) => self.block::<S, 16, 2, 1, 4>(simd),
-            (16, 16, 3) if halves => self.block::<S, 16, 3, 1, 4>(simd),
-            (16, 16, 4) if halves => self.block::<S, 16, 4, 1, 4>(simd),
-            (8, 8, 1) => self.block::<S, 8, 1, 1, 8>(simd),
-            (8, 8, 2) => self.block::<S, 8, 2, 1, 4>(simd),
-            (4, QUAD, 1) => self.block::<S, QUAD, 1, 2, 4>(simd),
-            (4, QUAD, 2) => self.block::<S, QUAD, 2, 2, 4>(simd),
-            _ if halves => unreachable!("{lanes} lanes, {registers} registers of halves"),
-            (8, QUAD, 1) => self.block::<S, QUAD, 1, 2, 2>(simd),
-            (8, QUAD, 2) => self.block::<S, QUAD, 2, 1, 2>(simd),
-            (8, QUAD, _) => self.block::<S, QUAD, 3, 1, 2>(simd),
-            (8, _, 1) => self.block::<S, 1, 1, 8, 2>(simd),
-            (8, ..) => self.block::<S, 1, 2, 4, 2>(simd),
-            (16, QUAD, 1) => self.block::<S, QUAD, 1, 2, 4>(simd),
-            (16, QUAD, 2) => self.block::<S, QUAD, 2, 2, 4>(simd),
-            (_, QUAD, _) => self.block::<S, QUAD, 3, 2, 4>(simd),
-            (_, _, 1) => self.block::<S, 1, 1, 8, 4>(simd),
-            (_, _, 2) => self.block::<S, 1, 2, 8, 4>(simd),
-            _ => self.block::<S, 1, 3, 8, 4>(simd),
-        }
+        self.0.block::<S, L, G, N, V>(simd);
     }
 }
 

@@ -78,6 +78,7 @@ pub fn run(transformers: bool) -> Result<()> {
     for card in CUST_CARDS {
         let mut tests = cargo(&["test", "--package", "onekv-cust", "--package", "onekv-nccl"]);
         on_virtual_card(&mut tests, &driver, card);
+        unoptimised(&mut tests);
         tests.env("CUDA_LIBRARY_PATH", &driver);
         step(
             &format!("test cust's buffers, and what is said without NCCL, on a virtual {card}"),
@@ -153,9 +154,16 @@ fn cuda_tests(names: &[&'static str]) -> Command {
 fn candle_cuda(driver: &Path, card: &str, arguments: &[&str]) -> Result<Command> {
     let mut tests = cargo(&["test", "--package", "onekv", "--features", "candle-cuda,tracing"]);
     on_virtual_card(&mut tests, driver, card);
+    unoptimised(&mut tests);
     with_candle(&mut tests, driver)?;
     tests.args(arguments);
     Ok(tests)
+}
+
+/// As other packages' debug builds have the library: what is inlined into one function must still find room on a thread's stack.
+/// Their features have it compiled once more in any case, which is then quick.
+fn unoptimised(tests: &mut Command) {
+    tests.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0");
 }
 
 /// `on` lets a command build for a card, and find it.
