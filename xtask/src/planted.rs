@@ -931,6 +931,10 @@ fn sample(at: usize, most: usize) -> Vec<&'static Planted> {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut records = records()?;
     let chosen = arguments.chosen(&records)?;
+    if chosen.is_empty() {
+        println!("none is left: each has a record of being caught");
+        return Ok(());
+    }
     let mut field = Field {
         copy: copy_of_the_tree()?,
         driver: crate::virtual_gpu::virtual_driver()?,

@@ -131,11 +131,11 @@ fn planted_bugs(planted: &BTreeMap<String, Option<Caught>>) -> String {
         _ => String::new(),
     };
     let (all, caught) = (planted.len(), dates.len());
-    let rest = if caught < all { "The others have not been tried since that is recorded. " } else { "" };
+    let which = if caught == all { "All".to_owned() } else { format!("So far {caught}") };
     format!(
         "`cargo xtask planted` puts {all} known bugs (xtask/src/planted.rs) into a copy of the tree, one at a time, and a test must \
-         fail. Of {caught} it was seen to{when}: results/reliability/planted.json names the test, and has a place for every bug. \
-         {rest}Each fix brings its bug with it.\n"
+         fail. {which} have a record of being caught{when}: results/reliability/planted.json names the test. Each fix brings its bug \
+         with it.\n"
     )
 }
 
