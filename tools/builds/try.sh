@@ -173,6 +173,8 @@ blank() {
     checkout "$folder/one kv"
     mkdir -p "$folder/cu da/bin"
     cp "$fake/nvcc" "$folder/cu da/bin/nvcc"
+    # With what others have compiled of the dependencies, as in all situations.
+    [ ! -e "$work/target" ] || cp -a "$work/target" "$folder/tar get"
     local set=(CUDA_HOME="$folder/cu da" CARGO_TARGET_DIR="$folder/tar get")
     builds "blanks in the names of all folders" "$folder/one kv" "${set[@]}" -- "${check[@]}"
     before=$(calls combine.cu)
@@ -183,7 +185,7 @@ blank() {
 
 checkouts() {
     local folder=$work/checkouts name before
-    local set=(NVCC="$fake/nvcc" CARGO_TARGET_DIR="$folder/target")
+    local set=(NVCC="$fake/nvcc")
     for name in first second; do
         checkout "$folder/$name"
         echo "// of the $name" >>"$folder/$name/cuda/attention/combine.cuh"
@@ -273,10 +275,9 @@ package() {
     mkdir "$alone"
     tar -C "$alone" -xzf "$work"/target/package/onekv-*.crate
     crate=$(echo "$alone"/onekv-*)
-    local set=(CARGO_TARGET_DIR="$work/alone-target")
-    builds "the packaged crate, without CUDA" "$crate" "${set[@]}" -- cargo check
-    builds "the packaged crate, with CUDA" "$crate" "${set[@]}" NVCC="$fake/nvcc" -- cargo check --features cuda
-    builds "its documentation, as docs.rs makes it" "$crate" "${set[@]}" DOCS_RS=1 -- cargo doc --no-deps --features cuda
+    builds "the packaged crate, without CUDA" "$crate" -- cargo check
+    builds "the packaged crate, with CUDA" "$crate" NVCC="$fake/nvcc" -- cargo check --features cuda
+    builds "its documentation, as docs.rs makes it" "$crate" DOCS_RS=1 -- cargo doc --no-deps --features cuda
 }
 
 for situation in "${asked[@]}"; do
