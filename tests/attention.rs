@@ -34,7 +34,7 @@ fn matches_reference<E: TestElement>(case: &Case) {
 }
 
 proptest! {
-    // A virtual card takes as long for one as the CPU for hundreds.
+    // On a virtual card they take some thirty times as long.
     #![proptest_config(config(if cfg!(feature = "cuda") { 24 } else { 48 }))]
 
     #[test]

@@ -117,7 +117,6 @@ pub fn record_fuzzed(figures: impl Iterator<Item = (String, Fuzzed)>) -> Result<
     let results = results();
     let mut all = fuzzed(&results)?;
     all.extend(figures);
-    std::fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
     write(&results.join(FUZZED), &(serde_json::to_string_pretty(&all)? + "\n"))?;
     write_page()
 }
@@ -134,7 +133,6 @@ pub struct Caught {
 /// Writes which planted bugs there are, and how those were caught that were, and the page; says nothing, as it is done for each.
 pub fn record_planted(planted: &BTreeMap<String, Option<Caught>>) -> Result<()> {
     let results = results();
-    std::fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
     put(&results.join(PLANTED), &(serde_json::to_string_pretty(planted)? + "\n"))?;
     put(&root().join(PAGE), &page()?)
 }
@@ -156,7 +154,6 @@ fn fuzzed(results: &Path) -> Result<BTreeMap<String, Fuzzed>> {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let results = results();
-    std::fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
     let all = Part::value_variants();
     let asked = if arguments.parts.is_empty() { all } else { &arguments.parts };
     if let Some(cases) = arguments.cases
@@ -203,6 +200,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
