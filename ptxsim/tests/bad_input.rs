@@ -3,7 +3,7 @@
 mod support;
 
 use ptxsim::{Card, GlobalMemory, LaunchConfig, LaunchError, Module, Options};
-use support::kernel::fault;
+use support::kernel::{DRAIN, NO_MAP, PUBLISH, fault, first, gpu, init, wait};
 use support::{Gpu, config};
 
 const HEADER: &str = ".version 8.7\n.target sm_90a\n.address_size 64\n";
@@ -230,6 +230,43 @@ fn launches_that_no_card_does_are_refused() {
         }
     }
     assert!(matches!(gpu.launch("no", &one, &[]), Err(LaunchError::NoKernel(_))));
+}
+
+/// An access that begins in an allocation and ends a byte behind it, of every kind.
+#[test]
+fn a_byte_past_the_end_is_out_of_bounds() {
+    let bulk_load = "mbarrier.arrive.expect_tx.shared.b64 %a9, [bar], 16;\n\
+                     cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r39], [%a0], 16, [bar];";
+    let bulk_store = format!("cp.async.bulk.global.shared::cta.bulk_group [%a0], [%r39], 16;\n{DRAIN}");
+    for (access, bytes) in [
+        ("ld.global.b16 %h0, [%a0];", 2),
+        ("ld.global.b32 %r0, [%a0];", 4),
+        ("ld.global.v4.b32 {%r0, %r1, %r2, %r3}, [%a0];", 16),
+        ("ld.b64 %a9, [%a0];", 8),
+        ("st.global.v2.b32 [%a0], {%t, %t};", 8),
+        ("st.b32 [%a0], %t;", 4),
+        ("atom.global.add.u64 %a9, [%a0], 1;", 8),
+        ("red.global.add.u32 [%a0], 1;", 4),
+        ("cp.async.cg.shared.global [%r39], [%a0], 16;", 16),
+        (bulk_load, 16),
+        (&bulk_store, 16),
+    ] {
+        let filled = "st.shared.v4.b32 [%r39], {%t, %t, %t, %t};";
+        let end = if access == bulk_load { wait(0) } else { String::new() };
+        let body = [init(1), first(filled), PUBLISH.to_owned(), first(access), end].concat();
+        let gpu = gpu("end", &body);
+        let launch = |bytes| {
+            let at = gpu.upload(&vec![7u8; bytes], |byte| vec![byte]);
+            gpu.launch("run", &config(1, 32), &[&NO_MAP, &at, &at])
+        };
+        assert!(launch(bytes).is_ok(), "{access}: {:?}", launch(bytes).err());
+        match launch(bytes - 1) {
+            Err(LaunchError::Fault(found)) => {
+                assert_eq!(found.kind, ptxsim::FaultKind::OutOfBounds, "{access}: {found}");
+            }
+            other => panic!("{access} of {} bytes: {other:?}", bytes - 1),
+        }
+    }
 }
 
 #[test]
