@@ -7,12 +7,13 @@ usage() {
 Usage: tools/builds/try.sh [SITUATION...]
 
 Makes each situation in a temporary folder, builds onekv there and prints a line; fails where one is not as it should be.
-nvcc is a stand-in that reads the sources and writes empty files.
+nvcc is a stand-in that finds the sources' headers and writes empty files.
 
   newer      nvcc of a CUDA that nobody knows yet comes first in PATH
   old        the only nvcc is too old
   cards      nvcc knows some of the cards only
   blank      folders of the sources, the target and the toolkit have blanks in their names
+  features   the kernels are compiled once for all sets of features
   checkouts  two checkouts build into one target folder
   example    the T5 example's kernels, which include the library's headers
   wrapped    NVCC and CXX start with ccache; NVCC is a name in PATH
@@ -21,13 +22,13 @@ nvcc is a stand-in that reads the sources and writes empty files.
   compiler   there is no C++ compiler
   pip        there is no pip
   package    the packaged crate alone, without and with CUDA, and its documentation
+  alone      each package that is built by itself declares what it needs of its dependencies
 
-Environment: NVCC, the real compiler [default: that of `cargo xtask setup`]; XTASK, `cargo xtask`'s program [default: it is
-built]; RUSTFLAGS.
+Environment: XTASK, `cargo xtask`'s program [default: it is built]; RUSTFLAGS.
 END
 }
 
-all=(newer old cards blank checkouts example wrapped flags versions compiler pip package)
+all=(newer old cards blank features checkouts example wrapped flags versions compiler pip package alone)
 asked=()
 for word in "$@"; do
     case $word in
@@ -41,8 +42,8 @@ done
 [ ${#asked[@]} -gt 0 ] || asked=("${all[@]}")
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-export REAL_NVCC=${NVCC:-$root/target/cuda-toolkit/bin/nvcc}
-"$REAL_NVCC" --version >/dev/null || { echo "error: run \`cargo xtask setup\` first, or set NVCC" >&2 && exit 2; }
+TRY_CXX=$(command -v g++) || { echo "error: g++ was not found, which the situations take away or bring" >&2 && exit 2; }
+export TRY_CXX
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export TRY_LOG=$work/calls
@@ -89,7 +90,7 @@ in_tree() {
     done
     shift
     (cd "$folder" && env -i HOME="$HOME" ${CARGO_HOME:+CARGO_HOME="$CARGO_HOME"} ${RUSTUP_HOME:+RUSTUP_HOME="$RUSTUP_HOME"} \
-        ${RUSTFLAGS:+RUSTFLAGS="$RUSTFLAGS"} REAL_NVCC="$REAL_NVCC" TRY_LOG="$TRY_LOG" CARGO_TARGET_DIR="$work/target" \
+        ${RUSTFLAGS:+RUSTFLAGS="$RUSTFLAGS"} TRY_CXX="$TRY_CXX" TRY_LOG="$TRY_LOG" CARGO_TARGET_DIR="$work/target" \
         PATH="$bare:$cxx" "${environment[@]}" "$@") >"$work/output" 2>&1
 }
 
@@ -181,6 +182,17 @@ blank() {
     touch "$folder/one kv/build.rs"
     builds "the same again" "$folder/one kv" "${set[@]}" -- "${check[@]}"
     [ "$(calls combine.cu)" = "$before" ] || wrong "nothing changed, and kernels were compiled again"
+}
+
+features() {
+    local before
+    echo "// changed" >>"$tree/cuda/attention/combine.cuh"
+    builds "kernels that changed" "$tree" NVCC="$fake/nvcc" -- "${check[@]}"
+    before=$(calls combine.cu)
+    builds "the same with another feature" "$tree" NVCC="$fake/nvcc" -- "${check[@]}" --features tracing
+    [ "$(calls combine.cu)" = "$before" ] || wrong "its kernels were compiled again"
+    builds "the same with other flags" "$tree" NVCC="$fake/nvcc" NVCC_APPEND_FLAGS=-lineinfo -- "${check[@]}" --features tracing
+    [ "$(calls combine.cu)" -gt "$before" ] || wrong "it got kernels of other flags"
 }
 
 checkouts() {
@@ -278,6 +290,13 @@ package() {
     builds "the packaged crate, without CUDA" "$crate" -- cargo check
     builds "the packaged crate, with CUDA" "$crate" NVCC="$fake/nvcc" -- cargo check --features cuda
     builds "its documentation, as docs.rs makes it" "$crate" DOCS_RS=1 -- cargo doc --no-deps --features cuda
+}
+
+alone() {
+    local package
+    for package in t5 onekv-c ptxsim-driver xtask; do
+        builds "$package alone" "$tree" -- cargo check --package $package --locked
+    done
 }
 
 for situation in "${asked[@]}"; do

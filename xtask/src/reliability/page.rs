@@ -168,8 +168,8 @@ Without feature `cuda`, nothing. With it, build.rs (`build/nvcc.rs`)
 
 - runs: `nvcc --version` of each nvcc it finds, until one is new enough; `nvcc --list-gpu-code`; `nvcc` once for each source
   that changed; `--version` of the C++ compiler;
-- reads: `cuda/`, and the variables NVCC, CUDA_HOME, CUDA_PATH, PATH, NVCC_CCBIN, NVCC_PREPEND_FLAGS, NVCC_APPEND_FLAGS, CXX,
-  ONEKV_CUDA_ARCHS, ONEKV_CHECKOUT, DOCS_RS;
+- reads: `cuda/`; the kernels that it made for other features, beside OUT_DIR; the variables NVCC, CUDA_HOME, CUDA_PATH, PATH,
+  NVCC_CCBIN, NVCC_PREPEND_FLAGS, NVCC_APPEND_FLAGS, CXX, ONEKV_CUDA_ARCHS, ONEKV_CHECKOUT, DOCS_RS;
 - writes: below OUT_DIR.
 
 It opens no connection: `cargo xtask reliability --part builds` builds where there is no network.
