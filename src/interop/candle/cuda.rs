@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::backend::BackendDevice as _;
 use candle_core::cuda::CudaDType;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Error, Result, Storage, Tensor};
@@ -161,9 +162,8 @@ fn tensor<E: CudaDType>(result: View<CudaSlice<E>>, device: &CudaDevice, dims: &
 impl Operand<'_> {
     fn in_device_memory<E: CandleElement>(&self, device: &CudaDevice) -> Result<View<CudaView<'_, E>>> {
         let Storage::Cuda(storage) = &**self.storage else { return Err(self.misplaced("CUDA")) };
-        // As candle's operations: of the card's several devices each has its own account of memory.
-        let (at, planned) = (storage.device.cuda_stream(), device.cuda_stream());
-        if !Arc::ptr_eq(at.context(), planned.context()) || at.cu_stream() != planned.cu_stream() {
+        // As candle's operations: of a card's several devices each has its own stream and account of memory.
+        if !storage.device.same_device(device) {
             return Err(self.misplaced("the device and stream"));
         }
         Ok(self.view(storage.as_cuda_slice::<E>()?.slice(self.offset..)))
