@@ -1,5 +1,5 @@
-//! Finds nvcc and compiles `cuda/**/*.cu` of a package to fatbins: again only what changed, and once for all sets of features.
-//! Shared by the build scripts of onekv and of its T5 example.
+//! Finds nvcc and compiles `cuda/**/*.cu` of a package to fatbins: again only what changed, once for a profile's sets of
+//! features. Shared by the build scripts of onekv and of its T5 example.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
