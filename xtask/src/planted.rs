@@ -1115,6 +1115,9 @@ impl Planted {
     }
 }
 
+/// What is in a test's place where the program ended without one that failed.
+const PROGRAMS_END: &str = "a program's end";
+
 /// The test that failed, if one did: with it, all are ended.
 fn fail(mut tests: Command) -> Result<Option<String>> {
     // Of their own, so that the programs that cargo starts end with it.
@@ -1126,7 +1129,7 @@ fn fail(mut tests: Command) -> Result<Option<String>> {
         command("kill", &["-KILL", "--", &format!("-{}", tests.id())]).status()?;
     }
     let passed = tests.wait()?.success();
-    Ok(failed.or_else(|| (!passed).then(|| "a program's end".to_owned())))
+    Ok(failed.or_else(|| (!passed).then(|| PROGRAMS_END.to_owned())))
 }
 
 #[test]
@@ -1166,6 +1169,22 @@ fn every_bug_has_a_place_in_the_records() {
     let mut all: Vec<&str> = BUGS.iter().map(|bug| bug.name).collect();
     all.sort();
     assert_eq!(names, all);
+}
+
+/// A test that is gone, or has another name, catches nothing any more: `cargo xtask planted --only BUG` says what does.
+#[test]
+fn every_test_that_caught_a_bug_is_there() {
+    let files = output("the tests", &mut command("git", &["ls-files", "*.rs"])).unwrap();
+    let texts: Vec<String> =
+        files.lines().filter_map(|file| std::fs::read_to_string(root().join(file)).ok()).collect();
+    let is_there = |test: &str| {
+        let head = format!("fn {}(", test.rsplit("::").next().unwrap_or(test));
+        texts.iter().any(|text| text.contains(&head))
+    };
+    let records = reliability::planted().unwrap();
+    let caught = records.iter().filter_map(|(bug, caught)| Some((bug, &caught.as_ref()?.test)));
+    let gone: Vec<_> = caught.filter(|(_, test)| *test != PROGRAMS_END && !is_there(test)).collect();
+    assert!(gone.is_empty(), "{gone:?}");
 }
 
 /// A change that moves a text takes its planted bug along.

@@ -1,7 +1,10 @@
 //! Running commands: said before they run, an error when they fail.
 
+use std::collections::VecDeque;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -30,6 +33,47 @@ pub fn step(what: &str, command: &mut Command) -> Result<()> {
         bail!("{what}: {program} ended with {status}");
     }
     eprintln!("<== {what}: {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Runs two steps at a time, for such as leave cores idle; what each prints comes when it has ended, in one piece. After one that
+/// fails, none begins.
+pub fn side_by_side(steps: Vec<(String, Command)>) -> Result<()> {
+    let waiting = Mutex::new(VecDeque::from(steps));
+    let waiting = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    let worker = || {
+        loop {
+            let next = waiting().pop_front();
+            let Some((what, command)) = next else { return Ok(()) };
+            quiet_step(&what, command).inspect_err(|_| waiting().clear())?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(worker);
+        let done = worker();
+        other.join().unwrap_or_else(|_| bail!("a thread that runs steps panicked")).and(done)
+    })
+}
+
+/// As [`step`], but what the command prints comes at its end.
+fn quiet_step(what: &str, mut command: Command) -> Result<()> {
+    eprintln!("==> {what}");
+    let began = Instant::now();
+    let program = command.get_program().to_string_lossy().into_owned();
+    let (mut reader, writer) = std::io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("cannot run {program}; is it installed?"))?;
+    // It holds the pipe open.
+    drop(command);
+    let mut printed = Vec::new();
+    reader.read_to_end(&mut printed)?;
+    let status = child.wait()?;
+    let printed = String::from_utf8_lossy(&printed);
+    if !status.success() {
+        eprint!("{printed}");
+        bail!("{what}: {program} ended with {status}");
+    }
+    eprintln!("{printed}<== {what}: {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -80,4 +124,39 @@ pub fn nvcc() -> Result<Option<PathBuf>> {
     let found =
         found.with_context(|| format!("NVCC is {}, allowed: the compiler's path", named.display()))?;
     Ok(Some(found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> (String, Command) {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]);
+        (script.to_owned(), shell)
+    }
+
+    /// Each waits for what the other makes.
+    #[test]
+    fn two_steps_run_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let steps = [("a", "b"), ("b", "a")].map(|(mine, other)| {
+            let (what, mut command) = shell(&format!(
+                "touch {mine}; for i in $(seq 1000); do [ -e {other} ] && exit; sleep 0.01; done; exit 1"
+            ));
+            command.current_dir(&folder);
+            (what, command)
+        });
+        side_by_side(steps.into()).unwrap();
+    }
+
+    #[test]
+    fn after_a_step_that_fails_none_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let late = format!("touch {}/begun", folder.path().display());
+        let steps = ["exit 3", "sleep 3", &late].map(shell);
+        let error = side_by_side(steps.into()).unwrap_err().to_string();
+        assert!(error.starts_with("exit 3: sh ended with") && error.ends_with(": 3"), "{error}");
+        assert!(!folder.path().join("begun").exists());
+    }
 }

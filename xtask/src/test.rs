@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::run::{cargo, command, nvcc, step};
+use crate::run::{cargo, command, nvcc, side_by_side, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, with_candle, workspace};
 use crate::{bindings, kit, setup};
 
@@ -55,45 +55,7 @@ pub fn run(transformers: bool) -> Result<()> {
     }
     eprintln!("==> is what was generated fresh?");
     bindings::run(true)?;
-    for (card, tracking, seed) in CARDS {
-        on_card(&driver, card, tracking, &["cuda", "streams", "allocations", "soak"], None)?;
-        // Results only: counts of bank conflicts and sectors are of warps that run in step.
-        on_card(&driver, card, tracking, &["attention", "e4m3", "two_cards"], Some(seed))?;
-    }
-    for (card, seed) in NEWER_CARDS {
-        on_card(&driver, card, false, &["cuda", "spans"], None)?;
-        on_card(&driver, card, false, &["e4m3"], Some(seed))?;
-    }
-    for card in T5_CARDS {
-        t5_tests("t5_cuda", &format!("a virtual {card}"), |command| on_virtual_card(command, &driver, card))?;
-    }
-    on_card(&driver, FAILING_CARD, true, &["failing_driver"], None)?;
-    t5_tests("t5_failing", "a driver that fails", |command| on_virtual_card(command, &driver, FAILING_CARD))?;
-    for card in CANDLE_CARDS {
-        let mut tests = candle_cuda(&driver, card, &["--test", "candle"])?;
-        step(&format!("test candle's tensors on the CPU and a virtual {card}"), &mut tests)?;
-    }
-    let mut tests = candle_cuda(&driver, CANDLE_CARDS[0], &["--doc"])?;
-    step("test the documentation's examples with candle", &mut tests)?;
-    for card in CUST_CARDS {
-        let mut tests = cargo(&["test", "--package", "onekv-cust", "--package", "onekv-nccl"]);
-        on_virtual_card(&mut tests, &driver, card);
-        unoptimised(&mut tests);
-        tests.env("CUDA_LIBRARY_PATH", &driver);
-        step(
-            &format!("test cust's buffers, and what is said without NCCL, on a virtual {card}"),
-            &mut tests,
-        )?;
-        let program = target().join("debug/examples/attention");
-        let mut example = command(&program.to_string_lossy(), &[]);
-        on_virtual_card(&mut example, &driver, card);
-        step(&format!("run the example of cust on a virtual {card}"), &mut example)?;
-    }
-    for card in C_CARDS {
-        let mut tests = workspace("test", "cuda", &["--test", "c_programs"]);
-        on_virtual_card(&mut tests, &driver, card);
-        step(&format!("test programs in C and C++ on a virtual {card}"), &mut tests)?;
-    }
+    on_virtual_cards(&driver)?;
     kit::check(&driver)?;
     match python.map(std::thread::JoinHandle::join) {
         None if transformers => {
@@ -107,21 +69,70 @@ pub fn run(transformers: bool) -> Result<()> {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests(&CUDA_TESTS))?;
         let mut two_cards = cuda_tests(&["two_cards"]);
         step("test two cards, if it has them", two_cards.env_remove("ONEKV_REQUIRE_CUDA"))?;
-        t5_tests("t5_cuda", "this machine's card", |_| ())?;
-        let mut tests = workspace("test", "cuda", &["--test", "c_programs"]);
-        step("test programs in C on this machine's card", tests.env("ONEKV_REQUIRE_CUDA", "1"))?;
+        step("test T5 on this machine's card", &mut cuda_tests(&["t5_cuda"]))?;
+        step("test programs in C on this machine's card", &mut cuda_tests(&["c_programs"]))?;
     }
     Ok(())
 }
 
-/// Tests the kernels on a virtual card; with a seed, warps, blocks, copies and streams come in an order of its own.
+/// What is tested on virtual cards, two at a time: few of these tests keep all cores busy.
+fn on_virtual_cards(driver: &Path) -> Result<()> {
+    let on = |card: &str, mut tests: Command| {
+        on_virtual_card(&mut tests, driver, card);
+        tests
+    };
+    // First: steps that run side by side would wait for each other's builds.
+    let others = ["two_cards", "failing_driver", "t5_cuda", "t5_failing", "c_programs"];
+    let mut build = on(FAILING_CARD, cuda_tests(&[&CUDA_TESTS[..], &others].concat()));
+    step("compile the tests on virtual cards", build.arg("--no-run"))?;
+    let mut build = candle_cuda(driver, CANDLE_CARDS[0], &["--test", "candle", "--no-run"])?;
+    step("compile those of candle's tensors", &mut build)?;
+    step("compile those of cust's buffers", cust_tests(driver, CUST_CARDS[0]).arg("--no-run"))?;
+    // What takes longest begins first.
+    let mut steps = Vec::new();
+    for card in T5_CARDS {
+        steps.push((format!("test T5 on a virtual {card}"), on(card, cuda_tests(&["t5_cuda"]))));
+    }
+    for (card, tracking, seed) in CARDS {
+        steps.push(on_card(driver, card, tracking, &["cuda", "streams", "allocations", "soak"], None));
+        // Results only: counts of bank conflicts and sectors are of warps that run in step.
+        steps.push(on_card(driver, card, tracking, &["attention", "e4m3", "two_cards"], Some(seed)));
+    }
+    for (card, seed) in NEWER_CARDS {
+        steps.push(on_card(driver, card, false, &["cuda", "spans"], None));
+        steps.push(on_card(driver, card, false, &["e4m3"], Some(seed)));
+    }
+    steps.push(on_card(driver, FAILING_CARD, true, &["failing_driver"], None));
+    let tests = on(FAILING_CARD, cuda_tests(&["t5_failing"]));
+    steps.push(("test T5 on a driver that fails".to_owned(), tests));
+    for card in CANDLE_CARDS {
+        let tests = candle_cuda(driver, card, &["--test", "candle"])?;
+        steps.push((format!("test candle's tensors on the CPU and a virtual {card}"), tests));
+    }
+    let tests = candle_cuda(driver, CANDLE_CARDS[0], &["--doc"])?;
+    steps.push(("test the documentation's examples with candle".to_owned(), tests));
+    for card in C_CARDS {
+        let tests = on(card, cuda_tests(&["c_programs"]));
+        steps.push((format!("test programs in C and C++ on a virtual {card}"), tests));
+    }
+    for card in CUST_CARDS {
+        let what = format!("test cust's buffers, and what is said without NCCL, on a virtual {card}");
+        steps.push((what, cust_tests(driver, card)));
+        let program = target().join("debug/examples/attention");
+        let example = on(card, command(&program.to_string_lossy(), &[]));
+        steps.push((format!("run the example of cust on a virtual {card}"), example));
+    }
+    side_by_side(steps)
+}
+
+/// Tests of the kernels on a virtual card; with a seed, warps, blocks, copies and streams come in an order of its own.
 fn on_card(
     driver: &Path,
     card: &str,
     tracking: bool,
     names: &[&'static str],
     seed: Option<u64>,
-) -> Result<()> {
+) -> (String, Command) {
     let mut tests = cuda_tests(names);
     on_virtual_card(&mut tests, driver, card);
     tests.env("ONEKV_EVENT_TRACKING", if tracking { "1" } else { "0" });
@@ -129,7 +140,7 @@ fn on_card(
         tests.env("PTXSIM_SEED", seed.to_string());
     }
     let order = seed.map_or(String::new(), |seed| format!(", in the order of seed {seed}"));
-    step(&format!("test the CUDA kernels on a virtual {card}{order}"), &mut tests)
+    (format!("test {} on a virtual {card}{order}", names.join(", ")), tests)
 }
 
 /// Folders that must be converted first are, by the command that the example prints.
@@ -166,9 +177,11 @@ fn unoptimised(tests: &mut Command) {
     tests.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0");
 }
 
-/// `on` lets a command build for a card, and find it.
-fn t5_tests(name: &str, place: &str, on: impl Fn(&mut Command)) -> Result<()> {
-    let mut tests = workspace("test", "cuda", &["--test", name]);
-    on(&mut tests);
-    step(&format!("test T5 on {place}"), tests.env("ONEKV_REQUIRE_CUDA", "1"))
+/// Of cust's buffers, and of what is said without NCCL.
+fn cust_tests(driver: &Path, card: &str) -> Command {
+    let mut tests = cargo(&["test", "--package", "onekv-cust", "--package", "onekv-nccl"]);
+    on_virtual_card(&mut tests, driver, card);
+    unoptimised(&mut tests);
+    tests.env("CUDA_LIBRARY_PATH", driver);
+    tests
 }
