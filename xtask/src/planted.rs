@@ -888,9 +888,8 @@ pub struct Arguments {
     /// Only those whose name or file contains this
     #[arg(long)]
     only: Option<String>,
-    /// Only so many, at most: where in the table they begin the time of the last commit says, and they are of the same tests, of those
-    /// that need neither the CUDA compiler nor candle nor the virtual GPU compiled anew; records
-    /// nothing
+    /// Only so many, at most, and none recorded: where in the table they begin the time of the last commit says, and they are of
+    /// the same tests, of those that need neither the CUDA compiler nor candle nor the virtual GPU compiled anew
     #[arg(long, conflicts_with = "only")]
     sample: Option<NonZeroUsize>,
     /// Only those that results/reliability/planted.json does not have as caught
