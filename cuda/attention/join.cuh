@@ -98,14 +98,15 @@ __device__ __forceinline__ void join_cluster(const OnekvAttention& p, const Onek
 // Every warp has the unnormalised output, maximum and sum of 16 * ROW_TILES rows from `first_row` on, over the
 // keys of its group `key_warp`: element i of out[t][j] is row lane / 4 + i / 2 * 8, column 8 j + lane % 4 * 2 + i % 2,
 // or with LANE_COLUMNS 4, which shares sixteen columns out to four lanes: 16 (j / 2) + lane % 4 * 4 + i % 2 * 2 + j % 2.
-// They meet in `shared`, [KEY_WARPS, ROWS, DIM + 4 LANE_COLUMNS] f32, without bank conflicts, and twice
-// [KEY_WARPS, ROWS]. `sync` is a barrier of Shape::THREADS threads. `v_scale`: what V is multiplied by. Where two warps
-// share columns out instead of rows, tile t of OUT_TILES begins at first_row + row_step t, its columns at `first_column`;
-// maxima and sums are of the first ROW_TILES, the warp's own.
+// `shifts_of`: the maxima, as they stand in the exponents of two. They meet in `shared`,
+// [KEY_WARPS, ROWS, DIM + 4 LANE_COLUMNS] f32, without bank conflicts, and twice [KEY_WARPS, ROWS]. `sync` is a barrier of
+// Shape::THREADS threads. `v_scale`: what V is multiplied by. Where two warps share columns out instead of rows, tile t of
+// OUT_TILES begins at first_row + row_step t, its columns at `first_column`; maxima and sums are of the first ROW_TILES, the
+// warp's own.
 template <typename Shape, int OUT_TILES, int OUT_CHUNKS, int ROW_TILES, typename Sync>
 __device__ __forceinline__ void join_and_write(
-    const OnekvAttention& p, const OnekvWork& work, char* shared, const Score& score, int thread, int key_warp, int first_row,
-    const float (&out)[OUT_TILES][OUT_CHUNKS][4], const float (&highest)[ROW_TILES][2], const float (&sums_of)[ROW_TILES][2], Sync sync,
+    const OnekvAttention& p, const OnekvWork& work, char* shared, int thread, int key_warp, int first_row,
+    const float (&out)[OUT_TILES][OUT_CHUNKS][4], const float (&shifts_of)[ROW_TILES][2], const float (&sums_of)[ROW_TILES][2], Sync sync,
     float v_scale = 1, int row_step = 16, int first_column = 0) {
     using T = typename Shape::Element;
     constexpr int DIM = Shape::DIM, CHUNKS = DIM / 8, ROWS = Shape::ROWS, KEY_WARPS = Shape::KEY_WARPS;
@@ -136,8 +137,7 @@ __device__ __forceinline__ void join_and_write(
             sum += __shfl_xor_sync(~0u, sum, 1);
             sum += __shfl_xor_sync(~0u, sum, 2);
             if (lane % 4 == 0) {
-                const float top = highest[t < ROW_TILES ? t : 0][r];
-                shifts[row] = top == -INFINITY ? -INFINITY : top * score.log2_scale;
+                shifts[row] = shifts_of[t < ROW_TILES ? t : 0][r];
                 sums[row] = sum;
             }
         }

@@ -53,7 +53,8 @@ struct Score {
     __device__ explicit Score(const OnekvAttention& p, float k_scale = 1)
         : inner(p.score_scale * k_scale), cap(p.softcap), log2_scale(p.softcap > 0 ? LOG2E : p.score_scale * k_scale * LOG2E) {}
 
-    __device__ __forceinline__ float capped(float dot) const { return cap * tanh_approx(dot * inner); }
+    // Not `dot * factor` first: where `inner` is small, that may be too large for a float.
+    __device__ __forceinline__ float capped(float dot, float factor = 1) const { return cap * tanh_approx(dot * (inner * factor)); }
 
     // What is subtracted in the exponent for a maximum; 0 where nothing has weight yet, so that no
     // infinities are subtracted from each other.
@@ -65,14 +66,15 @@ struct Score {
         return polynomial ? exp2_polynomial(x) : exp2_approx(x);
     }
 
-    // Of a warp's scores of 16 rows: element i of s[j] is row lane / 4 + i / 2 * 8, key 8 j + lane % 4 * 2 + i % 2.
+    // Of a warp's scores of 16 rows: element i of s[j] is row lane / 4 + i / 2 * 8, key 8 j + lane % 4 * 2 + i % 2. What the
+    // dot products of a row are multiplied by besides is one number for the first eight rows and one for the others.
     template <int N>
-    __device__ __forceinline__ void cap_all(float (&s)[N][4]) const {
+    __device__ __forceinline__ void cap_all(float (&s)[N][4], float upper = 1, float lower = 1) const {
         if (cap > 0) {
 #pragma unroll
             for (int j = 0; j < N; j++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) s[j][i] = capped(s[j][i]);
+                for (int i = 0; i < 4; i++) s[j][i] = capped(s[j][i], i < 2 ? upper : lower);
         }
     }
     // Keys from `left` on weigh nothing.

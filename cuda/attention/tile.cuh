@@ -121,7 +121,8 @@ __device__ __forceinline__ void attend_tile(const OnekvAttention& p, const Onekv
     }
 
     copy_wait<0>();
+    highest[0] *= score.log2_scale, highest[1] *= score.log2_scale;
     join_and_write<Shape>(
-        p, work, shared, score, thread, key_warp, row_warp * 16, reinterpret_cast<const float(&)[1][DIM / 8][4]>(out),
+        p, work, shared, thread, key_warp, row_warp * 16, reinterpret_cast<const float(&)[1][DIM / 8][4]>(out),
         reinterpret_cast<const float(&)[1][2]>(highest), reinterpret_cast<const float(&)[1][2]>(sum), [] { __syncthreads(); });
 }

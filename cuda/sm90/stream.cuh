@@ -245,11 +245,7 @@ __device__ __forceinline__ void attend_stream(
         products.scores(s, k_tile);
 #pragma unroll
         for (int t = 0; t < ROW_TILES; t++) {
-            if (score.cap > 0) {
-                const float factors[2] = {products.row_factor(t, 0), products.row_factor(t, 1)};
-                scale_rows(s[t], factors);
-                score.cap_all(s[t]);
-            }
+            if (score.cap > 0) score.cap_all(s[t], products.row_factor(t, 0), products.row_factor(t, 1));
             score.mask(s[t], left, lane);
             score.softmax(s[t], highest[t], sum[t], rescale[t], log2_scale[t]);
         }
@@ -262,8 +258,8 @@ __device__ __forceinline__ void attend_stream(
 #pragma unroll
     for (int t = 0; t < ROW_TILES; t++)
 #pragma unroll
-        for (int r = 0; r < 2; r++) highest[t][r] *= score.cap > 0 ? 1 : products.row_factor(t, r);
+        for (int r = 0; r < 2; r++) highest[t][r] *= log2_scale[t][r];
     join_and_write<Shape>(
-        p, work, shared, score, thread, key_warp, products.first_row(), out, highest, sum, [] { __syncthreads(); }, Products::v_scale(p, work),
+        p, work, shared, thread, key_warp, products.first_row(), out, highest, sum, [] { __syncthreads(); }, Products::v_scale(p, work),
         products.row_step(), products.first_column());
 }

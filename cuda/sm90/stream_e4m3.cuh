@@ -28,11 +28,7 @@ struct StreamProductsE4m3 : StreamProducts<Shape_> {
     static constexpr int STEP = TEAM ? 32 : KEYS;
     static constexpr bool SCALES_ROWS = std::is_same<T, __nv_bfloat16>::value;
 
-    // A scale of 0 says that the head's K is 0. It becomes the smallest one: 0 times -inf, the score of no key, is NaN.
-    __device__ __forceinline__ static float k_scale(const OnekvAttention& p, const OnekvWork& work) {
-        const float scale = p.k_scale[work.kv_head];
-        return scale == 0 ? __FLT_MIN__ : scale;
-    }
+    __device__ __forceinline__ static float k_scale(const OnekvAttention& p, const OnekvWork& work) { return p.k_scale[work.kv_head]; }
     __device__ __forceinline__ static float v_scale(const OnekvAttention& p, const OnekvWork& work) { return p.v_scale[work.kv_head]; }
 
     // Chunk of sixteen bytes of a row, as the copy engine writes it: rows of 64 bytes are swizzled by 64 bytes.
