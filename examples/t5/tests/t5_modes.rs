@@ -53,7 +53,8 @@ fn sweeps() {
 fn limits_of_the_batch_change_no_output() {
     let folder = tempfile::tempdir().unwrap();
     let whole = std::fs::read_to_string(root().join("assets/dialogue.txt")).unwrap();
-    let texts = ["user : hello .", whole.as_str(), &whole[..whole.len() / 2], &whole[whole.len() / 3..]];
+    let third = whole.len() / 3;
+    let texts = ["user : hello .", &whole[..third], &whole[2 * third..], &whole[third / 2..2 * third]];
     let paths: Vec<_> = (0..texts.len()).map(|i| folder.path().join(format!("{i}.txt"))).collect();
     let mut arguments = vec!["--backend", "cpu", "--mode", "all"];
     for (path, text) in paths.iter().zip(texts) {
@@ -64,7 +65,7 @@ fn limits_of_the_batch_change_no_output() {
     let all = run(&[]);
     assert_eq!(all["figures"]["pid"]["batch_rows"], 120);
     assert_eq!(all["figures"]["pid"]["admissions"], 1);
-    for rows in [1, 7, 30, 45, 119, 120, 1000] {
+    for rows in [1, 7, 45, 119, 120, 1000] {
         let some = run(&["--batch-rows", &rows.to_string()]);
         assert_eq!(some["inputs"], all["inputs"], "{rows}");
         for method in ["pid", "pid-replicated", "pie"] {
