@@ -118,10 +118,18 @@ fn a_scale_of_zero_is_a_head_of_zeros() {
     if capable().is_none() {
         return;
     }
-    // Rows of Q so large that their dot products with the codes are too large for a float.
+    // Small rows of Q as well, over whole tiles of keys too, and rows so large that their dot products with the codes are too
+    // large for a float.
     let large = 2f32.powi(115);
-    for (softcap, q_factor) in [(None, 1.0), (Some(5.0), 1.0), (None, large), (Some(5.0), large)] {
-        let mut case = Case::packed(4, 2, 64, &[(5, 70)]);
+    for (softcap, q_factor, keys) in [
+        (None, 1.0, 70),
+        (Some(5.0), 1.0, 70),
+        (None, 1e-3, 70),
+        (None, 1e-3, 64),
+        (None, large, 70),
+        (Some(5.0), large, 70),
+    ] {
+        let mut case = Case::packed(4, 2, 64, &[(5, keys)]);
         case.spec.softcap = softcap;
         let mut quantized = QuantizedCase::<bf16>::new(&case, q_factor);
         (quantized.k.scales[0], quantized.v.scales[1]) = (0.0, 0.0);

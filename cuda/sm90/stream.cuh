@@ -232,7 +232,7 @@ __device__ __forceinline__ void attend_stream(
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             highest[t][r] = -INFINITY;
-            // Not 0, though the product be too small for a float: 0 times -inf, the score of no key, is NaN.
+            // Not 0, though k_scale be 0 or the product too small for a float: 0 times -inf, the score of no key, is NaN.
             log2_scale[t][r] = fmaxf(score.log2_scale * (score.cap > 0 ? 1 : products.row_factor(t, r)), __FLT_DENORM_MIN__);
         }
     for (int tile = key_warp, stage = 0, parity = 0; tile < tiles; tile += KEY_WARPS) {

@@ -65,7 +65,7 @@ fn limits_of_the_batch_change_no_output() {
     let all = run(&[]);
     assert_eq!(all["figures"]["pid"]["batch_rows"], 120);
     assert_eq!(all["figures"]["pid"]["admissions"], 1);
-    for rows in [1, 7, 45, 119, 120, 1000] {
+    for rows in [1, 7, 30, 45, 119, 120, 1000] {
         let some = run(&["--batch-rows", &rows.to_string()]);
         assert_eq!(some["inputs"], all["inputs"], "{rows}");
         for method in ["pid", "pid-replicated", "pie"] {
