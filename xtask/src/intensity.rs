@@ -4,6 +4,7 @@
 #[cfg(feature = "cuda")]
 mod card;
 mod cpu;
+pub mod prefix;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use onekv::{Keys, Problem, ProblemSpec};
 use serde::{Deserialize, Serialize};
 use t5::cost::{Cost, Method, cross_attention_step};
 
+use self::prefix::DecoderOnly;
 use crate::peers::{date, ptxsim};
 use crate::report::{data::T5Work, performance};
 use crate::run::{cargo, command, nvcc, output, root, step};
@@ -74,23 +76,26 @@ pub struct Intensity {
     pub keys: usize,
     pub prompt_tokens: usize,
     pub backends: Vec<Backend>,
+    /// What was counted before this was is without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder_only: Option<DecoderOnly>,
 }
 
 /// What was counted, and how.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Backend {
+pub struct Backend<L = Layout> {
     pub name: String,
     pub dtype: String,
     pub counted: String,
-    pub points: Vec<Point>,
+    pub points: Vec<Point<L>>,
 }
 
 /// One step of one layer, over all prompts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Point {
-    pub layout: Layout,
+pub struct Point<L = Layout> {
+    pub layout: L,
     pub prompts: usize,
-    /// By the formula, `4 U n d` for each head.
+    /// By the formula, `4 U n d` for each head of n keys.
     pub flops: u64,
     pub read_bytes: u64,
     pub written_bytes: u64,
@@ -108,7 +113,7 @@ pub struct Point {
     pub kernels: Vec<String>,
 }
 
-impl Point {
+impl<L> Point<L> {
     /// FLOP per byte.
     pub fn intensity(&self) -> f64 {
         Cost { flops: self.flops, bytes: self.read_bytes + self.written_bytes }.intensity()
@@ -120,8 +125,8 @@ impl Point {
     }
 }
 
-impl Backend {
-    pub fn point(&self, layout: Layout, prompts: usize) -> Option<&Point> {
+impl<L: Copy + PartialEq> Backend<L> {
+    pub fn point(&self, layout: L, prompts: usize) -> Option<&Point<L>> {
         self.points.iter().find(|point| (point.layout, point.prompts) == (layout, prompts))
     }
 }
@@ -141,16 +146,7 @@ impl Layout {
             Self::Replicated => (prompts, 1, KEYS),
             Self::Pie => (prompts, 1, KEYS + PROMPT_TOKENS),
         };
-        let offsets = |each| (0..=inputs).map(|input| input * each).collect();
-        Ok(Problem::new(ProblemSpec {
-            heads: HEADS,
-            kv_heads: HEADS,
-            head_dim: HEAD_DIM,
-            scale: 1.0,
-            softcap: None,
-            row_offsets: offsets(rows),
-            keys: Keys::Packed { offsets: offsets(keys) },
-        })?)
+        packed((HEADS, HEADS, HEAD_DIM), (inputs, rows, keys))
     }
 
     /// What the cost model says.
@@ -170,6 +166,23 @@ impl Layout {
         };
         Ok(cross_attention_step(method, &work.model().context("no such model")?, &work.workload()))
     }
+}
+
+/// `inputs` of `rows` query rows and `keys` keys each; heads, K/V heads and elements of a head.
+fn packed(
+    (heads, kv_heads, head_dim): (usize, usize, usize),
+    (inputs, rows, keys): (usize, usize, usize),
+) -> Result<Problem> {
+    let offsets = |each| (0..=inputs).map(|input| input * each).collect();
+    Ok(Problem::new(ProblemSpec {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 1.0,
+        softcap: None,
+        row_offsets: offsets(rows),
+        keys: Keys::Packed { offsets: offsets(keys) },
+    })?)
 }
 
 fn points() -> impl Iterator<Item = (Layout, usize)> {
@@ -196,11 +209,15 @@ fn measure() -> Result<()> {
     let driver = ptxsim::virtual_gpu(&folder)?;
     let program = target().join("release/xtask");
     let mut backends = vec![cpu::counted(&program, &folder)?];
+    let mut behind_prefix = Vec::new();
     for card in CARDS {
-        backends.push(on_card(card, &program, &driver)?);
+        let counted = on_card(card, &program, &driver)?;
+        backends.push(backend(card, counted.points));
+        behind_prefix.push(backend(card, counted.behind_prefix));
     }
     let (date, heads, head_dim, keys, prompt_tokens) = (date()?, HEADS, HEAD_DIM, KEYS, PROMPT_TOKENS);
-    let results = Intensity { date, heads, head_dim, keys, prompt_tokens, backends };
+    let decoder_only = Some(DecoderOnly::new(behind_prefix));
+    let results = Intensity { date, heads, head_dim, keys, prompt_tokens, backends, decoder_only };
     let path = root().join("results/intensity.json");
     std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")
         .with_context(|| format!("cannot write {}", path.display()))?;
@@ -208,7 +225,14 @@ fn measure() -> Result<()> {
     performance::write()
 }
 
-fn on_card(card: &str, program: &Path, driver: &Path) -> Result<Backend> {
+/// What a card was counted to do.
+#[derive(Serialize, Deserialize)]
+struct Counted {
+    points: Vec<Point>,
+    behind_prefix: Vec<Point<prefix::Layout>>,
+}
+
+fn on_card(card: &str, program: &Path, driver: &Path) -> Result<Counted> {
     let report = driver.join(format!("{card}.jsonl"));
     std::fs::write(&report, "")?;
     let mut launches = command(&program.to_string_lossy(), &["intensity", "launches"]);
@@ -216,12 +240,16 @@ fn on_card(card: &str, program: &Path, driver: &Path) -> Result<Backend> {
     // Of right kernels counts are the same without.
     launches.env("PTXSIM_CHECKS", "none");
     let text = output(&format!("count on a virtual {card}"), &mut launches)?;
-    Ok(Backend {
+    serde_json::from_str(&text).context("the counts are no JSON")
+}
+
+fn backend<L>(card: &str, points: Vec<Point<L>>) -> Backend<L> {
+    Backend {
         name: format!("virtual {card}"),
         dtype: "bf16".to_owned(),
         counted: "by the virtual GPU's counters, 32-byte sectors that the multiprocessors ask for. It has no L2: memory moves at \
                   most that, and at least what each launch touches, each byte once"
             .to_owned(),
-        points: serde_json::from_str(&text).context("the counts are no JSON")?,
-    })
+        points,
+    }
 }

@@ -49,7 +49,7 @@ pub fn run(transformers: bool) -> Result<()> {
     )?;
     let benches = ["--bench", "attention", "--bench", "plan", "--bench", "speed"];
     step("run the benchmarks that need no card, each once", &mut workspace("test", "", &benches))?;
-    for example in ["cross_attention", "shared_prefix", "candle"] {
+    for example in ["cross_attention", "candle"] {
         let program = target().join("debug/examples").join(example);
         step(&format!("run the example {example}"), &mut command(&program.to_string_lossy(), &[]))?;
     }

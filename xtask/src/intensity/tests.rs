@@ -80,3 +80,50 @@ fn what_a_file_lacks_is_named() {
     assert_eq!(error("events: Ir\n"), "it has no line \"totals:\"");
     assert_eq!(error("events: Ir Dr\ntotals: 1 2\n"), "it counts no ILmr, but Ir, Dr");
 }
+
+fn behind_prefix() -> prefix::DecoderOnly {
+    committed().decoder_only.unwrap()
+}
+
+#[test]
+fn the_decoder_only_case_has_every_point() {
+    let results = behind_prefix();
+    let names: Vec<&str> = results.backends.iter().map(|backend| backend.name.as_str()).collect();
+    assert_eq!(names, ["virtual h200", "virtual a100"]);
+    let shape = [results.heads, results.kv_heads, results.head_dim, results.prefix_keys, results.suffix_keys];
+    assert_eq!(shape, [32, 8, 64, 512, 32]);
+    for backend in &results.backends {
+        for (layout, prompts) in prefix::points() {
+            let point = backend.point(layout, prompts).unwrap();
+            assert_eq!(point.flops, (4 * prompts * (512 + 32) * 32 * 64) as u64, "{point:?}");
+            // Splits of a launch are joined by a kernel of its own.
+            let launched = |what: &str| point.kernels.iter().filter(|kernel| kernel.contains(what)).count();
+            let (merges, joins) = (launched("merge"), launched("combine"));
+            let attentions = point.kernels.len() - merges - joins;
+            let want = if layout == prefix::Layout::Shared { (2, 1) } else { (1, 0) };
+            assert_eq!((attentions, merges), want, "{point:?}");
+        }
+    }
+}
+
+/// What is touched is no less than K, V, Q and the output, by what there is of partial results more.
+#[test]
+fn a_shared_prefix_is_read_once() {
+    for backend in &behind_prefix().backends {
+        let once = |layout, prompts| backend.point(layout, prompts).unwrap().distinct_bytes.unwrap() as f64;
+        for (layout, prompts) in prefix::points() {
+            let most = if layout == prefix::Layout::Shared { 1.8 } else { 1.15 };
+            let of_model = once(layout, prompts) / layout.model(prompts).bytes as f64;
+            assert!(
+                (0.99..most).contains(&of_model),
+                "{}, {layout:?}, U = {prompts}: {of_model}",
+                backend.name
+            );
+        }
+        let gain = |prompts| once(prefix::Layout::Copied, prompts) / once(prefix::Layout::Shared, prompts);
+        // One has nothing to share; with many, the suffixes are what is left, and the gain is at most 544 / 32.
+        assert!((0.9..1.2).contains(&gain(1)), "{}: {}", backend.name, gain(1));
+        assert!((8.0..17.0).contains(&gain(128)), "{}: {}", backend.name, gain(128));
+        assert!(PROMPTS.windows(2).all(|pair| gain(pair[0]) < gain(pair[1])), "{}", backend.name);
+    }
+}

@@ -437,10 +437,16 @@ fn bad_files_are_refused_with_file_and_field() {
             .contains("other.json: known names are attention.json, crossover.json and t5.json")
     );
     let point = json!({ "layout": "shared", "prompts": 1, "flops": 4, "read_bytes": 0, "written_bytes": 1 });
-    let intensity = json!({ "date": "1999-12-31", "heads": 1, "head_dim": 1, "keys": 1, "prompt_tokens": 1,
-        "backends": [{ "name": "CPU", "dtype": "f32", "counted": "made up", "points": [point] }] });
+    let counted = json!([{ "name": "CPU", "dtype": "f32", "counted": "made up", "points": [point] }]);
+    let mut intensity = json!({ "date": "1999-12-31", "heads": 1, "head_dim": 1, "keys": 1, "prompt_tokens": 1,
+        "backends": counted });
     let error = refused("intensity.json", &intensity.to_string());
     assert!(error.contains("intensity.json: backends[0].points[0].read_bytes is 0"), "{error}");
+    intensity["backends"] = json!([]);
+    intensity["decoder_only"] = json!({ "model": "made up", "heads": 1, "kv_heads": 1, "head_dim": 1, "prefix_keys": 1,
+        "suffix_keys": 1, "backends": counted });
+    let error = refused("intensity.json", &intensity.to_string());
+    assert!(error.contains("decoder_only.backends[0].points[0].read_bytes is 0"), "{error}");
     let cpu = on_cpu(vec![json!({ "system": "onekv", "rows": 1, "keys": 1, "median_s": 0.0 })]);
     assert!(refused("cpu/t5.json", &cpu.to_string()).contains("cpu/t5.json: lines[0].median_s is 0"));
 }

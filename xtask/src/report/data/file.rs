@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::intensity::Intensity;
+use crate::intensity::{Backend, Intensity};
 use crate::peers::{Library, Probe};
 
 use super::{
@@ -274,20 +274,27 @@ pub fn cpu(path: &Path) -> Result<CpuRun> {
 /// `intensity.json`.
 pub fn intensity(path: &Path) -> Result<Intensity> {
     let intensity: Intensity = json(path)?;
-    for (i, backend) in intensity.backends.iter().enumerate() {
+    counted(path, "backends", &intensity.backends)?;
+    if let Some(decoder_only) = &intensity.decoder_only {
+        counted(path, "decoder_only.backends", &decoder_only.backends)?;
+    }
+    Ok(intensity)
+}
+
+fn counted<L>(path: &Path, field: &str, backends: &[Backend<L>]) -> Result<()> {
+    for (i, backend) in backends.iter().enumerate() {
         for (j, point) in backend.points.iter().enumerate() {
-            let field = format!("backends[{i}].points[{j}]");
             for (name, value) in [
                 ("prompts", point.prompts as f64),
                 ("flops", point.flops as f64),
                 ("read_bytes", point.read_bytes as f64),
                 ("written_bytes", point.written_bytes as f64),
             ] {
-                positive(path, format_args!("{field}.{name}"), value)?;
+                positive(path, format_args!("{field}[{i}].points[{j}].{name}"), value)?;
             }
         }
     }
-    Ok(intensity)
+    Ok(())
 }
 
 /// A file `attention-<sweep>.json`.

@@ -1,0 +1,212 @@
+//! Shapes of Llamas: known ones, and `config.json` of a Hugging Face folder with transformers' defaults for what it leaves out.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Map, Value, json};
+
+/// A validated Llama.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub vocab: usize,
+    pub d_model: usize,
+    pub d_ff: usize,
+    pub layers: usize,
+    pub heads: usize,
+    /// K/V heads, of which `heads` is a multiple.
+    pub kv_heads: usize,
+    /// Even: RoPE turns pairs.
+    pub head_dim: usize,
+    pub epsilon: f32,
+    /// The base of RoPE's wavelengths.
+    pub theta: f64,
+    /// The embedding is the head.
+    pub tied: bool,
+    /// Tokens that a sequence may have, the document included.
+    pub most_tokens: usize,
+    /// Ids that end an answer.
+    pub ends: Vec<u32>,
+}
+
+/// Shapes for random weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Shape {
+    /// Two layers of four heads, to try things out
+    Tiny,
+    /// Four layers of eight heads: seconds
+    Small,
+    /// That of Llama-3.2-1B, weights of 6 GB: minutes
+    #[value(name = "llama-1b")]
+    Llama1b,
+}
+
+impl Shape {
+    /// # Errors
+    /// None: each is a valid configuration.
+    pub fn config(self) -> Result<Config> {
+        Config::of(match self {
+            Shape::Tiny => json!({
+                "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": MAX_TOKENS,
+            }),
+            Shape::Small => json!({
+                "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
+                "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": MAX_TOKENS,
+            }),
+            Shape::Llama1b => json!({
+                "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+                "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0,
+                "tie_word_embeddings": true, "max_position_embeddings": MAX_TOKENS,
+            }),
+        })
+    }
+}
+
+/// No published Llama is wider or longer; a larger number is a damaged file.
+const MAX_WIDTH: u64 = 1 << 20;
+const MAX_TOKENS: u64 = 1 << 24;
+
+/// Fields that would change the answers, and the values at which they do not, beside null.
+const NOT_SUPPORTED: [(&str, &str); 10] = [
+    ("model_type", "\"llama\""),
+    ("hidden_act", "\"silu\""),
+    ("attention_bias", "false"),
+    ("mlp_bias", "false"),
+    ("pretraining_tp", "1"),
+    ("partial_rotary_factor", "1.0"),
+    ("rope_scaling", "null"),
+    ("sliding_window", "null"),
+    ("use_sliding_window", "false"),
+    ("quantization_config", "null"),
+];
+
+impl Config {
+    /// Reads `config.json` in `folder`, and the ends of generation_config.json where there is one.
+    ///
+    /// # Errors
+    /// What cannot be read, is not in range or is not supported, by its field.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let config = Self::of(read("config", &path)?).with_context(|| format!("in {}", path.display()))?;
+        let path = folder.join("generation_config.json");
+        if !path.exists() {
+            return Ok(config);
+        }
+        let fields = Fields::of(read("generation config", &path)?);
+        let ends =
+            fields.and_then(|f| f.ends(config.vocab)).with_context(|| format!("in {}", path.display()));
+        Ok(Self { ends: ends?, ..config })
+    }
+
+    /// What these fields say; the rest as in LlamaConfig.
+    ///
+    /// # Errors
+    /// What is not in range or is not supported, by its field.
+    pub fn of(fields: Value) -> Result<Self> {
+        let f = Fields::of(fields)?;
+        for (name, allowed) in NOT_SUPPORTED {
+            let said = f.get(name).map(Value::to_string);
+            if let Some(said) = said.filter(|said| said != allowed) {
+                bail!("{name} is {said}, allowed: {allowed}");
+            }
+        }
+        let vocab = f.count("vocab_size", 32_000, 2..=1 << 24)?;
+        let d_model = f.count("hidden_size", 4096, 1..=MAX_WIDTH)?;
+        let heads = f.count("num_attention_heads", 32, 1..=4096)?;
+        let kv_heads = f.count("num_key_value_heads", heads as u64, 1..=4096)?;
+        if !heads.is_multiple_of(kv_heads) {
+            bail!("num_key_value_heads is {kv_heads}, allowed: a divisor of num_attention_heads, {heads}");
+        }
+        let head_dim = f.count("head_dim", (d_model / heads) as u64, 1..=onekv::MAX_HEAD_DIM as u64)?;
+        if !head_dim.is_multiple_of(2) {
+            bail!("head_dim is {head_dim}, allowed: an even number, whose halves RoPE turns");
+        }
+        Ok(Self {
+            vocab,
+            d_model,
+            d_ff: f.count("intermediate_size", 11_008, 1..=MAX_WIDTH)?,
+            layers: f.count("num_hidden_layers", 32, 1..=1024)?,
+            heads,
+            kv_heads,
+            head_dim,
+            epsilon: f.number("rms_norm_eps", 1e-6, 0.0..=1.0)? as f32,
+            theta: f.theta()?,
+            tied: f.flag("tie_word_embeddings", false)?,
+            most_tokens: f.count("max_position_embeddings", 2048, 1..=MAX_TOKENS)?,
+            ends: f.ends(vocab)?,
+        })
+    }
+}
+
+fn read(what: &str, path: &Path) -> Result<Value> {
+    let text = t5::read::text(what, path)?;
+    serde_json::from_str(&text).with_context(|| format!("in {}: not JSON", path.display()))
+}
+
+/// A JSON object, read field by field.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn of(json: Value) -> Result<Self> {
+        match json {
+            Value::Object(fields) => Ok(Self(fields)),
+            other => bail!("it is {other}, allowed: a JSON object"),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    fn count(&self, name: &str, default: u64, allowed: RangeInclusive<u64>) -> Result<usize> {
+        let value = self.get(name).cloned().unwrap_or_else(|| json!(default));
+        let (least, most) = (allowed.start(), allowed.end());
+        let count = value.as_u64().filter(|count| allowed.contains(count));
+        count
+            .map(|count| count as usize)
+            .with_context(|| format!("{name} is {value}, allowed: an integer from {least} to {most}"))
+    }
+
+    /// A number in this range, but for its lower end.
+    fn number(&self, name: &str, default: f64, allowed: RangeInclusive<f64>) -> Result<f64> {
+        let value = self.get(name).cloned().unwrap_or_else(|| json!(default));
+        let (above, most) = (allowed.start(), allowed.end());
+        let number = value.as_f64().filter(|number| number > above && number <= most);
+        number.with_context(|| format!("{name} is {value}, allowed: a number above {above}, at most {most}"))
+    }
+
+    fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(other) => bail!("{name} is {other}, allowed: true or false"),
+        }
+    }
+
+    /// RoPE's base, where transformers 4 writes it or, with the kind of RoPE beside it, 5.
+    fn theta(&self) -> Result<f64> {
+        const ALLOWED: RangeInclusive<f64> = 0.0..=1e12;
+        let Some(rope) = self.get("rope_parameters") else {
+            return self.number("rope_theta", 10_000.0, ALLOWED);
+        };
+        let rope = Fields::of(rope.clone()).context("in rope_parameters")?;
+        match rope.get("rope_type") {
+            Some(kind) if kind != "default" => {
+                bail!("rope_parameters.rope_type is {kind}, allowed: \"default\"")
+            }
+            _ => rope.number("rope_theta", 10_000.0, ALLOWED).context("in rope_parameters"),
+        }
+    }
+
+    /// One id, several, or none.
+    fn ends(&self, vocab: usize) -> Result<Vec<u32>> {
+        let Some(value) = self.get("eos_token_id") else { return Ok(Vec::new()) };
+        let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let id = |id: &Value| id.as_u64().filter(|id| *id < vocab as u64).map(|id| id as u32);
+        list.iter().map(id).collect::<Option<_>>().with_context(|| {
+            let last = vocab - 1;
+            format!("eos_token_id is {value}, allowed: an integer from 0 to {last}, or a list of them")
+        })
+    }
+}

@@ -1,0 +1,111 @@
+//! Many prompts behind one document: `cargo run --release --package shared-prefix`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser as _, ValueEnum as _};
+use serde_json::{Map, Value, json};
+use shared_prefix::arguments::Arguments;
+use shared_prefix::config::Config;
+use shared_prefix::generate::generate;
+use shared_prefix::load;
+use shared_prefix::report::{Figures, figures_table};
+use t5::{println, progress};
+
+fn main() -> ExitCode {
+    let done = match Arguments::try_parse() {
+        Ok(arguments) => run(&arguments).map_err(|error| format!("{error:#}")),
+        // Not an error: --help and --version.
+        Err(answer) if !answer.use_stderr() => answer.exit(),
+        Err(error) => {
+            // What is wrong comes first, then a blank line and what every such error says.
+            let text = error.to_string();
+            let what = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            Err(format!("{what} (--help shows the options)"))
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.split_whitespace().collect::<Vec<_>>().join(" "));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    // The main thread is one of them: a layer is a few short pieces of work, and waking another thread costs as much.
+    let mut pool = rayon::ThreadPoolBuilder::new().use_current_thread();
+    if let Some(threads) = arguments.threads {
+        pool = pool.num_threads(threads);
+    }
+    pool.build_global().context("cannot start threads")?;
+
+    let config = match &arguments.model {
+        Some(folder) => Config::read(folder)?,
+        None => arguments.shape.config()?,
+    };
+    let request = arguments.request(&config)?;
+    let model = match &arguments.model {
+        Some(folder) => load::folder(folder, config)?,
+        None => load::random(config, 1)?,
+    };
+    let bar = progress::bar("generating");
+    let mut figures: Vec<Figures> = Vec::new();
+    // Before several runs there is one that does not count.
+    let uncounted = usize::from(arguments.runs > 1);
+    for run in 0..arguments.runs + uncounted {
+        for (i, &method) in arguments.mode.methods().iter().enumerate() {
+            let (outputs, stats) = generate(&model, method, &request, &bar)?;
+            match figures.get_mut(i) {
+                None => figures.push(Figures { method, stats, outputs }),
+                Some(known) if known.outputs != outputs => {
+                    bail!("two runs of {} gave different ids", known.name())
+                }
+                Some(known) if run == uncounted || stats.total() < known.stats.total() => known.stats = stats,
+                Some(_) => {}
+            }
+        }
+    }
+
+    let shape = match &arguments.model {
+        Some(folder) => folder.display().to_string(),
+        None => arguments.shape.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default(),
+    };
+    let lengths = request.prompts.iter().map(Vec::len);
+    let (shortest, longest) = (lengths.clone().min().unwrap_or(0), lengths.max().unwrap_or(0));
+    if arguments.json {
+        let mut modes = Map::new();
+        for f in &figures {
+            let mut mode = f.json(&figures[0]);
+            if arguments.ids.is_some() {
+                mode["outputs"] = json!(f.outputs);
+            }
+            modes.insert(f.name().to_owned(), mode);
+        }
+        let report = json!({
+            "device": model.device(),
+            "threads": rayon::current_num_threads(),
+            "shape": shape,
+            "document_tokens": request.document.len(),
+            "prompts": request.prompts.len(),
+            "prompt_tokens": [shortest, longest],
+            "new_tokens": request.new_tokens,
+            "runs": arguments.runs,
+            "modes": Value::Object(modes),
+        });
+        println!("{report:#}");
+        return Ok(());
+    }
+    figures.iter().for_each(|figures| println!("{}", figures.legend()));
+    println!("{}", figures_table(&figures));
+    let tokens = if shortest == longest { format!("{longest}") } else { format!("{shortest} to {longest}") };
+    println!(
+        "{shape}: a document of {} tokens, {} prompts of {tokens}, up to {} new tokens each; {}",
+        request.document.len(),
+        request.prompts.len(),
+        request.new_tokens,
+        model.device()
+    );
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! What a run prints: the modes side by side.
+
+use comfy_table::{CellAlignment, Table};
+use serde_json::{Value, json};
+use t5::report::table;
+
+use crate::generate::{Method, Stats};
+
+/// One mode over a whole run.
+pub struct Figures {
+    pub method: Method,
+    /// Of the fastest run.
+    pub stats: Stats,
+    /// New ids by prompt.
+    pub outputs: Vec<Vec<u32>>,
+}
+
+impl Figures {
+    pub fn name(&self) -> &'static str {
+        match self.method {
+            Method::Shared => "shared",
+            Method::Copies => "copies",
+            Method::Recompute => "recompute",
+        }
+    }
+
+    /// What the name means.
+    pub fn legend(&self) -> String {
+        let meaning = match self.method {
+            Method::Shared => "the document is prefilled once, and all prompts read its one K/V.",
+            Method::Copies => "it is prefilled once, and its K/V copied in front of each prompt.",
+            Method::Recompute => "each prompt has the document prefilled for itself.",
+        };
+        format!("{}: {meaning}", self.name())
+    }
+
+    /// Prompts whose ids are those of `other`.
+    fn same_ids(&self, other: &Self) -> usize {
+        self.outputs.iter().zip(&other.outputs).filter(|(own, other)| own == other).count()
+    }
+
+    /// New tokens per second, prefill included.
+    fn tokens_per_s(&self) -> f64 {
+        self.stats.new_tokens as f64 / self.stats.total().as_secs_f64()
+    }
+
+    /// `first`: of the mode whose ids others are compared with.
+    pub fn json(&self, first: &Self) -> Value {
+        let s = &self.stats;
+        json!({
+            "prefilled_tokens": s.prefilled_tokens,
+            "kv_bytes": s.kv_bytes,
+            "decode_step_kv_bytes": s.step_kv_bytes(),
+            "new_tokens": s.new_tokens,
+            "decode_steps": s.steps.len(),
+            "prefill_s": s.prefill.as_secs_f64(),
+            "copy_kv_s": s.copy.as_secs_f64(),
+            "decode_s": s.decode().as_secs_f64(),
+            "decode_step_median_s": s.step().map(|step| step.as_secs_f64()),
+            "total_s": s.total().as_secs_f64(),
+            "tokens_per_s": self.tokens_per_s(),
+            "same_ids": self.same_ids(first),
+        })
+    }
+}
+
+/// Work, memory and time of each mode, and how many times as much the others take as the first.
+pub fn figures_table(figures: &[Figures]) -> Table {
+    let mut table = table();
+    let others = figures.get(1..).unwrap_or_default();
+    let mut header = vec![String::new()];
+    header.extend(figures.iter().map(|f| f.name().to_string()));
+    header.extend(others.iter().map(|f| format!("{} / {}", f.name(), figures[0].name())));
+    table.set_header(header);
+    type Measure = (&'static str, fn(&Figures) -> Option<f64>, fn(f64) -> String);
+    let lines: [Measure; 9] = [
+        ("prefilled tokens", |f| Some(f.stats.prefilled_tokens as f64), |x| format!("{x}")),
+        ("K/V held", |f| Some(f.stats.kv_bytes as f64), megabytes),
+        ("K/V that a decode step reads", |f| f.stats.step_kv_bytes().map(|b| b as f64), megabytes),
+        ("time: prefill", |f| Some(f.stats.prefill.as_secs_f64()), milliseconds),
+        ("time: copy K/V", |f| Some(f.stats.copy.as_secs_f64()).filter(|s| *s > 0.0), milliseconds),
+        ("time: decode", |f| f.stats.step().map(|_| f.stats.decode().as_secs_f64()), milliseconds),
+        ("time: total", |f| Some(f.stats.total().as_secs_f64()), milliseconds),
+        ("one decode step", |f| f.stats.step().map(|s| s.as_secs_f64()), milliseconds),
+        ("tokens per second", |f| Some(f.tokens_per_s()), |x| format!("{x:.0}")),
+    ];
+    for (name, value, format) in lines {
+        let mut row = vec![name.to_string()];
+        row.extend(figures.iter().map(|f| value(f).map_or("-".into(), format)));
+        row.extend(others.iter().map(|f| match (value(f), value(&figures[0])) {
+            (Some(other), Some(first)) => format!("{:.2}x", other / first),
+            _ => "-".into(),
+        }));
+        table.add_row(row);
+    }
+    if let [first, others @ ..] = figures
+        && !others.is_empty()
+    {
+        let mut row = vec![format!("ids as of {}", first.name()), String::new()];
+        row.extend(others.iter().map(|f| format!("{} of {}", f.same_ids(first), f.outputs.len())));
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
+}
+
+fn megabytes(bytes: f64) -> String {
+    format!("{:.2} MB", bytes / 1e6)
+}
