@@ -48,7 +48,8 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Print what the cost model predicts and stop: work, memory, from where on sharing pays
+    /// Print which of five ways to have these outputs costs least and why, work and memory of each, from where on sharing pays,
+    /// and where the prompts look like those that the method answers badly; then stop
     #[arg(long, conflicts_with = "ids")]
     pub explain: bool,
     /// What the device does at best, for predictions: TFLOP/s and GB/s, e.g. 800,4300 [default: a card's data sheet]

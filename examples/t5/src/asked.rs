@@ -150,6 +150,11 @@ impl Asked {
         }
     }
 
+    /// The prompts, where they are texts.
+    pub fn prompt_texts(&self) -> &[String] {
+        if let Self::Texts { prompts, .. } = self { prompts } else { &[] }
+    }
+
     /// What stands above the answers: the file's name, of the built-in dialogue its text.
     pub fn heading(&self, arguments: &Arguments, input: usize) -> String {
         match self {

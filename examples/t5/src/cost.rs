@@ -59,12 +59,21 @@ impl ModelShape {
         self.d_model * self.inner()
     }
 
+    fn decoder_layer(&self) -> Count {
+        8 * self.projection() + self.ffn_weights()
+    }
+
     /// Bytes of all matrices; the embedding and the head count one each, tied or not.
     pub fn weight_bytes(&self) -> u64 {
         let encoder = self.encoder_layers * (4 * self.projection() + self.ffn_weights());
-        let decoder = self.decoder_layers * (8 * self.projection() + self.ffn_weights());
+        let decoder = self.decoder_layers * self.decoder_layer();
         ((encoder + decoder + 2 * Count(self.vocab) * self.d_model) * self.element_bytes).0
     }
+}
+
+/// Bytes of the decoder's layers, without embedding and head.
+pub fn decoder_weight_bytes(model: &ModelShape) -> u64 {
+    (model.decoder_layers * model.decoder_layer() * model.element_bytes).0
 }
 
 /// A batch: `inputs` inputs of `keys` tokens each, `prompts` prompts for each.

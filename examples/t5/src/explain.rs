@@ -1,11 +1,13 @@
-//! What the cost model says of a run before it: work, memory, and from where on sharing pays.
+//! What is said of a run before it: which way to have its outputs costs least, memory, from where on sharing pays, and what
+//! speaks against the method.
 
 use crate::cost::{self, Crossover, Method, ModelShape, Roofline, SEARCHED, Workload};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::generate::Task;
 use crate::memory::{Need, gigabytes, most_prompts, most_rows};
 use crate::report::{name, table};
+use crate::ways::{WAYS, Way, cheapest, fewest};
 
 /// PID pays where it is this many times as fast as PIE.
 const PAYS: f64 = 1.1;
@@ -31,6 +33,8 @@ pub struct Prediction {
     pub methods: &'static [Method],
     pub free_bytes: Option<u64>,
     pub device: Option<Roofline>,
+    /// Where an assumption of the method looks broken.
+    pub doubts: Vec<String>,
 }
 
 impl Prediction {
@@ -64,6 +68,43 @@ impl Prediction {
         Some(format!("{} of device memory are free: {}", gigabytes(free), lines.join("; ")))
     }
 
+    fn cheapest(&self) -> Option<Way> {
+        cheapest(&self.model, &self.work, self.device.as_ref())
+    }
+
+    /// Which way costs least and why, in one line.
+    fn recommendation(&self) -> String {
+        let Some(way) = self.cheapest() else {
+            let (flops, bytes) = fewest(&self.model, &self.work);
+            return format!(
+                "cheapest: {} has the fewest FLOPs, {} the fewest bytes, so it depends on the device; give --roofline",
+                flops.name(),
+                bytes.name()
+            );
+        };
+        // With what else a user is likely to have.
+        let other = Way::Prompts(if way == Way::Prompts(Method::Pie) { Method::Pid } else { Method::Pie });
+        let [least, more] = [way, other].map(|way| way.cost(&self.model, &self.work));
+        let times = |more: u64, least: u64| more as f64 / least.max(1) as f64;
+        let why = format!(
+            "{} takes {:.2}x its FLOPs and {:.2}x its bytes",
+            other.name(),
+            times(more.flops, least.flops),
+            times(more.bytes, least.bytes)
+        );
+        format!("cheapest: {}; {why}; it needs {}", way.name(), way.needs())
+    }
+
+    fn ways_json(&self) -> Value {
+        let of_way = |way: Way| {
+            let cost = way.cost(&self.model, &self.work);
+            let seconds = self.device.map(|device| way.least_seconds(&self.model, &self.work, &device));
+            let memory = way.memory_bytes(&self.model, &self.work, self.batch_rows);
+            json!({ "flops": cost.flops, "bytes": cost.bytes, "memory_bytes": memory, "least_s": seconds, "needs": way.needs() })
+        };
+        WAYS.map(|way| (way.name().to_lowercase(), of_way(way))).into_iter().collect::<Map<_, _>>().into()
+    }
+
     pub fn json(&self) -> Value {
         let fit = |method: &Method| Some((name(*method).to_lowercase(), json!(self.most_prompts(*method)?)));
         let fit: serde_json::Map<String, Value> = self.methods.iter().filter_map(fit).collect();
@@ -77,6 +118,9 @@ impl Prediction {
             "free_bytes": self.free_bytes,
             "most_prompts_that_fit": fit,
             "roofline": self.device.map(|d| json!({ "flops_per_s": d.flops_per_s, "bytes_per_s": d.bytes_per_s })),
+            "ways": self.ways_json(),
+            "cheapest": self.cheapest().map(|way| way.name().to_lowercase()),
+            "doubts": self.doubts,
             "pays_from": PAYS,
             "gain": self.crossover().map(|(gain, _)| gain),
             "crossover": self.crossover().map(|(_, c)| json!({
@@ -95,20 +139,21 @@ impl Prediction {
         );
         let mut lines = table();
         lines.set_header(["", "GFLOP", "GB moved", "FLOP/byte", "memory", "least time"]);
-        for &method in self.methods {
-            let total = cost::breakdown(method, &self.model, w).total();
+        for way in WAYS {
+            let total = way.cost(&self.model, w);
             lines.add_row([
-                name(method).to_string(),
+                way.name().to_string(),
                 format!("{:.1}", total.flops as f64 / 1e9),
                 format!("{:.2}", total.bytes as f64 / 1e9),
                 format!("{:.1}", total.intensity()),
-                gigabytes(Need::new(method, &self.model, w, self.batch_rows).total()),
-                self.device.map_or("-".into(), |d| {
-                    format!("{:.2} ms", cost::least_seconds(method, &self.model, w, &d) * 1e3)
-                }),
+                gigabytes(way.memory_bytes(&self.model, w, self.batch_rows)),
+                self.device
+                    .map_or("-".into(), |d| format!("{:.2} ms", way.least_seconds(&self.model, w, &d) * 1e3)),
             ]);
         }
         println!("{lines}");
+        println!("{}", self.recommendation());
+        self.doubts.iter().for_each(|doubt| println!("look twice: {doubt}"));
         self.memory_line().iter().for_each(|line| println!("{line}"));
         let (Some(device), Some((gain, c))) = (self.device, self.crossover()) else {
             return println!(
@@ -116,9 +161,10 @@ impl Prediction {
             );
         };
         println!(
-            "predicted from {:.0} TFLOP/s and {:.0} GB/s, launches and waiting left out: PID {gain:.2}x as fast as PIE",
-            device.flops_per_s / 1e12,
-            device.bytes_per_s / 1e9,
+            "predicted from {} TFLOP/s and {} GB/s, launches and waiting left out: PID {gain:.2}x as fast as PIE",
+            // As it was given, to nine digits: a CPU's rate is a fraction.
+            (device.flops_per_s / 1e3).round() / 1e9,
+            (device.bytes_per_s / 1e3).round() / 1e6,
         );
         let from = |least: Option<u64>, what| match least {
             Some(n) => format!("from {n} {what}"),

@@ -17,6 +17,7 @@ use t5::asked::Asked;
 use t5::backend::Backend;
 use t5::backend::cpu::Cpu;
 use t5::cost::Method;
+use t5::doubts::doubts;
 use t5::explain::{Prediction, workload};
 use t5::generate::{self, Limits, forced_logits, generate};
 use t5::load::{self, Shape};
@@ -186,7 +187,8 @@ impl<B: Backend> Run<'_, B> {
                 let plain = (method == Method::Pie).then(|| asked.tasks(text.as_ref(), Method::Pid));
                 let work = workload(plain.transpose()?.as_ref().unwrap_or(&tasks), limits.max_new_tokens);
                 let (methods, free_bytes, model) = (arguments.methods(), free, shape);
-                let prediction = Prediction { model, work, batch_rows, methods, free_bytes, device };
+                let doubts = doubts(&work, asked.prompt_texts());
+                let prediction = Prediction { model, work, batch_rows, methods, free_bytes, device, doubts };
                 answers.prediction = Some(prediction);
                 if arguments.explain {
                     break;

@@ -131,6 +131,39 @@ fn predictions() {
 }
 
 #[test]
+fn the_cheapest_way_is_recommended_and_broken_assumptions_are_named() {
+    assert!(
+        stdout(&explain(&["--roofline", "0.5,40.25"])).contains("predicted from 0.5 TFLOP/s and 40.25 GB/s")
+    );
+    let text = stdout(&explain(&["--prompt-count", "64", "--roofline", "800,4000"]));
+    assert!(text.contains("cheapest: PID; PIE takes ") && text.contains("separate decoders"), "{text}");
+    assert!(!text.contains("look twice"), "{text}");
+    // One sequence of many tokens reads the decoder as often; 64 long prompts are much arithmetic.
+    let text = stdout(&explain(&["--prompt-count", "64", "--prompt-tokens", "600"]));
+    let both =
+        "cheapest: one sequence has the fewest FLOPs, PID the fewest bytes, so it depends on the device";
+    assert!(text.contains(both), "{text}");
+    assert!(text.contains("look twice: prompts of 600 tokens are as long as the input of 512"), "{text}");
+    let report =
+        json(&explain(&["--json", "--prompt-count", "1", "--prompt-tokens", "0", "--roofline", "800,4000"]));
+    assert_eq!(report["ways"]["pid"]["flops"], report["ways"]["pie"]["flops"]);
+    assert_eq!(report["doubts"][0], "1 prompt per input: there is nothing to share");
+    let report = json(&explain(&["--json", "--roofline", "800,4000"]));
+    assert_eq!(report["cheapest"], "pid");
+    let least = |way: &str| report["ways"][way]["least_s"].as_f64().unwrap();
+    for way in ["pie", "pid-replicated", "one sequence", "separate decoders"] {
+        assert!(least(way) > least("pid"), "{way}: {report}");
+    }
+    // What prompts say counts, where they are texts.
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = folder.path().join("prompts.txt");
+    std::fs::write(&prompts, "stop 1\nstop 2\nstop 3\nHow many taxis?\n").unwrap();
+    let text = stdout(&["--explain", "--backend", "cpu", "--prompts", path_text(&prompts)]);
+    assert!(text.contains("3 prompts are \"stop N\" but for a number"), "{text}");
+    assert!(text.contains("\"how many taxis\" asks to count"), "{text}");
+}
+
+#[test]
 fn what_is_not_there_is_named() {
     let text = error(&["--backend", "cpu", "--dtype", "bf16"]);
     assert!(text.contains("--dtype is bf16, allowed on the CPU: f32"), "{text}");
