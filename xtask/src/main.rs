@@ -6,6 +6,7 @@ mod fit;
 mod fuzz;
 mod intensity;
 mod kit;
+mod method;
 mod model;
 mod mutants;
 mod package;
@@ -79,6 +80,12 @@ enum Task {
     /// from memory; the kernels in bf16, which nvcc compiles, run on a virtual h200 and a virtual a100, whose counters say what
     /// they ask for. Writes results/intensity.json and the report. No card is needed, and no time is measured.
     Intensity(intensity::Arguments),
+    /// Train tiny T5s and time every way to have many outputs of one input: where the method holds and where it breaks
+    ///
+    /// The paper's three tasks and four that break its assumptions, PID and PIE, three seeds; then seconds and memory of ours, of
+    /// Hugging Face's and of a decoder-only model. Writes results/method/ and docs/method.md. Packages come from PyPI into target/,
+    /// several GB; on 2 cores the trainings take under two hours, the times about ten minutes.
+    Method(method::Arguments),
     /// Refit the plan's cost constants to a sweep that was measured with every plan
     ///
     /// `cargo bench --features cuda --bench card -- --sweep fit --every-plan --out results/<card>/attention-fit.json`
@@ -95,7 +102,7 @@ enum Task {
     ///
     /// Writes results/reliability/ and docs/reliability.md. All of it takes about an hour of two cores.
     Reliability(reliability::Arguments),
-    /// Turn the measurements in results/ into docs/performance.md
+    /// Turn the measurements in results/ into docs/performance.md and docs/method.md
     Report {
         #[command(subcommand)]
         report: Option<report::Report>,
@@ -115,6 +122,7 @@ fn main() -> ExitCode {
         Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Peers { device } => peers::run(&device),
         Task::Intensity(arguments) => intensity::run(&arguments),
+        Task::Method(arguments) => method::run(&arguments),
         Task::Fit(arguments) => fit::run(&arguments),
         Task::Model(arguments) => model::run(&arguments),
         Task::Reliability(arguments) => reliability::run(&arguments),

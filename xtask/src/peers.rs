@@ -14,7 +14,7 @@ use clap::Subcommand;
 
 use crate::virtual_gpu::target;
 
-pub use cpu::date;
+pub use cpu::{date, machine, python};
 pub use orders::Library;
 pub use probe::Probe;
 
@@ -73,6 +73,6 @@ pub fn run(device: &Device) -> Result<()> {
 }
 
 /// A program of this workspace.
-fn release(name: &str) -> String {
+pub fn release(name: &str) -> String {
     target().join("release").join(name).to_string_lossy().into_owned()
 }

@@ -6,6 +6,7 @@ mod crossover;
 pub mod data;
 mod figures;
 mod intensity;
+mod method;
 pub mod page;
 pub mod performance;
 pub mod sweep;
@@ -20,7 +21,7 @@ use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub enum Report {
-    /// results/**.json as docs/performance.md, with tables and figures beside the results; what is done by default
+    /// results/**.json as docs/performance.md and docs/method.md, with tables and figures beside the results; what is done by default
     Performance,
     /// Run the built-in models: PID against PIE on held-out dialogues, into results/cpu/tiny.md
     Tiny,

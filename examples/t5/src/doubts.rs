@@ -22,8 +22,8 @@ pub fn doubts(work: &Workload, prompts: &[String]) -> Vec<String> {
     }
     if work.prompt_tokens >= work.keys {
         doubts.push(format!(
-            "prompts of {} tokens are as long as the input of {}: each passes through the decoder for itself, and is read from left \
-             to right alone (docs/method.md, long prompts)",
+            "prompts of {} tokens are as long as the input of {}: little is shared, and the decoder reads a prompt from left to right \
+             alone (docs/method.md, long prompts)",
             work.prompt_tokens, work.keys
         ));
     }

@@ -458,7 +458,7 @@ fn candle() -> Result<Library> {
     Ok(Library { version, note })
 }
 
-fn machine() -> String {
+pub fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("unknown CPU");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

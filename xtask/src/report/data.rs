@@ -324,6 +324,12 @@ impl Results {
                     // Pages of their own: cargo xtask reliability and cargo xtask peers ptxsim write them.
                     ("reliability", _) => {}
                     ("ptxsim", "peers.json") => {}
+                    // A page of its own, which is made of them beside this one.
+                    ("method", "quality.json" | "cost.json" | "decoder-only.json") => {}
+                    ("method", _) => bail!(
+                        "{}: known names are cost.json, decoder-only.json and quality.json",
+                        path.display()
+                    ),
                     ("cpu", _) => bail!(
                         "{}: known names are attention.json, crossover.json and t5.json",
                         path.display()

@@ -1,5 +1,5 @@
-//! `docs/performance.md` and the figures and tables beside the results: all of them from `results/**.json` alone, so
-//! that the same results give the same bytes.
+//! `docs/performance.md`, `docs/method.md` and the figures and tables beside the results: all of them from `results/**.json`
+//! alone, so that the same results give the same bytes.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::data::Results;
 use super::page::Files;
-use super::{card, cpu, intensity};
+use super::{card, cpu, intensity, method};
 use crate::run::root;
 
 const PAGE: &str = "docs/performance.md";
@@ -49,10 +49,11 @@ pub fn write() -> Result<()> {
     Ok(())
 }
 
-/// The page and what it shows, of a folder of results.
+/// The pages and what they show, of a folder of results.
 pub fn files(results: &Path) -> Result<Files> {
-    let results = Results::read(results)?;
     let mut files = Files::new();
+    method::files(&results.join("method"), &mut files)?;
+    let results = Results::read(results)?;
     let mut page = HEAD.to_owned();
     if results.cards.is_empty() {
         page += NO_CARD;

@@ -1,0 +1,183 @@
+"""What each way to have the outputs of one input costs, on the CPU in f32 and with random weights: seconds, and the process's
+largest memory. T5-base, where ours and Hugging Face's take turns, goes to cost.json in --out, a Llama of the 1B shape to
+decoder-only.json.
+
+Points are written as they end. results/README.md describes the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SHAPE = "t5-base"
+# A first run of less is not counted, as in tools/peers/cpu.py: it warms up.
+WARMING_S = 2.0
+# A way has no more turns once its runs took so long together, as there.
+BUDGET_S = 6.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """Lengths in tokens, chosen for what such a task looks like with a real tokenizer."""
+
+    task: str
+    prompts: int
+    keys: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+TASKS = [
+    Task("dialogue", prompts=30, keys=512, prompt_tokens=3, new_tokens=4),
+    Task("summary", prompts=4, keys=1024, prompt_tokens=4, new_tokens=64),
+    Task("qa", prompts=8, keys=768, prompt_tokens=12, new_tokens=8),
+    Task("long prompts", prompts=8, keys=64, prompt_tokens=512, new_tokens=8),
+]
+
+METHODS = {"PID": "pid", "PID-replicated": "pid-replicated", "PIE": "pie"}
+PEERS = ["HF, encoded once, batch 1 broadcast", "HF, encoded once and expanded", "HF, PIE"]
+
+
+DOCUMENT = {"shape": "llama-1b", "document_tokens": 512, "prompts": 8, "prompt_tokens": 16, "new_tokens": 16}
+MODES = ["shared", "copies", "recompute"]
+
+
+def run(command: list[str]) -> tuple[dict, int]:
+    """What a program prints as JSON, and its largest resident memory in bytes."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    text = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise RuntimeError(f"{' '.join(command)}: ended with {status}")
+    # Linux counts in KiB.
+    return json.loads(text), usage.ru_maxrss * 1024
+
+
+def ours(program: str, threads: int, task: Task, way: str) -> dict:
+    """One run in a process of its own."""
+    mode, prompts, prompt_tokens, new_tokens = METHODS.get(way, "pid"), task.prompts, task.prompt_tokens, task.new_tokens
+    if way == "one sequence":
+        # A token parts an answer from the next.
+        prompts, new_tokens = 1, task.prompts * task.new_tokens + task.prompts - 1
+    elif way == "separate decoders":
+        prompts, prompt_tokens = 1, 0
+    command = [program, "--random", SHAPE, "--backend", "cpu", "--json", "--mode", mode, "--threads", str(threads)]
+    command += ["--keys", str(task.keys), "--prompt-count", str(prompts), "--prompt-tokens", str(prompt_tokens)]
+    command += ["--max-new-tokens", str(new_tokens), "--runs"]
+    told, peak_bytes = run([*command, "1"])
+    if told[mode]["total_s"] < WARMING_S:
+        # Before two that count there is one that does not.
+        told, peak_bytes = run([*command, "2"])
+    figures = told[mode]
+    if way == "separate decoders":
+        # One decoder was run, and the others would take as long. Each projects K and V with weights of its own, which this
+        # counts once, with the encoding. Nor are their weights in this memory.
+        return {"seconds": figures["encode_s"] + task.prompts * (figures["prefill_s"] + figures["decode_s"])}
+    return {"seconds": figures["total_s"], "peak_bytes": peak_bytes}
+
+
+def decoder_only(program: str, threads: int, rounds: int) -> dict:
+    """A run of each mode in turn, each in a process of its own."""
+    runs: dict[str, list[dict]] = {mode: [] for mode in MODES}
+    for turn in range(rounds):
+        for mode in MODES if turn % 2 == 0 else reversed(MODES):
+            if sum(run["total_s"] for run in runs[mode]) > 10 * BUDGET_S:
+                continue
+            command = [program, "--mode", mode, "--threads", str(threads), "--json"]
+            for name, value in DOCUMENT.items():
+                command += [f"--{name.replace('_', '-')}", str(value)]
+            told, peak_bytes = run(command)
+            runs[mode].append(told["modes"][mode] | {"peak_bytes": peak_bytes})
+            print(f"decoder-only, turn {turn + 1} of {rounds}: {mode}: {runs[mode][-1]}", flush=True)
+    return DOCUMENT | {"modes": runs}
+
+
+class Peers:
+    """tools/peers/cpu.py, asked over pipes."""
+
+    def __init__(self, python: str, threads: int) -> None:
+        script = Path(__file__).resolve().parents[1] / "peers" / "cpu.py"
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+        self.process = subprocess.Popen([python, str(script), "--threads", str(threads)], **pipes)
+
+    def ask(self, **order: object) -> dict:
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError("tools/peers/cpu.py ended")
+        answer = json.loads(answer)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    def run(self, task: Task, system: str) -> dict:
+        work = {"rows": task.prompts, "keys": task.keys, "prompt_tokens": task.prompt_tokens, "new_tokens": task.new_tokens}
+        return {"seconds": self.ask(what="t5", system=system, shape=SHAPE, **work)["seconds"][0]}
+
+
+def explained(program: str, task: Task) -> dict:
+    """FLOPs and bytes of each way, by formula."""
+    command = [program, "--random", SHAPE, "--backend", "cpu", "--json", "--explain", "--keys", str(task.keys)]
+    command += ["--prompt-count", str(task.prompts), "--prompt-tokens", str(task.prompt_tokens)]
+    command += ["--max-new-tokens", str(task.new_tokens)]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return {way: {name: cost[name] for name in ("flops", "bytes")} for way, cost in told["ways"].items()}
+
+
+def measured(program: str, peers: Peers, threads: int, rounds: int, task: Task) -> dict:
+    ways = [*METHODS, "one sequence", "separate decoders", *PEERS]
+    runs: dict[str, list[dict]] = {way: [] for way in ways}
+    for turn in range(rounds):
+        # A B C, C B A: none always follows the same other.
+        for way in ways if turn % 2 == 0 else reversed(ways):
+            if sum(run["seconds"] for run in runs[way]) > BUDGET_S:
+                continue
+            runs[way].append(peers.run(task, way) if way in PEERS else ours(program, threads, task, way))
+            print(f"{task.task}, turn {turn + 1} of {rounds}: {way}: {runs[way][-1]['seconds']:.3f} s", flush=True)
+    costs = explained(program, task)
+    lines = []
+    for way, of_way in runs.items():
+        line = {"way": way, "seconds": [run["seconds"] for run in of_way], **costs.get(way.lower(), {})}
+        # The peers answer from one process.
+        if "peak_bytes" in of_way[0]:
+            line["peak_bytes"] = max(run["peak_bytes"] for run in of_way)
+        lines.append(line)
+    return asdict(task) | {"ways": lines}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--t5", required=True, help="onekv's T5 example")
+    parser.add_argument("--shared-prefix", required=True, help="onekv's decoder-only example")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results files")
+    parser.add_argument("--machine", required=True, help="for the results file")
+    parser.add_argument("--date", required=True, help="for the results file")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    peers = Peers(sys.executable, args.threads)
+    setting = {"machine": args.machine, "date": args.date, "threads": args.threads}
+    tasks = []
+    for task in TASKS:
+        tasks.append(measured(args.t5, peers, args.threads, args.rounds, task))
+        transformers = peers.ask(what="peers")["peers"]["transformers"]["version"]
+        write(args.out / "cost.json", setting | {"transformers": transformers, "shape": SHAPE, "tasks": tasks})
+    write(args.out / "decoder-only.json", setting | decoder_only(args.shared_prefix, args.threads, args.rounds))
+
+
+def write(path: Path, report: dict) -> None:
+    half = path.with_suffix(".half")
+    half.write_text(json.dumps(report, indent=1) + "\n")
+    half.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Trains and evaluates every tiny T5 of docs/method.md, and writes what they answer to a results file.
+
+Each run is kept in --work as it ends: what is there is not run again, so a stopped run goes on where it was. All of it takes
+under two hours of two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+from evaluate import EXAMPLES as EVALUATED
+from evaluate import always_nothing, evaluate
+from model import vocabulary
+from tasks import TASKS
+from train import EXAMPLES, PROMPTS, Run, train
+
+STEPS = {"dialogue": 1500, "qa": 800, "choice": 1000, "long prompts": 1000}
+"""Of a training, the same for every way; 600 where none is named."""
+SEEDS = {"papers": [1, 2, 3], "broken": [1, 2]}
+PAPERS = ["dialogue", "qa", "summary"]
+BROKEN = [task for task in TASKS if task not in PAPERS]
+OTHER_WAYS = [("dialogue", "one"), ("summary", "one"), ("qa", "one"), ("choice", "one"), ("order", "one"), ("summary", "decoders")]
+"""Once, beside PID and PIE, which every task has."""
+LONGER = [("order", "pid")]
+"""Trained once three times as long: slower than PIE, or unable?"""
+UNMARKED = "qa"
+"""Its PIE is trained once without the mark at the prompts' end: is it of use?"""
+
+
+def runs(share: float) -> list[Run]:
+    """The paper's tasks come first, longest first; of the rest all with one seed before the next."""
+    of_task = lambda seed, tasks: [(seed, task, way) for way in ("pie", "pid") for task in tasks]
+    papers = [run for seed in SEEDS["papers"] for run in of_task(seed, PAPERS)]
+    broken = [run for seed in SEEDS["broken"] for run in of_task(seed, BROKEN)]
+    others = [(1, *other) for other in OTHER_WAYS + [(UNMARKED, "unmarked")]]
+    steps = lambda task: int(share * STEPS.get(task, 600))
+    longer = [Run(task, way, 1, 3 * steps(task)) for task, way in LONGER]
+    return [Run(task, way, seed, steps(task)) for seed, task, way in papers + broken + others] + longer
+
+
+def finish(run: Run, folder: Path) -> dict:
+    """The figures of a run, from its file if there is one."""
+    path = folder / f"{run.name}.json"
+    if not path.exists():
+        tokenizer = vocabulary()
+        model, figures = train(run, tokenizer, lambda line: print(line, file=sys.stderr, flush=True))
+        figures |= {"held_out": evaluate(run, model, tokenizer)}
+        half = path.with_suffix(".half")
+        half.write_text(json.dumps(figures))
+        half.rename(path)
+    return json.loads(path.read_text())
+
+
+def lengths() -> dict:
+    """Mean tokens of each task's texts, prompts and answers: what a shape is in terms of cost. An answer's end counts."""
+    tokenizer = vocabulary()
+    count = lambda text, end: len(tokenizer.encode(text, add_special_tokens=end).ids)
+    mean = lambda numbers: round(sum(numbers) / len(numbers), 1)
+    found = {}
+    for name, task in TASKS.items():
+        drawn = task(seed=1)
+        examples = [drawn.example() for _ in range(EVALUATED)]
+        found[name] = {
+            "prompts": len(examples[0].prompts),
+            "input_tokens": mean([count(e.text, True) for e in examples]),
+            "prompt_tokens": mean([count(p, False) for e in examples for p in e.prompts]),
+            "new_tokens": mean([count(a, True) for e in examples for a in e.answers]),
+            "always_nothing": always_nothing(name),
+            "example": {"text": examples[0].text, "prompts": examples[0].prompts, "answers": examples[0].answers},
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="results file to write")
+    parser.add_argument("--work", type=Path, required=True, help="folder that keeps the runs that have ended")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps of each training: less is a quick look")
+    parser.add_argument("--date", required=True, help="for the results file")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    wanted = runs(args.share)
+    begin, done = time.monotonic(), []
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(finish, run, args.work) for run in wanted]):
+            figures = future.result()
+            done.append(figures)
+            minutes = (time.monotonic() - begin) / 60
+            print(f"{len(done)} of {len(wanted)}, {minutes:.0f} min: {figures['task']} {figures['way']} {figures['seed']}: {figures['held_out']}", flush=True)
+    done.sort(key=lambda f: (list(TASKS).index(f["task"]), f["way"], f["steps"], f["seed"]))
+    packages = {name: version(name) for name in ("torch", "transformers", "tokenizers", "rouge-score")}
+    setting = {"date": args.date, "packages": packages, "examples_of_a_step": EXAMPLES, "prompts_of_an_example": PROMPTS}
+    setting |= {"evaluated_examples": EVALUATED, "tasks": lengths(), "runs": done}
+    args.out.write_text(json.dumps(setting, indent=1) + "\n")
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
