@@ -17,9 +17,9 @@ from pathlib import Path
 
 from evaluate import EXAMPLES as EVALUATED
 from evaluate import always_nothing, evaluate
-from model import vocabulary
 from tasks import TASKS
 from train import EXAMPLES, PROMPTS, Run, train
+from words import vocabulary
 
 STEPS = {"dialogue": 1500, "qa": 800, "choice": 1000, "long prompts": 1000}
 """Of a training, the same for every way; 600 where none is named."""

@@ -11,8 +11,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import T5ForConditionalGeneration
 
-from model import EOS, PAD, config, initialise, parameter_groups
-from tasks import TASKS, Example, Task
+from tasks import TASKS, Example, Task  # First: it has Python find what follows in tools/tiny-t5.
+from start import config, initialise, packed, padded, parameter_groups
+from vocabulary import EOS, PAD
 
 EXAMPLES, PROMPTS = 16, 4
 """Of a step: texts, and prompts of each."""
@@ -92,17 +93,12 @@ class Asker:
         return drawn
 
 
-def padded(rows: list[list[int]], fill: int = PAD) -> torch.Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
-
-
 class Model(torch.nn.Module):
     """The T5, and for separate decoders copies of its decoder that share its encoder and embedding."""
 
     def __init__(self, words: int, decoders: int) -> None:
         super().__init__()
-        self.t5 = T5ForConditionalGeneration(config(words))
+        self.t5 = T5ForConditionalGeneration(config(words, d_model=64))
         initialise(self.t5)
         self.others = torch.nn.ModuleList(copy.deepcopy(self.t5.decoder) for _ in range(decoders - 1))
         for other in self.others:
@@ -121,28 +117,18 @@ class Model(torch.nn.Module):
         return self.t5.lm_head(out.last_hidden_state * self.t5.config.d_model**-0.5)
 
     def loss(self, inputs: list[list[int]], rows: list[Row]) -> torch.Tensor:
-        """Encodes every input once. Its rows stand one behind the other in a single decoder sequence and read one K/V; a
-        block-diagonal mask keeps them apart: positions are relative, so each row computes what it would compute alone."""
+        """Of the answers' tokens; encodes every input once, and its rows share the K/V."""
         memory, mask = self.encode(inputs)
         losses, count = torch.zeros(()), 0
         for decoder in sorted({row.decoder for row in rows}):
-            by_input: dict[int, list[Row]] = {}
+            by_input: dict[int, list[tuple[list[int], list[int]]]] = {}
             for row in rows:
                 if row.decoder == decoder:
-                    by_input.setdefault(row.input, []).append(row)
-            most = max(map(len, by_input.values()))
-            width = max(len(r.begin) + len(r.answer) - 1 for found in by_input.values() for r in found)
-            ids = torch.full((len(by_input), most, width), PAD)
-            labels = torch.full((len(by_input), most, width), -100)
-            for b, found in enumerate(by_input.values()):
-                for r, row in enumerate(found):
-                    given = row.begin + row.answer[:-1]
-                    ids[b, r, : len(given)] = torch.tensor(given)
-                    labels[b, r, len(row.begin) - 1 : len(given)] = torch.tensor(row.answer)
-            blocks = torch.block_diag(*[torch.ones(width, width).tril()] * most)
-            own = torch.where(blocks > 0, 0.0, torch.finfo(torch.float32).min)[None, None].expand(len(by_input), 1, -1, -1)
+                    unasked = [-100] * (len(row.begin) - 1)
+                    by_input.setdefault(row.input, []).append((row.begin + row.answer[:-1], unasked + row.answer))
+            ids, labels, own = packed(list(by_input.values()))
             at = list(by_input)
-            logits = self.logits(decoder, ids.flatten(1), memory[at], mask[at], own)
+            logits = self.logits(decoder, ids, memory[at], mask[at], own)
             losses = losses + torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
             count += int((labels != -100).sum())
         return losses / count

@@ -12,62 +12,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5ForConditionalGeneration
 
 from dialogues import NONE, SLOTS, Dialogue, Generator, assert_disjoint
-from vocabulary import EOS, PAD, load_or_build
+from start import config, initialise, packed, padded, parameter_groups
+from vocabulary import PAD, load_or_build
 
 ASSETS = Path(__file__).resolve().parents[2] / "examples" / "t5" / "assets"
-
-
-def config(vocab_size: int) -> T5Config:
-    """The architecture of both checkpoints: 1.0 million parameters, 2 MB in f16."""
-    return T5Config(
-        vocab_size=vocab_size,
-        d_model=128,
-        d_kv=32,
-        d_ff=256,
-        num_heads=4,
-        num_layers=3,
-        num_decoder_layers=2,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=True,
-        dropout_rate=0.0,
-        decoder_start_token_id=PAD,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-    )
-
-
-def parameter_groups(model: T5ForConditionalGeneration) -> list[dict]:
-    """Adam moves every weight by about the learning rate, so those that must grow large, the
-    relative biases (several units, to look at exactly the token before) and the embedding (T5
-    initialises it to deviation 1), get larger rates: copying is learned in minutes, not hours."""
-    relative = {"relative_attention_bias": 15.0, "shared": 4.0}
-    groups: dict[float, list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        rate = next((rate for part, rate in relative.items() if part in name), 1.0)
-        groups.setdefault(rate, []).append(parameter)
-    return [{"params": parameters, "relative": rate} for rate, parameters in groups.items()]
-
-
-@torch.no_grad()
-def initialise(model: T5ForConditionalGeneration) -> None:
-    """Starts from heads that pre-trained T5s have and that small ones take long to find: encoder
-    heads that look at a near neighbour, and a last cross-attention that copies what it looks at."""
-    bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-    # Buckets of the keys one before, one after, two before the query; the fourth head is free.
-    for head, bucket in enumerate([1, 17, 2]):
-        bias[bucket, head] = 5.0
-    cross = model.decoder.block[-1].layer[1].EncDecAttention
-    identity = torch.eye(model.config.d_model)
-    cross.v.weight.copy_(identity)
-    cross.o.weight.copy_(1.5 * identity)
-
-
-def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
 
 
 class Batches:
@@ -133,27 +84,15 @@ class Batch:
 
 
 def loss_of(model: T5ForConditionalGeneration, batch: Batch) -> torch.Tensor:
-    """Encodes every input once. Its rows stand one after the other in a single decoder sequence
-    and read one cross-attention K/V; a block-diagonal mask keeps them apart, and since T5's
-    positions are relative, each row computes what it would compute alone."""
-    inputs = padded(batch.inputs, PAD)
-    most = max(map(len, batch.rows))
-    width = max(len(ids) for rows in batch.rows for ids, _ in rows)
-    ids = torch.full((len(batch.rows), most, width), PAD)
-    labels = torch.full((len(batch.rows), most, width), -100)
-    for b, rows in enumerate(batch.rows):
-        for r, (row_ids, row_labels) in enumerate(rows):
-            ids[b, r, : len(row_ids)] = torch.tensor(row_ids)
-            labels[b, r, : len(row_labels)] = torch.tensor(row_labels)
-    causal = torch.ones(width, width).tril()
-    blocks = torch.block_diag(*[causal] * most)
-    mask = torch.where(blocks > 0, 0.0, torch.finfo(torch.float32).min)[None, None]
+    """Encodes every input once; its rows share the K/V."""
+    inputs = padded(batch.inputs)
+    ids, labels, mask = packed(batch.rows)
     return model(
         input_ids=inputs,
         attention_mask=(inputs != PAD).long(),
-        decoder_input_ids=ids.flatten(1),
-        decoder_attention_mask=mask.expand(len(batch.rows), 1, -1, -1),
-        labels=labels.flatten(1),
+        decoder_input_ids=ids,
+        decoder_attention_mask=mask,
+        labels=labels,
         use_cache=False,
     ).loss
 
@@ -175,7 +114,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     folder = args.out / args.kind
     tokenizer = load_or_build(folder / "tokenizer.json")
-    model = T5ForConditionalGeneration(config(tokenizer.get_vocab_size()))
+    # 1.0 million parameters, 2 MB in f16.
+    model = T5ForConditionalGeneration(config(tokenizer.get_vocab_size(), d_model=128))
     if args.start:
         model.load_state_dict(T5ForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32).state_dict())
     else:
