@@ -14,7 +14,7 @@ use clap::Subcommand;
 
 use crate::virtual_gpu::target;
 
-pub use cpu::{date, machine, python};
+pub use cpu::{date, machine, median, python};
 pub use orders::Library;
 pub use probe::Probe;
 

@@ -7,6 +7,7 @@ use clap::{Parser, ValueEnum};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
+use t5::command::whole;
 
 use crate::config::{Config, Shape};
 use crate::generate::{Method, Request};
@@ -59,14 +60,6 @@ const JSON: &str = "\
 --json prints {\"device\": D, \"threads\": N, \"shape\": S, \"document_tokens\": N, .., \"modes\": {MODE: {..}, ..}}. \
 MODE is \"shared\", \"copies\" or \"recompute\". \"same_ids\" counts the prompts whose ids are those of the first mode. \
 With --ids each mode has its \"outputs\", lists of ids, that which ended an answer included.";
-
-/// Parses an integer from `least` to `most`.
-fn whole(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
-    move |text| {
-        let value = text.parse().ok().filter(|n| (least..=most).contains(n));
-        value.ok_or_else(|| format!("allowed: an integer from {least} to {most}"))
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {

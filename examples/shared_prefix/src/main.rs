@@ -2,45 +2,22 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
-use clap::{Parser as _, ValueEnum as _};
+use anyhow::{Result, bail};
+use clap::ValueEnum as _;
 use serde_json::{Map, Value, json};
 use shared_prefix::arguments::Arguments;
 use shared_prefix::config::Config;
 use shared_prefix::generate::generate;
 use shared_prefix::load;
 use shared_prefix::report::{Figures, figures_table};
-use t5::{println, progress};
+use t5::{command, println, progress};
 
 fn main() -> ExitCode {
-    let done = match Arguments::try_parse() {
-        Ok(arguments) => run(&arguments).map_err(|error| format!("{error:#}")),
-        // Not an error: --help and --version.
-        Err(answer) if !answer.use_stderr() => answer.exit(),
-        Err(error) => {
-            // What is wrong comes first, then a blank line and what every such error says.
-            let text = error.to_string();
-            let what = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-            Err(format!("{what} (--help shows the options)"))
-        }
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", error.split_whitespace().collect::<Vec<_>>().join(" "));
-            ExitCode::from(2)
-        }
-    }
+    command::main(run)
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    // The main thread is one of them: a layer is a few short pieces of work, and waking another thread costs as much.
-    let mut pool = rayon::ThreadPoolBuilder::new().use_current_thread();
-    if let Some(threads) = arguments.threads {
-        pool = pool.num_threads(threads);
-    }
-    pool.build_global().context("cannot start threads")?;
-
+    command::start_threads(arguments.threads)?;
     let config = match &arguments.model {
         Some(folder) => Config::read(folder)?,
         None => arguments.shape.config()?,

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
-use t5::report::table;
+use t5::report::{megabytes, milliseconds, table};
 
 use crate::generate::{Method, Stats};
 
@@ -104,12 +104,4 @@ pub fn figures_table(figures: &[Figures]) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
-}
-
-fn milliseconds(seconds: f64) -> String {
-    format!("{:.1} ms", seconds * 1e3)
-}
-
-fn megabytes(bytes: f64) -> String {
-    format!("{:.2} MB", bytes / 1e6)
 }

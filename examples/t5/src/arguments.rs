@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::command::whole;
 use crate::cost::{Method, Roofline};
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
@@ -124,14 +125,6 @@ impl Arguments {
             _ => bail!("--roofline is {:?}, allowed: two positive numbers, TFLOP/s and GB/s", self.roofline),
         };
         Ok(Some(Roofline { flops_per_s: teraflops * 1e12, bytes_per_s: gigabytes * 1e9 }))
-    }
-}
-
-/// Parses an integer from `least` to `most`.
-fn whole(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
-    move |text| {
-        let value = text.parse().ok().filter(|n| (least..=most).contains(n));
-        value.ok_or_else(|| format!("allowed: an integer from {least} to {most}"))
     }
 }
 

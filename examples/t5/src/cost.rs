@@ -131,9 +131,14 @@ pub struct Breakdown {
 }
 
 impl Breakdown {
+    /// Everything but the encoder stack.
+    pub fn decoder(&self) -> Cost {
+        self.self_attention + self.cross_attention + self.feed_forward + self.head
+    }
+
     /// Everything.
     pub fn total(&self) -> Cost {
-        self.encoder + self.self_attention + self.cross_attention + self.feed_forward + self.head
+        self.encoder + self.decoder()
     }
 }
 
@@ -248,18 +253,26 @@ pub struct Roofline {
     pub bytes_per_s: f64,
 }
 
+impl Roofline {
+    /// Seconds of what takes as long as its arithmetic or its traffic.
+    pub fn seconds(&self, cost: Cost) -> f64 {
+        (cost.flops as f64 / self.flops_per_s).max(cost.bytes as f64 / self.bytes_per_s)
+    }
+}
+
 /// Seconds that a device cannot do without: each part of the encoding with the prompts' prefill, then of all
 /// further steps, takes as long as its arithmetic or its traffic. Launches and waiting are left out.
 pub fn least_seconds(method: Method, model: &ModelShape, work: &Workload, device: &Roofline) -> f64 {
     let whole = breakdown(method, model, work);
     let begin = breakdown(method, model, &Workload { new_tokens: work.new_tokens.min(1), ..*work });
     let parts = |b: &Breakdown| [b.encoder, b.self_attention, b.cross_attention, b.feed_forward, b.head];
-    let seconds =
-        |flops: u64, bytes: u64| (flops as f64 / device.flops_per_s).max(bytes as f64 / device.bytes_per_s);
     parts(&begin)
         .iter()
         .zip(parts(&whole))
-        .map(|(b, w)| seconds(b.flops, b.bytes) + seconds(w.flops - b.flops, w.bytes - b.bytes))
+        .map(|(b, w)| {
+            let further = Cost { flops: w.flops - b.flops, bytes: w.bytes - b.bytes };
+            device.seconds(*b) + device.seconds(further)
+        })
         .sum()
 }
 
@@ -307,10 +320,10 @@ pub fn crossover(model: &ModelShape, work: &Workload, device: &Roofline, times: 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const BASE: ModelShape = ModelShape {
+    pub(crate) const BASE: ModelShape = ModelShape {
         d_model: 768,
         heads: 12,
         head_dim: 64,

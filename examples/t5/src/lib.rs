@@ -8,6 +8,7 @@ pub mod arguments;
 pub mod asked;
 pub mod backend;
 pub mod buckets;
+pub mod command;
 pub mod config;
 pub mod convert;
 pub mod cost;

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser as _;
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 use t5::arguments::{Arguments, Device, Dtype};
 use t5::asked::Asked;
 use t5::backend::Backend;
 use t5::backend::cpu::Cpu;
+use t5::command::{self, one_line};
 use t5::cost::Method;
 use t5::doubts::doubts;
 use t5::explain::{Prediction, workload};
@@ -26,48 +26,12 @@ use t5::report::{Figures, figures_table, name, outputs_table};
 use t5::{memory, println, progress};
 
 fn main() -> ExitCode {
-    let done = match Arguments::try_parse() {
-        Ok(arguments) => run(&arguments).map_err(|error| one_line(&error)),
-        // Not an error: --help and --version.
-        Err(answer) if !answer.use_stderr() => answer.exit(),
-        Err(error) => {
-            // What is wrong comes first, then a blank line and what every such error says.
-            let text = error.to_string();
-            let what = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-            Err(format!("{what} (--help shows the options)"))
-        }
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", error.split_whitespace().collect::<Vec<_>>().join(" "));
-            ExitCode::from(2)
-        }
-    }
-}
-
-/// An error and its causes. Some say their cause themselves: it is not repeated.
-fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if !line.ends_with(&cause) {
-            line += if line.is_empty() { "" } else { ": " };
-            line += &cause;
-        }
-    }
-    line
+    command::main(run)
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
     arguments.check()?;
-    // The main thread is one of them: a step of the decoder is some 70 short pieces of work, and waking another thread to
-    // hand over each costs as much as some of them.
-    let mut pool = rayon::ThreadPoolBuilder::new().use_current_thread();
-    if let Some(threads) = arguments.threads {
-        pool = pool.num_threads(threads);
-    }
-    // The main thread's allocator keeps large buffers for the next layer instead of handing their pages back.
-    pool.build_global().context("cannot start threads")?;
+    command::start_threads(arguments.threads)?;
     let why = match arguments.backend {
         Device::Cpu => String::new(),
         Device::Auto | Device::Cuda => match on_card(arguments)? {

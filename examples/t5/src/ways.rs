@@ -69,7 +69,7 @@ impl Way {
         let (method, pass) = self.pass(work);
         let first = cost::breakdown(method, model, &pass);
         let more = Count(self.more_decoders(work));
-        let again = first.self_attention + first.cross_attention + first.feed_forward + first.head;
+        let again = first.decoder();
         first.total() + Cost { flops: (more * again.flops).0, bytes: (more * again.bytes).0 }
     }
 
@@ -77,9 +77,7 @@ impl Way {
     pub fn least_seconds(self, model: &ModelShape, work: &Workload, device: &Roofline) -> f64 {
         let (method, pass) = self.pass(work);
         let first = cost::least_seconds(method, model, &pass, device);
-        let encoder = cost::breakdown(method, model, &pass).encoder;
-        let encoding =
-            (encoder.flops as f64 / device.flops_per_s).max(encoder.bytes as f64 / device.bytes_per_s);
+        let encoding = device.seconds(cost::breakdown(method, model, &pass).encoder);
         first + self.more_decoders(work) as f64 * (first - encoding)
     }
 
@@ -122,18 +120,8 @@ pub fn cheapest(model: &ModelShape, work: &Workload, device: Option<&Roofline>) 
 mod tests {
     use super::*;
     use crate::cost::Breakdown;
+    use crate::cost::tests::BASE as MODEL;
 
-    const MODEL: ModelShape = ModelShape {
-        d_model: 768,
-        heads: 12,
-        head_dim: 64,
-        d_ff: 3072,
-        gated: false,
-        vocab: 32128,
-        encoder_layers: 12,
-        decoder_layers: 12,
-        element_bytes: 2,
-    };
     const WORK: Workload = Workload { inputs: 1, prompts: 30, keys: 512, prompt_tokens: 3, new_tokens: 4 };
     const DEVICE: Roofline = Roofline { flops_per_s: 8e14, bytes_per_s: 4e12 };
 

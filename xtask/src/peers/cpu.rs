@@ -358,7 +358,8 @@ fn lines_at(
     Ok(all.into_iter().zip(systems).enumerate().map(line).collect())
 }
 
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+/// Of an even number the upper one; NaN of none.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

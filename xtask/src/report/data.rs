@@ -272,25 +272,9 @@ impl Card {
 }
 
 impl T5Work {
-    /// The shape that the T5 example's `--random` makes of this name, in this type.
+    /// Its model's shape, [`t5_shape`].
     pub fn model(&self) -> Option<ModelShape> {
-        let (d_model, heads, d_ff, gated, layers) = match self.shape.as_str() {
-            "t5-base" => (768, 12, 3072, false, 12),
-            "t5-large" => (1024, 16, 4096, false, 24),
-            "flan-t5-xl" => (2048, 32, 5120, true, 24),
-            _ => return None,
-        };
-        Some(ModelShape {
-            d_model,
-            heads,
-            head_dim: 64,
-            d_ff,
-            gated,
-            vocab: 32128,
-            encoder_layers: layers,
-            decoder_layers: layers,
-            element_bytes: if self.dtype == "f32" { 4 } else { 2 },
-        })
+        t5_shape(&self.shape, &self.dtype)
     }
 
     /// What the cost model calls it.
@@ -303,6 +287,27 @@ impl T5Work {
             new_tokens: self.new_tokens as u64,
         }
     }
+}
+
+/// The shape that the T5 example's `--random` makes of this name, in this type.
+pub fn t5_shape(name: &str, dtype: &str) -> Option<ModelShape> {
+    let (d_model, heads, d_ff, gated, layers) = match name {
+        "t5-base" => (768, 12, 3072, false, 12),
+        "t5-large" => (1024, 16, 4096, false, 24),
+        "flan-t5-xl" => (2048, 32, 5120, true, 24),
+        _ => return None,
+    };
+    Some(ModelShape {
+        d_model,
+        heads,
+        head_dim: 64,
+        d_ff,
+        gated,
+        vocab: 32128,
+        encoder_layers: layers,
+        decoder_layers: layers,
+        element_bytes: if dtype == "f32" { 4 } else { 2 },
+    })
 }
 
 impl Results {

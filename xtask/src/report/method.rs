@@ -11,8 +11,9 @@ use anyhow::{Context as _, Result};
 use t5::cost::{Method, ModelShape, Workload, breakdown};
 use t5::ways::Way;
 
-use super::data::T5Work;
+use super::data::t5_shape;
 use super::page::{Files, picture, short};
+use crate::peers::median;
 use crate::plot::{Figure, Kind, Panel, Series};
 use data::{Costs, DecoderOnly, Quality, Run, TaskCost, WayCost};
 
@@ -153,15 +154,7 @@ fn longer<'a>(quality: &'a Quality, task: &str, way: &str) -> Vec<&'a Run> {
 
 /// T5-base in f32.
 fn base() -> Result<ModelShape> {
-    let work = T5Work {
-        shape: "t5-base".to_owned(),
-        dtype: "f32".to_owned(),
-        keys: 1,
-        prompts: 1,
-        prompt_tokens: 1,
-        new_tokens: 1,
-    };
-    work.model().context("no such model")
+    t5_shape("t5-base", "f32").context("no such model")
 }
 
 /// FLOPs of a text's answers on T5-base, by formula, with the task's lengths.
@@ -431,7 +424,7 @@ fn behind_a_document(results: &DecoderOnly) -> Result<String> {
          prefill and copies, s | decode, s | tokens/s | memory, GB |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
         modes.shared.len(),
     );
-    let median = |of: &[data::Mode], value: fn(&data::Mode) -> f64| data::median(of.iter().map(value));
+    let middle = |of: &[data::Mode], value: fn(&data::Mode) -> f64| median(of.iter().map(value));
     type Value = fn(&data::Mode) -> f64;
     let columns: [Value; 7] = [
         |m| m.prefilled_tokens as f64,
@@ -447,7 +440,7 @@ fn behind_a_document(results: &DecoderOnly) -> Result<String> {
     {
         write!(text, "| {name} |")?;
         for (i, value) in columns.into_iter().enumerate() {
-            let (own, shared) = (median(runs, value), median(&modes.shared, value));
+            let (own, shared) = (middle(runs, value), middle(&modes.shared, value));
             let shown = if i == 0 { format!("{own}") } else { short(own) };
             let times = if name == "shared" { String::new() } else { format!(" ({}x)", short(own / shared)) };
             write!(text, " {shown}{times} |")?;

@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::peers::median;
+
 /// `quality.json`.
 #[derive(Deserialize)]
 pub struct Quality {
@@ -141,13 +143,6 @@ impl WayCost {
     pub fn of(&self, other: &Self) -> f64 {
         median(self.seconds.iter().zip(&other.seconds).map(|(own, other)| own / other))
     }
-}
-
-/// Of an even number the upper one.
-pub fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
