@@ -17,8 +17,10 @@ use rayon::prelude::*;
 use super::{Backend, BatchRow, RowsSpec, Rules, overflow};
 use crate::config::{Activated, Config};
 
-/// Query rows of the encoder's self-attention per task: their scores stay in the L2 cache.
-const ENCODER_ROWS: usize = 64;
+/// Query rows of a sequence's self-attention per task: their scores stay in the L2 cache.
+const BLOCK_ROWS: usize = 64;
+/// Tokens from which on a prompt's self-attention is one of matrix products.
+const LONG_PROMPT: usize = 32;
 
 /// The CPU, on the threads of the current rayon pool.
 pub struct Cpu {
@@ -66,6 +68,24 @@ struct Row {
     finished: bool,
     /// Whether it began with the start token alone.
     bare: bool,
+}
+
+impl Row {
+    fn begins(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    fn is_long(&self) -> bool {
+        self.next.len() >= LONG_PROMPT
+    }
+}
+
+/// Which tokens of its sequence a token sees.
+#[derive(Clone, Copy)]
+enum Sees {
+    All,
+    /// And itself.
+    Earlier,
 }
 
 /// Rows by slot.
@@ -125,7 +145,67 @@ impl Cpu {
 
     /// `out = x W^T`, or `out += x W^T` with `add`, on all threads of the pool.
     fn product(&self, out: &mut [f32], x: &Matrix, weights: &Packed, add: bool) {
-        product(self.arch, out, x.view(), weights, add, rayon::current_num_threads());
+        product(self.arch, out, x.view(), weights.all(), add, rayon::current_num_threads());
+    }
+
+    /// Attention of sequences, which are rows of `qkv`, to themselves, into the same rows of `out`; by matrix products,
+    /// which are worth their packing for long ones.
+    fn attend_sequences(
+        &self,
+        out: &mut Matrix,
+        qkv: &Matrix,
+        sequences: &[Range<usize>],
+        bias: &Bias,
+        sees: Sees,
+    ) {
+        let (inner, heads) = (out.cols, bias.values.len());
+        let dim = inner / heads;
+        let part = |which: usize, head: usize, tokens: Range<usize>| {
+            let data = &qkv.data[tokens.start * qkv.cols + which * inner + head * dim..];
+            Activations { data, rows: tokens.len(), cols: dim, stride: qkv.cols }
+        };
+        let packed: Vec<(Range<usize>, usize, Packed, Packed)> = sequences
+            .iter()
+            .flat_map(|tokens| (0..heads).map(move |head| (tokens.clone(), head)))
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .map(|(tokens, head)| {
+                let k = Packed::f32(part(1, head, tokens.clone()));
+                let v = Packed::f32_transposed(part(2, head, tokens.clone()));
+                (tokens, head, k, v)
+            })
+            .collect();
+        let blocks: Vec<(Vec<f32>, usize, usize)> = packed
+            .par_iter()
+            .flat_map_iter(|head| head.0.clone().step_by(BLOCK_ROWS).map(move |first| (first, head)))
+            .map(|(first, (tokens, head, k, v))| {
+                let (rows, position) = (BLOCK_ROWS.min(tokens.end - first), first - tokens.start);
+                let seen_by = |position| match sees {
+                    Sees::All => tokens.len(),
+                    Sees::Earlier => position + 1,
+                };
+                let keys = seen_by(position + rows - 1);
+                let q = part(0, *head, first..first + rows);
+                let mut scores = vec![0.0; rows * keys];
+                product(self.arch, &mut scores, q, k.leading(keys, dim), false, 1);
+                for (scores, position) in scores.chunks_exact_mut(keys).zip(position..) {
+                    let (scores, unseen) = scores.split_at_mut(seen_by(position));
+                    // Offsets of key against query run from -(position of the query) up.
+                    let bias = &bias.values[*head][bias.zero - position..][..scores.len()];
+                    elementwise::softmax(self.arch, scores, bias);
+                    unseen.fill(0.0);
+                }
+                let mut out = vec![0.0; rows * dim];
+                let weights = Activations { data: &scores, rows, cols: keys, stride: keys };
+                product(self.arch, &mut out, weights, v.leading(dim, keys), false, 1);
+                (out, first, *head)
+            })
+            .collect();
+        for (block, first, head) in blocks {
+            for (i, row) in block.chunks_exact(dim).enumerate() {
+                out.data[(first + i) * inner + head * dim..][..dim].copy_from_slice(row);
+            }
+        }
     }
 }
 
@@ -228,52 +308,9 @@ impl Backend for Cpu {
     }
 
     fn encoder_attention(&self, qkv: &Matrix, offsets: &[usize], bias: &Bias) -> Result<Matrix> {
-        let (inner, heads) = (qkv.cols / 3, bias.values.len());
-        let dim = inner / heads;
-        let part = |which: usize, head: usize, tokens: Range<usize>| {
-            let data = &qkv.data[tokens.start * qkv.cols + which * inner + head * dim..];
-            Activations { data, rows: tokens.len(), cols: dim, stride: qkv.cols }
-        };
-        let of_input = |w: &[usize]| {
-            let tokens = w[0]..w[1];
-            (0..heads).map(move |head| (tokens.clone(), head))
-        };
-        let packed: Vec<(Range<usize>, usize, Packed, Packed)> = offsets
-            .windows(2)
-            .flat_map(of_input)
-            .collect::<Vec<_>>()
-            .into_par_iter()
-            .map(|(tokens, head)| {
-                let k = Packed::f32(part(1, head, tokens.clone()));
-                let v = Packed::f32_transposed(part(2, head, tokens.clone()));
-                (tokens, head, k, v)
-            })
-            .collect();
-        let blocks: Vec<(Vec<f32>, usize, usize)> = packed
-            .par_iter()
-            .flat_map_iter(|head| head.0.clone().step_by(ENCODER_ROWS).map(move |first| (first, head)))
-            .map(|(first, (tokens, head, k, v))| {
-                let (keys, rows) = (tokens.len(), ENCODER_ROWS.min(tokens.end - first));
-                let q = part(0, *head, first..first + rows);
-                let mut scores = vec![0.0; rows * keys];
-                product(self.arch, &mut scores, q, k, false, 1);
-                for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                    // Offsets of key against query run from -(position of the query) up.
-                    let bias = &bias.values[*head][bias.zero - (first - tokens.start + i)..][..keys];
-                    elementwise::softmax(self.arch, scores, bias);
-                }
-                let mut out = vec![0.0; rows * dim];
-                let weights = Activations { data: &scores, rows, cols: keys, stride: keys };
-                product(self.arch, &mut out, weights, v, false, 1);
-                (out, first, *head)
-            })
-            .collect();
-        let mut out = self.matrix(qkv.rows, inner);
-        for (block, first, head) in blocks {
-            for (i, row) in block.chunks_exact(dim).enumerate() {
-                out.data[(first + i) * inner + head * dim..][..dim].copy_from_slice(row);
-            }
-        }
+        let inputs: Vec<Range<usize>> = offsets.windows(2).map(|w| w[0]..w[1]).collect();
+        let mut out = self.matrix(qkv.rows, qkv.cols / 3);
+        self.attend_sequences(&mut out, qkv, &inputs, bias, Sees::All);
         Ok(out)
     }
 
@@ -355,41 +392,50 @@ impl Backend for Cpu {
     ) -> Result<Matrix> {
         let inner = cache.inner;
         let dim = inner / bias.values.len();
-        let mut rest = &qkv.data[..];
-        let mut of_row = |row: &Row| rest.split_off(..row.next.len() * qkv.cols).unwrap_or_default();
-        let tokens: Vec<&[f32]> = rows.batch().map(&mut of_row).collect();
+        let mut out = self.matrix(qkv.rows, inner);
+        let long: Vec<Range<usize>> = rows
+            .batch()
+            .scan(0, |end, row| {
+                *end += row.next.len();
+                Some((row.is_long(), *end - row.next.len()..*end))
+            })
+            .filter_map(|(long, tokens)| long.then_some(tokens))
+            .collect();
+        self.attend_sequences(&mut out, qkv, &long, bias, Sees::Earlier);
         // Taken out while they are worked on: the batch has its rows in any order of slots.
         let mut caches: Vec<RowCache> =
             rows.batch.iter().map(|slot| std::mem::take(&mut cache.rows[*slot])).collect();
-        let begins: Vec<bool> = rows.batch().map(|row| row.output.is_empty()).collect();
-        let outs: Vec<Vec<f32>> = caches
-            .par_iter_mut()
-            .zip(tokens)
-            .zip(begins)
-            .map(|((row, tokens), begins)| {
-                if begins {
-                    row.k.clear();
-                    row.v.clear();
+        let (mut qkv_rest, mut out_rest) = (&qkv.data[..], &mut out.data[..]);
+        let mut parts = Vec::with_capacity(caches.len());
+        for (row, cache) in rows.batch().zip(&mut caches) {
+            let tokens = qkv_rest.split_off(..row.next.len() * qkv.cols).unwrap_or_default();
+            let out = out_rest.split_off_mut(..row.next.len() * inner).unwrap_or_default();
+            parts.push((row, cache, tokens, out));
+        }
+        parts.into_par_iter().for_each(|(row, cache, tokens, out)| {
+            if row.begins() {
+                cache.k.clear();
+                cache.v.clear();
+            }
+            let mut scores = Vec::new();
+            for (token, out) in tokens.chunks_exact(qkv.cols).zip(out.chunks_exact_mut(inner)) {
+                cache.k.extend_from_slice(&token[inner..2 * inner]);
+                cache.v.extend_from_slice(&token[2 * inner..]);
+                if row.is_long() {
+                    continue;
                 }
-                let mut out = vec![0.0; tokens.len() / 3];
-                let mut scores = Vec::new();
-                for (token, out) in tokens.chunks_exact(qkv.cols).zip(out.chunks_exact_mut(inner)) {
-                    row.k.extend_from_slice(&token[inner..2 * inner]);
-                    row.v.extend_from_slice(&token[2 * inner..]);
-                    let keys = row.k.len() / inner;
-                    for (head, out) in out.chunks_exact_mut(dim).enumerate() {
-                        let at = head * dim;
-                        let q = &token[at..][..dim];
-                        // The newest key is at offset 0, the oldest lies furthest back.
-                        let bias = &bias.values[head][bias.zero + 1 - keys..][..keys];
-                        elementwise::attend(self.arch, q, &row.k, &row.v, inner, at, bias, &mut scores, out);
-                    }
+                let keys = cache.k.len() / inner;
+                for (head, out) in out.chunks_exact_mut(dim).enumerate() {
+                    let at = head * dim;
+                    let q = &token[at..][..dim];
+                    // The newest key is at offset 0, the oldest lies furthest back.
+                    let bias = &bias.values[head][bias.zero + 1 - keys..][..keys];
+                    elementwise::attend(self.arch, q, &cache.k, &cache.v, inner, at, bias, &mut scores, out);
                 }
-                out
-            })
-            .collect();
+            }
+        });
         rows.batch.iter().zip(caches).for_each(|(slot, row)| cache.rows[*slot] = row);
-        Ok(Matrix { rows: qkv.rows, cols: inner, data: outs.concat(), kept: None })
+        Ok(out)
     }
 
     fn last_tokens(&self, x: Matrix, rows: &Rows) -> Result<Matrix> {

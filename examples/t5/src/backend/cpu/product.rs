@@ -60,6 +60,14 @@ pub struct Packed {
     outputs: usize,
 }
 
+/// The first outputs and inputs of a [`Packed`].
+#[derive(Clone, Copy)]
+pub struct Leading<'a> {
+    of: &'a Packed,
+    outputs: usize,
+    inputs: usize,
+}
+
 /// `[panels][inputs]`; outputs past the last are 0.
 enum Panels {
     F32(Vec<F32Row>),
@@ -102,6 +110,17 @@ impl Packed {
         self.outputs
     }
 
+    /// All of them.
+    pub fn all(&self) -> Leading<'_> {
+        self.leading(self.outputs, self.inputs)
+    }
+
+    /// The first `outputs` and `inputs`.
+    pub fn leading(&self, outputs: usize, inputs: usize) -> Leading<'_> {
+        assert!(outputs <= self.outputs && inputs <= self.inputs, "more than there are");
+        Leading { of: self, outputs, inputs }
+    }
+
     /// Bytes of a weight.
     #[cfg(test)]
     fn element_bytes(&self) -> usize {
@@ -126,7 +145,7 @@ fn pack<R: PanelRow>(weights: Rows<'_>) -> Vec<R> {
 
 /// `out = x W^T`, or `out += x W^T` with `add`; `out` is row-major `[x.rows, outputs]`. On `threads` threads of the current
 /// rayon pool.
-pub fn product(arch: Arch, out: &mut [f32], x: Rows<'_>, w: &Packed, add: bool, threads: usize) {
+pub fn product(arch: Arch, out: &mut [f32], x: Rows<'_>, w: Leading<'_>, add: bool, threads: usize) {
     assert_eq!(x.cols, w.inputs, "inner dimensions differ");
     assert_eq!(out.len(), x.rows * w.outputs, "the product has another size");
     if out.is_empty() {
@@ -196,7 +215,7 @@ impl RowBlock {
 
 /// Some panels against all rows.
 struct Task<'a, 'o> {
-    w: &'a Packed,
+    w: Leading<'a>,
     blocks: &'a [RowBlock],
     /// The first panel.
     first: usize,
@@ -211,20 +230,22 @@ impl WithSimd for Task<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { w, blocks, first, mut out, add } = self;
-        let from = first * w.inputs;
-        match &w.panels {
-            Panels::F32(rows) => panels(simd, &rows[from..], w.inputs, blocks, &mut out, add),
-            Panels::Bf16(rows) => panels(simd, &rows[from..], w.inputs, blocks, &mut out, add),
-            Panels::F16(rows) => panels(simd, &rows[from..], w.inputs, blocks, &mut out, add),
+        let panel = w.of.inputs;
+        let from = first * panel;
+        match &w.of.panels {
+            Panels::F32(rows) => panels(simd, &rows[from..], panel, w.inputs, blocks, &mut out, add),
+            Panels::Bf16(rows) => panels(simd, &rows[from..], panel, w.inputs, blocks, &mut out, add),
+            Panels::F16(rows) => panels(simd, &rows[from..], panel, w.inputs, blocks, &mut out, add),
         }
     }
 }
 
-/// `out` against the panels that begin with `weights`.
+/// `out` against the first `inputs` of the panels that begin with `weights` and are `stride` apart.
 #[inline(always)]
 fn panels<S: Simd, R: PanelRow>(
     simd: S,
     weights: &[R],
+    stride: usize,
     inputs: usize,
     blocks: &[RowBlock],
     out: &mut [&mut [f32]],
@@ -235,7 +256,7 @@ fn panels<S: Simd, R: PanelRow>(
         let columns = column..columns.min(column + PANEL);
         for from in (0..inputs).step_by(INPUTS) {
             let to = inputs.min(from + INPUTS);
-            let at = panel * inputs;
+            let at = panel * stride;
             let (weights, next) = weights[at + from..].split_at(to - from);
             for (i, block) in blocks.iter().enumerate() {
                 // A single block waits for the panel itself: the processor sees that stream.

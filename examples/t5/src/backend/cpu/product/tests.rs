@@ -53,7 +53,7 @@ fn products_of_any_number_of_rows_are_those_of_f64_in_every_storage() {
                     let add = count % 2 == 0;
                     let mut base = noise(count * outputs, 5, |x| x);
                     let mut out = base.clone();
-                    product(arch, &mut out, rows(&x, inputs), &packed, add, 2);
+                    product(arch, &mut out, rows(&x, inputs), packed.all(), add, 2);
                     if !add {
                         base.fill(0.0);
                     }
@@ -84,7 +84,7 @@ fn the_bits_of_a_row_do_not_depend_on_the_others() {
     for arch in widths() {
         let all = |x: &[f32], threads| {
             let mut out = vec![f32::NAN; x.len() / inputs * outputs];
-            product(arch, &mut out, rows(x, inputs), &packed, false, threads);
+            product(arch, &mut out, rows(x, inputs), packed.all(), false, threads);
             out
         };
         let together = all(&x, 2);
@@ -101,7 +101,7 @@ fn sixteen_bits_are_widened_exactly() {
         let packed = Packed::new(weights, 1);
         assert_eq!(packed.element_bytes(), 2);
         let mut out = vec![f32::NAN; weights.len()];
-        product(arch, &mut out, rows(&[1.0], 1), &packed, false, 1);
+        product(arch, &mut out, rows(&[1.0], 1), packed.all(), false, 1);
         out
     };
     let numbers: Vec<f32> =
@@ -119,21 +119,31 @@ fn sixteen_bits_are_widened_exactly() {
     assert_eq!(infinite.element_bytes(), 4, "f16 with an infinity is kept as f32");
 }
 
+/// As attention has it: `softmax`, which is left out, of `x K^T`, times V, over all of the keys and over the first ones.
 #[test]
-fn activations_are_packed_from_either_side() {
-    let (keys, dim, stride) = (45, 37, 80);
-    let data = noise(keys * stride, 1, |x| x);
-    let strided = Rows { data: &data, rows: keys, cols: dim, stride };
+fn activations_are_packed_from_either_side_and_led_by_the_first_of_them() {
+    let (dim, stride) = (37, 80);
+    let data = noise(45 * stride, 1, |x| x);
+    let strided = Rows { data: &data, rows: 45, cols: dim, stride };
+    let (k, v) = (Packed::f32(strided), Packed::f32_transposed(strided));
     let x = noise(3 * dim, 2, |x| x);
-    let mut scores = vec![f32::NAN; 3 * keys];
-    product(Arch::new(), &mut scores, rows(&x, dim), &Packed::f32(strided), false, 1);
-    let mut values = vec![f32::NAN; 3 * dim];
-    product(Arch::new(), &mut values, rows(&scores, keys), &Packed::f32_transposed(strided), false, 1);
-    for row in 0..3 {
-        for d in 0..dim {
-            let score = |key| exact(0.0, &x[row * dim..][..dim], strided.row(key)).0;
-            let want: f64 = (0..keys).map(|key| score(key) * f64::from(strided.row(key)[d])).sum();
-            assert!((f64::from(values[row * dim + d]) - want).abs() < 1e-4, "row {row}, {d}: {want}");
+    for arch in widths() {
+        for (keys, threads) in [(1, 1), (31, 1), (32, 1), (33, 1), (33, 2), (45, 2)] {
+            let mut scores = vec![f32::NAN; 3 * keys];
+            product(arch, &mut scores, rows(&x, dim), k.leading(keys, dim), false, threads);
+            let mut values = vec![f32::NAN; 3 * dim];
+            product(arch, &mut values, rows(&scores, keys), v.leading(dim, keys), false, threads);
+            for row in 0..3 {
+                for d in 0..dim {
+                    let score = |key| exact(0.0, &x[row * dim..][..dim], strided.row(key)).0;
+                    let want: f64 = (0..keys).map(|key| score(key) * f64::from(strided.row(key)[d])).sum();
+                    let got = f64::from(values[row * dim + d]);
+                    assert!(
+                        (got - want).abs() < 1e-4,
+                        "{arch:?}, {keys} keys, row {row}, {d}: {got}, not {want}"
+                    );
+                }
+            }
         }
     }
 }
