@@ -49,6 +49,22 @@ class Case:
 CASES = {
     # Grouped queries, and heads that together are not as wide as the model.
     "grouped": Case(config={"num_key_value_heads": 2, "head_dim": 12, "rope_theta": 500.0}),
+    # Of the eight pairs of a head three turn as ever, one is between, four turn slower.
+    "scaled-rope": Case(
+        config={
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "rope_theta": 500.0,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 128,
+            },
+        },
+        document=90,
+    ),
     "tied-bf16": Case(
         config={"num_key_value_heads": 4, "tie_word_embeddings": True}, dtype=torch.bfloat16, document=1, prompts=(1, 6)
     ),

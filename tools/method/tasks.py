@@ -192,6 +192,38 @@ class Order(Task):
         return Example(" ".join(sentences), [f"place {i} ?" for i in range(1, 7)], places)
 
 
+class OneLine(Task):
+    """Broken: an input of which most matters. Four sentences of a life among twenty-four that nobody asks for."""
+
+    def example(self) -> Example:
+        r, names = self.rng, iter(self.names(len(FACTS)))
+        asked = r.sample(list(FACTS), 4)
+        answers = [r.choice(FACTS[question][0] or [next(names)]) for question in asked]
+        said = [r.choice(FACTS[question][1]).format(answer) + " ." for question, answer in zip(asked, answers)]
+        talk = [("it was {} .", DAYS), ("he ate {} .", FOODS), ("it is {} .", COLOURS), ("he saw {} at noon .", NAMES)]
+        for _ in range(24):
+            form, values = r.choice(talk)
+            said.append(form.format(r.choice(values)))
+        r.shuffle(said)
+        return Example(" ".join(said), [f"{question} ?" for question in asked], answers)
+
+
+class Negation(Task):
+    """Broken: prompts that say where to look. Two values of each kind, of which the prompt names the one that is not meant."""
+
+    kinds = {"food": (FOODS, "he likes {} ."), "day": (DAYS, "he rests on {} ."), "car": (COLOURS, "he drives a {} car ."), "friend": (NAMES, "he saw {} at noon .")}
+
+    def example(self) -> Example:
+        said, prompts, answers = [], [], []
+        for kind, (values, form) in self.kinds.items():
+            denied, meant = self.rng.sample(values, 2)
+            said += [form.format(denied), form.format(meant)]
+            prompts.append(f"{kind} not {denied} ?")
+            answers.append(meant)
+        self.rng.shuffle(said)
+        return Example(" ".join(said), prompts, answers)
+
+
 class LongPrompts(Task):
     """Broken: an input longer than its prompts. A short key of colours, and prompts that are texts of their own."""
 
@@ -217,6 +249,8 @@ TASKS: dict[str, type[Task]] = {
     "qa": Questions,
     "counting": Counting,
     "choice": Choice,
+    "one line": OneLine,
+    "negation": Negation,
     "order": Order,
     "long prompts": LongPrompts,
 }

@@ -45,6 +45,7 @@ const SIM: &[&str] = &["-p", "ptxsim"];
 const CUDA: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "cuda"];
 const STREAMS: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "streams"];
 const E4M3: &[&str] = &["-p", "onekv", "--features", "cuda", "--test", "e4m3"];
+const SHARED_PREFIX: &[&str] = &["-p", "shared-prefix"];
 const T5: &[&str] = &["-p", "t5", "--lib"];
 const T5_CUDA: &[&str] = &["-p", "t5", "--features", "cuda", "--test", "t5_cuda"];
 const CUDA_LIBRARY: &[&str] = &["-p", "onekv", "--features", "cuda", "--lib"];
@@ -217,8 +218,8 @@ const BUGS: &[Planted] = &[
         from: "0x0fff_e000", to: "0x0fff_ffff", caught_by: T5 },
     Planted { name: "infinity is kept as f16, which makes a number of it", file: "examples/t5/src/backend/cpu/product/row.rs",
         from: "value.is_finite() && ", to: "", caught_by: T5 },
-    Planted { name: "every block of the encoder's queries has the first one's bias", file: "examples/t5/src/backend/cpu.rs",
-        from: "bias.zero - (first - tokens.start + i)", to: "bias.zero - i", caught_by: GOLDENS },
+    Planted { name: "every block of a sequence's queries has the first one's bias", file: "examples/t5/src/backend/cpu.rs",
+        from: "bias.zero - position..", to: "bias.zero - position % BLOCK_ROWS..", caught_by: GOLDENS },
     Planted { name: "GELU's cubic term is lost", file: "examples/t5/src/backend/cpu/elementwise.rs",
         from: "(0.044_715 * x * x).mul_add(x, x)", to: "x", caught_by: GOLDENS },
     Planted { name: "a tied head is not scaled", file: "examples/t5/src/model.rs",
@@ -248,7 +249,29 @@ const BUGS: &[Planted] = &[
     Planted { name: "every prompt reads the first input", file: "examples/t5/src/generate.rs",
         from: "place: place(seated),", to: "place: place(seated) * 0,", caught_by: GOLDENS },
     Planted { name: "a row begins behind the cache of the one before it", file: "examples/t5/src/backend/cpu.rs",
-        from: "row.k.clear();\n                    row.v.clear();", to: "let _ = &row;", caught_by: MODES },
+        from: "cache.k.clear();\n                cache.v.clear();", to: "", caught_by: MODES },
+    Planted { name: "a token of a long prompt sees the next one", file: "examples/t5/src/backend/cpu.rs",
+        from: "scores.split_at_mut(seen_by(position))", to: "scores.split_at_mut((seen_by(position) + 1).min(keys))", caught_by: GOLDENS },
+    Planted { name: "what a token of a long prompt does not see has weight", file: "examples/t5/src/backend/cpu.rs",
+        from: "unseen.fill(0.0);", to: "let _ = unseen;", caught_by: GOLDENS },
+    Planted { name: "panels of which the first inputs are read lie next to each other", file: "examples/t5/src/backend/cpu/product.rs",
+        from: "let at = panel * stride;", to: "let at = panel * inputs;", caught_by: T5 },
+    Planted { name: "positions begin anew behind the document", file: "examples/shared_prefix/src/attention.rs",
+        from: "self.prefix.as_ref().map_or(0, |prefix| prefix.lengths()[0]) + self.own.lengths()[sequence]", to: "self.own.lengths()[sequence]", caught_by: SHARED_PREFIX },
+    Planted { name: "a token of a pass reads the one behind it", file: "examples/shared_prefix/src/attention.rs",
+        from: "(i + 1).min(*new)", to: "(i + 2).min(*new)", caught_by: SHARED_PREFIX },
+    Planted { name: "a pass reads nothing of what its sequence has before it", file: "examples/shared_prefix/src/attention.rs",
+        from: "if before.iter().any(|before| *before > 0)", to: "if false", caught_by: SHARED_PREFIX },
+    Planted { name: "document and own tokens weigh the same", file: "examples/shared_prefix/src/attention.rs",
+        from: "&part.out[..], &part.lse[..]", to: "&part.out[..], &parts[0].lse[..]", caught_by: SHARED_PREFIX },
+    Planted { name: "a copied document lacks its last token", file: "examples/shared_prefix/src/cache.rs",
+        from: "self.lengths[slot] = from.lengths[0];", to: "self.lengths[slot] = from.lengths[0].saturating_sub(1);", caught_by: SHARED_PREFIX },
+    Planted { name: "V is turned like K", file: "examples/shared_prefix/src/model.rs",
+        from: "v.extend_from_slice(of_v);", to: "turned(of_v, rotation, &mut v);", caught_by: SHARED_PREFIX },
+    Planted { name: "pairs that turn fast turn faster where RoPE is scaled", file: "examples/shared_prefix/src/rope.rs",
+        from: ".clamp(0.0, 1.0)", to: ".max(0.0)", caught_by: SHARED_PREFIX },
+    Planted { name: "a sequence goes on after its end", file: "examples/shared_prefix/src/generate.rs",
+        from: " || next.iter().any(|id| ends.contains(id))", to: " || (false && !ends.is_empty())", caught_by: SHARED_PREFIX },
     Planted { name: "an input leaves while its prompts wait", file: "examples/t5/src/schedule.rs",
         from: "waits == Some(input) || ", to: "waits.is_none() && ", caught_by: PARTS },
     Planted { name: "the last place that became free is taken first", file: "examples/t5/src/schedule.rs",

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 
+use crate::rope::{Rope, Scaling};
+
 /// A validated Llama.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -19,8 +21,7 @@ pub struct Config {
     /// Even: RoPE turns pairs.
     pub head_dim: usize,
     pub epsilon: f32,
-    /// The base of RoPE's wavelengths.
-    pub theta: f64,
+    pub rope: Rope,
     /// The embedding is the head.
     pub tied: bool,
     /// Tokens that a sequence may have, the document included.
@@ -68,14 +69,13 @@ const MAX_WIDTH: u64 = 1 << 20;
 const MAX_TOKENS: u64 = 1 << 24;
 
 /// Fields that would change the answers, and the values at which they do not, beside null.
-const NOT_SUPPORTED: [(&str, &str); 10] = [
+const NOT_SUPPORTED: [(&str, &str); 9] = [
     ("model_type", "\"llama\""),
     ("hidden_act", "\"silu\""),
     ("attention_bias", "false"),
     ("mlp_bias", "false"),
     ("pretraining_tp", "1"),
     ("partial_rotary_factor", "1.0"),
-    ("rope_scaling", "null"),
     ("sliding_window", "null"),
     ("use_sliding_window", "false"),
     ("quantization_config", "null"),
@@ -130,8 +130,8 @@ impl Config {
             heads,
             kv_heads,
             head_dim,
-            epsilon: f.number("rms_norm_eps", 1e-6, 0.0..=1.0)? as f32,
-            theta: f.theta()?,
+            epsilon: f.number("rms_norm_eps", Some(1e-6), 0.0..=1.0)? as f32,
+            rope: f.rope()?,
             tied: f.flag("tie_word_embeddings", false)?,
             most_tokens: f.count("max_position_embeddings", 2048, 1..=MAX_TOKENS)?,
             ends: f.ends(vocab)?,
@@ -168,8 +168,8 @@ impl Fields {
             .with_context(|| format!("{name} is {value}, allowed: an integer from {least} to {most}"))
     }
 
-    /// A number in this range, but for its lower end.
-    fn number(&self, name: &str, default: f64, allowed: RangeInclusive<f64>) -> Result<f64> {
+    /// A number in this range, but for its lower end; what has no default must be there.
+    fn number(&self, name: &str, default: Option<f64>, allowed: RangeInclusive<f64>) -> Result<f64> {
         let value = self.get(name).cloned().unwrap_or_else(|| json!(default));
         let (above, most) = (allowed.start(), allowed.end());
         let number = value.as_f64().filter(|number| number > above && number <= most);
@@ -184,19 +184,49 @@ impl Fields {
         }
     }
 
-    /// RoPE's base, where transformers 4 writes it or, with the kind of RoPE beside it, 5.
-    fn theta(&self) -> Result<f64> {
-        const ALLOWED: RangeInclusive<f64> = 0.0..=1e12;
-        let Some(rope) = self.get("rope_parameters") else {
-            return self.number("rope_theta", 10_000.0, ALLOWED);
-        };
-        let rope = Fields::of(rope.clone()).context("in rope_parameters")?;
-        match rope.get("rope_type") {
-            Some(kind) if kind != "default" => {
-                bail!("rope_parameters.rope_type is {kind}, allowed: \"default\"")
+    /// As transformers 4 writes it, the scaling apart, or 5, all in one object.
+    fn rope(&self) -> Result<Rope> {
+        let scaling = self.get("rope_scaling");
+        if let Some(all) = self.get("rope_parameters") {
+            if let Some(scaling) = scaling {
+                bail!("rope_scaling is {scaling}, allowed: null beside rope_parameters");
             }
-            _ => rope.number("rope_theta", 10_000.0, ALLOWED).context("in rope_parameters"),
+            let all = Fields::of(all.clone()).context("in rope_parameters")?;
+            let rope = || anyhow::Ok(Rope { theta: all.theta()?, scaling: all.scaling()? });
+            return rope().context("in rope_parameters");
         }
+        let scaling = Fields::of(scaling.cloned().unwrap_or_else(|| json!({})));
+        let scaling = scaling.and_then(|fields| fields.scaling()).context("in rope_scaling")?;
+        Ok(Rope { theta: self.theta()?, scaling })
+    }
+
+    fn theta(&self) -> Result<f64> {
+        self.number("rope_theta", Some(10_000.0), 0.0..=1e12)
+    }
+
+    fn scaling(&self) -> Result<Option<Scaling>> {
+        if let Some(share) = self.get("partial_rotary_factor").filter(|share| share.as_f64() != Some(1.0)) {
+            bail!("partial_rotary_factor is {share}, allowed: 1.0");
+        }
+        // "type" in older files.
+        let kind = self.get("rope_type").or(self.get("type"));
+        match kind.map(|kind| kind.as_str().unwrap_or_default()) {
+            None | Some("default") => return Ok(None),
+            Some("llama3") => {}
+            Some(_) => bail!("rope_type is {}, allowed: \"default\" or \"llama3\"", json!(kind)),
+        }
+        let low_freq_factor = self.number("low_freq_factor", None, 0.0..=1e6)?;
+        let scaling = Scaling {
+            factor: self.number("factor", None, 0.0..=1e6)?,
+            low_freq_factor,
+            high_freq_factor: self.number("high_freq_factor", None, low_freq_factor..=1e6)?,
+            original_length: self.number(
+                "original_max_position_embeddings",
+                None,
+                0.0..=MAX_TOKENS as f64,
+            )?,
+        };
+        Ok(Some(scaling))
     }
 
     /// One id, several, or none.

@@ -30,3 +30,4 @@ pub mod generate;
 pub mod load;
 pub mod model;
 pub mod report;
+pub mod rope;

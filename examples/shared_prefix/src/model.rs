@@ -129,11 +129,11 @@ impl Model {
         cpu.to_host(&cpu.logits(&normed, &self.head)?)
     }
 
-    /// Cosine and sine of the angles of a position: pair `i` turns by `position theta^(-2 i / head_dim)`.
+    /// Cosine and sine of the angles of a position.
     fn rotation(&self, position: usize) -> Vec<(f32, f32)> {
         let dim = self.config.head_dim;
-        let angle = |i| position as f64 * self.config.theta.powf(-2.0 * f64::from(i) / dim as f64);
-        (0..dim as u32 / 2).map(|i| angle(i).sin_cos()).map(|(sin, cos)| (cos as f32, sin as f32)).collect()
+        let angle = |i| position as f64 * self.config.rope.frequency(i, dim);
+        (0..dim / 2).map(|i| angle(i).sin_cos()).map(|(sin, cos)| (cos as f32, sin as f32)).collect()
     }
 
     /// q, k and v of `[tokens, (heads + 2 kv_heads) head_dim]`, q and k turned by the position of their token. A pair are

@@ -4,6 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use shared_prefix::config::Config;
+use shared_prefix::rope::{Rope, Scaling};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_shared-prefix")).args(arguments).output().unwrap()
@@ -219,17 +220,15 @@ fn configs_are_refused_by_field() {
         "attention_bias": false, "mlp_bias": false, "rope_scaling": null, "pretraining_tp": 1, "eos_token_id": [3, 5],
     });
     let config = Config::of(good.clone()).unwrap();
-    assert_eq!((config.head_dim, config.kv_heads, config.ends, config.theta), (8, 4, vec![3, 5], 10_000.0));
+    assert_eq!(
+        (config.head_dim, config.kv_heads, config.ends, config.rope),
+        (8, 4, vec![3, 5], unscaled(10_000.0))
+    );
     for (field, value, want) in [
         ("model_type", json!("mistral"), "model_type is \"mistral\", allowed: \"llama\""),
         ("hidden_act", json!("gelu"), "hidden_act is \"gelu\", allowed: \"silu\""),
         ("attention_bias", json!(true), "attention_bias is true, allowed: false"),
         ("mlp_bias", json!(true), "mlp_bias is true, allowed: false"),
-        (
-            "rope_scaling",
-            json!({"rope_type": "llama3"}),
-            "rope_scaling is {\"rope_type\":\"llama3\"}, allowed: null",
-        ),
         ("sliding_window", json!(4096), "sliding_window is 4096, allowed: null"),
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor is 0.5, allowed: 1.0"),
         ("pretraining_tp", json!(2), "pretraining_tp is 2, allowed: 1"),
@@ -246,11 +245,6 @@ fn configs_are_refused_by_field() {
         ("num_hidden_layers", json!(0), "num_hidden_layers is 0, allowed: an integer from 1 to 1024"),
         ("rms_norm_eps", json!(0), "rms_norm_eps is 0, allowed: a number above 0, at most 1"),
         ("rope_theta", json!(-1.0), "rope_theta is -1.0, allowed: a number above 0, at most 1000000000000"),
-        (
-            "rope_parameters",
-            json!({"rope_type": "yarn"}),
-            "rope_parameters.rope_type is \"yarn\", allowed: \"default\"",
-        ),
         ("tie_word_embeddings", json!("no"), "tie_word_embeddings is \"no\", allowed: true or false"),
         (
             "eos_token_id",
@@ -262,10 +256,80 @@ fn configs_are_refused_by_field() {
         bad[field] = value;
         assert_eq!(Config::of(bad).unwrap_err().to_string(), want);
     }
-    // As transformers 5 writes it.
-    let mut by_5 = good;
-    by_5["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 500.0});
-    assert_eq!(Config::of(by_5).unwrap().theta, 500.0);
+}
+
+fn unscaled(theta: f64) -> Rope {
+    Rope { theta, scaling: None }
+}
+
+/// RoPE as transformers 4 and 5 write it, and what it may not say.
+#[test]
+fn rope_is_read_and_refused_by_field() {
+    let llama = |change: Value| {
+        let mut scaling = json!({
+            "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        });
+        scaling.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        scaling
+    };
+    let scaled = |theta| Rope {
+        theta,
+        scaling: Some(Scaling {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_length: 8192.0,
+        }),
+    };
+    let none = json!({});
+    for (fields, want) in [
+        (json!({"rope_theta": 500.0}), unscaled(500.0)),
+        (json!({"rope_theta": 500.0, "rope_scaling": {"type": "default"}}), unscaled(500.0)),
+        (json!({"rope_theta": 500.0, "rope_scaling": llama(none.clone())}), scaled(500.0)),
+        (json!({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}), unscaled(500.0)),
+        (json!({"rope_parameters": llama(json!({"rope_theta": 500.0}))}), scaled(500.0)),
+        (json!({"rope_parameters": llama(none)}), scaled(10_000.0)),
+    ] {
+        assert_eq!(Config::of(fields.clone()).unwrap().rope, want, "{fields}");
+    }
+    for (fields, want) in [
+        (json!({"rope_scaling": 2}), "in rope_scaling: it is 2, allowed: a JSON object"),
+        (
+            json!({"rope_scaling": {"rope_type": "yarn"}}),
+            "in rope_scaling: rope_type is \"yarn\", allowed: \"default\" or \"llama3\"",
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": 3}}),
+            "in rope_parameters: rope_type is 3, allowed: \"default\" or \"llama3\"",
+        ),
+        (
+            json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
+            "in rope_parameters: partial_rotary_factor is 0.5, allowed: 1.0",
+        ),
+        (
+            json!({"rope_parameters": {}, "rope_scaling": {}}),
+            "rope_scaling is {}, allowed: null beside rope_parameters",
+        ),
+        (
+            json!({"rope_scaling": llama(json!({"factor": null}))}),
+            "in rope_scaling: factor is null, allowed: a number above 0, at most 1000000",
+        ),
+        (
+            json!({"rope_scaling": llama(json!({"high_freq_factor": 1.0}))}),
+            "in rope_scaling: high_freq_factor is 1.0, allowed: a number above 1, at most 1000000",
+        ),
+        (
+            json!({"rope_scaling": llama(json!({"low_freq_factor": 0}))}),
+            "in rope_scaling: low_freq_factor is 0, allowed: a number above 0, at most 1000000",
+        ),
+        (
+            json!({"rope_scaling": llama(json!({"original_max_position_embeddings": "long"}))}),
+            "in rope_scaling: original_max_position_embeddings is \"long\", allowed: a number above 0, at most 16777216",
+        ),
+    ] {
+        assert_eq!(format!("{:#}", Config::of(fields).unwrap_err()), want);
+    }
 }
 
 /// A generation_config.json says what ends an answer; without one config.json does.

@@ -25,12 +25,23 @@ const COSTS: &str = "results/method/cost.svg";
 const PAPERS: [&str; 3] = ["dialogue", "summary", "qa"];
 
 /// Tasks that break an assumption: name, the assumption, and what is asked.
-const BROKEN: [(&str, &str, &str); 4] = [
+const BROKEN: [(&str, &str, &str); 6] = [
     (
         "counting",
         "One reading of the input serves every prompt",
         "Ten things, and a prompt for each colour: how many have it? With the prompt in the encoder the input can be read for that \
          colour alone.",
+    ),
+    (
+        "one line",
+        "A prompt asks for much of the input",
+        "A text of 28 sentences, and four prompts that need one sentence each. With the prompt in the encoder all the rest can be \
+         left out.",
+    ),
+    (
+        "negation",
+        "A prompt names what it asks for",
+        "Two foods, days, colours and friends; each prompt names the kind and the one that is not meant: \"food not rice\".",
     ),
     (
         "choice",

@@ -16,7 +16,7 @@ fn cases() -> Vec<PathBuf> {
     let mut cases: Vec<PathBuf> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
-    assert!(cases.len() >= 3, "only {} cases", cases.len());
+    assert!(cases.len() >= 4, "only {} cases", cases.len());
     cases
 }
 

@@ -123,7 +123,7 @@ impl Reference {
     pub fn rope(&self, head: &mut [f64], position: usize) {
         let half = head.len() / 2;
         for i in 0..half {
-            let wavelength = self.config.theta.powf(i as f64 / half as f64);
+            let wavelength = self.config.rope.theta.powf(i as f64 / half as f64);
             let (sin, cos) = (position as f64 / wavelength).sin_cos();
             let (a, b) = (head[i], head[half + i]);
             (head[i], head[half + i]) = (a * cos - b * sin, a * sin + b * cos);

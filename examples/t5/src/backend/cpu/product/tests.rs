@@ -121,7 +121,7 @@ fn sixteen_bits_are_widened_exactly() {
 
 /// As attention has it: `softmax`, which is left out, of `x K^T`, times V, over all of the keys and over the first ones.
 #[test]
-fn activations_are_packed_from_either_side_and_led_by_the_first_of_them() {
+fn activations_are_packed_from_either_side() {
     let (dim, stride) = (37, 80);
     let data = noise(45 * stride, 1, |x| x);
     let strided = Rows { data: &data, rows: 45, cols: dim, stride };
