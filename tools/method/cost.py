@@ -59,6 +59,13 @@ def run(command: list[str]) -> tuple[dict, int]:
     return json.loads(text), usage.ru_maxrss * 1024
 
 
+def of_t5(program: str, prompts: int, keys: int, prompt_tokens: int, new_tokens: int) -> list[str]:
+    """The example's command line of a point."""
+    lengths = {"keys": keys, "prompt-count": prompts, "prompt-tokens": prompt_tokens, "max-new-tokens": new_tokens}
+    options = [word for name, value in lengths.items() for word in (f"--{name}", str(value))]
+    return [program, "--random", SHAPE, "--backend", "cpu", "--json", *options]
+
+
 def ours(program: str, threads: int, task: Task, way: str) -> dict:
     """One run in a process of its own."""
     mode, prompts, prompt_tokens, new_tokens = METHODS.get(way, "pid"), task.prompts, task.prompt_tokens, task.new_tokens
@@ -67,9 +74,8 @@ def ours(program: str, threads: int, task: Task, way: str) -> dict:
         prompts, new_tokens = 1, task.prompts * task.new_tokens + task.prompts - 1
     elif way == "separate decoders":
         prompts, prompt_tokens = 1, 0
-    command = [program, "--random", SHAPE, "--backend", "cpu", "--json", "--mode", mode, "--threads", str(threads)]
-    command += ["--keys", str(task.keys), "--prompt-count", str(prompts), "--prompt-tokens", str(prompt_tokens)]
-    command += ["--max-new-tokens", str(new_tokens), "--runs"]
+    command = of_t5(program, prompts, task.keys, prompt_tokens, new_tokens)
+    command += ["--mode", mode, "--threads", str(threads), "--runs"]
     told, peak_bytes = run([*command, "1"])
     if told[mode]["total_s"] < WARMING_S:
         # Before two that count there is one that does not.
@@ -125,9 +131,7 @@ class Peers:
 
 def explained(program: str, task: Task) -> dict:
     """FLOPs and bytes of each way, by formula."""
-    command = [program, "--random", SHAPE, "--backend", "cpu", "--json", "--explain", "--keys", str(task.keys)]
-    command += ["--prompt-count", str(task.prompts), "--prompt-tokens", str(task.prompt_tokens)]
-    command += ["--max-new-tokens", str(task.new_tokens)]
+    command = [*of_t5(program, task.prompts, task.keys, task.prompt_tokens, task.new_tokens), "--explain"]
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return {way: {name: cost[name] for name in ("flops", "bytes")} for way, cost in told["ways"].items()}
 

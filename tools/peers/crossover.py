@@ -63,10 +63,7 @@ def options(args: argparse.Namespace) -> list[str]:
 
 def predicted(program: str, base: Point, chosen: list[str]) -> dict:
     """What the example says of the base point without running it."""
-    command = [
-        program, "--random", base.shape, "--explain", "--json", *chosen, "--keys", str(base.keys), "--prompt-count",
-        str(base.prompts), "--prompt-tokens", str(base.prompt_tokens), "--max-new-tokens", str(base.new_tokens),
-    ]
+    command = [program, "--explain", "--json", *base.options(), *chosen]
     done = subprocess.run(command, capture_output=True, text=True, timeout=OURS_SECONDS)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip()[-400:] or f"ended with {done.returncode}")

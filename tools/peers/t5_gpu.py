@@ -48,6 +48,13 @@ class Point:
     prompt_tokens: int
     new_tokens: int
 
+    def options(self) -> list[str]:
+        """Our example's."""
+        return [
+            "--random", self.shape, "--keys", str(self.keys), "--prompt-count", str(self.prompts), "--prompt-tokens",
+            str(self.prompt_tokens), "--max-new-tokens", str(self.new_tokens),
+        ]
+
 
 def describe(error: BaseException) -> str:
     """One line."""
@@ -70,11 +77,7 @@ def spread(runs: list[float]) -> dict:
 
 def figures(program: str, point: Point, options: list[str]) -> dict[str, dict]:
     """What our example prints of one point, by method."""
-    command = [
-        program, "--random", point.shape, "--json", *options, "--keys", str(point.keys), "--prompt-count",
-        str(point.prompts), "--prompt-tokens", str(point.prompt_tokens), "--max-new-tokens", str(point.new_tokens),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=OURS_SECONDS)
+    done = subprocess.run([program, "--json", *point.options(), *options], capture_output=True, text=True, timeout=OURS_SECONDS)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip()[-400:] or f"ended with {done.returncode}")
     told = {name.lower(): figure for name, figure in json.loads(done.stdout).items() if isinstance(figure, dict)}
