@@ -6,6 +6,7 @@ purpose, by one knob. Prompts end in " ?", which no text has: it marks where a p
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class Dialogue(Task):
     """States of the dialogues of tools/tiny-t5, of at most 80 words, with fewer names and times: 30 slots."""
 
     nothing = dialogues.NONE
+    longest: float = 80
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -72,10 +74,16 @@ class Dialogue(Task):
         self.generator.open = {"name": NAMES, "time": TIMES}
 
     def example(self) -> Example:
-        while len((dialogue := self.generator.dialogue()).text.split()) > 80:
+        while len((dialogue := self.generator.dialogue()).text.split()) > self.longest:
             pass
         text = dialogue.text.replace(" ?", " .")
         return Example(text, [f"{slot} ?" for slot in dialogues.SLOTS], dialogue.answers)
+
+
+class LongDialogue(Dialogue):
+    """Those of any length."""
+
+    longest = math.inf
 
 
 class Summary(Task):
@@ -234,9 +242,11 @@ class LongPrompts(Task):
         text = " ".join(f"{colour} of {owner} ." for colour, owner in pairs)
         prompts, answers = [], []
         for _ in range(4):
-            denied, meant = self.rng.sample(COLOURS, 2)
-            said = [f"it is not {denied} .", f"it is {meant} ."]
-            said += [self.rng.choice([f"he ate {self.rng.choice(FOODS)} .", f"it was {self.rng.choice(DAYS)} ."]) for _ in range(8)]
+            meant = self.rng.choice(COLOURS)
+            said = [f"it is {meant} ."]
+            # Short ones too: of long ones alone it is luck whether a training finds the colour.
+            for _ in range(self.rng.choice([0, 2, 8, 24])):
+                said.append(self.rng.choice([f"he ate {self.rng.choice(FOODS)} .", f"it was {self.rng.choice(DAYS)} ."]))
             self.rng.shuffle(said)
             prompts.append(" ".join(said) + " ?")
             answers.append(owners[meant])
@@ -245,6 +255,7 @@ class LongPrompts(Task):
 
 TASKS: dict[str, type[Task]] = {
     "dialogue": Dialogue,
+    "long dialogues": LongDialogue,
     "summary": Summary,
     "qa": Questions,
     "counting": Counting,

@@ -58,6 +58,10 @@ impl Shape {
             Shape::Llama1b => json!({
                 "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
                 "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0,
+                "rope_scaling": {
+                    "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192,
+                },
                 "tie_word_embeddings": true, "max_position_embeddings": MAX_TOKENS,
             }),
         })
