@@ -370,7 +370,7 @@ fn long_prompts() -> Result<String> {
 fn ways(costs: &Costs) -> Result<String> {
     let mut text = format!(
         "\n## Ways to have many outputs\n\n{}'s shape, random weights, f32, {}, {} threads, {}; Hugging Face's T5 is that of \
-         transformers {}.\nAll take turns; seconds are the median of up to {} runs (one, where it took more than 6 s), in brackets how many times as long as PID in the \
+         transformers {}.\nAll take turns; seconds are the median of up to {} runs (fewer, where they took more than 60 s together), in brackets how many times as long as PID in the \
          same turn.\n\n- PID-replicated: encoded once, the K/V copied for each prompt, as engines do it.\n- HF, encoded once, batch 1 \
          broadcast: K/V of one batch entry for all prompts; expanded: the encoder's output for each, which project it again.\n- one \
          sequence: one prompt that asks for everything, answered one behind the other.\n- separate decoders: reckoned from one that \
