@@ -101,6 +101,15 @@ impl Rows {
     fn batch(&self) -> impl Iterator<Item = &Row> {
         self.batch.iter().map(|slot| &self.rows[*slot])
     }
+
+    /// The next tokens of each, as rows of a matrix of all of them.
+    fn tokens(&self) -> impl Iterator<Item = Range<usize>> {
+        self.batch().scan(0, |end, row| {
+            let start = *end;
+            *end += row.next.len();
+            Some(start..*end)
+        })
+    }
 }
 
 /// K and V of one row, `[tokens, inner]` each.
@@ -393,14 +402,9 @@ impl Backend for Cpu {
         let inner = cache.inner;
         let dim = inner / bias.values.len();
         let mut out = self.matrix(qkv.rows, inner);
-        let long: Vec<Range<usize>> = rows
-            .batch()
-            .scan(0, |end, row| {
-                *end += row.next.len();
-                Some((row.is_long(), *end - row.next.len()..*end))
-            })
-            .filter_map(|(long, tokens)| long.then_some(tokens))
-            .collect();
+        let long =
+            rows.batch().zip(rows.tokens()).filter_map(|(row, tokens)| row.is_long().then_some(tokens));
+        let long: Vec<Range<usize>> = long.collect();
         self.attend_sequences(&mut out, qkv, &long, bias, Sees::Earlier);
         // Taken out while they are worked on: the batch has its rows in any order of slots.
         let mut caches: Vec<RowCache> =
@@ -442,13 +446,7 @@ impl Backend for Cpu {
         if x.rows == rows.batch.len() {
             return Ok(x);
         }
-        let last: Vec<usize> = rows
-            .batch()
-            .scan(0, |end, row| {
-                *end += row.next.len();
-                Some(*end - 1)
-            })
-            .collect();
+        let last: Vec<usize> = rows.tokens().map(|tokens| tokens.end - 1).collect();
         Ok(x.take_rows(&last))
     }
 
