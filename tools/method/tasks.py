@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tiny-t5"))
@@ -51,9 +53,13 @@ class Task:
     nothing: str | None = None
     """The answer of a prompt that the text says nothing about."""
     all_prompt = "everything ?"
+    knob: str | None = None
+    """What `size` counts, of a task that has one."""
+    size: int = 0
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, size: int | None = None) -> None:
         self.rng = random.Random(seed)
+        self.size = size or self.size
 
     def names(self, count: int) -> list[str]:
         return self.rng.sample(NAMES, count)
@@ -166,10 +172,14 @@ class Questions(Task):
 class Counting(Task):
     """Broken: an encoding that serves every prompt. How many things have the colour that the prompt names?"""
 
+    knob, size = "things", 10
+
     def example(self) -> Example:
-        things = [(self.rng.choice(COLOURS), self.rng.choice(THINGS)) for _ in range(10)]
+        things = [(self.rng.choice(COLOURS), self.rng.choice(THINGS)) for _ in range(self.size)]
         text = " ".join(f"a {colour} {thing} ." for colour, thing in things)
         counts = [sum(c == colour for c, _ in things) for colour in COLOURS]
+        if max(counts) > len(NUMBERS):  # There is no word for it.
+            return self.example()
         return Example(text, [f"{colour} ?" for colour in COLOURS], [str(count) for count in counts])
 
 
@@ -189,19 +199,23 @@ class Choice(Task):
 
 
 class Order(Task):
-    """Broken: a task that falls apart into prompts. One list, in the order of the text, cut into its six places."""
+    """Broken: a task that falls apart into prompts. One list, in the order of the text, cut into its places."""
+
+    knob, size = "places", 6
 
     def example(self) -> Example:
-        places = self.names(6)
+        places = self.names(self.size)
         sentences = [self.rng.choice(["he went to {} .", "then {} was reached .", "he saw {} at noon ."]).format(p) for p in places]
         for _ in range(3):
             other = self.rng.choice([f"he ate {self.rng.choice(FOODS)} .", f"it was {self.rng.choice(DAYS)} ."])
             sentences.insert(self.rng.randrange(len(sentences) + 1), other)
-        return Example(" ".join(sentences), [f"place {i} ?" for i in range(1, 7)], places)
+        return Example(" ".join(sentences), [f"place {i} ?" for i in range(1, self.size + 1)], places)
 
 
 class OneLine(Task):
-    """Broken: an input of which most matters. Four sentences of a life among twenty-four that nobody asks for."""
+    """Broken: an input of which most matters. Four sentences of a life among others that nobody asks for."""
+
+    knob, size = "sentences", 28
 
     def example(self) -> Example:
         r, names = self.rng, iter(self.names(len(FACTS)))
@@ -209,7 +223,7 @@ class OneLine(Task):
         answers = [r.choice(FACTS[question][0] or [next(names)]) for question in asked]
         said = [r.choice(FACTS[question][1]).format(answer) + " ." for question, answer in zip(asked, answers)]
         talk = [("it was {} .", DAYS), ("he ate {} .", FOODS), ("it is {} .", COLOURS), ("he saw {} at noon .", NAMES)]
-        for _ in range(24):
+        for _ in range(self.size - len(asked)):
             form, values = r.choice(talk)
             said.append(form.format(r.choice(values)))
         r.shuffle(said)
@@ -253,7 +267,10 @@ class LongPrompts(Task):
         return Example(text, prompts, answers)
 
 
-TASKS: dict[str, type[Task]] = {
+SWEPT = {"counting": [2, 5, 15, 20], "order": [2, 3, 4], "one line": [56]}
+"""Sizes of a task beside its own."""
+
+TASKS: dict[str, Callable[..., Task]] = {
     "dialogue": Dialogue,
     "long dialogues": LongDialogue,
     "summary": Summary,
@@ -265,3 +282,5 @@ TASKS: dict[str, type[Task]] = {
     "order": Order,
     "long prompts": LongPrompts,
 }
+RESIZED = {f"{name} of {size}": (name, size) for name, sizes in SWEPT.items() for size in sizes}
+TASKS |= {resized: partial(TASKS[name], size=size) for resized, (name, size) in RESIZED.items()}

@@ -21,9 +21,10 @@ LEARNING_RATE = 2e-3
 # All 30 answers of a dialogue in one sequence, with what parts them, are 60 and more.
 MAX_NEW_TOKENS = 100
 
-WAYS = ["pid", "pie", "unmarked", "one", "decoders"]
-"""The prompt in the decoder; in the encoder; there without the mark at its end; one prompt that asks for everything, in the
-decoder; a decoder for each prompt of the task, over one encoder and without prompts."""
+WAYS = ["pid", "marked", "pie", "unmarked", "one", "decoders"]
+"""The prompt in the decoder; with its mark alone before the text, where PIE has the prompt; in the encoder; there without the mark
+at its end; one prompt that asks for everything, in the decoder; a decoder for each prompt of the task, over one encoder and without
+prompts."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ class Asker:
         inputs: list[list[int]] = []
         rows: list[Row] = []
         for text, asked in examples:
-            ids = self.ids(text, True)
+            ids = self.ids("? " + text if self.way == "marked" else text, True)
             if not self.in_encoder:
                 inputs.append(ids)
             for index, prompt, answer in asked:
                 prompt_ids = self.ids(prompt.removesuffix(" ?") if self.way == "unmarked" else prompt, False)
                 if self.in_encoder:
                     inputs.append(prompt_ids + ids)
-                begin = [PAD] + (prompt_ids if self.way in ("pid", "one") else [])
+                begin = [PAD] + (prompt_ids if self.way in ("pid", "marked", "one") else [])
                 decoder = index if self.way == "decoders" else 0
                 rows.append(Row(len(inputs) - 1, begin, self.ids(answer, True), decoder))
         return inputs, rows

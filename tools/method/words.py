@@ -18,7 +18,7 @@ def vocabulary() -> Tokenizer:
         for _ in range(2000):
             example = drawn.example()
             chained = [text for pair in example.chained or [] for text in pair]
-            words.update(" ".join([example.text, *example.prompts, *example.answers, *chained, task.all_prompt, ";"]).split())
+            words.update(" ".join([example.text, *example.prompts, *example.answers, *chained, drawn.all_prompt, ";"]).split())
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(SPECIAL + sorted(words))}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(

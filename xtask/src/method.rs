@@ -56,3 +56,16 @@ fn cost(threads: u32) -> Result<()> {
     script.args(["--machine", &machine(), "--date", &date()?, "--threads", &threads.to_string()]);
     step("what each way costs", &mut script)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What models are trained on and judged by is right.
+    #[test]
+    fn answers_are_what_the_texts_say() {
+        let mut tests = command("python3", &["-B", "tools/method/test_tasks.py"]);
+        let ended = tests.output().expect("python3 runs");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+}

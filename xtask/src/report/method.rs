@@ -4,6 +4,7 @@ mod data;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -15,10 +16,11 @@ use super::data::t5_shape;
 use super::page::{Files, picture, short};
 use crate::peers::median;
 use crate::plot::{Figure, Kind, Panel, Series};
-use data::{Costs, DecoderOnly, Quality, Run, TaskCost, WayCost};
+use data::{Costs, DecoderOnly, Quality, Run, Size, TaskCost, WayCost};
 
 pub const PAGE: &str = "docs/method.md";
 const CURVES: &str = "results/method/learning.svg";
+const SIZES: &str = "results/method/sizes.svg";
 const COSTS: &str = "results/method/cost.svg";
 
 /// The paper's tasks, by their names in the files.
@@ -55,7 +57,9 @@ const BROKEN: [(&str, &str, &str); 6] = [
     (
         "order",
         "The task falls apart into prompts",
-        "Six places in the order of a text, asked one by one: \"place 4\". In one sequence each place follows the one before.",
+        "Six places in the order of a text, asked one by one: \"place 4\". In one sequence each place follows the one before. A mark \
+         before the input: T5's encoder knows how far tokens are from each other, not where they stand. PIE can count from its \
+         prompt, PID from the mark.",
     ),
     (
         "long prompts",
@@ -76,10 +80,12 @@ const METRICS: [(&str, &str); 7] = [
     ("in_order_sampled", "all right, in order, sampled"),
 ];
 
-/// Ways, as in the files of trainings, and what they are called.
-const WAYS: [(&str, &str); 5] = [
+/// Ways, as in the files of trainings, and what they are called: the two that every task has, one more that is asked at several sizes,
+/// and the others.
+const WAYS: [(&str, &str); 6] = [
     ("pid", "PID"),
     ("pie", "PIE"),
+    ("marked", "PID, a mark before the input"),
     ("unmarked", "PIE, prompts without a mark at their end"),
     ("one", "one sequence"),
     ("decoders", "separate decoders"),
@@ -117,6 +123,9 @@ pub fn files(folder: &Path, files: &mut Files) -> Result<()> {
     page += &papers(&quality, costs.as_ref())?;
     files.insert(CURVES.to_owned(), curves(&quality).svg()?);
     page += &broken(&quality)?;
+    if let Some(figure) = sizes_figure(&quality) {
+        files.insert(SIZES.to_owned(), figure.svg()?);
+    }
     if let Some(costs) = &costs {
         page += &ways(costs)?;
         files.insert(COSTS.to_owned(), cost_figure(costs)?.svg()?);
@@ -138,18 +147,47 @@ K/V, copies, PIE and a shared prefix: [performance.md](performance.md#intensity)
 
 /// Mean over seeds, and the least and the most where they differ; a share of 1.
 fn share(runs: &[&Run], metric: &str) -> Option<String> {
-    let values: Vec<f64> = runs.iter().filter_map(|run| run.held_out.get(metric).copied()).collect();
-    let mean = mean(&values)?;
-    let (least, most) = values.iter().fold((f64::INFINITY, 0.0f64), |(a, b), &x| (a.min(x), b.max(x)));
-    let percent = |x: f64| format!("{:.1}", 100.0 * x);
+    let Percent { mean, least, most, .. } = Percent::of(runs, metric)?;
     Some(match least == most {
-        true => format!("{} %", percent(mean)),
-        false => format!("{} % ({} to {})", percent(mean), percent(least), percent(most)),
+        true => format!("{mean:.1} %"),
+        false => format!("{mean:.1} % ({least:.1} to {most:.1})"),
     })
 }
 
 fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// A metric of each seed, in percent.
+fn values(runs: &[&Run], metric: &str) -> Vec<f64> {
+    runs.iter().filter_map(|run| Some(100.0 * run.held_out.get(metric)?)).collect()
+}
+
+/// A metric over seeds.
+struct Percent {
+    seeds: usize,
+    mean: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Percent {
+    fn of(runs: &[&Run], metric: &str) -> Option<Self> {
+        let values = values(runs, metric);
+        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = values.iter().copied().fold(0.0, f64::max);
+        Some(Self { seeds: values.len(), mean: mean(&values)?, least, most })
+    }
+
+    /// By how many points of a percentage it is better or worse than another, if every seed is so, of two at least.
+    fn against(&self, other: &Self) -> Option<String> {
+        let points = (self.mean - other.mean).abs();
+        match self.seeds.min(other.seeds) > 1 {
+            true if self.most < other.least => Some(format!("loses by {points:.1} points")),
+            true if self.least > other.most => Some(format!("wins by {points:.1} points")),
+            _ => None,
+        }
+    }
 }
 
 /// Of the fewest steps that a task was trained for: what can be compared.
@@ -242,7 +280,7 @@ fn papers(quality: &Quality, costs: Option<&Costs>) -> Result<String> {
     text += "\nPIE is a rival here. The PIE model that is built into the example is none, and it is not for want of a mark: here prompts end in \
              \" ?\", and where they\ndo not (qa, above), PIE learns as well.\n";
     if !runs(quality, LONG, "pie").is_empty() {
-        text += "Dialogues are longer there, and those of any length leave PIE further behind, after as many steps:\n";
+        text += "Dialogues are longer there, and those of any length take PIE more steps:\n";
         text += &quality_table(quality, &[LONG])?;
     }
     text += "\n| task | U | input tokens | prompt tokens | new tokens | steps |\n| --- | --- | --- | --- | --- | --- |\n";
@@ -294,6 +332,9 @@ fn broken(quality: &Quality) -> Result<String> {
     let mut text = String::from(
         "\n## Assumptions, broken one at a time\n\nFLOPs are by formula, on T5-base's shape with the lengths of these texts.\n",
     );
+    if BROKEN.iter().any(|(task, ..)| sizes(quality, task).len() > 1) {
+        text += &picture("Wrong answers against the size of what a text holds", SIZES);
+    }
     for (task, assumption, asked) in BROKEN {
         if !quality.runs.iter().any(|run| run.task == task) {
             continue;
@@ -301,6 +342,7 @@ fn broken(quality: &Quality) -> Result<String> {
         write!(text, "\n### {}{}\n\nBroken: {assumption}. {asked}\n", task[..1].to_uppercase(), &task[1..])?;
         text += &verdict(quality, task);
         text += &quality_table(quality, &[task])?;
+        text += &sizes_table(quality, task);
         let data::Example { text: input, prompts, answers } =
             &quality.tasks.get(task).with_context(|| format!("quality.json: tasks lacks {task}"))?.example;
         let (prompt, answer) = prompts.first().zip(answers.first()).context("an example without prompts")?;
@@ -314,32 +356,59 @@ fn broken(quality: &Quality) -> Result<String> {
 
 /// Where PID stands against PIE, in points of a percentage, if their seeds can be told apart; and what the other ways get.
 fn verdict(quality: &Quality, task: &str) -> String {
-    let of = |way: &str, metric: &str| {
-        let runs = runs(quality, task, way);
-        let values: Vec<f64> =
-            runs.iter().filter_map(|run| Some(100.0 * run.held_out.get(metric)?)).collect();
-        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = values.iter().copied().fold(0.0, f64::max);
-        mean(&values).map(|mean| (mean, least, most))
-    };
+    let of = |way: &str, metric: &str| Percent::of(&runs(quality, task, way), metric);
     let metric = if of("pid", "accuracy").is_some() { "accuracy" } else { "joint" };
     let (Some(pid), Some(pie)) = (of("pid", metric), of("pie", metric)) else { return String::new() };
-    let points = (pid.0 - pie.0).abs();
-    let mut text = if pid.2 < pie.1 {
-        format!("\n**PID loses by {points:.1} points")
-    } else if pid.1 > pie.2 {
-        format!("\n**PID wins by {points:.1} points")
-    } else {
-        "\n**PID and PIE cannot be told apart".to_owned()
-    };
-    text += &format!(": {:.1} % against {:.1} %.**", pid.0, pie.0);
+    let outcome = pid.against(&pie).unwrap_or("and PIE cannot be told apart".to_owned());
+    let mut text = format!("\n**PID {outcome}");
+    text += &format!(": {:.1} % against {:.1} %.**", pid.mean, pie.mean);
     let others = [("in one sequence", of("one", metric)), ("PID asked in order", of("pid", "in_order"))];
     let others: Vec<String> =
-        others.into_iter().filter_map(|(name, of)| Some(format!("{name} {:.1} %", of?.0))).collect();
+        others.into_iter().filter_map(|(name, of)| Some(format!("{name} {:.1} %", of?.mean))).collect();
     if !others.is_empty() {
         text += &format!(" Otherwise: {}.", others.join(", "));
     }
     text + "\n"
+}
+
+/// The sizes that a task was trained at, by size, and the name of each.
+fn sizes<'a>(quality: &'a Quality, task: &str) -> Vec<(&'a str, &'a Size)> {
+    let sized = quality.tasks.iter().filter_map(|(name, of)| Some((name.as_str(), of.size.as_ref()?)));
+    let mut sizes: Vec<_> = sized.filter(|(_, size)| size.of == task).collect();
+    sizes.sort_by_key(|(_, size)| size.value);
+    sizes
+}
+
+/// Answers right by each seed, at each size and after as many steps.
+fn sizes_table(quality: &Quality, task: &str) -> String {
+    let sizes = sizes(quality, task);
+    let [(_, Size { counts, .. }), _, ..] = sizes[..] else { return String::new() };
+    let of_sizes = |way: &str| {
+        quality.runs.iter().any(|run| run.way == way && sizes.iter().any(|(name, _)| *name == run.task))
+    };
+    let ways: Vec<_> = WAYS[..3].iter().filter(|(way, _)| of_sizes(way)).collect();
+    let names: Vec<&str> = ways.iter().map(|(_, name)| *name).collect();
+    let mut text = format!("\nBy the number of {counts}, answers right of each seed, %:\n");
+    text += &format!("\n| {counts} | steps | {} | PID |\n", names.join(" | "));
+    text += &format!("|{}\n", " --- |".repeat(3 + ways.len()));
+    for (name, size) in &sizes {
+        let of_size = || quality.runs.iter().filter(|run| run.task == *name);
+        let trained: BTreeSet<usize> = of_size().map(|run| run.steps).collect();
+        for steps in trained {
+            let of =
+                |way: &str| of_size().filter(|run| run.way == way && run.steps == steps).collect::<Vec<_>>();
+            let cell = |(way, _): &&(&str, &str)| {
+                let right: Vec<String> =
+                    values(&of(way), "accuracy").iter().map(|right| format!("{right:.1}")).collect();
+                right.join(", ")
+            };
+            let cells: Vec<String> = ways.iter().map(cell).collect();
+            let [pid, pie] = ["pid", "pie"].map(|way| Percent::of(&of(way), "accuracy"));
+            let outcome = pid.zip(pie).and_then(|(pid, pie)| pid.against(&pie)).unwrap_or_default();
+            text += &format!("| {} | {steps} | {} | {outcome} |\n", size.value, cells.join(" | "));
+        }
+    }
+    text
 }
 
 /// By formula: what PID takes of PIE's work as the prompts grow.
@@ -501,6 +570,46 @@ fn curves(quality: &Quality) -> Figure {
         columns: 3,
         panels: tasks.filter(|task| quality.runs.iter().any(|run| run.task == *task)).map(panel).collect(),
     }
+}
+
+/// Wrong answers against size, a panel for each task that has several sizes.
+fn sizes_figure(quality: &Quality) -> Option<Figure> {
+    // A logarithm has no place for 0: of 200 answers and more, less than one wrong one.
+    let wrong = |right: f64| (100.0 - right).max(0.1);
+    let panel = |task: &str| {
+        let sizes = sizes(quality, task);
+        let [(_, Size { counts, .. }), _, ..] = sizes[..] else { return None };
+        let series = WAYS[..3].iter().enumerate().map(|(look, (way, name))| {
+            let of_size = |(name, size): &(&str, &Size)| {
+                Some((size.value as f64, Percent::of(&runs(quality, name, way), "accuracy")?))
+            };
+            let found: Vec<(f64, Percent)> = sizes.iter().filter_map(of_size).collect();
+            Series {
+                name: (*name).to_owned(),
+                look,
+                points: found.iter().map(|(size, right)| (*size, wrong(right.mean))).collect(),
+                spread: found
+                    .iter()
+                    .map(|(size, right)| (*size, wrong(right.most), wrong(right.least)))
+                    .collect(),
+                ..Series::default()
+            }
+        });
+        Some(Panel {
+            title: task.to_owned(),
+            x: counts.clone(),
+            y: "answers wrong, %".to_owned(),
+            x_ticks: sizes.iter().map(|(_, size)| size.value as f64).collect(),
+            series: series.filter(|series| !series.points.is_empty()).collect(),
+        })
+    };
+    let panels: Vec<Panel> = BROKEN.iter().filter_map(|(task, ..)| panel(task)).collect();
+    (!panels.is_empty()).then(|| Figure {
+        title: "Wrong answers against the size of what a text holds".to_owned(),
+        source: format!("mean over seeds, the line their range; none wrong stands at 0.1; {}", quality.date),
+        columns: 3,
+        panels,
+    })
 }
 
 /// Seconds against FLOPs, a panel for each task.

@@ -28,7 +28,18 @@ pub struct Task {
     pub prompt_tokens: f64,
     pub new_tokens: f64,
     pub always_nothing: Option<Nothing>,
+    /// Of a task that was trained at several.
+    pub size: Option<Size>,
     pub example: Example,
+}
+
+/// How much of what the texts of a task hold.
+#[derive(Deserialize)]
+pub struct Size {
+    /// The task whose texts these are, at another size or this one.
+    pub of: String,
+    pub counts: String,
+    pub value: usize,
 }
 
 #[derive(Deserialize)]

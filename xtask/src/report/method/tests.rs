@@ -155,9 +155,10 @@ fn what_is_missing_or_no_share_is_said() {
 fn a_verdict_is_in_points_and_names_who_wins() {
     let of = |pid: &[f64], pie: f64, more: Value| {
         let mut quality = quality();
-        let pid = pid.iter().map(|joint| run("choice", "pid", 1, json!({ "joint": joint, "in_order": 0.5 })));
-        let mut runs: Vec<Value> = pid.collect();
-        runs.push(run("choice", "pie", 1, json!({ "joint": pie })));
+        let of_seed =
+            |way: &str, joint: f64| run("choice", way, 1, json!({ "joint": joint, "in_order": 0.5 }));
+        let mut runs: Vec<Value> = pid.iter().map(|joint| of_seed("pid", *joint)).collect();
+        runs.extend([of_seed("pie", pie), of_seed("pie", pie)]);
         if !more.is_null() {
             runs.push(run("choice", "one", 1, more));
         }
@@ -169,11 +170,60 @@ fn a_verdict_is_in_points_and_names_who_wins() {
         text,
         "\n**PID loses by 75.0 points: 15.0 % against 90.0 %.** Otherwise: in one sequence 100.0 %, PID asked in order 50.0 %.\n"
     );
-    assert!(of(&[0.95], 0.9, Value::Null).contains("PID wins by 5.0 points: 95.0 % against 90.0 %"));
-    // A seed of one is as good as the other's.
-    assert!(
-        of(&[0.5, 0.9], 0.9, Value::Null).contains("PID and PIE cannot be told apart: 70.0 % against 90.0 %")
-    );
+    assert!(of(&[0.95, 0.95], 0.9, Value::Null).contains("PID wins by 5.0 points: 95.0 % against 90.0 %"));
+    // A seed of one is as good as the other's; a seed alone says nothing.
+    for (pid, mean) in [(&[0.5, 0.9][..], "70.0"), (&[0.5], "50.0")] {
+        let text = of(pid, 0.9, Value::Null);
+        assert!(
+            text.contains(&format!("PID and PIE cannot be told apart: {mean} % against 90.0 %")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn sizes_show_where_pid_loses() {
+    let mut quality = quality();
+    let sized = |quality: &Value, value: u64| {
+        let mut task = quality["tasks"]["order"].clone();
+        task["size"] = json!({ "of": "order", "counts": "places", "value": value });
+        task
+    };
+    // By size, not by name.
+    quality["tasks"]["order"] = sized(&quality, 6);
+    quality["tasks"]["order of 2"] = sized(&quality, 2);
+    quality["tasks"]["order of 12"] = sized(&quality, 12);
+    let of = |task: &str, pid: [f64; 2], pie: [f64; 2]| {
+        let way = |way: &'static str, right: [f64; 2]| {
+            right.map(|right| run(task, way, 1, json!({ "accuracy": right })))
+        };
+        [way("pid", pid), way("pie", pie)].concat()
+    };
+    let runs = [
+        of("order of 12", [0.25, 0.5], [0.75, 1.0]),
+        of("order", [0.5, 0.5], [1.0, 1.0]),
+        of("order of 2", [0.75, 1.0], [0.75, 1.0]),
+    ];
+    let more = [
+        run("order", "marked", 1, json!({ "accuracy": 0.5 })),
+        longer(run("order", "marked", 1, json!({ "accuracy": 1.0 }))),
+    ];
+    quality["runs"] = json!([runs.concat(), more.to_vec()].concat());
+    let made = page(&[("quality.json", &quality)]).unwrap();
+    let table = "\n\
+        | places | steps | PID | PIE | PID, a mark before the input | PID |\n\
+        | --- | --- | --- | --- | --- | --- |\n\
+        | 2 | 100 | 75.0, 100.0 | 75.0, 100.0 |  |  |\n\
+        | 6 | 100 | 50.0, 50.0 | 100.0, 100.0 | 50.0 | loses by 50.0 points |\n\
+        | 6 | 300 |  |  | 100.0 |  |\n\
+        | 12 | 100 | 25.0, 50.0 | 75.0, 100.0 |  | loses by 50.0 points |\n";
+    assert!(made[PAGE].contains(table), "{}", made[PAGE]);
+    // None wrong has a place in the figure too.
+    assert!(made[PAGE].contains(SIZES) && made[SIZES].contains("places"));
+    // One size is no sweep.
+    quality["tasks"].as_object_mut().unwrap().retain(|name, _| !name.contains(" of "));
+    let made = page(&[("quality.json", &quality)]).unwrap();
+    assert!(!made[PAGE].contains("By the number of") && !made.contains_key(SIZES));
 }
 
 /// With short prompts an eighth of the encoding is left of 8, with long ones hardly anything is shared.
