@@ -25,6 +25,7 @@ STEPS = {"dialogue": 1500, "long dialogues": 1500, "qa": 800, "choice": 1000, "l
 """Of a training, the same for every way; 600 where none is named."""
 PAPERS = ["dialogue", "qa", "summary"]
 BOTH = ["pie", "pid"]
+# Of a task and a way.
 SEEDS = {(task, way): 2 for way in BOTH for task in TASKS}
 SEEDS |= {(task, way): 3 for way in BOTH for task in [*PAPERS, "long prompts"]}
 SEEDS |= {(task, way): 1 for way in BOTH for task in ["long dialogues", "one line of 56"]}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unittest
 
-from tasks import FACTS, TASKS, Choice, Example
+from tasks import FACTS, RESIZED, TASKS, Choice, Example
 
 COUNT = 300
 """Examples of each task."""
@@ -84,7 +84,7 @@ def examples(name: str) -> list[Example]:
 class Tasks(unittest.TestCase):
     def test_answers_are_what_the_texts_say(self) -> None:
         for name in TASKS:
-            reading = READINGS.get(name.split(" of ")[0])
+            reading = READINGS.get(RESIZED.get(name, (name,))[0])
             for example in examples(name) if reading else []:
                 got = [reading(example.text, prompt.removesuffix(" ?")) for prompt in example.prompts]
                 self.assertEqual(got, example.answers, f"{name}: {example.text}")
@@ -106,12 +106,9 @@ class Tasks(unittest.TestCase):
             self.assertEqual(any(len(example.text.split()) > 80 for example in drawn), name != "dialogue")
 
     def test_sizes_are_what_their_names_say(self) -> None:
-        for name in TASKS:
-            if " of " not in name:
-                continue
-            size = int(name.split(" of ")[1])
+        for name, (task, size) in RESIZED.items():
             for example in examples(name):
-                held = len(example.prompts) if name.startswith("order") else len(sentences(example.text))
+                held = len(example.prompts) if task == "order" else len(sentences(example.text))
                 self.assertEqual(held, size, name)
 
     def test_a_mark_ends_every_prompt_and_stands_nowhere_else(self) -> None:
