@@ -25,7 +25,6 @@ STEPS = {"dialogue": 1500, "long dialogues": 1500, "qa": 800, "choice": 1000, "l
 """Of a training, the same for every way; 600 where none is named."""
 PAPERS = ["dialogue", "qa", "summary"]
 BOTH = ["pie", "pid"]
-# Of a task and a way.
 SEEDS = {(task, way): 2 for way in BOTH for task in TASKS}
 SEEDS |= {(task, way): 3 for way in BOTH for task in [*PAPERS, "long prompts"]}
 SEEDS |= {(task, way): 1 for way in BOTH for task in ["long dialogues", "one line of 56"]}
@@ -33,6 +32,7 @@ SEEDS |= {(task, way): 1 for way in BOTH for task in ["long dialogues", "one lin
 SEEDS |= {(f"order of {places}", way): 4 for places in (2, 3, 4) for way in ("pid", "marked")}
 SEEDS |= {(task, "one"): 1 for task in [*PAPERS, "choice", "order"]}
 SEEDS |= dict.fromkeys([("summary", "decoders"), ("qa", "unmarked"), ("counting", "marked"), ("order", "marked")], 1)
+"""How many trainings a task has in a way."""
 LONGER = {
     ("long dialogues", "pie"): 2,
     **{("counting of 20", way): 3 for way in BOTH},

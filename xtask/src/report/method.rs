@@ -4,7 +4,6 @@ mod data;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -332,7 +331,7 @@ fn broken(quality: &Quality) -> Result<String> {
     let mut text = String::from(
         "\n## Assumptions, broken one at a time\n\nFLOPs are by formula, on T5-base's shape with the lengths of these texts.\n",
     );
-    if BROKEN.iter().any(|(task, ..)| sizes(quality, task).len() > 1) {
+    if BROKEN.iter().any(|(task, ..)| sizes(quality, task).is_some()) {
         text += &picture("Wrong answers against the size of what a text holds", SIZES);
     }
     for (task, assumption, asked) in BROKEN {
@@ -371,41 +370,38 @@ fn verdict(quality: &Quality, task: &str) -> String {
     text + "\n"
 }
 
-/// The sizes that a task was trained at, by size, and the name of each.
-fn sizes<'a>(quality: &'a Quality, task: &str) -> Vec<(&'a str, &'a Size)> {
+/// What the sizes of a task count, and each size with the name of its runs, by size: of a task that has several.
+fn sizes<'a>(quality: &'a Quality, task: &str) -> Option<(&'a str, Vec<(&'a str, usize)>)> {
     let sized = quality.tasks.iter().filter_map(|(name, of)| Some((name.as_str(), of.size.as_ref()?)));
-    let mut sizes: Vec<_> = sized.filter(|(_, size)| size.of == task).collect();
+    let mut sizes: Vec<(&str, &Size)> = sized.filter(|(_, size)| size.of == task).collect();
     sizes.sort_by_key(|(_, size)| size.value);
-    sizes
+    let counts = sizes.get(1)?.1.counts.as_str();
+    Some((counts, sizes.into_iter().map(|(name, size)| (name, size.value)).collect()))
 }
 
 /// Answers right by each seed, at each size and after as many steps.
 fn sizes_table(quality: &Quality, task: &str) -> String {
-    let sizes = sizes(quality, task);
-    let [(_, Size { counts, .. }), _, ..] = sizes[..] else { return String::new() };
-    let of_sizes = |way: &str| {
-        quality.runs.iter().any(|run| run.way == way && sizes.iter().any(|(name, _)| *name == run.task))
-    };
-    let ways: Vec<_> = WAYS[..3].iter().filter(|(way, _)| of_sizes(way)).collect();
+    let Some((counts, sizes)) = sizes(quality, task) else { return String::new() };
+    let trained = |way: &str| sizes.iter().any(|(name, _)| !runs(quality, name, way).is_empty());
+    let ways: Vec<_> = WAYS[..3].iter().filter(|(way, _)| trained(way)).collect();
     let names: Vec<&str> = ways.iter().map(|(_, name)| *name).collect();
     let mut text = format!("\nBy the number of {counts}, answers right of each seed, %:\n");
     text += &format!("\n| {counts} | steps | {} | PID |\n", names.join(" | "));
     text += &format!("|{}\n", " --- |".repeat(3 + ways.len()));
-    for (name, size) in &sizes {
-        let of_size = || quality.runs.iter().filter(|run| run.task == *name);
-        let trained: BTreeSet<usize> = of_size().map(|run| run.steps).collect();
-        for steps in trained {
-            let of =
-                |way: &str| of_size().filter(|run| run.way == way && run.steps == steps).collect::<Vec<_>>();
+    for (name, size) in sizes {
+        for of in [runs, longer] {
+            let of = |way: &str| of(quality, name, way);
+            let Some(Run { steps, .. }) = ways.iter().find_map(|(way, _)| of(way).first().copied()) else {
+                continue;
+            };
             let cell = |(way, _): &&(&str, &str)| {
-                let right: Vec<String> =
-                    values(&of(way), "accuracy").iter().map(|right| format!("{right:.1}")).collect();
-                right.join(", ")
+                let right = values(&of(way), "accuracy").into_iter().map(|right| format!("{right:.1}"));
+                right.collect::<Vec<_>>().join(", ")
             };
             let cells: Vec<String> = ways.iter().map(cell).collect();
             let [pid, pie] = ["pid", "pie"].map(|way| Percent::of(&of(way), "accuracy"));
             let outcome = pid.zip(pie).and_then(|(pid, pie)| pid.against(&pie)).unwrap_or_default();
-            text += &format!("| {} | {steps} | {} | {outcome} |\n", size.value, cells.join(" | "));
+            text += &format!("| {size} | {steps} | {} | {outcome} |\n", cells.join(" | "));
         }
     }
     text
@@ -577,11 +573,10 @@ fn sizes_figure(quality: &Quality) -> Option<Figure> {
     // A logarithm has no place for 0: of 200 answers and more, less than one wrong one.
     let wrong = |right: f64| (100.0 - right).max(0.1);
     let panel = |task: &str| {
-        let sizes = sizes(quality, task);
-        let [(_, Size { counts, .. }), _, ..] = sizes[..] else { return None };
+        let (counts, sizes) = sizes(quality, task)?;
         let series = WAYS[..3].iter().enumerate().map(|(look, (way, name))| {
-            let of_size = |(name, size): &(&str, &Size)| {
-                Some((size.value as f64, Percent::of(&runs(quality, name, way), "accuracy")?))
+            let of_size = |(name, size): &(&str, usize)| {
+                Some((*size as f64, Percent::of(&runs(quality, name, way), "accuracy")?))
             };
             let found: Vec<(f64, Percent)> = sizes.iter().filter_map(of_size).collect();
             Series {
@@ -597,9 +592,9 @@ fn sizes_figure(quality: &Quality) -> Option<Figure> {
         });
         Some(Panel {
             title: task.to_owned(),
-            x: counts.clone(),
+            x: counts.to_owned(),
             y: "answers wrong, %".to_owned(),
-            x_ticks: sizes.iter().map(|(_, size)| size.value as f64).collect(),
+            x_ticks: sizes.iter().map(|(_, size)| *size as f64).collect(),
             series: series.filter(|series| !series.points.is_empty()).collect(),
         })
     };
