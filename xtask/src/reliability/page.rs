@@ -133,7 +133,7 @@ fn planted_bugs(planted: &BTreeMap<String, Option<Caught>>) -> String {
     let (all, caught) = (planted.len(), dates.len());
     let which = if caught == all { "All".to_owned() } else { format!("So far {caught}") };
     format!(
-        "`cargo xtask planted` puts {all} known bugs (xtask/src/planted.rs) into a copy of the tree, one at a time, and a test must \
+        "`cargo xtask planted` puts {all} known bugs (xtask/planted.toml) into a copy of the tree, one at a time, and a test must \
          fail. {which} have a record of being caught{when}: results/reliability/planted.json names the test. Each fix brings its bug \
          with it.\n"
     )

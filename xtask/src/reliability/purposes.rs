@@ -36,6 +36,7 @@ pub const PURPOSES: &[(&str, &str)] = &[
     ("tempfile", "folders of the fuzz targets"),
     ("thiserror", "error types"),
     ("tokenizers", "T5's tokenizers"),
+    ("toml", "the table of planted bugs; the tools alone"),
     ("tracing", "spans for profilers; feature `tracing`"),
 ];
 
