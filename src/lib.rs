@@ -43,23 +43,13 @@
 //! - `cuda`, with the feature of that name: queues on streams, prepared plans, recordings.
 //! - [`interop`]: candle's tensors, and handles of other crates.
 //!
-//! # Features
-//!
-//! | feature | what it adds | to build | to run | Rust |
-//! | --- | --- | --- | --- | --- |
-//! | none | the CPU backend | a C linker | | 1.89 |
-//! | `cuda` | module `cuda`: kernels for compute capability 8.0 and newer | nvcc 12.4 or newer, a C++ compiler | NVIDIA's driver | 1.89 |
-//! | `cuda-13000` | on by default, with `cuda`: cudarc binds CUDA 13.0. Leave it out (`default-features = false`) where the program names another version for cudarc: it takes one | | | 1.89 |
-//! | `candle` | module `interop::candle`, on the CPU | a C linker | | 1.94 |
-//! | `candle-cuda` | both, on candle's CUDA devices too | as `cuda`, nvcc in PATH, the CUDA libraries that candle links | as `cuda`, and those libraries | 1.94 |
-//! | `tracing` | spans of [tracing](https://docs.rs/tracing) around plans, runs and merges; with the layer of the crate `nvtx`, ranges in Nsight | a C linker | | 1.89 |
-//!
-//! nvcc is that of NVCC, of CUDA_HOME or CUDA_PATH, of PATH, or of the usual places. `ONEKV_CUDA_ARCHS=90` compiles for one card
-//! only, which is quicker; `ptx` for none, and the driver compiles when kernels are loaded.
+//! Features, compilers and drivers: [`building`].
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod architecture;
+#[doc = include_str!("building.md")]
+pub mod building {}
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -83,3 +73,8 @@ pub use error::{Error, Result};
 pub use problem::{Input, Keys, Problem, ProblemSpec};
 pub use shape::{Shape, Strides};
 pub use view::{MAX_HEAD_DIM, MAX_HEADS, PartialState, SharedKv, View};
+
+/// The README's program, which `cargo test` compiles, and runs where there is a card, real or virtual.
+#[cfg(all(doctest, feature = "cuda"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
