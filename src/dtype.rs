@@ -38,44 +38,11 @@ impl fmt::Display for DType {
 }
 
 mod sealed {
-    use crate::cpu::attend_split;
-    use crate::error::Result;
-    use crate::problem::Problem;
-    use crate::view::{SharedKv, View};
+    pub trait Sealed: bytemuck::Pod {}
 
-    pub trait Sealed: bytemuck::Pod {
-        /// The CPU backend. Of each type it is compiled once, here: as a generic function alone, every crate that calls it would
-        /// compile it again, for registers of all machines, which takes ten seconds and more.
-        fn attend_on_cpu(
-            problem: &Problem,
-            q: View<&[Self]>,
-            kv: SharedKv<&[Self]>,
-            out: View<&mut [Self]>,
-            lse: Option<View<&mut [f32]>>,
-            threads: usize,
-            splits: &dyn Fn(usize, usize) -> usize,
-        ) -> Result<()>;
-    }
-
-    macro_rules! sealed {
-        ($($type:ty)*) => {$(
-            impl Sealed for $type {
-                fn attend_on_cpu(
-                    problem: &Problem,
-                    q: View<&[Self]>,
-                    kv: SharedKv<&[Self]>,
-                    out: View<&mut [Self]>,
-                    lse: Option<View<&mut [f32]>>,
-                    threads: usize,
-                    splits: &dyn Fn(usize, usize) -> usize,
-                ) -> Result<()> {
-                    attend_split(problem, q, kv, out, lse, threads, splits)
-                }
-            }
-        )*};
-    }
-
-    sealed!(f32 half::f16 half::bf16);
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
 }
 
 /// A Rust type that is one of the [`DType`]s: `f32`, [`half::f16`] or [`half::bf16`].

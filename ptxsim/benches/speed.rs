@@ -1,4 +1,4 @@
-//! How fast kernels run, in thread instructions. `strict` has every check on, as onekv's own tests have; `checked` those that are
+//! How fast kernels run, in thread instructions. `strict` has every check on; `checked` those that are
 //! on by default.
 //!
 //! Attention: 4 heads, 64 rows x 512 keys x 64, mma.sync and cp.async. Matrix product: 64 x 64 x 4096 by TMA

@@ -7,8 +7,8 @@ use bytemuck::Zeroable;
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 use super::math::Score;
+use super::tile::{KeyTiles, Line, TILE_KEYS, Vectors};
 use super::widen::{register, widen};
-use super::{KeyTiles, Line, TILE_KEYS, Vectors};
 use crate::dtype::{DType, Element};
 use crate::view::MAX_HEAD_DIM;
 

@@ -30,24 +30,25 @@ mod block;
 mod math;
 mod merge;
 mod state;
+mod tile;
 mod widen;
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
-use pulp::{Arch, Simd};
+use bytemuck::{cast_slice, cast_slice_mut};
+use half::{bf16, f16};
+use pulp::Arch;
 use rayon::prelude::*;
 
-use crate::dtype::Element;
+use crate::dtype::{DType, Element};
 use crate::error::Result;
 use crate::problem::{Input, Problem};
 use crate::span::span;
 use crate::view::{SharedKv, View};
 pub use merge::merge_states;
-use state::RowState;
+use state::{RowState, Target, targets};
+use tile::{HeadOf, KeyTiles, TILE_KEYS};
 
-/// Keys per tile: K and V tiles of 64 keys x 64 f32 fill a 32 KiB L1 cache between them.
-const TILE_KEYS: usize = 64;
 /// Query rows (group folded in) per task: bounds the f32 state that has to stay in the L2 cache.
 const TILE_ROWS: usize = 256;
 /// Query rows (group folded in) up to which a task reads several heads.
@@ -71,12 +72,46 @@ pub fn attend<E: Element>(
     out: View<&mut [E]>,
     lse: Option<View<&mut [f32]>>,
 ) -> Result<()> {
+    match E::DTYPE {
+        DType::F32 => attend_by(OF_F32, problem, q, kv, out, lse),
+        DType::F16 => attend_by(OF_F16, problem, q, kv, out, lse),
+        DType::Bf16 => attend_by(OF_BF16, problem, q, kv, out, lse),
+    }
+}
+
+type AttendSplit<E> = fn(
+    &Problem,
+    View<&[E]>,
+    SharedKv<&[E]>,
+    View<&mut [E]>,
+    Option<View<&mut [f32]>>,
+    usize,
+    &dyn Fn(usize, usize) -> usize,
+) -> Result<()>;
+
+// Of each type it is compiled once, here: called by its generic name, every crate that calls `attend` would compile it again, for
+// registers of all machines, which takes ten seconds and more.
+static OF_F32: AttendSplit<f32> = attend_split;
+static OF_F16: AttendSplit<f16> = attend_split;
+static OF_BF16: AttendSplit<bf16> = attend_split;
+
+/// Operands of type `E`, which is `T` by another name.
+fn attend_by<T: Element, E: Element>(
+    split: AttendSplit<T>,
+    problem: &Problem,
+    q: View<&[E]>,
+    kv: SharedKv<&[E]>,
+    out: View<&mut [E]>,
+    lse: Option<View<&mut [f32]>>,
+) -> Result<()> {
     let threads = rayon::current_num_threads();
-    E::attend_on_cpu(problem, q, kv, out, lse, threads, &|tasks, tiles| auto_splits(threads, tasks, tiles))
+    let kv = SharedKv { k: kv.k.map(cast_slice), v: kv.v.map(cast_slice) };
+    let (q, out) = (q.map(cast_slice), out.map(cast_slice_mut));
+    split(problem, q, kv, out, lse, threads, &|tasks, tiles| auto_splits(threads, tasks, tiles))
 }
 
 /// [`attend`] with the number of key splits per task chosen by `splits(tasks, key_tiles)`.
-pub(crate) fn attend_split<E: Element>(
+fn attend_split<E: Element>(
     problem: &Problem,
     q: View<&[E]>,
     kv: SharedKv<&[E]>,
@@ -114,31 +149,6 @@ pub(crate) fn attend_split<E: Element>(
         RowState::merge(&parts).write(&mut targets);
     }
     Ok(())
-}
-
-/// Where the result of a row and head belongs.
-struct Target<'a, E> {
-    out: &'a mut [E],
-    lse: Option<&'a mut f32>,
-}
-
-impl<E: Element> Target<'_, E> {
-    fn write(&mut self, lse: f32, out: &[f32]) {
-        E::narrow(out, self.out);
-        if let Some(target) = &mut self.lse {
-            **target = lse;
-        }
-    }
-}
-
-/// `[rows, heads]`, each to be taken once.
-fn targets<'a, E: Element>(
-    out: View<&'a mut [E]>,
-    lse: Option<View<&'a mut [f32]>>,
-) -> Vec<Option<Target<'a, E>>> {
-    let mut lse =
-        lse.map(|lse| lse.into_vectors().into_iter().filter_map(<[f32]>::first_mut)).into_iter().flatten();
-    (out.into_vectors().into_iter()).map(|out| Some(Target { out, lse: lse.next() })).collect()
 }
 
 /// Splits of the keys such that every thread has work, without splits of less than
@@ -221,93 +231,6 @@ impl<E: Element> Task<'_, '_, E> {
         attend(&mut |r, lse, out| state.set(r, lse, out));
         Some(state)
     }
-}
-
-/// One head of K or V: vectors of `dim` elements, `stride` apart.
-struct HeadOf<'a, E> {
-    data: &'a [E],
-    stride: usize,
-    dim: usize,
-}
-
-impl<'a, E: Element> HeadOf<'a, E> {
-    fn new(of: View<&'a [E]>, slot: usize, head: usize) -> Self {
-        // Without keys there is no memory, and the strides may be anything.
-        let at = (slot.checked_mul(of.strides.input).zip(head.checked_mul(of.strides.head)))
-            .and_then(|(slot, head)| slot.checked_add(head));
-        let data = at.and_then(|at| of.data.get(at..)).unwrap_or_default();
-        Self { data, stride: of.strides.row, dim: of.shape.vector }
-    }
-
-    /// Whether the elements can be read in whole registers where they are.
-    #[inline(always)]
-    fn in_place<S: Simd>(&self) -> bool {
-        self.dim.is_multiple_of(S::F32_LANES) && self.stride >= self.dim
-    }
-
-    /// The keys `range`, which are `in_place`.
-    #[inline(always)]
-    fn as_they_lie(&self, range: &Range<usize>) -> Vectors<'_, E> {
-        Vectors { data: self.span(range), stride: self.stride }
-    }
-
-    /// The keys `range` as f32: a view of the operand where it serves as it is, else a copy in `buffer`, in whole registers
-    /// whose elements past the vector are left as they are.
-    ///
-    /// `again`: they are read several times, and should not fight for the few cache sets that a large stride, often a
-    /// multiple of the page size, leaves them.
-    #[inline(always)]
-    fn tile<'t, S: Simd>(
-        &'t self,
-        simd: S,
-        range: &Range<usize>,
-        again: bool,
-        buffer: &'t mut [Line],
-    ) -> Vectors<'t, f32> {
-        let src = self.span(range);
-        let serves = self.in_place::<S>() && (self.stride == self.dim || !again);
-        if let Some(data) = E::as_f32(src).filter(|_| serves) {
-            return Vectors { data, stride: self.stride };
-        }
-        let width = self.dim.next_multiple_of(S::F32_LANES);
-        let vectors: &mut [f32] = &mut bytemuck::cast_slice_mut(buffer)[..range.len() * width];
-        for (i, dst) in vectors.chunks_exact_mut(width).enumerate() {
-            let src = &src[i * self.stride..][..self.dim];
-            widen::widen(simd, src, &mut dst[..self.dim]);
-        }
-        Vectors { data: vectors, stride: width }
-    }
-
-    /// Memory from the first of the keys to the end of the last.
-    #[inline(always)]
-    fn span(&self, range: &Range<usize>) -> &[E] {
-        &self.data[range.start * self.stride..(range.end - 1) * self.stride + self.dim]
-    }
-}
-
-/// A line of a cache. Registers whose memory begins with one do not lie in two of them.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-/// Vectors that begin `stride` elements apart, no less than their length.
-#[derive(Clone, Copy)]
-struct Vectors<'a, E> {
-    data: &'a [E],
-    stride: usize,
-}
-
-impl<'a, E> Vectors<'a, E> {
-    #[inline(always)]
-    fn iter(self) -> impl Iterator<Item = &'a [E]> {
-        self.data.chunks(self.stride)
-    }
-}
-
-/// K and V of one K/V head.
-struct KeyTiles<'a, E> {
-    k: HeadOf<'a, E>,
-    v: HeadOf<'a, E>,
 }
 
 #[cfg(test)]

@@ -1,8 +1,34 @@
-//! What a task of a part of the keys leaves behind: for each row the normalised output and its LSE, in f32.
+//! Where results belong, and what a task of a part of the keys leaves behind: for each row the normalised output and its LSE,
+//! in f32.
 
-use super::Target;
 use super::merge::merge_row;
 use crate::dtype::Element;
+use crate::view::View;
+
+/// Where the result of a row and head belongs.
+pub(super) struct Target<'a, E> {
+    out: &'a mut [E],
+    lse: Option<&'a mut f32>,
+}
+
+impl<E: Element> Target<'_, E> {
+    pub fn write(&mut self, lse: f32, out: &[f32]) {
+        E::narrow(out, self.out);
+        if let Some(target) = &mut self.lse {
+            **target = lse;
+        }
+    }
+}
+
+/// `[rows, heads]`, each to be taken once.
+pub(super) fn targets<'a, E: Element>(
+    out: View<&'a mut [E]>,
+    lse: Option<View<&'a mut [f32]>>,
+) -> Vec<Option<Target<'a, E>>> {
+    let mut lse =
+        lse.map(|lse| lse.into_vectors().into_iter().filter_map(<[f32]>::first_mut)).into_iter().flatten();
+    (out.into_vectors().into_iter()).map(|out| Some(Target { out, lse: lse.next() })).collect()
+}
 
 /// Finished rows of one task.
 pub(super) struct RowState {

@@ -4,7 +4,8 @@ use half::{bf16, f16};
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 use super::state::RowState;
-use super::{HeadOf, KeyTiles, TILE_KEYS, attend_split, block, math, widen};
+use super::tile::{HeadOf, KeyTiles, TILE_KEYS};
+use super::{attend_split, block, math, widen};
 use crate::view::MAX_HEAD_DIM;
 use crate::{Element, Keys, Problem, ProblemSpec, SharedKv, View, reference};
 

@@ -8,7 +8,7 @@ use cudarc::driver::{
     SyncOnDrop,
 };
 
-use super::abi::OnekvStrides;
+use super::abi::{ONEKV_MAX_STATES, OnekvStrides};
 use super::driver::{WAIT, cuda, is_captured, is_per_thread, join, noted, same_context, synchronize};
 use super::memory::Memory;
 use super::queue::Shared;
@@ -17,7 +17,7 @@ use crate::shape::{Shape, Strides};
 use crate::view::{Extent, SharedKv, View};
 
 /// Operands of one call at most: those of a merge.
-const MOST: usize = 2 * super::MAX_STATES + 2;
+const MOST: usize = 2 * ONEKV_MAX_STATES as usize + 2;
 
 pub(super) mod sealed {
     use super::{Arc, CUdeviceptr, CudaStream, SyncOnDrop};

@@ -46,10 +46,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, Device, Result, Tensor, WithDType, bail};
 use half::{bf16, f16};
 
-use crate::dtype::{DType, Element};
+use crate::dtype::DType;
 use crate::plan::PlanOptions;
 use crate::problem::Problem;
-use operand::{Operands, States, onekv_dtype};
+use operand::{CandleElement, Operands, States, onekv_dtype};
 
 /// Plans that an [`Attention`] keeps for [`Attention::planned`].
 pub const KEPT_PLANS: usize = 64;
@@ -85,17 +85,6 @@ enum PlannedOn {
     #[cfg(feature = "candle-cuda")]
     Cuda(Box<cuda::Planned>),
 }
-
-/// An element type of both, candle and onekv.
-#[cfg(not(feature = "candle-cuda"))]
-trait CandleElement: Element + WithDType {}
-#[cfg(not(feature = "candle-cuda"))]
-impl<E: Element + WithDType> CandleElement for E {}
-/// An element type of both, candle and onekv.
-#[cfg(feature = "candle-cuda")]
-trait CandleElement: Element + WithDType + cuda::CudaElement {}
-#[cfg(feature = "candle-cuda")]
-impl<E: Element + WithDType + cuda::CudaElement> CandleElement for E {}
 
 impl Attention {
     /// For tensors of `device`.

@@ -3,9 +3,49 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use super::{Combine, MOST_BLOCKS, Variant, Work};
+use super::variants::Variant;
 use crate::error::{Error, Result};
 use crate::problem::{Input, Problem};
+
+/// One block's share: a tile of folded rows of one input and K/V head, and a range of its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Work {
+    /// The input's first query row.
+    pub row_base: usize,
+    /// Folded rows of the input: query rows x heads per K/V head.
+    pub rows: usize,
+    /// First folded row of the tile. Past the input's rows in a block that only completes a cluster.
+    pub tile: usize,
+    /// K/V head.
+    pub kv_head: usize,
+    /// The input's slot of K and V.
+    pub kv_slot: usize,
+    /// Positions in that slot.
+    pub keys: Range<usize>,
+    /// Partial state to write; `None`: the result itself.
+    pub slot: Option<usize>,
+}
+
+/// One combination of a tile's partial states, which stand one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Combine {
+    /// As in [`Work`].
+    pub row_base: usize,
+    /// As in [`Work`].
+    pub rows: usize,
+    /// As in [`Work`].
+    pub tile: usize,
+    /// As in [`Work`].
+    pub kv_head: usize,
+    /// First partial state, and how many.
+    pub slots: Range<usize>,
+}
+
+/// The most blocks of a plan, whose lists are made in whole: 300 MB of them. A batch of more is as fast in parts, each of which
+/// fills a card thousands of times over.
+pub(super) const MOST_BLOCKS: usize = 1 << 22;
 
 pub(super) struct Lists {
     pub work: Vec<Work>,

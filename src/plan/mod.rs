@@ -9,11 +9,13 @@
 pub mod cost;
 mod facts;
 mod lists;
+mod options;
 mod search;
 pub mod variants;
 
 use cost::Constants;
 use lists::Lists;
+use variants::LIMIT;
 
 pub use crate::architecture::Architecture;
 use crate::dtype::DType;
@@ -21,110 +23,9 @@ use crate::error::{Error, Result};
 use crate::problem::Problem;
 use crate::span::span;
 pub use facts::DeviceFacts;
+pub use lists::{Combine, Work};
+pub use options::PlanOptions;
 pub use variants::Variant;
-
-/// Wishes about a plan.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct PlanOptions {
-    /// Keys of one split, rounded up to whole K/V tiles; `None` lets the cost model choose. With this and
-    /// `tile_rows` fixed an input's result has the same bits whatever else is in the batch, on every card of one
-    /// [`Architecture`]; clusters change no bit.
-    pub split_keys: Option<usize>,
-    /// Folded rows of a tile; `None` lets the cost model choose.
-    pub tile_rows: Option<usize>,
-    /// Blocks of a cluster, 1 or 2; `None` lets the cost model choose.
-    pub cluster: Option<usize>,
-    /// Blocks of a cluster that share out the keys of a tile and join their states through each other's shared memory: 2, 4 or
-    /// 8, on cards from 9.0 on and in tiles of 16 or 32 rows. 1: states of splits go through memory, and a second launch
-    /// combines them. `None` takes a cluster where that many splits are about what there is. It changes no bit, but that an
-    /// input with more parts than the cluster has blocks is split into that many.
-    pub split_cluster: Option<usize>,
-    /// Kernels to choose from; `None` takes those that the card runs best.
-    pub architecture: Option<Architecture>,
-}
-
-impl PlanOptions {
-    /// This kernel and no other.
-    pub fn of(variant: &Variant) -> Self {
-        let Variant { architecture, tile_rows, cluster, .. } = *variant;
-        let (tile_rows, cluster) = (Some(tile_rows), Some(cluster));
-        Self { split_keys: None, tile_rows, cluster, split_cluster: None, architecture: Some(architecture) }
-    }
-
-    /// With `split_keys`.
-    pub fn with_split_keys(self, keys: usize) -> Self {
-        Self { split_keys: Some(keys), ..self }
-    }
-
-    /// With `tile_rows`.
-    pub fn with_tile_rows(self, rows: usize) -> Self {
-        Self { tile_rows: Some(rows), ..self }
-    }
-
-    /// With `cluster`.
-    pub fn with_cluster(self, blocks: usize) -> Self {
-        Self { cluster: Some(blocks), ..self }
-    }
-
-    /// With `split_cluster`.
-    pub fn with_split_cluster(self, blocks: usize) -> Self {
-        Self { split_cluster: Some(blocks), ..self }
-    }
-
-    /// With `architecture`.
-    pub fn with_architecture(self, architecture: Architecture) -> Self {
-        Self { architecture: Some(architecture), ..self }
-    }
-
-    /// The kernel and the split of `plan`, for [`Plan::new`] on other lengths that the same prepared launch is to run:
-    /// nothing is left to choose, and the search is skipped.
-    pub fn like(plan: &Plan) -> Self {
-        Self::of(plan.variant).with_split_keys(plan.split_keys).with_split_cluster(plan.split_cluster)
-    }
-}
-
-/// One block's share: a tile of folded rows of one input and K/V head, and a range of its keys.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Work {
-    /// The input's first query row.
-    pub row_base: usize,
-    /// Folded rows of the input: query rows x heads per K/V head.
-    pub rows: usize,
-    /// First folded row of the tile. Past the input's rows in a block that only completes a cluster.
-    pub tile: usize,
-    /// K/V head.
-    pub kv_head: usize,
-    /// The input's slot of K and V.
-    pub kv_slot: usize,
-    /// Positions in that slot.
-    pub keys: std::ops::Range<usize>,
-    /// Partial state to write; `None`: the result itself.
-    pub slot: Option<usize>,
-}
-
-/// One combination of a tile's partial states, which stand one after the other.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Combine {
-    /// As in [`Work`].
-    pub row_base: usize,
-    /// As in [`Work`].
-    pub rows: usize,
-    /// As in [`Work`].
-    pub tile: usize,
-    /// As in [`Work`].
-    pub kv_head: usize,
-    /// First partial state, and how many.
-    pub slots: std::ops::Range<usize>,
-}
-
-/// Of rows, keys and blocks: the kernels count in 32 bits, and round up to tiles.
-const LIMIT: usize = i32::MAX as usize - 1024;
-/// The most blocks of a plan, whose lists are made in whole: 300 MB of them. A batch of more is as fast in parts, each of which
-/// fills a card thousands of times over.
-const MOST_BLOCKS: usize = 1 << 22;
 
 /// A problem made ready for a card.
 #[derive(Clone, PartialEq)]
@@ -143,6 +44,14 @@ pub struct Plan {
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Plan({})", self.explain())
+    }
+}
+
+impl PlanOptions {
+    /// The kernel and the split of `plan`, for [`Plan::new`] on other lengths that the same prepared launch is to run:
+    /// nothing is left to choose, and the search is skipped.
+    pub fn like(plan: &Plan) -> Self {
+        Self::of(plan.variant).with_split_keys(plan.split_keys).with_split_cluster(plan.split_cluster)
     }
 }
 

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use super::cost::Constants;
+use super::lists::MOST_BLOCKS;
 use super::*;
 use crate::problem::Input;
 

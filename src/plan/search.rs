@@ -1,7 +1,9 @@
 //! Which kernel, and how the keys are split: the least cost, found without most of the candidates' costs.
 
 use super::cost::{Constants, Model, Sizes};
-use super::{DeviceFacts, LIMIT, PlanOptions, Variant, variants};
+use super::facts::DeviceFacts;
+use super::options::PlanOptions;
+use super::variants::{self, LIMIT, Variant};
 use crate::dtype::DType;
 use crate::problem::Problem;
 

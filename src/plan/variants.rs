@@ -5,6 +5,9 @@ use super::facts::DeviceFacts;
 use crate::architecture::Architecture;
 use crate::dtype::DType;
 
+/// Of rows, keys and blocks: the kernels count in 32 bits, and round up to tiles.
+pub(super) const LIMIT: usize = i32::MAX as usize - 1024;
+
 /// A compiled kernel: what it computes with, and what it needs of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -6,6 +6,8 @@ mod fit;
 mod fuzz;
 mod intensity;
 mod kit;
+#[cfg(test)]
+mod layers;
 mod method;
 mod model;
 mod mutants;

@@ -14,21 +14,8 @@ use crate::cost::Roofline;
 use anyhow::Result;
 use onekv::Problem;
 
+pub use crate::config::Rules;
 use crate::config::{Activated, Config};
-
-/// Which tokens a row may take and must take, and where it ends: transformers' GenerationConfig, as far as it is obeyed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rules {
-    /// The ids behind which a row is finished.
-    pub ends: Vec<u32>,
-    /// Ids that are never taken, and ids that are not taken as the first new one that is free.
-    pub suppressed: Vec<u32>,
-    pub suppressed_first: Vec<u32>,
-    /// The first new id of a row that begins with one token, that is without a prompt.
-    pub forced_first: Option<u32>,
-    /// The last new id of a row that has not ended before.
-    pub forced_last: Option<u32>,
-}
 
 /// Room for rows, and where they end.
 #[derive(Debug, Clone)]

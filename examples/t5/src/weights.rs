@@ -15,6 +15,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::Value;
 
+use crate::config::MERGE;
 use crate::convert;
 use crate::model::Source;
 
@@ -25,9 +26,6 @@ const EMBEDDINGS: [&str; 3] = ["shared.weight", "encoder.embed_tokens.weight", "
 const HEAD: &str = "lm_head.weight";
 /// 16-bit elements that are converted at a time.
 const PIECE: usize = 1 << 20;
-
-/// What to do with an adapter.
-pub const MERGE: &str = "merge the adapter first (peft: merge_and_unload, then save_pretrained)";
 
 /// Where a tensor is.
 struct Place {

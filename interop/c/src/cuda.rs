@@ -17,9 +17,13 @@ use crate::problem::onekv_problem;
 use crate::status::{Failure, Result, onekv_status, status_of};
 #[cfg(feature = "cuda")]
 use onekv::cuda::{RawOperands, RawState};
+#[cfg(feature = "cuda")]
+use onekv::plan::{Architecture, Plan, PlanOptions};
 
 /// The most states that one merge on the device joins.
 pub const ONEKV_MAX_STATES: usize = 8;
+#[cfg(feature = "cuda")]
+const _: () = assert!(ONEKV_MAX_STATES == onekv::cuda::MAX_STATES);
 
 /// Kernels for compute capability 8.0 and all that came after it.
 pub const ONEKV_SM80: u32 = 80;
@@ -63,6 +67,52 @@ pub struct onekv_plan_options {
     pub split_cluster: usize,
     /// ONEKV_SM80, ONEKV_SM90, ONEKV_SM90A or ONEKV_SM120.
     pub architecture: u32,
+}
+
+#[cfg(feature = "cuda")]
+/// An architecture and its number in C.
+const ARCHITECTURES: [(u32, Architecture); 4] = [
+    (ONEKV_SM80, Architecture::Sm80),
+    (ONEKV_SM90, Architecture::Sm90),
+    (ONEKV_SM90A, Architecture::Sm90a),
+    (ONEKV_SM120, Architecture::Sm120),
+];
+
+#[cfg(feature = "cuda")]
+impl onekv_plan_options {
+    /// 0 is no wish.
+    fn wishes(&self) -> Result<PlanOptions> {
+        let mut options = PlanOptions::default();
+        let wish = |value: usize| Some(value).filter(|value| *value != 0);
+        options.split_keys = wish(self.split_keys);
+        options.tile_rows = wish(self.tile_rows);
+        options.cluster = wish(self.cluster);
+        options.split_cluster = wish(self.split_cluster);
+        if self.architecture != 0 {
+            let named = ARCHITECTURES.iter().find(|(number, _)| *number == self.architecture);
+            let (_, architecture) = named.ok_or_else(|| {
+                let value = self.architecture;
+                let all = "0, ONEKV_SM80 (80), ONEKV_SM90 (90), ONEKV_SM90A (901), ONEKV_SM120 (120)";
+                Failure::invalid(format!("options.architecture is {value}, allowed: {all}"))
+            })?;
+            options.architecture = Some(*architecture);
+        }
+        Ok(options)
+    }
+
+    fn like(plan: &Plan) -> Self {
+        let options = PlanOptions::like(plan);
+        let number = |(number, architecture): &(u32, Architecture)| {
+            Some(*number).filter(|_| Some(*architecture) == options.architecture)
+        };
+        Self {
+            split_keys: options.split_keys.unwrap_or(0),
+            tile_rows: options.tile_rows.unwrap_or(0),
+            cluster: options.cluster.unwrap_or(0),
+            split_cluster: options.split_cluster.unwrap_or(0),
+            architecture: ARCHITECTURES.iter().find_map(number).unwrap_or(0),
+        }
+    }
 }
 
 /// Opens device number `device` and writes its kernels to `kernels`. Each is loaded when a plan first needs it.
@@ -198,11 +248,9 @@ pub unsafe extern "C" fn onekv_plan_new(
     unsafe {
         put_new("plan", plan, || {
             with_cuda! {
-                use onekv::plan::Plan;
-
                 let facts = get("kernels", kernels)?.0.facts();
                 let onekv_problem(problem) = get("problem", problem)?;
-                let options = options.as_ref().map(device::options).transpose()?.unwrap_or_default();
+                let options = options.as_ref().map(onekv_plan_options::wishes).transpose()?.unwrap_or_default();
                 let of = device::dtype("dtype", dtype)?;
                 let plan = match kv_dtype {
                     ONEKV_E4M3 => Plan::with_e4m3_kv(problem, of, facts, &options)?,
@@ -228,7 +276,9 @@ pub unsafe extern "C" fn onekv_plan_like(
     options: *mut onekv_plan_options,
 ) -> onekv_status {
     // SAFETY: the header's contract.
-    unsafe { put("options", options, || with_cuda! { Ok(device::like(&get("plan", plan)?.0)) }) }
+    unsafe {
+        put("options", options, || with_cuda! { Ok(onekv_plan_options::like(&get("plan", plan)?.0.0)) })
+    }
 }
 
 /// Writes to `text` what was chosen and why, in one line, which is the plan's: it stays until the plan is freed.

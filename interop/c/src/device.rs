@@ -4,16 +4,11 @@ use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex};
 
-use onekv::cuda::MAX_STATES;
 use onekv::cudarc::driver::{result, sys};
-use onekv::plan::Architecture;
 use onekv::{DType, Error};
 
-use crate::cuda::{ONEKV_MAX_STATES, ONEKV_SM80, ONEKV_SM90, ONEKV_SM90A, ONEKV_SM120, onekv_plan_options};
 use crate::operands::{ONEKV_BF16, ONEKV_F16, ONEKV_F32, onekv_dtype, unknown_dtype};
 use crate::status::{Failure, Result};
-
-const _: () = assert!(ONEKV_MAX_STATES == MAX_STATES);
 
 pub type Kernels = Arc<onekv::cuda::Kernels>;
 pub type Queue = onekv::cuda::Queue;
@@ -77,47 +72,5 @@ pub fn dtype(name: &str, value: onekv_dtype) -> Result<DType> {
         ONEKV_F16 => Ok(DType::F16),
         ONEKV_BF16 => Ok(DType::Bf16),
         other => Err(unknown_dtype(name, other)),
-    }
-}
-
-/// An architecture and its number in C.
-const ARCHITECTURES: [(u32, Architecture); 4] = [
-    (ONEKV_SM80, Architecture::Sm80),
-    (ONEKV_SM90, Architecture::Sm90),
-    (ONEKV_SM90A, Architecture::Sm90a),
-    (ONEKV_SM120, Architecture::Sm120),
-];
-
-/// 0 is no wish.
-pub fn options(wished: &onekv_plan_options) -> Result<onekv::plan::PlanOptions> {
-    let mut options = onekv::plan::PlanOptions::default();
-    let wish = |value: usize| Some(value).filter(|value| *value != 0);
-    options.split_keys = wish(wished.split_keys);
-    options.tile_rows = wish(wished.tile_rows);
-    options.cluster = wish(wished.cluster);
-    options.split_cluster = wish(wished.split_cluster);
-    if wished.architecture != 0 {
-        let named = ARCHITECTURES.iter().find(|(number, _)| *number == wished.architecture);
-        let (_, architecture) = named.ok_or_else(|| {
-            let value = wished.architecture;
-            let all = "0, ONEKV_SM80 (80), ONEKV_SM90 (90), ONEKV_SM90A (901), ONEKV_SM120 (120)";
-            Failure::invalid(format!("options.architecture is {value}, allowed: {all}"))
-        })?;
-        options.architecture = Some(*architecture);
-    }
-    Ok(options)
-}
-
-pub fn like(plan: &Plan) -> onekv_plan_options {
-    let options = onekv::plan::PlanOptions::like(&plan.0);
-    let number = |(number, architecture): &(u32, Architecture)| {
-        Some(*number).filter(|_| Some(*architecture) == options.architecture)
-    };
-    onekv_plan_options {
-        split_keys: options.split_keys.unwrap_or(0),
-        tile_rows: options.tile_rows.unwrap_or(0),
-        cluster: options.cluster.unwrap_or(0),
-        split_cluster: options.split_cluster.unwrap_or(0),
-        architecture: ARCHITECTURES.iter().find_map(number).unwrap_or(0),
     }
 }

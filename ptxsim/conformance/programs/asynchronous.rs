@@ -1,8 +1,8 @@
 //! cp.async, mbarriers, bulk copies, clusters, named barriers.
 
-use super::Target::{Sm80, Sm90a};
-use super::{CLUSTER_SYNC, DRAIN, PUBLISH, copy, first, init, wait};
-use super::{Program, bf16, bytes_of, f16, program, words, words_of};
+use super::parts::Target::{Sm80, Sm90a};
+use super::parts::{CLUSTER_SYNC, DRAIN, PUBLISH, copy, first, init, wait};
+use super::parts::{Program, bf16, bytes_of, f16, program, words, words_of};
 use std::fmt::Write;
 
 pub fn all() -> Vec<Program> {

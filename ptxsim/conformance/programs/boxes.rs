@@ -2,9 +2,11 @@
 //! narrower than the swizzle lie (the CUDA programming guide asks for the memory of its full width), what becomes of f32
 //! on its way to shared memory (5.5.1: tf32 is rounded to nearest even).
 
-use super::Target::Sm90a;
+use super::parts::Target::Sm90a;
+use super::parts::{
+    Element, Observation, Program, Tensor, bytes_of, copy, first, init, named, program, words,
+};
 use super::tensor::{Case, load};
-use super::{Element, Observation, Program, Tensor, bytes_of, copy, first, init, named, program, words};
 
 pub fn all() -> Vec<Program> {
     let mut programs: Vec<Program> = [Element::F16, Element::Bf16, Element::F32].map(fills_nan).into();
@@ -138,7 +140,7 @@ fn converted(element: Element) -> Program {
              cp.async.bulk.tensor.1d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%tile], [%map, {0}], \
              [%r8];\n",
         )
-        + &super::wait(0)
+        + &super::parts::wait(0)
         + &copy(false, 4, "%out");
     let name = format!("cp.async.bulk.tensor.1d.{element:?}.converted").to_lowercase();
     let mut program =

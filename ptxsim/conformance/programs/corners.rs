@@ -1,7 +1,7 @@
 //! Results that the PTX ISA states one by one: the tables of corner cases of the approximations, NaN and zeros of min and
 //! max, saturation to bytes, and products that are not to be fused.
 
-use super::{Observation, Program, Target, named, program};
+use super::parts::{Observation, Program, Target, named, program};
 
 const NAN: u32 = 0x7fff_ffff;
 const INFINITE: u32 = 0x7f80_0000;

@@ -1,7 +1,7 @@
 //! ldmatrix, stmatrix, movmatrix and mma, of integers so small that sums are exact in any order.
 
-use super::Target::{self, Sm80, Sm90a};
-use super::{Program, bf16, copy, f16, list, program, registers, small, words, words_of};
+use super::parts::Target::{self, Sm80, Sm90a};
+use super::parts::{Program, bf16, copy, f16, list, program, registers, small, words, words_of};
 
 pub fn all() -> Vec<Program> {
     let mut programs = Vec::new();
@@ -239,7 +239,7 @@ fn stmatrix(count: usize, trans: bool) -> Program {
         )
         + &copy(false, 256, "%out");
     let input = words(1024);
-    let mut memory = super::bytes_of(&input[..256]);
+    let mut memory = super::parts::bytes_of(&input[..256]);
     for (matrix, lane, half) in (0..64 * count).map(|x| (x / 64, x / 2 % 32, x % 2)) {
         let (row, column) = place_of_half(lane, half, trans);
         let at = row_at(8 * matrix + row) + 2 * column;

@@ -1,7 +1,7 @@
 //! Loads, stores and atomics of every space, and votes.
 
-use super::Target::{Sm80, Sm90a};
-use super::{Program, bytes_of, f16, program, words, words_of};
+use super::parts::Target::{Sm80, Sm90a};
+use super::parts::{Program, bytes_of, f16, program, words, words_of};
 use std::fmt::Write;
 
 /// Rows of "space and modifiers: type".

@@ -1,7 +1,7 @@
 //! Scalar and warp-level instructions: each of 32 threads loads three 64-bit operands, runs the instruction once, and
 //! stores 64 bits.
 
-use super::{Compare, Input, Program, Target};
+use super::parts::{Compare, Input, Program, Target};
 
 const THREADS: usize = 32;
 /// Operands a thread loads.

@@ -2,8 +2,8 @@
 //! and "wgmma.mma_async", precision and rounding): nothing is right or wrong here.
 
 use super::matrix::{Mma, Type, codes_of_d};
+use super::parts::{Observation, Program, Target, f16_value, mixed};
 use super::wgmma::{self, Product};
-use super::{Observation, Program, Target, f16_value, mixed};
 use std::fmt;
 
 /// `significand` x 2^`exponent`.

@@ -1,11 +1,11 @@
 //! Tensor copies: every rank with every swizzle, over the edges, with steps; stores, reductions, multicast.
 
-use super::Target::Sm90a;
-use super::{
+use super::parts::Target::Sm90a;
+use super::parts::{
     CLUSTER_SYNC, DRAIN, Element, PUBLISH, Program, Tensor, bf16, bytes_of, copy, f16, first, init, program,
     wait,
 };
-use super::{words, words_of};
+use super::parts::{words, words_of};
 
 /// A tensor and where its box starts.
 pub struct Case {

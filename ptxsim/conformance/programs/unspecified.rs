@@ -2,8 +2,8 @@
 //! "mma" and "wgmma.mma_async"), NaN, and for mma the low bits of tf32 (5.2.3: its layout is implementation defined).
 
 use super::matrix::{Mma, Type, codes_of_d};
+use super::parts::{Observation, Program, Target, named};
 use super::wgmma::{self, Product};
-use super::{Observation, Program, Target, named};
 use std::fmt::Write;
 
 /// A row of A that has one factor, at `at`, and what its C is; results that have a name.

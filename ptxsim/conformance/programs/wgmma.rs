@@ -1,8 +1,8 @@
 //! wgmma of 64 x N x 64 in steps of 32 bytes of K, as shared memory and descriptors lie in every mode.
 
-use super::Target::Sm90a;
 use super::matrix::{Type, accumulator, fragments, of_d, place_a};
-use super::{Program, copy, list, mixed, program, registers, small, words_of};
+use super::parts::Target::Sm90a;
+use super::parts::{Program, copy, list, mixed, program, registers, small, words_of};
 use std::fmt::Write;
 
 /// Steps, 128 bytes of K: a whole row of the widest swizzle.

@@ -6,7 +6,7 @@ use cudarc::driver::{result, sys};
 
 use crate::documented::{EXECUTION_FAILED, NOT_INITIALIZED, R_16BF, R_16F, R_32F};
 use crate::problem::{Pointers, Problem};
-use crate::{Refusal, refuse};
+use crate::refusal::{Refusal, refuse};
 
 const THREADS: u64 = 64;
 

@@ -1,6 +1,6 @@
 //! A stand-in for cublasLt, for tests on the virtual GPU, which runs PTX and not the library's machine code.
 //!
-//! It has the twelve functions that the T5 example calls, as NVIDIA documents them: matrices are column-major,
+//! It has the twelve functions of a plain matrix product, as NVIDIA documents them: matrices are column-major,
 //! `D = alpha op(A) op(B) + beta C`, on the stream, capturable. It is strict: what the library documents as an error
 //! has the documented status, and what the library would compute something wrong from is an error, too; both are
 //! told on stderr. Products are computed by a plain kernel, one thread per element.
@@ -10,6 +10,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `documented` | numbers of NVIDIA's headers |
+//! | `refusal` | why a call fails |
 //! | `state` | what was created and not destroyed; what a test asks for |
 //! | `problem` | descriptors, and what is allowed of them together |
 //! | `kernel` | the product on the virtual card |
@@ -18,6 +19,7 @@
 mod documented;
 mod kernel;
 mod problem;
+mod refusal;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -26,14 +28,8 @@ use std::ffi::{c_int, c_void};
 
 use documented::{EXECUTION_FAILED, INVALID_VALUE, NOT_INITIALIZED, SUCCESS};
 use problem::{Algorithm, HeuristicResult, Layout, Operation, Pointers, Preference};
+use refusal::{Refusal, refuse};
 use state::{Fail, Object, with};
-
-/// Why a call fails: a status, and words for stderr.
-type Refusal = (u32, String);
-
-fn refuse<T>(status: u32, why: impl Into<String>) -> Result<T, Refusal> {
-    Err((status, why.into()))
-}
 
 /// The status of a call; why it failed goes to stderr.
 fn status(call: &str, outcome: Result<(), Refusal>) -> u32 {

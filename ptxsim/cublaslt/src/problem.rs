@@ -8,7 +8,7 @@ use crate::documented::{
     PREF_MAX_WORKSPACE_BYTES, PREF_MIN_ALIGNMENT_A_BYTES, PREF_MIN_ALIGNMENT_D_BYTES, R_16BF, R_16F, R_32F,
     SUCCESS, WORKSPACE_ALIGNMENT,
 };
-use crate::{Refusal, refuse};
+use crate::refusal::{Refusal, refuse};
 
 /// A column-major matrix of `rows` by `cols`; column `j` begins `ld * j` elements from the first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::documented::{INVALID_VALUE, NOT_INITIALIZED};
 use crate::kernel::Kernels;
 use crate::problem::{Layout, Operation, Preference, Problem};
-use crate::{Refusal, refuse};
+use crate::refusal::{Refusal, refuse};
 
 pub enum Object {
     Handle(Kernels),

@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::ffi::CStr;
 
-use crate::Outcome;
-
 /// A `cudaError_t`.
 pub type Code = i32;
+
+pub(crate) type Outcome<T = ()> = Result<T, Code>;
 
 pub(crate) const INVALID_VALUE: Code = 1;
 pub(crate) const INITIALIZATION: Code = 3;

@@ -20,9 +20,7 @@ pub mod launch;
 pub mod memory;
 pub mod stream;
 
-use error::{Code, INVALID_VALUE};
-
-type Outcome<T = ()> = Result<T, Code>;
+use error::{Code, INVALID_VALUE, Outcome};
 
 thread_local! {
     static DEVICE: Cell<i32> = const { Cell::new(0) };

@@ -1,7 +1,6 @@
 //! The boundary of the library: every exported function enters through here.
 
 use std::cell::Cell;
-use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
@@ -9,7 +8,6 @@ use crate::status::{Code, Outcome};
 
 thread_local! {
     static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
-    static PER_THREAD_STREAM: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs the body of exported function `name`, prints what went wrong, returns the code.
@@ -36,26 +34,6 @@ pub(crate) fn enter(name: &str, body: impl FnOnce() -> Outcome) -> i32 {
     code
 }
 
-/// The address of a function that this library exports.
-pub(crate) fn exported(name: &str) -> Option<usize> {
-    let name = CString::new(name).ok()?;
-    // SAFETY: an all-zero Dl_info is a valid value of this plain C struct.
-    let mut own: libc::Dl_info = unsafe { std::mem::zeroed() };
-    let here: fn(&str) -> Option<usize> = exported;
-    // SAFETY: the address is a function of this library, `own` is a live Dl_info.
-    if unsafe { libc::dladdr(here as *const libc::c_void, &mut own) } == 0 || own.dli_fname.is_null() {
-        return None;
-    }
-    // SAFETY: dladdr gave a NUL-terminated path; NOLOAD only finds what is already in the process.
-    let library = unsafe { libc::dlopen(own.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
-    if library.is_null() {
-        return None;
-    }
-    // SAFETY: `library` is a live handle, `name` is NUL-terminated.
-    let found = unsafe { libc::dlsym(library, name.as_ptr()) };
-    (!found.is_null()).then_some(found as usize)
-}
-
 /// Marks the current thread as running a stream's host function while `body` runs.
 pub(crate) fn in_callback(body: impl FnOnce()) {
     IN_CALLBACK.set(true);
@@ -69,19 +47,6 @@ pub(crate) fn trace(what: impl FnOnce() -> String) {
     if *ON.get_or_init(|| std::env::var_os("PTXSIM_TRACE").is_some_and(|value| value != "0")) {
         eprintln!("ptxsim: trace: {}", what());
     }
-}
-
-/// Runs `body` with stream 0 as the thread's own default stream.
-pub(crate) fn per_thread_stream(body: impl FnOnce() -> i32) -> i32 {
-    let before = PER_THREAD_STREAM.replace(true);
-    let code = body();
-    PER_THREAD_STREAM.set(before);
-    code
-}
-
-/// Whether stream 0 is the thread's own default stream.
-pub(crate) fn is_per_thread_stream() -> bool {
-    PER_THREAD_STREAM.get()
 }
 
 /// Declares exported driver functions; after `as`, the name of the variant whose stream 0 is the thread's own. Pointers
@@ -109,7 +74,7 @@ macro_rules! per_thread_variant {
         // SAFETY: the driver owns this name; the library takes its place and exports it once.
         #[unsafe(no_mangle)]
         pub extern "C" fn $variant($($argument: $type),*) -> i32 {
-            $crate::guard::per_thread_stream(|| $name($($argument),*))
+            $crate::state::per_thread_stream(|| $name($($argument),*))
         }
     };
 }

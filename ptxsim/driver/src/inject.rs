@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, Once, PoisonError};
 
-use crate::guard::exported;
+use crate::exported::exported;
 use crate::state::{current, lock};
 use crate::status::{Code, Outcome};
 

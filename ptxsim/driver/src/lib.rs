@@ -6,9 +6,9 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `status` | error codes, their names, the failure type |
-//! | `guard` | the boundary: no panic leaves the library |
+//! | `exported` | the addresses of the functions that this library exports |
 //! | `host` | the only access to the caller's memory, probed first |
-//! | `shared` | pinned and managed memory |
+//! | `pages` | pinned and managed memory |
 //! | `fatbin` | the container nvcc writes, and the choice of a PTX image |
 //! | `record` | launches written to files |
 //! | `backend` | the seam to the core: card, memory, modules, launches |
@@ -16,6 +16,7 @@
 //! | `work` | what is queued and recorded: work, streams, events, graphs |
 //! | `state` | contexts, handles, the sticky error |
 //! | `inject` | calls that fail because a test asks for it |
+//! | `guard` | the boundary: no panic leaves the library |
 //! | `execute` | runs one piece of work, or a graph |
 //! | `capture` | stream capture |
 //! | `schedule` | the order work runs in |
@@ -30,14 +31,15 @@ pub mod api;
 mod backend;
 mod capture;
 mod execute;
+mod exported;
 pub mod fatbin;
 mod guard;
 mod host;
 mod image;
 mod inject;
+mod pages;
 mod record;
 mod schedule;
-mod shared;
 mod state;
 pub mod status;
 mod work;

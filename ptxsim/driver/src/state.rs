@@ -1,15 +1,14 @@
 //! What the driver holds: the cards, their contexts and sticky errors, handle tables.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{Device, Devices, KernelFacts, Program, Random};
-use crate::guard::is_per_thread_stream;
 use crate::image;
-use crate::shared;
+use crate::pages;
 use crate::status::{Code, Failure, Outcome};
 use crate::work::{Capture, Event, Executable, Graph, Handle, Point, Stream};
 
@@ -191,11 +190,25 @@ static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| Mutex::new(Driver::new
 
 thread_local! {
     static CURRENT: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
+    static PER_THREAD_STREAM: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The driver's state. A panic of another thread under the lock leaves plain tables: usable.
 pub(crate) fn lock() -> MutexGuard<'static, Driver> {
     DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `body` with stream 0 as the thread's own default stream.
+pub(crate) fn per_thread_stream(body: impl FnOnce() -> i32) -> i32 {
+    let before = PER_THREAD_STREAM.replace(true);
+    let code = body();
+    PER_THREAD_STREAM.set(before);
+    code
+}
+
+/// Whether stream 0 is the thread's own default stream.
+fn is_per_thread_stream() -> bool {
+    PER_THREAD_STREAM.get()
 }
 
 /// The stack of contexts current to this thread.
@@ -382,7 +395,7 @@ impl Driver {
         {
             // All cards have it: the only failure would be that one does not, which is as good.
             self.devices.0.iter().for_each(|device| drop(device.free(address as u64)));
-            shared::release(words);
+            pages::release(words);
         }
     }
 

@@ -10,14 +10,14 @@ mod floating;
 mod half;
 mod integer;
 mod layout;
+mod matrix;
 mod memory;
 mod operand;
-mod places;
-mod product;
+mod registers;
 mod scalar;
-mod tensor;
 mod tensormap;
 mod value;
+mod wmma;
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ use crate::ir::uses::mark_fragments;
 use crate::ir::{Class, Code, Instr, Op};
 use crate::ptx::{Function, Instruction, Module, Statement};
 use layout::Layout;
-use places::places;
+use registers::places;
 
 /// An instruction that the simulator does not run, or runs only on other cards.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -239,7 +239,7 @@ impl<'m> Decoder<'m> {
             | "pmevent" => self.control(&opcode, operands),
             "bar" | "barrier" | "membar" | "fence" | "shfl" | "vote" | "match" | "redux" | "elect"
             | "activemask" | "griddepcontrol" => self.collective(&opcode, operands),
-            "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wgmma" => self.tensor(&opcode, operands),
+            "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wgmma" => self.matrix(&opcode, operands),
             "wmma" => self.wmma(&opcode, operands),
             "tensormap" => self.tensormap(&opcode, operands),
             "cp" | "mbarrier" => self.asynchronous(&opcode, operands),

@@ -1,4 +1,4 @@
-//! Arithmetic of several elements or results per register.
+//! Arithmetic of other forms than one function of whole registers: halves of a register, predicates beside, several results.
 
 use super::machine::Machine;
 use super::warp::Warp;

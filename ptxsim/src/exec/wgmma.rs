@@ -7,9 +7,9 @@ use super::fragments::{
     add_to_register, decode, order, place_of, register_of, rows_of_a, sums_of, transpose, turn,
 };
 use super::machine::{Flow, Machine};
+use super::matrix::whole;
 use super::pending::{Operand, Shape, WARPS};
 use super::shared::{Range, Sound, swizzle};
-use super::tensor::whole;
 use super::warp::{State, Warp};
 use crate::fault::{FaultKind, Outcome, Trouble};
 use crate::ir::{MmaType, Op, ScaleD, Src, WARP, Wgmma, uses};

@@ -11,15 +11,8 @@ use std::ops::Range;
 pub use excerpt::excerpt;
 pub(crate) use lexer::tokens;
 pub(crate) use literal::integer;
+pub(crate) use parser::bits_of;
 pub use parser::parse;
-
-/// Bits of a type, without its dot; 1 of a predicate, 0 of what is no type.
-pub(crate) fn bits_of(ty: &str) -> u32 {
-    match ty {
-        "pred" => 1,
-        _ => parser::type_bits(&format!(".{ty}")).unwrap_or(0) as u32,
-    }
-}
 
 /// What is wrong with a PTX text, and where.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]

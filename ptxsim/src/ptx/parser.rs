@@ -452,8 +452,16 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// Bits of a type, without its dot; 1 of a predicate, 0 of what is no type.
+pub(crate) fn bits_of(ty: &str) -> u32 {
+    match ty {
+        "pred" => 1,
+        _ => type_bits(&format!(".{ty}")).unwrap_or(0) as u32,
+    }
+}
+
 /// Bits of a fundamental type.
-pub(crate) fn type_bits(word: &str) -> Option<usize> {
+fn type_bits(word: &str) -> Option<usize> {
     Some(match word {
         ".b8" | ".u8" | ".s8" => 8,
         ".b16" | ".u16" | ".s16" | ".f16" | ".bf16" => 16,

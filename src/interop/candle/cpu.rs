@@ -2,8 +2,7 @@
 
 use candle_core::{Device, Error, Result, Tensor};
 
-use super::CandleElement;
-use super::operand::{Operands, State, States};
+use super::operand::{CandleElement, Operands, State, States};
 use crate::cpu::{attend, merge_states};
 use crate::dtype::Element;
 use crate::problem::Problem;

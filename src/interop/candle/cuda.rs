@@ -7,20 +7,15 @@ use candle_core::backend::BackendDevice as _;
 use candle_core::cuda::CudaDType;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Error, Result, Storage, Tensor};
-use cudarc::driver::{CudaSlice, CudaView, DeviceRepr};
+use cudarc::driver::{CudaSlice, CudaView};
 
-use super::CandleElement;
-use super::operand::{Operand, Operands, State, States};
+use super::operand::{CandleElement, Operand, Operands, State, States};
 use crate::cuda::{Event, Kernels, Prepared, Queue};
 use crate::dtype::DType;
 use crate::plan::{Plan, PlanOptions};
 use crate::problem::Problem;
 use crate::shape::Shape;
 use crate::view::{PartialState, SharedKv, View};
-
-/// What candle and cudarc ask of an element.
-pub(super) trait CudaElement: CudaDType + DeviceRepr {}
-impl<E: CudaDType + DeviceRepr> CudaElement for E {}
 
 pub(super) struct Attention {
     device: CudaDevice,

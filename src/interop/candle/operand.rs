@@ -3,14 +3,29 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+#[cfg(feature = "candle-cuda")]
+use candle_core::cuda::CudaDType;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, Error, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail,
 };
+#[cfg(feature = "candle-cuda")]
+use cudarc::driver::DeviceRepr;
 
-use crate::dtype::DType;
+use crate::dtype::{DType, Element};
 use crate::problem::Problem;
 use crate::shape::{Shape, Strides};
 use crate::view::{View, vector_align};
+
+/// An element type of both, candle and onekv.
+#[cfg(not(feature = "candle-cuda"))]
+pub(super) trait CandleElement: Element + WithDType {}
+#[cfg(not(feature = "candle-cuda"))]
+impl<E: Element + WithDType> CandleElement for E {}
+/// An element type of all: candle, cudarc and onekv.
+#[cfg(feature = "candle-cuda")]
+pub(super) trait CandleElement: Element + WithDType + CudaDType + DeviceRepr {}
+#[cfg(feature = "candle-cuda")]
+impl<E: Element + WithDType + CudaDType + DeviceRepr> CandleElement for E {}
 
 /// A tensor with the shape and strides that it has as an operand.
 pub(super) struct Operand<'t> {

@@ -1,6 +1,7 @@
 //! Look-up of the exported functions by name and release of CUDA.
 
-use crate::guard::{driver_api, exported, trace};
+use crate::exported::exported;
+use crate::guard::{driver_api, trace};
 use crate::host;
 use crate::status::{Code, Outcome};
 

@@ -17,6 +17,6 @@ pub mod module;
 pub mod occupancy;
 pub mod pool;
 pub mod stream;
-pub mod tensor;
+pub mod tensor_map;
 pub mod unified;
 pub mod unsupported;

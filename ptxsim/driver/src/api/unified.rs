@@ -4,8 +4,8 @@
 
 use crate::guard::driver_api;
 use crate::host;
+use crate::pages;
 use crate::schedule::relieve;
-use crate::shared;
 use crate::state::{Driver, HostKind, HostMemory, lock};
 use crate::status::{Code, Outcome};
 use crate::work::Work;
@@ -41,7 +41,7 @@ fn allocate(
             Code::INVALID_VALUE.because(format!("{bytes} bytes of host memory, allowed are 1 to {LIMIT}"))
         );
     }
-    let words = shared::map(bytes)
+    let words = pages::map(bytes)
         .ok_or_else(|| Code::OUT_OF_MEMORY.because(format!("{bytes} bytes of host memory")))?;
     let address = words.as_ptr().addr();
     let id = driver.handle();

@@ -7,7 +7,7 @@
 use super::access::{Site, bytes_of};
 use super::accumulate;
 use super::machine::{Flow, Machine};
-use super::tensor::whole;
+use super::matrix::whole;
 use super::warp::{State, Warp};
 use crate::counters::sectors;
 use crate::fault::{FaultKind, Outcome, Trouble};

@@ -1,4 +1,4 @@
-//! Host memory that kernels use as well: pinned and managed memory.
+//! Pages of the host that kernels use as well: pinned and managed memory.
 
 use std::sync::atomic::AtomicU32;
 

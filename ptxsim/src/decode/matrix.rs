@@ -1,4 +1,4 @@
-//! Matrix instructions.
+//! Matrix instructions: `ldmatrix`, `stmatrix`, `movmatrix`, `mma` and `wgmma`.
 
 use super::memory::window;
 use super::{Decoded, Decoder, Opcode, unsupported};
@@ -30,7 +30,7 @@ fn accumulates(a: MmaType, b: MmaType, d_type: &str) -> bool {
 }
 
 impl<'m> Decoder<'m> {
-    pub(super) fn tensor(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
+    pub(super) fn matrix(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
         let class = Class::TensorCore;
         let decoded = match op.base {
             "ldmatrix" => {
