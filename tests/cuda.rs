@@ -263,7 +263,7 @@ fn clusters_change_no_bit() {
             let (answer, plan) = run_variant(variant, &case, &options);
             assert_eq!(plan.variant(), variant);
             // Three tiles of rows, one, two, one.
-            let partners = plan.work().iter().filter(|w| w.tile >= w.rows).count();
+            let partners = plan.work().iter().filter(|w| w.tile_start >= w.rows).count();
             assert_eq!(partners, if split_keys == long { 3 } else { long.div_ceil(split_keys) + 2 });
             let (alone, plan) = run_variant(variant, &case, &options.with_cluster(1));
             assert_eq!((plan.variant().tile_keys, plan.variant().cluster), (keys, 1));
@@ -402,7 +402,7 @@ fn every_number_of_splits_equals_the_reference() {
     for split_keys in (64..=640).step_by(64) {
         let options = fixed(split_keys, 32).with_split_cluster(1);
         let (first, plan) = run::<bf16>(&case, &options);
-        assert_eq!(plan.slots(), if split_keys == 640 { 0 } else { 640usize.div_ceil(split_keys) });
+        assert_eq!(plan.partial_states(), if split_keys == 640 { 0 } else { 640usize.div_ceil(split_keys) });
         assert_eq!(first, run::<bf16>(&case, &options).0);
     }
 }

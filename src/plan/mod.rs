@@ -4,7 +4,7 @@
 //! All query rows that read one K/V head of one input, of every prompt, beam, token and grouped query head,
 //! are folded into the rows of tiles: that is the method, in one sentence.
 
-// Not for users: its constants change with every fit. xtask's `fit` refits them, and takes the estimate from here.
+// Public for xtask's `fit` alone, which refits the constants and takes the estimate from here: they change with every fit.
 #[doc(hidden)]
 pub mod cost;
 mod facts;
@@ -23,7 +23,7 @@ use crate::span::span;
 pub use facts::DeviceFacts;
 pub use variants::Variant;
 
-/// Wishes about a plan.
+/// What a caller fixes of a plan; the cost model chooses the rest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PlanOptions {
@@ -37,15 +37,15 @@ pub struct PlanOptions {
     pub cluster: Option<usize>,
     /// Blocks of a cluster that share out the keys of a tile and join their states through each other's shared memory: 2, 4 or
     /// 8, on cards from 9.0 on and in tiles of 16 or 32 rows. 1: states of splits go through memory, and a second launch
-    /// combines them. `None` takes a cluster where that many splits are about what there is. It changes no bit, but that an
-    /// input with more parts than the cluster has blocks is split into that many.
+    /// combines them. `None` takes a cluster where at most a fifth of the blocks would have no keys. It changes no bit, except
+    /// where an input has more splits than the cluster has blocks: it is then split into as many as there are blocks.
     pub split_cluster: Option<usize>,
     /// Kernels to choose from; `None` takes those that the card runs best.
     pub architecture: Option<Architecture>,
 }
 
 impl PlanOptions {
-    /// This kernel and no other.
+    /// This kernel and no other; its splits are left to the cost model.
     pub fn of(variant: &Variant) -> Self {
         let Variant { architecture, tile_rows, cluster, .. } = *variant;
         let (tile_rows, cluster) = (Some(tile_rows), Some(cluster));
@@ -93,15 +93,15 @@ pub struct Work {
     /// Folded rows of the input: query rows x heads per K/V head.
     pub rows: usize,
     /// First folded row of the tile. Past the input's rows in a block that only completes a cluster.
-    pub tile: usize,
+    pub tile_start: usize,
     /// K/V head.
     pub kv_head: usize,
     /// The input's slot of K and V.
     pub kv_slot: usize,
     /// Positions in that slot.
     pub keys: std::ops::Range<usize>,
-    /// Partial state to write; `None`: the result itself.
-    pub slot: Option<usize>,
+    /// Number of the partial state to write; `None`: the result itself.
+    pub state: Option<usize>,
 }
 
 /// One combination of a tile's partial states, which stand one after the other.
@@ -113,18 +113,18 @@ pub struct Combine {
     /// As in [`Work`].
     pub rows: usize,
     /// As in [`Work`].
-    pub tile: usize,
+    pub tile_start: usize,
     /// As in [`Work`].
     pub kv_head: usize,
-    /// First partial state, and how many.
-    pub slots: std::ops::Range<usize>,
+    /// Numbers of the partial states.
+    pub states: std::ops::Range<usize>,
 }
 
-/// Of rows, keys and blocks: the kernels count in 32 bits, and round up to tiles.
-const LIMIT: usize = i32::MAX as usize - 1024;
-/// The most blocks of a plan, whose lists are made in whole: 300 MB of them. A batch of more is as fast in parts, each of which
-/// fills a card thousands of times over.
-const MOST_BLOCKS: usize = 1 << 22;
+/// The most rows and keys: the kernels count them in 32 bits, and round up to tiles.
+const MAX_COUNT: usize = i32::MAX as usize - 1024;
+/// The most blocks of a plan: its lists, which are made in whole, then take 300 MB. A larger batch is as fast in parts, each of
+/// which fills a card thousands of times over.
+const MAX_BLOCKS: usize = 1 << 22;
 
 /// A problem made ready for a card.
 #[derive(Clone, PartialEq)]
@@ -135,11 +135,11 @@ pub struct Plan {
     split_cluster: usize,
     work: Vec<Work>,
     combines: Vec<Combine>,
-    slots: usize,
+    partial_states: usize,
     facts: DeviceFacts,
 }
 
-/// As [`Plan::explain`]: its lists are long.
+/// As [`Plan::explain`]: the lists of work are too long to print.
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Plan({})", self.explain())
@@ -189,8 +189,8 @@ impl Plan {
         for (field, value) in
             [("rows x heads / kv_heads", folded), ("key positions", problem.kv_shape().tokens)]
         {
-            if value > LIMIT {
-                return Err(Error::TooLarge { field, value, max: LIMIT });
+            if value > MAX_COUNT {
+                return Err(Error::TooLarge { field, value, max: MAX_COUNT });
             }
         }
         let allowed = match kv_bytes {
@@ -215,7 +215,8 @@ impl Plan {
                 architecture: options.architecture,
             });
         };
-        let Lists { work, combines, slots } = Lists::new(problem, variant, split_keys, split_cluster)?;
+        let Lists { work, combines, states: partial_states } =
+            Lists::new(problem, variant, split_keys, split_cluster)?;
         Ok(Self {
             problem: problem.clone(),
             variant,
@@ -223,7 +224,7 @@ impl Plan {
             split_cluster,
             work,
             combines,
-            slots,
+            partial_states,
             facts: *facts,
         })
     }
@@ -258,14 +259,14 @@ impl Plan {
         &self.combines
     }
 
-    /// Partial states `[slots, tile_rows, head_dim]`.
-    pub fn slots(&self) -> usize {
-        self.slots
+    /// How many partial states a run leaves in memory, each `[tile_rows, head_dim]` and its LSE.
+    pub fn partial_states(&self) -> usize {
+        self.partial_states
     }
 
     /// Elements of f32 that a run needs as workspace: partial outputs, then their LSE.
     pub fn workspace_len(&self) -> usize {
-        self.slots * self.variant.tile_rows * (self.variant.head_dim + 1)
+        self.partial_states * self.variant.tile_rows * (self.variant.head_dim + 1)
     }
 
     /// Bytes of that workspace.
