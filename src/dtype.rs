@@ -44,8 +44,8 @@ mod sealed {
     use crate::view::{SharedKv, View};
 
     pub trait Sealed: bytemuck::Pod {
-        /// The CPU backend. Of each type it is compiled once, here: as a generic function alone, every crate that calls it would
-        /// compile it again, for registers of all machines, which takes ten seconds and more.
+        /// The CPU backend, compiled here once for each type. A generic function would be compiled again in every crate that calls
+        /// it, for the registers of all machines, which takes ten seconds and more.
         fn attend_on_cpu(
             problem: &Problem,
             q: View<&[Self]>,
@@ -89,7 +89,7 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {
     /// The nearest value of this type (ties to even).
     fn from_f32(value: f32) -> Self;
 
-    /// `src` itself where this type is f32.
+    /// `src` itself where this type is f32, else `None`.
     fn as_f32(src: &[Self]) -> Option<&[f32]>;
 
     /// Converts `src` into `dst`, which is as long, to the nearest values.

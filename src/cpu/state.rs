@@ -1,4 +1,4 @@
-//! What a task of a part of the keys leaves behind: for each row the normalised output and its LSE, in f32.
+//! The state that a task with a part of the keys leaves: each row's normalised output and LSE, in f32.
 
 use super::Target;
 use super::merge::merge_row;
