@@ -30,7 +30,7 @@ fn kernels() -> Result<()> {
     list(&nvcc::compile_all(&Package { onekv: "", includes: &[], cards })?)
 }
 
-/// As `Architecture` in src/architecture.rs.
+/// What the kernels of a folder are compiled for: as `Architecture` in src/architecture.rs says.
 fn cards(folder: &str) -> Cards {
     let (machine_code, ptx) = match folder {
         "sm90" => (90..120, Some(90)),

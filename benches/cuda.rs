@@ -1,6 +1,6 @@
 //! Attention on this machine's card, for users: `cargo bench --features cuda --bench cuda`.
 //!
-//! T5-base's cross-attention in bf16, one input, merge included. K and V stay in the L2 cache where they fit. The
+//! T5-base's cross-attention in bf16, one input, the combination of split keys included. K and V stay in the L2 cache where they fit. The
 //! tables come from `benches/card`, which rotates them.
 
 use std::time::Duration;

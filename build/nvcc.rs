@@ -23,7 +23,7 @@ const FIRST_ARCH: u32 = 80;
 const OLDEST: Release = (12, 4);
 /// The first that compresses machine code; drivers from R550 on unpack it.
 const COMPRESSES: Release = (12, 8);
-/// What nvcc itself takes from the environment.
+/// Variables from which nvcc itself takes flags.
 const NVCC_FLAGS: [&str; 2] = ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
 
 /// A release of CUDA, major and minor.
@@ -43,11 +43,11 @@ pub struct Package {
 /// What a source is compiled for.
 #[derive(Clone)]
 pub struct Cards {
-    /// Machine code, of the cards that it is made for at all.
+    /// Compute capabilities times ten, of which those in `ARCHS` get machine code.
     pub machine_code: Range<u32>,
-    /// PTX for cards that come later, and for simulators.
+    /// Compute capability of the PTX, for cards that come later and for simulators.
     pub ptx: Option<u32>,
-    /// 9.0a, also where there is PTX alone, and in the place of 9.0: wgmma and setmaxnreg exist there and on nothing after it.
+    /// Whether it is compiled for 9.0a in place of 9.0, PTX included: wgmma and setmaxnreg exist there and on nothing after it.
     pub hopper: bool,
 }
 
@@ -81,7 +81,7 @@ pub fn compile_all(package: &Package) -> Result<Made> {
         println!("cargo:rerun-if-changed={folder}");
     }
     let nvcc = Nvcc::find(package.onekv)?;
-    nvcc.is_left_to_optimise()?;
+    nvcc.refuse_spoiling_flags()?;
     let archs = nvcc.archs()?;
     let mut common: Vec<OsString> =
         package.includes.iter().map(|folder| format!("-I{folder}").into()).collect();
@@ -130,7 +130,7 @@ struct Source {
 fn find(at: &Path, folder: &str, package: &Package, sources: &mut Vec<Source>) -> Result<()> {
     for entry in std::fs::read_dir(at)? {
         let path = entry?.path();
-        // What an editor has beside a file.
+        // Editors leave hidden files beside the sources.
         if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
             continue;
         }
@@ -155,7 +155,7 @@ struct Nvcc {
     /// What `--version` prints.
     version: String,
     release: Release,
-    /// Words that the environment has it take, and the variable each is from.
+    /// Flags that the environment gives it, each with the variable it is from.
     told: Vec<(&'static str, String)>,
 }
 
@@ -211,7 +211,7 @@ impl Nvcc {
         });
         let release =
             release.ok_or_else(|| format!("{shown} --version names no release of CUDA; is it nvcc?"))?;
-        // One that is exchanged in its place.
+        // Another nvcc may be installed in its place.
         if Path::new(&command[0]).is_file() {
             println!("cargo:rerun-if-changed={}", command[0].display());
         }
@@ -237,7 +237,7 @@ impl Nvcc {
 
     /// Refuses flags that nvcc takes without an error, and with which it makes Hopper's kernels wait after every product: seen
     /// with 13.0 and 13.5. Others are found by what ptxas says of them ([`compile`]), where it is asked at all.
-    fn is_left_to_optimise(&self) -> Result<()> {
+    fn refuse_spoiling_flags(&self) -> Result<()> {
         const SPOIL: [&str; 13] = [
             "-G",
             "--device-debug",
@@ -439,7 +439,7 @@ fn compile(nvcc: &Nvcc, flags: &[OsString], source: &Source, out: &Path) -> Resu
     std::fs::rename(&half, &fatbin)?;
     let depends = std::fs::read_to_string(&depfile)?;
     let key = key_of(nvcc, flags, &depends)?;
-    // A file that was written meanwhile may not be what was compiled: next time again.
+    // A file that was written meanwhile may not be what was compiled: without a key it is compiled again next time.
     let changed =
         |file: &String| std::fs::metadata(file).and_then(|about| about.modified()).ok() >= Some(begin);
     if !files_of(&depends).iter().any(changed) {
@@ -448,8 +448,8 @@ fn compile(nvcc: &Nvcc, flags: &[OsString], source: &Source, out: &Path) -> Resu
     Ok(())
 }
 
-/// What a depfile names: our files by relative paths, the toolkit's by absolute ones. Blanks stand behind a backslash, as line
-/// ends do.
+/// The files that a depfile names: ours by relative paths, the toolkit's by absolute ones. It escapes blanks and line ends by a
+/// backslash.
 fn files_of(depends: &str) -> Vec<String> {
     let files = depends.split_once(':').map_or("", |(_, files)| files);
     let files = files.replace("\\ ", "\0").replace("\\\n", " ");

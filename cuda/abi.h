@@ -14,11 +14,11 @@ typedef struct OnekvStrides {
 typedef struct OnekvWork {
     int32_t row_base;   // first query row of the input
     int32_t rows;       // folded rows of the input: query rows x group; 0: nothing to do, as behind the end of a list
-    int32_t tile;       // first folded row of the tile
+    int32_t tile_start; // first folded row of the tile
     int32_t kv_head;
     int32_t key_begin;  // positions in the input's slot of K and V
     int32_t key_end;
-    int32_t slot;       // partial state to write, or -1: the result itself
+    int32_t state;      // partial state to write, or -1: the result itself
     int32_t kv_slot;    // the input's slot of K and V
 } OnekvWork;
 
@@ -26,10 +26,10 @@ typedef struct OnekvWork {
 typedef struct OnekvCombine {
     int32_t row_base;
     int32_t rows;       // as in OnekvWork, 0 too
-    int32_t tile;
+    int32_t tile_start;
     int32_t kv_head;
-    int32_t slot;       // first partial state
-    int32_t slots;
+    int32_t first_state;
+    int32_t states;
     int32_t reserved[2];
 } OnekvCombine;
 
@@ -39,8 +39,8 @@ typedef struct OnekvAttention {
     const void* v;
     void* out;          // [rows, heads, head_dim]
     float* lse;         // [rows, heads], natural log; null: not wanted
-    float* partial_out; // [slots, tile rows, head_dim], normalised
-    float* partial_lse; // [slots, tile rows], natural log
+    float* partial_out; // [states, tile rows, head_dim], normalised
+    float* partial_lse; // [states, tile rows], natural log
     const OnekvWork* work;
     const OnekvCombine* combines;
     OnekvStrides q_strides;
@@ -48,8 +48,8 @@ typedef struct OnekvAttention {
     OnekvStrides v_strides;
     OnekvStrides out_strides;
     OnekvStrides lse_strides;
-    int64_t k_slot;     // from an input's slot of K to the next, in elements
-    int64_t v_slot;
+    int64_t k_slot_stride; // from an input's slot of K to the next, in elements
+    int64_t v_slot_stride;
     int32_t group;      // query heads per K/V head
     int32_t tile_rows;
     float score_scale;  // scores are q.k times this, before the softcap: scale / softcap, or scale

@@ -6,7 +6,7 @@
 template <int DIM_>
 struct PlainShape {
     static constexpr int DIM = DIM_, ROWS = 16, TILE_KEYS = 32, THREADS = 128, STAGES = 1;
-    // K with rows padded by 4: a lane's key then starts in a bank of its own. Q.
+    // K's rows are padded by 4 floats: eight lanes that read 16 bytes of their keys then cover all banks. Q follows K.
     static constexpr int PITCH = DIM + 4;
     static constexpr int SHARED_BYTES = (TILE_KEYS * PITCH + ROWS * DIM) * 4;
 };
@@ -20,10 +20,10 @@ __device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork 
     if (work.rows == 0) return;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const float* q = static_cast<const float*>(p.q);
-    const float* k = static_cast<const float*>(p.k) + work.kv_slot * p.k_slot + work.kv_head * p.k_strides.head;
-    const float* v = static_cast<const float*>(p.v) + work.kv_slot * p.v_slot + work.kv_head * p.v_strides.head;
+    const float* k = static_cast<const float*>(p.k) + work.kv_slot * p.k_slot_stride + work.kv_head * p.k_strides.head;
+    const float* v = static_cast<const float*>(p.v) + work.kv_slot * p.v_slot_stride + work.kv_head * p.v_strides.head;
     for (int i = threadIdx.x; i < ROWS * DIM; i += Shape::THREADS) {
-        const int folded = work.tile + i / DIM;
+        const int folded = work.tile_start + i / DIM;
         const int64_t query = work.row_base + folded / p.group, head = work.kv_head * p.group + folded % p.group;
         q_tile[i / DIM][i % DIM] = folded < work.rows ? q[query * p.q_strides.row + head * p.q_strides.head + i % DIM] : 0.0f;
     }
@@ -65,24 +65,24 @@ __device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork 
     for (int r = 0; r < 4; r++) {
         float total = sum[r];
         for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
-        const int row = warp * 4 + r, folded = work.tile + row;
+        const int row = warp * 4 + r, folded = work.tile_start + row;
         if (folded >= work.rows) continue;
         const float scale = total == 0 ? 0.0f : 1.0f / total;
         const float lse = total == 0 ? -INFINITY : score.shift(highest[r]) * LN2 + logf(total);
         const int64_t query = work.row_base + folded / p.group, head = work.kv_head * p.group + folded % p.group;
-        const int64_t slot = static_cast<int64_t>(work.slot) * ROWS + row;
-        float* to = work.slot >= 0 ? p.partial_out + slot * DIM
+        const int64_t state = static_cast<int64_t>(work.state) * ROWS + row;
+        float* to = work.state >= 0 ? p.partial_out + state * DIM
                                    : static_cast<float*>(p.out) + query * p.out_strides.row + head * p.out_strides.head;
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) to[32 * c + lane] = out[r][c] * scale;
         if (lane == 0) {
-            if (work.slot >= 0) p.partial_lse[slot] = lse;
+            if (work.state >= 0) p.partial_lse[state] = lse;
             else if (p.lse) p.lse[query * p.lse_strides.row + head * p.lse_strides.head] = lse;
         }
     }
 }
 
-// Without a number of blocks ptxas aims at more of them, with fewer loads in flight, and some versions spill.
+// Without `blocks` ptxas aims at more of them, keeps fewer loads in flight, and in some versions spills.
 #define ONEKV_PLAIN(T, name, dim, rows, cluster, tile_keys, key_warps, threads, stages, shared_bytes, blocks)      \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ OnekvAttention p) { \
         ONEKV_PLANNED(PlainShape<dim>, name, rows, tile_keys, threads, stages, shared_bytes);                      \

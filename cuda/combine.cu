@@ -1,4 +1,4 @@
-// Combines the states of split keys, for every card.
+// The kernels that combine split keys, for every card.
 #include "attention/combine.cuh"
 
 #define ONEKV_COMBINE(T, TYPE, DIM)                                                                                       \
@@ -7,7 +7,7 @@
         combine<T, DIM>(p, share_of(p, blockIdx.x), blockIdx.x);                                                                                   \
     }
 ONEKV_COMBINES(ONEKV_COMBINE)
-// Of these there are no kernels whose launches overlap.
+// What only kernels for 8.0 compute; their launches do not overlap.
 ONEKV_COMBINE(__nv_bfloat16, bf16, 32)
 ONEKV_COMBINE(__nv_bfloat16, bf16, 96)
 ONEKV_COMBINE(__half, f16, 32)

@@ -15,15 +15,15 @@ __device__ __forceinline__ void merge_states(const OnekvMergeStates& p) {
         if (i < p.count) {
             const OnekvState& state = p.states[i];
             weights[i] = state.lse[row * state.lse_strides.row + head * state.lse_strides.head];
-            // A part without keys has nothing to say, whatever its output holds.
+            // The output of a part without keys may hold anything: it is not read.
             outs[i] = weights[i] == -INFINITY ? nullptr : static_cast<const P*>(state.out) + row * state.out_strides.row + head * state.out_strides.head;
             top = fmaxf(top, weights[i]);
         }
     }
-    const float base = top == -INFINITY ? 0.0f : top;
+    const float shift = top == -INFINITY ? 0.0f : top;
 #pragma unroll
     for (int i = 0; i < ONEKV_MAX_STATES; i++)
-        if (i < p.count) total += weights[i] = exp2f((weights[i] - base) * LOG2E);
+        if (i < p.count) total += weights[i] = exp2f((weights[i] - shift) * LOG2E);
     // No keys anywhere: out = 0, lse = -inf. A NaN total stays one.
     const float scale = total == 0 ? 0.0f : 1.0f / total;
     T* to = static_cast<T*>(p.out) + row * p.out_strides.row + head * p.out_strides.head;
@@ -34,7 +34,7 @@ __device__ __forceinline__ void merge_states(const OnekvMergeStates& p) {
             if (i < p.count && outs[i]) sum = fmaf(weights[i], to_float(outs[i][d]), sum);
         to[d] = from_float<T>(sum * scale);
     }
-    if (lane == 0 && p.lse) p.lse[row * p.lse_strides.row + head * p.lse_strides.head] = total == 0 ? -INFINITY : base + logf(total);
+    if (lane == 0 && p.lse) p.lse[row * p.lse_strides.row + head * p.lse_strides.head] = total == 0 ? -INFINITY : shift + logf(total);
 }
 
 #define ONEKV_MERGE(P, FROM, T, TO)                                                                                              \

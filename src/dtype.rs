@@ -56,7 +56,7 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + fmt::Debug + 'static {
     /// The nearest value of this type (ties to even).
     fn from_f32(value: f32) -> Self;
 
-    /// `src` itself where this type is f32.
+    /// `src` itself where this type is f32, else `None`.
     fn as_f32(src: &[Self]) -> Option<&[f32]>;
 
     /// Converts `src` into `dst`, which is as long, to the nearest values.

@@ -54,8 +54,8 @@ pub struct Quantized {
     pub shape: Shape,
 }
 
-/// K or V of a problem to e4m3. The scale of a head maps the largest finite
-/// magnitude of its keys to [`MAX`]. Infinities become it, NaN stays. Positions without a key are not read, and become 0.
+/// Converts K or V of a problem to e4m3. The scale of a head maps the largest finite magnitude of its keys to [`MAX`]; infinities
+/// become that magnitude, NaN stays. Positions without a key are not read, and become 0.
 ///
 /// # Errors
 /// What [`Problem::check`] refuses.

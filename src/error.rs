@@ -182,13 +182,13 @@ pub enum Error {
         capability: (u32, u32),
         /// Shared memory of one block on it.
         shared_bytes: usize,
-        /// The wish of the options.
+        /// [`PlanOptions::tile_rows`](crate::plan::PlanOptions::tile_rows).
         tile_rows: Option<usize>,
-        /// Likewise.
+        /// [`PlanOptions::cluster`](crate::plan::PlanOptions::cluster).
         cluster: Option<usize>,
         /// [`PlanOptions::split_cluster`](crate::plan::PlanOptions::split_cluster).
         split_cluster: Option<usize>,
-        /// Likewise.
+        /// [`PlanOptions::architecture`](crate::plan::PlanOptions::architecture).
         architecture: Option<crate::architecture::Architecture>,
     },
 
@@ -210,7 +210,7 @@ pub enum Error {
         tensor: &'static str,
     },
 
-    /// Something belongs to another stream where that cannot be waited for.
+    /// Something belongs to another stream, and nothing can wait for that one here.
     #[error("{what} belongs to another stream; allowed: the queue's")]
     WrongStream {
         /// What.
@@ -265,7 +265,7 @@ pub enum Error {
         max: usize,
     },
 
-    /// The lists of a plan are not known to be in device memory.
+    /// The last replan failed: it is not known which plan's lists are in device memory.
     #[error("the last replan failed, and its lists may be there or not; allowed: another replan")]
     ReplanFailed,
 
@@ -355,7 +355,7 @@ pub enum Error {
         why: String,
     },
 
-    /// A call was made without anything to merge.
+    /// A merge has no states.
     #[error("states is empty, allowed: at least one partial state")]
     NoStates,
 }
@@ -394,7 +394,7 @@ impl Error {
     }
 }
 
-/// That padding serves, and what it costs.
+/// To which kernel's head_dim the operands can be padded, and what that costs.
 fn padding_advice(head_dim: usize, allowed: &[usize]) -> String {
     allowed.iter().find(|dim| **dim > head_dim).map_or_else(String::new, |dim| {
         let more = (100 * (dim - head_dim)).div_ceil(head_dim);

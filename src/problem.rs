@@ -137,8 +137,8 @@ impl Problem {
         Self { heads, kv_heads, head_dim, scale, softcap, inputs, total_rows, slots, max_keys }.sized()
     }
 
-    /// Itself, if its sizes fit the address space: a later product of counts below this limit cannot overflow, nor a stride
-    /// of an empty batch.
+    /// Itself, if its operands fit the address space. Later products of its counts then cannot overflow, nor can strides, also
+    /// those of an empty batch.
     fn sized(self) -> Result<Self> {
         for (field, slots, tokens, heads) in [
             ("rows x heads x head_dim", 1, self.total_rows, self.heads),

@@ -11,13 +11,13 @@ pub const MAX_HEAD_DIM: usize = 512;
 pub const MAX_HEADS: usize = 1 << 16;
 
 impl Shape {
-    /// Elements from the first to the last that is reached, with all vectors apart.
+    /// Elements from the first to the end of the last vector. Refuses strides that let two vectors overlap.
     pub(crate) fn required_len(self, tensor: &'static str, strides: Strides) -> Result<usize> {
         if self.inputs == 0 || self.tokens == 0 {
             return Ok(0);
         }
-        // From the innermost dimension out, which is the one of the smallest stride; a dimension of one element has no
-        // neighbours, so its stride does not matter.
+        // From the innermost dimension, that of the smallest stride, outwards. A dimension of one element has no neighbours: its
+        // stride does not matter.
         let mut dimensions = [
             ("head", strides.head, self.heads),
             ("row", strides.row, self.tokens),
@@ -69,7 +69,7 @@ pub struct View<M> {
 }
 
 impl<'a, E> View<&'a mut [E]> {
-    /// The vectors of an operand of one input that has passed its check, `[tokens, heads]`.
+    /// The vectors `[tokens, heads]` of an operand of one input, which has passed its check.
     pub(crate) fn into_vectors(self) -> Vec<&'a mut [E]> {
         let Shape { tokens, heads, vector, .. } = self.shape;
         // Without rows the strides may be anything, 0 too.
@@ -95,7 +95,7 @@ impl<'a, E> View<&'a mut [E]> {
         vectors
     }
 
-    /// The same to read.
+    /// The same operand, to read.
     pub fn reborrow(&self) -> View<&[E]> {
         View { data: self.data, shape: self.shape, strides: self.strides }
     }
@@ -154,8 +154,8 @@ impl<M, L> PartialState<M, L> {
     }
 }
 
-/// Checks an operand in host memory. It may begin anywhere: a `Vec<f32>` is at a multiple of 4 bytes, where it is at one of 16
-/// that is its allocator's choice, and no program should run by that. The CPU's loads ask for no more.
+/// Checks an operand in host memory, which may begin at any element: only 4 bytes are certain for a `Vec<f32>`, though many
+/// allocators give 16, and the CPU's loads need no more.
 pub(crate) fn check<E: Element>(tensor: &'static str, view: View<&[E]>, allowed: Shape) -> Result<()> {
     let View { data, shape, strides } = view;
     let memory = Extent { address: 0, len: data.len(), size: size_of::<E>() };
@@ -178,8 +178,8 @@ impl Extent {
         self.len * self.size
     }
 
-    /// Checks an operand in this memory: that its shape is the one `allowed`, that the memory holds that, that no two
-    /// vectors overlap, and alignment.
+    /// Checks an operand in this memory: that its shape is `allowed`, that the memory is large enough, that no two vectors
+    /// overlap, and that address and strides are aligned.
     pub fn check(self, tensor: &'static str, shape: Shape, allowed: Shape, strides: Strides) -> Result<()> {
         if shape != allowed {
             return Err(Error::WrongShape { tensor, value: shape, allowed });
@@ -188,7 +188,7 @@ impl Extent {
         if self.len < min {
             return Err(Error::TooShort { tensor, value: self.len, min });
         }
-        // Nothing is reached; strides that are used fit the address space, as `min` does.
+        // No memory is accessed. Below, no stride in use overflows, as `min` did not.
         if min == 0 {
             return Ok(());
         }
@@ -208,8 +208,8 @@ impl Extent {
     }
 }
 
-/// What addresses of vectors of so many bytes are a multiple of: they are accessed 16 bytes at a time, or at the largest
-/// power of two that divides them. So a head_dim of 64 asks for 16 bytes and one of 5 for the element's own size.
+/// The alignment of vectors of `bytes` bytes: they are accessed 16 bytes at a time, or by the largest power of two that divides
+/// them where that is less. So a head_dim of 64 needs 16 bytes, and one of 5 the size of an element.
 pub(crate) fn vector_align(bytes: usize) -> usize {
     1 << bytes.trailing_zeros().min(4)
 }

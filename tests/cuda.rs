@@ -1,9 +1,9 @@
-//! What is particular to CUDA: every kernel variant, streams, graphs, refusals, exact counts.
+//! Every kernel variant against the oracle, what CUDA calls refuse, and what the virtual card counts.
 #![cfg(feature = "cuda")]
 
 mod common;
 
-use common::device::{Card, attend_with, card, upload};
+use common::device::{Card, attend_with, card, fixed, upload};
 use common::quantized::QuantizedCase;
 use common::{Answer, Case, Operands, TestElement, assert_close, config};
 use cudarc::driver::{CudaSlice, DevicePtrMut as _, DeviceRepr};
@@ -22,17 +22,9 @@ fn run<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan) {
     let result = View::contiguous(p.query_shape(), &mut out[..]);
     let sums = Some(View::contiguous(p.lse_shape(), &mut lse[..]));
     let plan = attend_with(options, p, operands.queries(), operands.kv(), result, sums).unwrap();
-    assert_close(
-        E::DTYPE,
-        &Answer { out: out.iter().map(|x| x.to_f32()).collect(), lse: lse.clone() },
-        &operands.reference(),
-        case,
-    );
-    (Answer { out: out.iter().map(|x| x.to_f32()).collect(), lse }, plan)
-}
-
-fn fixed(split_keys: usize, tile_rows: usize) -> PlanOptions {
-    PlanOptions::default().with_split_keys(split_keys).with_tile_rows(tile_rows)
+    let answer = Answer::of(&out, lse);
+    assert_close(E::DTYPE, &answer, &operands.reference(), case);
+    (answer, plan)
 }
 
 /// This variant and no other.
@@ -97,14 +89,13 @@ fn every_variant_equals_the_reference() {
                 let options = of_variant(variant, split_keys).with_split_cluster(cluster);
                 let (_, plan) = run_variant(variant, &case, &options);
                 assert_eq!(plan.combines().is_empty(), cluster > 1 || keys.max(40) <= split_keys);
-                reached.borrow_mut().insert(plan.variant().kernel());
+                reached.borrow_mut().insert(plan.variant());
                 Ok(())
             })
             .unwrap();
     }
     let reached = reached.into_inner();
-    let missed: Vec<String> =
-        runnable(card).map(|v| v.kernel()).filter(|name| !reached.contains(name)).collect();
+    let missed: Vec<&Variant> = runnable(card).filter(|variant| !reached.contains(variant)).collect();
     assert!(missed.is_empty(), "no case reached {missed:?}");
 }
 
@@ -223,8 +214,7 @@ fn far_apart<E: TestElement>(card: &Card) {
         };
         let vectors =
             places(of_rows).map(|place| stream.clone_dtoh(&written.slice(place..place + dim)).unwrap());
-        let out = vectors.iter().flatten().map(|x| x.to_f32()).collect();
-        let got = Answer { out, lse: stream.clone_dtoh(&lse).unwrap() };
+        let got = Answer::of(&vectors.concat(), stream.clone_dtoh(&lse).unwrap());
         assert_close(E::DTYPE, &got, &want, &case);
     }
 }
@@ -263,7 +253,7 @@ fn clusters_change_no_bit() {
             let (answer, plan) = run_variant(variant, &case, &options);
             assert_eq!(plan.variant(), variant);
             // Three tiles of rows, one, two, one.
-            let partners = plan.work().iter().filter(|w| w.tile >= w.rows).count();
+            let partners = plan.work().iter().filter(|w| w.tile_start >= w.rows).count();
             assert_eq!(partners, if split_keys == long { 3 } else { long.div_ceil(split_keys) + 2 });
             let (alone, plan) = run_variant(variant, &case, &options.with_cluster(1));
             assert_eq!((plan.variant().tile_keys, plan.variant().cluster), (keys, 1));
@@ -402,7 +392,7 @@ fn every_number_of_splits_equals_the_reference() {
     for split_keys in (64..=640).step_by(64) {
         let options = fixed(split_keys, 32).with_split_cluster(1);
         let (first, plan) = run::<bf16>(&case, &options);
-        assert_eq!(plan.slots(), if split_keys == 640 { 0 } else { 640usize.div_ceil(split_keys) });
+        assert_eq!(plan.partial_states(), if split_keys == 640 { 0 } else { 640usize.div_ceil(split_keys) });
         assert_eq!(first, run::<bf16>(&case, &options).0);
     }
 }

@@ -10,13 +10,13 @@ mod common;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use common::device::{Card, card};
+use common::device::{Card, card, split};
 use common::failing::{
     After, Failing, Live, STICKY, Table, assert_named, assert_no_leak, base, calmly, is_told_later, picks,
     without_hanging,
 };
 use common::quantized::QuantizedCase;
-use common::{Answer, Case, Operands, assert_close};
+use common::{Case, Operands, assert_out_close};
 use cudarc::driver::sys::CUresult::{self, *};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 use half::bf16;
@@ -43,11 +43,6 @@ struct Scene {
     small_plan: Plan,
     large_plan: Plan,
     quantized_plan: Plan,
-}
-
-/// Splits that a second launch combines.
-fn split() -> PlanOptions {
-    PlanOptions::default().with_split_keys(64).with_tile_rows(16).with_split_cluster(1)
 }
 
 impl Scene {
@@ -197,8 +192,7 @@ impl State {
 }
 
 fn right(got: &[bf16], operands: &Operands<bf16>, case: &Case) {
-    let got = Answer { out: got.iter().map(|x| x.to_f32()).collect(), lse: Vec::new() };
-    assert_close(DType::Bf16, &got, &Answer { out: operands.reference().out, lse: Vec::new() }, case);
+    assert_out_close(got, operands.reference(), case);
 }
 
 /// A part of the work.
@@ -411,9 +405,7 @@ const STEPS: &[Step] = &[
             Ok(())
         },
         check: |scene, state| {
-            let got = Answer { out: state.answer.iter().map(|x| x.to_f32()).collect(), lse: Vec::new() };
-            let want = Answer { out: scene.quantized.reference().out, lse: Vec::new() };
-            assert_close(DType::Bf16, &got, &want, &scene.case);
+            assert_out_close(&state.answer, scene.quantized.reference(), &scene.case);
         },
     },
     Step {

@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::device::without_kernels;
+use common::device::{split, without_kernels};
 use cudarc::driver::CudaStream;
 use half::bf16;
 use onekv::cuda::{Kernels, Prepared, Queue};
-use onekv::plan::{Plan, PlanOptions};
+use onekv::plan::Plan;
 use onekv::{DType, Problem, SharedKv, View};
 use std::sync::Arc;
 
@@ -63,10 +63,9 @@ fn soak(tracking: bool) {
 
 /// The largest first; all split.
 fn plans(kernels: &Arc<Kernels>) -> Vec<Plan> {
-    let options = PlanOptions::default().with_split_keys(64).with_tile_rows(16).with_split_cluster(1);
     let plan = |keys: [usize; 2]| {
         let case = common::Case::packed(2, 2, 64, &[(5, keys[0]), (3, keys[1])]);
-        Plan::new(&case.problem(), DType::Bf16, kernels.facts(), &options).unwrap()
+        Plan::new(&case.problem(), DType::Bf16, kernels.facts(), &split()).unwrap()
     };
     (0..8).map(|i| plan([150 - 9 * i, 80 - 2 * i])).collect()
 }

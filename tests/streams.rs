@@ -8,8 +8,8 @@ mod common;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use common::device::{Card, card};
-use common::{Answer, Case, Operands, assert_close, config};
+use common::device::{Card, card, split};
+use common::{Answer, Case, Operands, assert_close, assert_out_close, config};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr as _};
 use half::bf16;
@@ -57,11 +57,6 @@ fn in_both_modes(test: impl Fn(Fresh)) {
     }
 }
 
-/// Splits that a second launch combines.
-fn split() -> PlanOptions {
-    PlanOptions::default().with_split_keys(64).with_tile_rows(16).with_split_cluster(1)
-}
-
 fn case() -> Case {
     Case::packed(2, 2, 64, &[(5, 150), (3, 40)])
 }
@@ -88,9 +83,7 @@ impl OnCard {
 }
 
 fn check(got: &[bf16], operands: &Operands<bf16>, case: &Case) {
-    let got = Answer { out: got.iter().map(|x| x.to_f32()).collect(), lse: Vec::new() };
-    let want = Answer { out: operands.reference().out, lse: Vec::new() };
-    assert_close(DType::Bf16, &got, &want, case);
+    assert_out_close(got, operands.reference(), case);
 }
 
 /// cudarc keeps one event for all reads of a slice: the last one's. Its free must wait for the first as well.
@@ -352,13 +345,9 @@ fn replays_with_other_lengths(options: &PlanOptions, kv_heads: usize, times: u32
             recorded.write(&operands);
             recorded.recording.replay().unwrap();
             let rows = operands.problem.total_rows();
-            let answer = Answer {
-                out: recorded.out.read().unwrap()[..rows * 2 * kv_heads * 64]
-                    .iter()
-                    .map(|x| x.to_f32())
-                    .collect(),
-                lse: recorded.lse.read().unwrap()[..rows * 2 * kv_heads].to_vec(),
-            };
+            let out = &recorded.out.read().unwrap()[..rows * 2 * kv_heads * 64];
+            let lse = recorded.lse.read().unwrap()[..rows * 2 * kv_heads].to_vec();
+            let answer = Answer::of(out, lse);
             assert_close(DType::Bf16, &answer, &operands.reference(), &case);
             Ok(())
         })

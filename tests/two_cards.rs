@@ -5,6 +5,7 @@ mod common;
 #[path = "../examples/two_cards.rs"]
 mod two_cards;
 
+use common::device::fixed;
 use common::{Answer, Case, Operands, assert_close};
 use onekv::Element;
 use onekv::plan::PlanOptions;
@@ -25,21 +26,16 @@ fn cards() -> Option<[Card; 2]> {
     }
 }
 
-fn fixed() -> PlanOptions {
-    PlanOptions::default().with_split_keys(64).with_tile_rows(16)
-}
-
 fn close<E: Element>(got: two_cards::Answer<E>, operands: &Operands<E>, case: &Case) {
-    let got = Answer { out: got.0.iter().map(|x| x.to_f32()).collect(), lse: got.1 };
-    assert_close(E::DTYPE, &got, &operands.reference(), case);
+    assert_close(E::DTYPE, &Answer::of(&got.0, got.1), &operands.reference(), case);
 }
 
 fn heads_equal_one_card<E: Real + PartialEq>(cards: &[Card; 2], case: &Case) {
     let operands = Operands::<E>::new(case);
     let memory = [&operands.q[..], &operands.k, &operands.v];
-    let got = by_heads(cards, &case.spec, &fixed(), memory).unwrap();
+    let got = by_heads(cards, &case.spec, &fixed(64, 16), memory).unwrap();
     for card in cards {
-        let one = whole(card, &case.spec, &fixed(), memory).unwrap();
+        let one = whole(card, &case.spec, &fixed(64, 16), memory).unwrap();
         assert!(got == one, "{:?} in heads: other bits than on one card", E::DTYPE);
     }
     close(got, &operands, case);
@@ -55,14 +51,14 @@ fn heads_of_two_cards_are_those_of_one() {
     let case = Case::packed(6, 3, 64, &[(5, 150)]);
     let operands = Operands::<f32>::new(&case);
     let refused =
-        by_heads(&cards, &case.spec, &fixed(), [&operands.q, &operands.k, &operands.v]).unwrap_err();
+        by_heads(&cards, &case.spec, &fixed(64, 16), [&operands.q, &operands.k, &operands.v]).unwrap_err();
     assert_eq!(refused.to_string(), "kv_heads is 3, allowed: an even number");
 }
 
 fn keys_join<E: Real>(cards: &[Card; 2], case: &Case, cuts: &[usize]) {
     let operands = Operands::<E>::new(case);
     let memory = [&operands.q[..], &operands.k, &operands.v];
-    for options in [PlanOptions::default(), fixed()] {
+    for options in [PlanOptions::default(), fixed(64, 16)] {
         let got = by_keys(cards, &case.spec, &options, memory, cuts).unwrap();
         close(got, &operands, case);
     }
@@ -88,7 +84,7 @@ fn cuts_that_do_not_fit_are_refused() {
         (&[3, 9], "a cut is 9, allowed: up to 8, the keys of its input"),
     ] {
         let memory = [&operands.q[..], &operands.k, &operands.v];
-        let refused = by_keys(&cards, &case.spec, &fixed(), memory, cuts).unwrap_err();
+        let refused = by_keys(&cards, &case.spec, &fixed(64, 16), memory, cuts).unwrap_err();
         assert_eq!(refused.to_string(), error);
     }
 }

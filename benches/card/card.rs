@@ -110,7 +110,7 @@ pub struct Pool<E: 'static> {
 }
 
 enum Kv<E: 'static> {
-    Own(SharedKv<Memory<E>>),
+    Unquantized(SharedKv<Memory<E>>),
     E4m3(QuantizedKv<Memory<u8>, Memory<f32>>),
 }
 
@@ -136,7 +136,7 @@ impl<E: BenchElement> Pool<E> {
     /// Set `set` of a shape.
     fn operands(&self, shape: &Shape, prepared: &Prepared, set: usize) -> Result<Operands<E>> {
         let kv = match shape.e4m3_kv {
-            false => Kv::Own(kv_set(&self.kv, shape, prepared, set)?),
+            false => Kv::Unquantized(kv_set(&self.kv, shape, prepared, set)?),
             true => {
                 let codes = kv_set(&self.codes, shape, prepared, set)?;
                 Kv::E4m3(QuantizedKv { codes, k_scale: self.scales.clone(), v_scale: self.scales.clone() })
@@ -151,7 +151,7 @@ impl<E: BenchElement> Pool<E> {
 
     /// The first set of a shape with K and V in e4m3, for plans with K and V in the type of Q.
     fn decoded(&self, shape: &Shape, prepared: &Prepared) -> Result<Operands<E>> {
-        let kv = Kv::Own(kv_set(&self.decoded, shape, prepared, 0)?);
+        let kv = Kv::Unquantized(kv_set(&self.decoded, shape, prepared, 0)?);
         Ok(Operands { kv, ..self.operands(shape, prepared, 0)? })
     }
 }
@@ -249,9 +249,9 @@ impl Card {
 
     /// Memory in which each of `shapes` that is of this type finds its operands.
     pub fn pool<E: BenchElement>(&self, shapes: &[Shape]) -> Result<Pool<E>> {
-        let fits = |s: &&Shape| s.dtype == E::DTYPE && s.with_own_kv().bytes() <= self.most_bytes;
+        let fits = |s: &&Shape| s.dtype == E::DTYPE && s.with_unquantized_kv().bytes() <= self.most_bytes;
         let fitting: Vec<&Shape> = shapes.iter().filter(fits).collect();
-        let (e4m3, own): (Vec<&Shape>, Vec<&Shape>) = fitting.iter().partition(|s| s.e4m3_kv);
+        let (e4m3, unquantized): (Vec<&Shape>, Vec<&Shape>) = fitting.iter().partition(|s| s.e4m3_kv);
         let most = |some: &[&Shape], len: &dyn Fn(&Shape) -> usize| {
             some.iter().map(|shape| len(shape)).max().unwrap_or(0)
         };
@@ -262,7 +262,10 @@ impl Card {
         let decoded_len = most(&e4m3, &Shape::kv_len);
         Ok(Pool {
             q: self.filled(q_len, &check::noise(1))?,
-            kv: [self.filled(kv_len(&own), &check::noise(2))?, self.filled(kv_len(&own), &check::noise(3))?],
+            kv: [
+                self.filled(kv_len(&unquantized), &check::noise(2))?,
+                self.filled(kv_len(&unquantized), &check::noise(3))?,
+            ],
             codes: [self.filled(codes_len, &k.0)?, self.filled(codes_len, &v.0)?],
             decoded: [self.filled(decoded_len, &k.1)?, self.filled(decoded_len, &v.1)?],
             scales: self.filled(most(&e4m3, &|s| s.model.kv_heads), &[check::SCALE])?,
@@ -325,7 +328,7 @@ impl Card {
         let attend = |recorder: &mut Recorder, set: usize| -> Result<()> {
             let Operands { q, kv, out } = pool.operands(shape, &prepared, set)?;
             Ok(match kv {
-                Kv::Own(kv) => recorder.run(&prepared, q, kv, out, None),
+                Kv::Unquantized(kv) => recorder.run(&prepared, q, kv, out, None),
                 Kv::E4m3(kv) => recorder.run_e4m3(&prepared, q, kv, out, None),
             }?)
         };
@@ -395,9 +398,9 @@ impl Card {
         let with_second = self.queue.prepare(&second)?;
         compare(&second, once(&with_second, pool.operands(shape, &with_second, 0)?)?)?;
         if shape.e4m3_kv {
-            let own = shape.with_own_kv().plan(self.facts(), &PlanOptions::default())?;
-            let with_own = self.queue.prepare(&own)?;
-            compare(&own, once(&with_own, pool.decoded(shape, &with_own)?)?)?;
+            let plain = shape.with_unquantized_kv().plan(self.facts(), &PlanOptions::default())?;
+            let with_plain = self.queue.prepare(&plain)?;
+            compare(&plain, once(&with_plain, pool.decoded(shape, &with_plain)?)?)?;
         }
         Ok(check::mean_abs(&got))
     }
@@ -450,7 +453,7 @@ fn once<E: BenchElement>(prepared: &Prepared, Operands { q, kv, out }: Operands<
     let memory = out.data.clone();
     memory.write(&vec![E::from_f32(f32::NAN); memory.len()])?;
     match kv {
-        Kv::Own(kv) => prepared.run(q, kv, out, None),
+        Kv::Unquantized(kv) => prepared.run(q, kv, out, None),
         Kv::E4m3(kv) => prepared.run_e4m3(q, kv, out, None),
     }?;
     Ok(memory.read()?)
@@ -476,7 +479,7 @@ impl Machine {
     }
 }
 
-/// Kernels that there are for this shape.
+/// Every kernel that can compute this shape, on whatever card.
 fn kernels(shape: &Shape) -> Vec<&'static Variant> {
     let wanted = (shape.dtype, shape.e4m3_kv, shape.model.head_dim);
     variants::all().filter(|v| (v.dtype, v.e4m3_kv(), v.head_dim) == wanted).collect()

@@ -4,7 +4,7 @@
 //!
 //! A shape of your own: `-- --shape b=8,U=30,n=512,h=12,d=64,dtype=bf16`.
 //!
-//! Each line is the time of one attention, merge included, in a CUDA graph: `cold` over operands that rotate through
+//! Each line is the time of one attention, the combination of split keys included, in a CUDA graph: `cold` over operands that rotate through
 //! more memory than the L2 holds, `warm` over the same ones again and again. A wrong result is an error, never a time.
 //! The bandwidth of a copy and an empty pair of kernels are measured in the same run. results/README.md describes
 //! the file; tools/peers/card.py measures the peers in the same way.
@@ -225,12 +225,12 @@ impl From<OwnShape> for Shape {
     }
 }
 
-/// With more prompts nothing new is learnt, in much time.
+/// Whether the shape is also measured with a K/V per prompt: with more prompts that takes long, and shows nothing new.
 fn is_replicated(shape: &Shape) -> bool {
     (2..=256).contains(&shape.rows)
 }
 
-/// What e4m3 is for: its tiles have 32 rows at most, and each reads all of its keys.
+/// Whether the shape is also measured in e4m3, which is for few rows: its tiles have 32 at most, and each reads all of its keys.
 fn suits_e4m3(shape: &Shape) -> bool {
     let has_kernels = shape.dtype != DType::F32 && E4M3_HEAD_DIMS.contains(&shape.model.head_dim);
     has_kernels && shape.folded_rows() <= 64
@@ -252,7 +252,7 @@ fn measure<E: BenchElement>(
     run: &Ceilings,
 ) -> Vec<Outcome> {
     let failed = |error: anyhow::Error| Outcome::Failed { error: format!("{error:#}") };
-    let bytes = shape.with_own_kv().bytes();
+    let bytes = shape.with_unquantized_kv().bytes();
     if bytes > card.most_bytes {
         let error = format!("needs {bytes} bytes, the benchmark takes {} of this card", card.most_bytes);
         return vec![Outcome::TooLarge { error }];

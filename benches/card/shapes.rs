@@ -192,7 +192,7 @@ impl Shape {
     }
 
     /// The same with K and V in the type of Q.
-    pub fn with_own_kv(&self) -> Self {
+    pub fn with_unquantized_kv(&self) -> Self {
         Self { e4m3_kv: false, ..*self }
     }
 

@@ -1,4 +1,4 @@
-//! What benchmarks plan.
+//! The problem that benchmarks of planning and of the host's part plan.
 
 use onekv::{Keys, Problem, ProblemSpec};
 

@@ -1,4 +1,5 @@
-// The end of a tile whose keys were shared among warps: their outputs meet, and the result is written.
+// The end of a tile whose keys were shared out: the states of warps, then of a cluster's blocks, are joined, and the result is
+// written.
 #pragma once
 #include "../ptx/barrier.cuh"
 #include "../ptx/cluster.cuh"
@@ -7,14 +8,14 @@
 #include "rows.cuh"
 #include "softmax.cuh"
 
-// What the end of a tile takes of shared memory: outputs of WIDTH columns, maxima and sums.
+// Shared memory that joining the warps takes: outputs of `width` columns, maxima and sums.
 constexpr int join_bytes(int key_warps, int rows, int width) { return key_warps * rows * (width + 2) * 4; }
 
-// The largest cluster that shares out the keys of a tile.
-constexpr int MOST_RANKS = 8;
+// Blocks of the largest cluster that shares out the keys of a tile.
+constexpr int MAX_RANKS = 8;
 
-// Eight elements of f32 in shared memory, without bank conflicts where eight threads have neighbours: half of them take the
-// upper four first. `i`: which of the eight.
+// Eight f32 from and to shared memory, as two accesses of sixteen bytes. Neighbouring threads have neighbouring eights: four of
+// each eight threads take the upper half first, so that there are no bank conflicts. `i`: the number of the eight.
 __device__ __forceinline__ void load_eight(float (&x)[8], const float* from, int i) {
     const int flip = i >> 2 & 1;
     const float4* of = reinterpret_cast<const float4*>(from);
@@ -30,7 +31,7 @@ __device__ __forceinline__ void store_eight(float* to, const float (&x)[8], int 
     of[flip ^ 1] = flip ? low : high;
 }
 
-// Eight elements of the result.
+// Writes eight elements of the result, and with the first of a row its LSE.
 template <typename T>
 __device__ __forceinline__ void write_result(
     const OnekvAttention& p, const OnekvWork& work, int folded, int chunk, const float (&x)[8], float lse) {
@@ -39,22 +40,23 @@ __device__ __forceinline__ void write_result(
     if (chunk == 0 && p.lse) p.lse[row_offset(p, work, folded, p.lse_strides)] = lse;
 }
 
-// The blocks of a cluster had shares of the keys. Each has left its state of every row, normalised, with the LSE in column
-// DIM, at the beginning of `shared`, [ROWS, WIDTH] f32. Every block is given an equal number of rows to write: the copy
-// engine brings them behind that, [ranks, rows of a block, DIM + 4]. Nothing goes to memory, and as no ordinary store is
-// handed to another block, nothing waits for a fence of the card. Combined as by cuda/attention/combine.cuh, bit for bit.
+// Joins the states of a cluster's blocks, which shared out the keys. Each block has left its state of every row, normalised,
+// with the LSE in column DIM, at the beginning of `shared`, [ROWS, WIDTH] f32. Every block writes an equal number of rows:
+// the copy engine brings their states from all blocks, to behind its own, [ranks, rows of a block, DIM + 4]. Nothing goes to
+// memory, and as other blocks read no ordinary store, no fence over the card is needed. The sums are those of
+// cuda/attention/combine.cuh, bit for bit.
 template <typename Shape>
 __device__ __forceinline__ void join_cluster(const OnekvAttention& p, const OnekvWork& work, const char* shared, int thread, int ranks) {
     constexpr int DIM = Shape::DIM, CHUNKS = DIM / 8, ROWS = Shape::ROWS, WIDTH = DIM + 4 * Shape::LANE_COLUMNS, RECORD = DIM + 4;
-    static_assert(RECORD <= WIDTH && Shape::KEY_WARPS > 1 && ROWS % MOST_RANKS == 0, "rows that arrive have the place of a second group of warps");
-    const int rank = cluster_rank(), valid = min(ROWS, work.rows - work.tile), of_block = (valid + ranks - 1) / ranks;
+    static_assert(RECORD <= WIDTH && Shape::KEY_WARPS > 1 && ROWS % MAX_RANKS == 0, "states that arrive go where a second group of warps had its output");
+    const int rank = cluster_rank(), valid = min(ROWS, work.rows - work.tile_start), of_block = (valid + ranks - 1) / ranks;
     const int own = max(0, min(of_block, valid - rank * of_block));
     const float* arrivals = reinterpret_cast<const float*>(shared) + ROWS * WIDTH;
     const uint32_t base = shared_address(shared), arrived = base + Shape::ARRIVED_AT;
     if (thread == 0) barrier_arrive_expect(arrived, ranks * own * RECORD * 4);
     fence_async();
     __syncthreads();
-    // All blocks have read what the rows will come over.
+    // All blocks have read what the arriving rows overwrite.
     cluster_sync();
     for (int row = thread; row < valid; row += Shape::THREADS)
         copy_to_block(
@@ -63,45 +65,45 @@ __device__ __forceinline__ void join_cluster(const OnekvAttention& p, const Onek
     for (int i = thread; i < own * CHUNKS; i += Shape::THREADS) {
         const int row = i / CHUNKS, chunk = i % CHUNKS;
         const float* record = arrivals + row * RECORD;
-        float lse[MOST_RANKS], top = -INFINITY, out[8] = {};
+        float lse[MAX_RANKS], top = -INFINITY, out[8] = {};
 #pragma unroll
-        for (int r = 0; r < MOST_RANKS; r++) {
+        for (int r = 0; r < MAX_RANKS; r++) {
             lse[r] = r < ranks ? record[r * of_block * RECORD + DIM] : -INFINITY;
             top = fmaxf(top, lse[r]);
         }
         const float shift = top == -INFINITY ? 0.0f : top;
 #pragma unroll
-        for (int r = 0; r < MOST_RANKS; r++) lse[r] = exp2f((lse[r] - shift) * LOG2E);
+        for (int r = 0; r < MAX_RANKS; r++) lse[r] = exp2f((lse[r] - shift) * LOG2E);
 #pragma unroll
-        for (int r = 0; r < MOST_RANKS; r++) {
+        for (int r = 0; r < MAX_RANKS; r++) {
             if (r >= ranks) break;
             float x[8];
             load_eight(x, record + r * of_block * RECORD + chunk * 8, i);
 #pragma unroll
             for (int e = 0; e < 8; e++) out[e] = fmaf(lse[r], x[e], out[e]);
         }
-        // As a warp adds up a lane each.
+        // In the order in which a warp's shuffles add up its lanes.
 #pragma unroll
-        for (int step = MOST_RANKS / 2; step > 0; step /= 2)
+        for (int step = MAX_RANKS / 2; step > 0; step /= 2)
 #pragma unroll
             for (int r = 0; r < step; r++) lse[r] += lse[r + step];
         const float total = lse[0], scale = total == 0 ? 0.0f : 1.0f / total;
 #pragma unroll
         for (int e = 0; e < 8; e++) out[e] *= scale;
         write_result<typename Shape::Element>(
-            p, work, work.tile + rank * of_block + row, chunk, out, total == 0 ? -INFINITY : shift + logf(total));
+            p, work, work.tile_start + rank * of_block + row, chunk, out, total == 0 ? -INFINITY : shift + logf(total));
     }
-    // This block's rows have arrived everywhere, and it may end.
+    // No block ends before the others have what it sent.
     cluster_sync();
 }
 
 // Every warp has the unnormalised output, maximum and sum of 16 * ROW_TILES rows from `first_row` on, over the
 // keys of its group `key_warp`: element i of out[t][j] is row lane / 4 + i / 2 * 8, column 8 j + lane % 4 * 2 + i % 2,
 // or with LANE_COLUMNS 4, which shares sixteen columns out to four lanes: 16 (j / 2) + lane % 4 * 4 + i % 2 * 2 + j % 2.
-// `shifts_of`: the maxima, as they stand in the exponents of two. They meet in `shared`,
-// [KEY_WARPS, ROWS, DIM + 4 LANE_COLUMNS] f32, without bank conflicts, and twice [KEY_WARPS, ROWS]. `sync` is a barrier of
-// Shape::THREADS threads. `v_scale`: what V is multiplied by. Where two warps share columns out instead of rows, tile t of
-// OUT_TILES begins at first_row + row_step t, its columns at `first_column`; maxima and sums are of the first ROW_TILES, the
+// `shifts_of`: the maxima, times the scale to powers of two. `shared` takes the outputs, [KEY_WARPS, ROWS,
+// DIM + 4 LANE_COLUMNS] f32, which is free of bank conflicts, then the maxima and the sums, [KEY_WARPS, ROWS] each. `sync` is
+// a barrier of Shape::THREADS threads. `v_scale`: the factor on V. Where two warps share out columns instead of rows, tile t
+// of OUT_TILES begins at row first_row + row_step t and at `first_column`; maxima and sums are of the first ROW_TILES, the
 // warp's own.
 template <typename Shape, int OUT_TILES, int OUT_CHUNKS, int ROW_TILES, typename Sync>
 __device__ __forceinline__ void join_and_write(
@@ -145,18 +147,18 @@ __device__ __forceinline__ void join_and_write(
 
     const int ranks = Shape::CLUSTERS ? cluster_size() : 1;
     const bool in_cluster = ranks > 1;
-    // Eight elements of a row per thread.
+    // Each thread joins eight elements of a row.
     for (int i = thread; i < ROWS * CHUNKS; i += Shape::THREADS) {
-        const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile + row;
+        const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile_start + row;
         if (folded >= work.rows) continue;
         float top = -INFINITY;
 #pragma unroll
         for (int w = 0; w < KEY_WARPS; w++) top = fmaxf(top, shifts[w * ROWS + row]);
-        const float base = top == -INFINITY ? 0.0f : top;
+        const float shift = top == -INFINITY ? 0.0f : top;
         float total = 0, x[8] = {};
 #pragma unroll
         for (int w = 0; w < KEY_WARPS; w++) {
-            const float weight = KEY_WARPS == 1 ? 1.0f : exp2_approx(shifts[w * ROWS + row] - base);
+            const float weight = KEY_WARPS == 1 ? 1.0f : exp2_approx(shifts[w * ROWS + row] - shift);
             total += weight * sums[w * ROWS + row];
             float part[8];
             load_eight(part, &outs[(w * ROWS + row) * WIDTH + chunk * 8], i);
@@ -165,16 +167,16 @@ __device__ __forceinline__ void join_and_write(
         }
         // No keys: out = 0, lse = -inf. A NaN sum stays one.
         const float scale = total == 0 ? 0.0f : v_scale / total;
-        const float lse = total == 0 ? -INFINITY : base * LN2 + logf(total);
+        const float lse = total == 0 ? -INFINITY : shift * LN2 + logf(total);
 #pragma unroll
         for (int e = 0; e < 8; e++) x[e] *= scale;
         if (in_cluster) {
-            // In the place of what this thread alone has read.
+            // Over the eight that this thread alone has read.
             store_eight(&outs[row * WIDTH + chunk * 8], x, i);
-            // Sixteen bytes, as the copy engine takes them.
+            // Sixteen bytes: the copy engine takes no less.
             if (chunk == 0) store_four(shared_address(&outs[row * WIDTH + DIM]), lse, 0, 0, 0);
-        } else if (work.slot >= 0) {
-            const int64_t at = static_cast<int64_t>(work.slot) * ROWS + row;
+        } else if (work.state >= 0) {
+            const int64_t at = static_cast<int64_t>(work.state) * ROWS + row;
             float4* to = reinterpret_cast<float4*>(&p.partial_out[at * DIM + chunk * 8]);
             to[0] = make_float4(x[0], x[1], x[2], x[3]);
             to[1] = make_float4(x[4], x[5], x[6], x[7]);

@@ -1,11 +1,11 @@
-// What a block is to do, where folded query rows stand in global memory, and chunks of rows in shared memory.
+// A block's entry of the work list, and addresses: of folded query rows in global memory, of chunks of rows in shared memory.
 #pragma once
 #include <string.h>
 
 #include "../abi.h"
 
-// Entry `at` of the host's list, in two loads: the compiler takes its numbers for eight. Lists are written in the order of the
-// stream by copies, which no launch overlaps: they can be read before the wait for the launches before.
+// Entry `at` of the host's list, in two loads; the compiler would make eight, one for each number. Lists are written by copies
+// in the order of the stream, which no launch overlaps: they may be read before the wait for the launches before.
 template <typename Entry>
 __device__ __forceinline__ Entry entry_of(const Entry* list, int at) {
     static_assert(sizeof(Entry) == 2 * sizeof(int4), "32 bytes, from a multiple of as many on");
@@ -23,8 +23,9 @@ __device__ __forceinline__ int64_t row_offset(const OnekvAttention& p, const Par
     return query * strides.row + head * strides.head;
 }
 
-// Shared address of a 16-byte chunk of a row. Eight rows of a column lie in all 32 banks: of rows that are 8 chunks or a multiple
-// long every row changes places, of others those that begin in the same banks, every second of 4 or 12 chunks.
+// Shared address of a 16-byte chunk of a row. Chunks are permuted within their row so that the same chunk of eight rows covers
+// all 32 banks. Rows of a multiple of 8 chunks all begin in the same bank: each has a permutation of its own. Of rows of 4 or
+// 12 chunks every second one does, so that two neighbours share a permutation.
 template <int CHUNKS>
 __device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int row, int chunk) {
     constexpr int PLACES = CHUNKS % 8 == 0 ? 8 : 4;
@@ -32,7 +33,7 @@ __device__ __forceinline__ uint32_t chunk_at(uint32_t tile, int row, int chunk) 
     return tile + (row * CHUNKS + (chunk ^ (row / (8 / PLACES) & (PLACES - 1)))) * 16;
 }
 
-// The same in tiles that the copy engine writes: panels of eight chunks (128 bytes) a row, swizzled likewise.
+// The same in tiles that the copy engine writes: panels of eight chunks (128 bytes) a row, swizzled by 128 bytes.
 template <int TILE_ROWS>
 __device__ __forceinline__ uint32_t panel_chunk(uint32_t tile, int row, int chunk) {
     return tile + (chunk / 8 * TILE_ROWS + row) * 128 + ((chunk & 7) ^ (row & 7)) * 16;

@@ -12,12 +12,13 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
-// 2^x for x < 127, of which weights have up to 8, on the FMA pipes, to 2^-22 as ex2.approx: 2^n p(x - n), n the nearest integer, where p has the least
-// relative error of degree 5 on [-1/2, 1/2] with p(0) = 1. From x = -126.5 down it is 0; NaN stays NaN.
+// 2^x on the FMA pipes, for x < 127 (weights have at most 8), to 2^-22 like ex2.approx: 2^n p(x - n) with n the nearest integer
+// and p the polynomial of degree 5 with p(0) = 1 and the least relative error on [-1/2, 1/2]. From x = -126.5 down it is 0; NaN
+// stays NaN.
 __device__ __forceinline__ float exp2_polynomial(float x) {
     float clamped;
     asm("max.NaN.f32 %0, %1, 0fC2FE0000;" : "=f"(clamped) : "f"(x));  // -127: 2^n is the float 0 then
-    // n + 127, what the exponent of 2^n is, in the last bits of the sum.
+    // The last bits of the sum are n + 127, the biased exponent of 2^n.
     constexpr float ROUND = 12582912.0f + 127;
     const float rounded = clamped + ROUND, r = clamped - (rounded - ROUND);
     float p = fmaf(0.0013264727f, r, 0.009671513f);
@@ -32,7 +33,7 @@ __device__ __forceinline__ float tanh_approx(float x) {
     return copysignf(__fdividef(1 - e, 1 + e), x);
 }
 
-// Of a warp's sixteen rows: each times its own factor.
+// Multiplies each of a warp's sixteen rows by its own factor.
 template <int N>
 __device__ __forceinline__ void scale_rows(float (&tile)[N][4], const float (&factors)[2]) {
 #pragma unroll
@@ -40,20 +41,20 @@ __device__ __forceinline__ void scale_rows(float (&tile)[N][4], const float (&fa
 #pragma unroll
         for (int i = 0; i < 4; i++) tile[j][i] *= factors[i / 2];
 }
-// What softmax() gives is mostly 1 in all rows of a warp: a vote costs less than to multiply all outputs.
+// Whether no row of the warp needs rescaling, as is mostly so: a vote costs less than to multiply all outputs.
 __device__ __forceinline__ bool all_one(const float (&factors)[2]) { return __all_sync(~0u, factors[0] == 1 && factors[1] == 1); }
 
-// Scores from dot products: either untouched, with the scale left to the exponential, or capped.
+// How dot products become weights. Without a softcap they stay as they are, and the scale is left to the exponential.
 struct Score {
-    float inner;  // before tanh
+    float inner;  // factor before tanh
     float cap;    // 0: none
     float log2_scale;
 
-    // `k_scale`: what the elements of K are multiplied by.
+    // `k_scale`: the factor on K's elements, 1 but for e4m3.
     __device__ explicit Score(const OnekvAttention& p, float k_scale = 1)
         : inner(p.score_scale * k_scale), cap(p.softcap), log2_scale(p.softcap > 0 ? LOG2E : p.score_scale * k_scale * LOG2E) {}
 
-    // Not `dot * factor` first: where `inner` is small, that may be too large for a float.
+    // Not `dot * factor` first: that may overflow where `inner` is small.
     __device__ __forceinline__ float capped(float dot, float factor = 1) const { return cap * tanh_approx(dot * (inner * factor)); }
 
     // What is subtracted in the exponent for a maximum; 0 where nothing has weight yet, so that no
@@ -88,10 +89,10 @@ struct Score {
             for (int i = 0; i < 4; i++)
                 if (8 * j + i % 2 >= left) s[j][i] = -INFINITY;
     }
-    // Scores to weights. Raises the maxima of the two rows, adds to a lane's share of their sums, and gives the
-    // factor on what was summed up before: mostly 1, as a maximum stays until it would make weights of more than 2^8. Only the
-    // row itself has a say in that. POLYNOMIALS: a tenth of the weights is left to the FMA pipes, where those for
-    // exponentials are what is short.
+    // Scores to weights. Raises the maxima of the lane's two rows, adds to its share of their sums, and gives the factor on what
+    // was summed up before. That is mostly 1: a maximum stays until it would make weights of more than 2^8, by the row's own
+    // scores alone, so that no bit depends on other rows. POLYNOMIALS: every tenth weight is computed on the FMA pipes, where
+    // those for exponentials are the bottleneck.
     template <bool POLYNOMIALS = false, int N>
     __device__ __forceinline__ void softmax(float (&s)[N][4], float (&highest)[2], float (&sum)[2], float (&rescale)[2]) const {
         softmax<POLYNOMIALS>(s, highest, sum, rescale, {log2_scale, log2_scale});
@@ -112,7 +113,7 @@ struct Score {
             const bool rises = (top - highest[r]) * row.log2_scale > 8;
             top = rises ? top : highest[r];
             const float down = row.shift(top);
-            // The exponent of an equal maximum is what its product with the scale was rounded by, not 0.
+            // 1 exactly where the maximum stays: the fused exponent would be the rounding error of its product, not 0.
             rescale[r] = rises ? row.weight(highest[r], down) : 1.0f;
             highest[r] = top;
             sum[r] *= rescale[r];

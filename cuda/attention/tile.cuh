@@ -24,11 +24,11 @@ struct TileShape {
     static constexpr int THREADS = 32 * ROW_WARPS * KEY_WARPS;
     static constexpr int WARP_KEYS = TILE_KEYS / KEY_WARPS;
     static constexpr int CHUNKS = DIM / 8;  // 16-byte chunks of a row
-    static constexpr int LANE_COLUMNS = 2;
-    static constexpr bool CLUSTERS = false;
+    static constexpr int LANE_COLUMNS = 2;  // neighbouring columns of the output that a lane holds
+    static constexpr bool CLUSTERS = false; // no cluster shares out the keys
     static constexpr int TILE_BYTES = TILE_KEYS * DIM * 2;
     static constexpr int Q_BYTES = ROWS * DIM * 2;
-    // Q, K/V stages; the meeting outputs take their place.
+    // Q and the K/V stages; joining the warps' outputs takes the same memory afterwards.
     static constexpr int LOOP_BYTES = Q_BYTES + 2 * STAGES * TILE_BYTES;
     static constexpr int JOIN_BYTES = join_bytes(KEY_WARPS, ROWS, DIM + 4 * LANE_COLUMNS);
     static constexpr int SHARED_BYTES = LOOP_BYTES > JOIN_BYTES ? LOOP_BYTES : JOIN_BYTES;
@@ -45,12 +45,12 @@ __device__ __forceinline__ void attend_tile(const OnekvAttention& p, const Onekv
     const int row_warp = warp % Shape::ROW_WARPS, key_warp = warp / Shape::ROW_WARPS;
     const uint32_t q_tile = shared_address(shared), kv_tiles = q_tile + Shape::Q_BYTES;
     const T* q = static_cast<const T*>(p.q);
-    const T* k = static_cast<const T*>(p.k) + work.kv_slot * p.k_slot + work.kv_head * p.k_strides.head;
-    const T* v = static_cast<const T*>(p.v) + work.kv_slot * p.v_slot + work.kv_head * p.v_strides.head;
+    const T* k = static_cast<const T*>(p.k) + work.kv_slot * p.k_slot_stride + work.kv_head * p.k_strides.head;
+    const T* v = static_cast<const T*>(p.v) + work.kv_slot * p.v_slot_stride + work.kv_head * p.v_strides.head;
 
     // Folded rows past the input's end are zeros: they are computed and not written.
     for (int i = thread; i < ROWS * CHUNKS; i += Shape::THREADS) {
-        const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile + row;
+        const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile_start + row;
         const bool valid = folded < work.rows;
         copy_async_16(chunk_at<CHUNKS>(q_tile, row, chunk), q + row_offset(p, work, valid ? folded : 0, p.q_strides) + chunk * 8, valid);
     }

@@ -1,4 +1,5 @@
-// Barriers in shared memory (mbarrier), named barriers, registers by warpgroup, dependent launches (9.0).
+// Synchronisation and its kin (compute capability 9.0): barriers in shared memory (mbarrier), named barriers, the fence for the
+// copy engine, registers moved between warpgroups, election of a thread, dependent launches.
 #pragma once
 #include <stdint.h>
 
@@ -25,10 +26,10 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
 // Barrier `id` (1 to 15) of `threads` threads of the block.
 __device__ __forceinline__ void named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
-// Counts towards it without waiting.
+// Arrives at the named barrier without waiting.
 __device__ __forceinline__ void named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
-// What ordinary stores wrote to shared memory is seen by the copy engine and by wgmma after this and a barrier.
+// After this and a barrier the copy engine and wgmma see what ordinary stores wrote to shared memory.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 template <int REGISTERS>
@@ -40,7 +41,7 @@ __device__ __forceinline__ void registers_take() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
-// True in one thread of a warp, which all threads of it ask: the compiler then knows that it is one.
+// True in one thread of a warp; all threads of it call this. The compiler then knows that it is one only.
 __device__ __forceinline__ bool elected() {
     uint32_t one;
     asm volatile("{\n.reg .pred is;\nelect.sync _|is, 0xffffffff;\nselp.b32 %0, 1, 0, is;\n}" : "=r"(one));

@@ -12,12 +12,12 @@ __device__ __forceinline__ int cluster_size() {
     asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
     return size;
 }
-// All threads of all blocks meet. Of what they did before, it hands over barriers that barrier_init_fence followed.
+// A barrier of all threads of all blocks. It publishes no writes, but for barriers that barrier_init_fence followed.
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-// Arrives at the barrier in the same place of block `rank`. Tells that reads are over, and publishes no writes:
-// `.release.cluster` would, for a MEMBAR.GPU each time.
+// Arrives at the barrier at the same address of block `rank`. It says that reads are over, and publishes no writes:
+// `.release.cluster` would, at the price of a MEMBAR.GPU each time.
 __device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, int rank) {
     asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
                  "r"(rank)
@@ -32,7 +32,7 @@ __device__ __forceinline__ void copy_to_block(uint32_t to, uint32_t from, int by
         "r"(from), "r"(bytes), "r"(barrier), "r"(rank)
         : "memory");
 }
-// The same place of block `rank`.
+// The address in block `rank` of what this block has at `shared`.
 __device__ __forceinline__ uint32_t at_block(uint32_t shared, int rank) {
     uint32_t there;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared), "r"(rank));

@@ -1,4 +1,4 @@
-// Asynchronous copies from global to shared memory (compute capability 8.0).
+// Loads and stores, asynchronous ones from global to shared memory and such as the compiler would split (compute capability 8.0).
 #pragma once
 #include <stdint.h>
 
@@ -50,7 +50,7 @@ __device__ __forceinline__ uint4 load_16(uint32_t from) {
 __device__ __forceinline__ void store_global_16(void* to, uint4 x) {
     asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }
-// Asked for here: an ordinary load is moved down to where it is used, behind a loop if need be.
+// A load that is issued here: the compiler moves an ordinary one to where its value is used, behind a loop if need be.
 __device__ __forceinline__ float load_here(const float* from) {
     float x;
     asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(from));

@@ -10,8 +10,8 @@ struct alignas(128) TensorMap {
 __device__ __forceinline__ void tensor_prefetch(const TensorMap& map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
-// What a box goes to, this block's own memory. From 12.0 on ptxas takes the other name for some block of a cluster, and checks
-// the address by a call for every box: with nvcc 13.0 and 13.5 that is a stack frame and 55 to 68 instructions a tile.
+// The state space of a box's destination, this block's own memory. From 12.0 on ptxas takes shared::cluster for any block of a
+// cluster, and checks the address by a call for every box: with nvcc 13.0 and 13.5 a stack frame and 55 to 68 instructions a tile.
 #if __CUDA_ARCH__ >= 1200
 #define ONEKV_OWN_SHARED "shared::cta"
 #else

@@ -1,8 +1,8 @@
 // Tensor-core products of a warpgroup (wgmma, 9.0a): D [64, N] += A [64, 16] B [16, N], f32 accumulators.
 //
 // Tiles in shared memory consist of panels of 64 elements (128 bytes) a row, swizzled by 128 bytes as the copy
-// engine writes them; a panel begins at a multiple of 1024 bytes. `rows contiguous in k`: Q and K. `columns
-// contiguous`: V, whose rows are keys, the k of P V.
+// engine writes them; a panel begins at a multiple of 1024 bytes. Q and K are contiguous along k, the columns that are summed
+// over. V is contiguous along N: its rows are keys, the k of P V.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -14,7 +14,7 @@ __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address, uint32_t p
     return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
 }
 
-// That of what stands `sixteens` times 16 bytes further on. Its low word alone changes: shared memory ends before a carry.
+// The descriptor of what stands 16 times `sixteens` bytes further on. Only the low word changes: shared memory ends before a carry.
 __device__ __forceinline__ uint64_t further(uint64_t descriptor, uint32_t sixteens) {
     return descriptor & 0xffffffffull << 32 | static_cast<uint32_t>(descriptor) + sixteens;
 }
@@ -33,9 +33,8 @@ __device__ __forceinline__ void settle(float (&d)[N][4]) {
     for (int i = 0; i < N; i++) settle(d[i]);
 }
 
-// Keeps what `positive` is made of before the wait that follows: ptxas moves arithmetic across a wait as it likes, and
-// with the exponentials behind it they would no longer run beside the products. Never stores: `positive` is
-// at least 0, or NaN.
+// Keeps the computation of `positive` before the wait that follows. ptxas moves arithmetic across a wait as it likes, and behind
+// it the exponentials would no longer run beside the products. It never stores: `positive` is at least 0, or NaN.
 __device__ __forceinline__ void stay_before(float positive, uint32_t shared) {
     asm volatile("{\n.reg .pred below;\nsetp.lt.f32 below, %0, 0f00000000;\n@below st.shared.f32 [%1], %0;\n}" ::"f"(positive), "r"(shared)
                  : "memory");
@@ -48,7 +47,7 @@ __device__ __forceinline__ void stay_before(float positive, uint32_t shared) {
 // D = (add ? D : 0) + A B, A and B in shared memory, both with k contiguous.
 template <typename T, int N>
 struct SharedProduct;
-// D += A B, A in registers (as mma.sync's A, 16 rows a warp), B in shared memory with its columns contiguous.
+// D += A B, A in registers (as mma.sync's A, 16 rows a warp), B in shared memory, contiguous along N.
 template <typename T, int N>
 struct RegisterProduct;
 

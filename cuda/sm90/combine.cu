@@ -1,4 +1,4 @@
-// Combines the states of split keys where launches overlap: set up, its share known, while the attention still runs.
+// The kernels that combine split keys where launches overlap: blocks start, and read their share, while the attention runs.
 #include "../attention/combine.cuh"
 #include "../ptx/barrier.cuh"
 

@@ -1,4 +1,4 @@
-// How a kernel of the copy engine's stream is made of a row of src/plan/variants.rs.
+// How a streaming kernel (stream.cuh) is made of a row of src/plan/variants.rs.
 #pragma once
 #include "../attention/planned.cuh"
 #include "stream_e4m3.cuh"

@@ -26,23 +26,25 @@ struct StreamShape {
     static constexpr int ROWS = 16 * ROW_WARPS * ROW_TILES;
     static constexpr int TILE_BYTES = TILE_KEYS * DIM * KV_BYTES;
     static constexpr int Q_BYTES = ROWS * DIM * 2;
-    // Neighbouring columns of the output that a lane holds: as the products leave them.
+    // Neighbouring columns of the output that a lane holds.
     static constexpr int LANE_COLUMNS = 4 / KV_BYTES;
-    // What a warp has of the output: its own rows, or with e4m3 K and V, which then are converted once, columns of the team's.
+    // Warps of a team, which share a tile, divide the output by rows; with e4m3 K and V by columns, so that every byte of a tile is
+    // converted by one warp only.
     static constexpr int COLUMN_WARPS = KV_BYTES == 1 ? ROW_WARPS : 1;
     static constexpr int OUT_TILES = ROW_TILES * COLUMN_WARPS, OUT_DIM = DIM / COLUMN_WARPS;
-    static_assert(COLUMN_WARPS == 1 || COLUMN_WARPS == 2 && ROW_TILES == 1, "two warps exchange a row tile each");
-    // Q stays in registers where they suffice for it beside the output and the scores.
+    static_assert(COLUMN_WARPS == 1 || COLUMN_WARPS == 2 && ROW_TILES == 1, "a team of two exchanges a row tile each");
+    // Q stays in registers where there is room beside the output and the scores.
     static constexpr bool HOLD_Q = OUT_TILES * (OUT_DIM * 3 / 4 + TILE_KEYS / 2) <= 128;
-    // What a warp gets of the other that has columns of its rows, sixteen bytes a lane: sums, then weights in their place.
+    // What a warp hands to the other one of its team, sixteen bytes a lane: sums of scores, then weights over them.
     static constexpr int EXCHANGE_BYTES = COLUMN_WARPS == 2 ? TILE_KEYS / 8 * 512 : 0;
-    // K/V rings, Q, exchanges; the meeting outputs take their place. Then the barriers, and with e4m3 K a factor per row.
+    // Shared memory: K/V rings, Q, exchanges, over which the outputs are joined afterwards. Then the barriers, and with e4m3 K and V
+    // a factor per row.
     static constexpr int Q_AT = 2 * KEY_WARPS * RING * TILE_BYTES;
     static constexpr int EXCHANGE_AT = Q_AT + Q_BYTES;
     static constexpr int LOOP_BYTES = EXCHANGE_AT + 4 * EXCHANGE_BYTES;
     static constexpr int JOIN_BYTES = join_bytes(KEY_WARPS, ROWS, DIM + 4 * LANE_COLUMNS);
     static constexpr int BARRIERS_AT = ((LOOP_BYTES > JOIN_BYTES ? LOOP_BYTES : JOIN_BYTES) + 127) / 128 * 128;
-    // One for rows of other blocks that arrive where a cluster shares out the keys.
+    // The barrier for states of other blocks that arrive, where a cluster shares out the keys.
     static constexpr int ARRIVED_AT = BARRIERS_AT + KEY_WARPS * RING * 8;
     static constexpr int FACTORS_AT = ARRIVED_AT + 8;
     static constexpr int SHARED_BYTES = FACTORS_AT + (KV_BYTES == 1 ? ROWS * 4 : 0);
@@ -50,8 +52,9 @@ struct StreamShape {
     static_assert(TILE_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
 };
 
-// From a lane's chunk 0 or 1 of a swizzled row to `even` chunks further on: an immediate offset, or a bit changed.
-__device__ __forceinline__ uint32_t chunks_on(uint32_t chunk, int even, int panel_bytes) {
+// From the address of a lane's chunk 0 or 1 of a swizzled row to that of the chunk `even` (an even number) further on: within a
+// panel some bits change, from panel to panel it is an immediate offset.
+__device__ __forceinline__ uint32_t advance_chunks(uint32_t chunk, int even, int panel_bytes) {
     return (chunk ^ even % 8 * 16) + even / 8 * panel_bytes;
 }
 
@@ -62,13 +65,13 @@ struct StreamProducts {
     using T = typename Shape::Element;
     static constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS, ROW_TILES = Shape::ROW_TILES, CHUNKS = DIM / 8;
     static constexpr int OUT_TILES = Shape::OUT_TILES, OUT_DIM = Shape::OUT_DIM;
-    // A product waits for the one before it with the same accumulators: of few accumulators there are two each.
+    // A product waits for the one before with the same accumulators. Where these are few there are two sets, added up at the end.
     static constexpr int CHAINS = ROW_TILES * KEYS / 8 < 4 ? 2 : 1;
     uint32_t base;
     int row_warp, key_warp, lane;
     uint32_t held[OUT_TILES][Shape::HOLD_Q ? OUT_DIM / 16 : 1][4];
 
-    // Factors on K and V.
+    // The factors on K and V; 1 but for e4m3.
     __device__ static float k_scale(const OnekvAttention&, const OnekvWork&) { return 1; }
     __device__ static float v_scale(const OnekvAttention&, const OnekvWork&) { return 1; }
 
@@ -76,7 +79,7 @@ struct StreamProducts {
     __device__ __forceinline__ static void fetch_q(const OnekvAttention& p, const OnekvWork& work, uint32_t base, int thread) {
         const T* q = static_cast<const T*>(p.q);
         for (int i = thread; i < Shape::ROWS * CHUNKS; i += Shape::THREADS) {
-            const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile + row;
+            const int row = i / CHUNKS, chunk = i % CHUNKS, folded = work.tile_start + row;
             const bool valid = folded < work.rows;
             copy_async_16(
                 chunk_at<CHUNKS>(base + Shape::Q_AT, row, chunk), q + row_offset(p, work, valid ? folded : 0, p.q_strides) + chunk * 8, valid);
@@ -90,7 +93,7 @@ struct StreamProducts {
     __device__ __forceinline__ int first_column() const { return OUT_DIM < DIM ? row_warp * OUT_DIM : 0; }
     __device__ __forceinline__ void load_q(uint32_t (&a)[4], int t, int d) const {
         const uint32_t first = chunk_at<CHUNKS>(base + Shape::Q_AT, first_row() + row_step() * t + lane % 16, first_column() / 8 + lane / 16);
-        load_matrix(a, chunks_on(first, d / 8, 128));
+        load_matrix(a, advance_chunks(first, d / 8, 128));
     }
     __device__ __forceinline__ void hold_q() {
         if (Shape::HOLD_Q) {
@@ -100,7 +103,7 @@ struct StreamProducts {
                 for (int d = 0; d < OUT_DIM; d += 16) load_q(held[t][Shape::HOLD_Q ? d / 16 : 0], t, d);
         }
     }
-    // Q of columns d to d + 15, of all rows.
+    // Q's columns d to d + 15 of all row tiles, from registers or shared memory.
     __device__ __forceinline__ void q_of(uint32_t (&a)[OUT_TILES][4], int d) const {
 #pragma unroll
         for (int t = 0; t < OUT_TILES; t++) {
@@ -120,7 +123,7 @@ struct StreamProducts {
 #pragma unroll
             for (int key = 0; key < KEYS; key += 16) {
                 uint32_t b[4];
-                load_matrix(b, chunks_on(first, d / 8, KEYS * 128) + key * 128);
+                load_matrix(b, advance_chunks(first, d / 8, KEYS * 128) + key * 128);
 #pragma unroll
                 for (int t = 0; t < ROW_TILES; t++) {
                     multiply<T>(sums[d / 16 % CHAINS][t][key / 8], a[t], b[0], b[1]);
@@ -135,7 +138,7 @@ struct StreamProducts {
 #pragma unroll
                 for (int i = 0; i < 4; i++) s[t][j][i] = CHAINS == 1 ? sums[0][t][j][i] : sums[0][t][j][i] + sums[CHAINS - 1][t][j][i];
     }
-    // What the dot products of a lane's row are still to be multiplied by.
+    // The factor that a row's dot products still lack; 1 but for bf16 Q with e4m3 K.
     __device__ __forceinline__ static float row_factor(int, int) { return 1; }
     // O = rescale O + P V.
     __device__ __forceinline__ void values(
@@ -153,7 +156,7 @@ struct StreamProducts {
 #pragma unroll
             for (int d = 0; d < DIM; d += 16) {
                 uint32_t b[4];
-                load_matrix_transposed(b, chunks_on(first, d / 8, KEYS * 128) + key * 128);
+                load_matrix_transposed(b, advance_chunks(first, d / 8, KEYS * 128) + key * 128);
 #pragma unroll
                 for (int t = 0; t < ROW_TILES; t++) {
                     multiply<T>(out[t][d / 8], a[t], b[0], b[1]);
@@ -162,13 +165,13 @@ struct StreamProducts {
             }
         }
     }
-    // The warps that share a tile.
+    // A barrier of the team: the warps that share a tile.
     __device__ __forceinline__ void team_sync() const {
         if (Shape::ROW_WARPS == 1) __syncwarp();
         else named_sync(1 + key_warp, 32 * Shape::ROW_WARPS);
     }
-    // What stands behind the last of `left` keys may be NaN, and 0 x NaN is NaN: zeros take its place.
-    __device__ __forceinline__ void end_values(uint32_t v_tile, int left) const {
+    // Rows of V past the last of `left` keys may hold NaN, and 0 x NaN is NaN: they become zeros.
+    __device__ __forceinline__ void zero_values_past(uint32_t v_tile, int left) const {
         constexpr int ROW_CHUNKS = Shape::TILE_BYTES / KEYS / 16;
         for (int i = left * ROW_CHUNKS + row_warp * 32 + lane; i < KEYS * ROW_CHUNKS; i += 32 * Shape::ROW_WARPS) {
             const int row = i / ROW_CHUNKS, chunk = i % ROW_CHUNKS;
@@ -186,7 +189,7 @@ __device__ __forceinline__ void attend_stream(
     constexpr int KEYS = Shape::TILE_KEYS, RING = Shape::RING;
     constexpr int ROW_TILES = Shape::ROW_TILES, KEY_WARPS = Shape::KEY_WARPS;
     if (work.rows == 0) {
-        // Where all blocks are such, what comes after this launch still comes after what came before it.
+        // Where all blocks end here, the next launch must still not overtake the one before this one.
         if (blockIdx.x == 0) predecessors_wait();
         return;
     }
@@ -213,7 +216,7 @@ __device__ __forceinline__ void attend_stream(
     }
     if (thread == 0 && tiles > 0) tensor_prefetch(k_map), tensor_prefetch(v_map);
     dependents_start();
-    // Only Q is new, where K and V have settled: they come while the launches before this one end.
+    // Settled K and V are fetched while the launches before this one still run: only Q must be waited for.
     if (!p.kv_settled) predecessors_wait();
     if (fetches) {
 #pragma unroll
@@ -232,7 +235,7 @@ __device__ __forceinline__ void attend_stream(
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             highest[t][r] = -INFINITY;
-            // Not 0, though k_scale be 0 or the product too small for a float: 0 times -inf, the score of no key, is NaN.
+            // Never 0, also where k_scale is 0 or the product underflows: 0 times -inf, the score of a masked key, would be NaN.
             log2_scale[t][r] = fmaxf(score.log2_scale * (score.cap > 0 ? 1 : products.row_factor(t, r)), __FLT_DENORM_MIN__);
         }
     for (int tile = key_warp, stage = 0, parity = 0; tile < tiles; tile += KEY_WARPS) {
@@ -240,7 +243,7 @@ __device__ __forceinline__ void attend_stream(
         const uint32_t k_tile = ring + stage * 2 * Shape::TILE_BYTES, v_tile = k_tile + Shape::TILE_BYTES;
         barrier_wait(barriers + stage * 8, parity);
 
-        if (left < KEYS) products.end_values(v_tile, left);
+        if (left < KEYS) products.zero_values_past(v_tile, left);
         float s[ROW_TILES][KEYS / 8][4], rescale[ROW_TILES][2];
         products.scores(s, k_tile);
 #pragma unroll

@@ -1,8 +1,8 @@
 // Few rows from 9.0 on with K and V in e4m3: the stream of stream.cuh with half of its bytes. Products are f16, which holds
 // every e4m3 value exactly.
 //
-// Every byte is converted once: where a tile has two warps, each has half of head_dim for all 32 rows. Of S each has sums
-// over its half, and gets those of its own 16 rows from the other; then it has their softmax, and gives the other the weights.
+// Every byte is converted once: where two warps share a tile, each has half of head_dim for all 32 rows. Each then has partial
+// sums of S, over its half. It gets those of its own 16 rows from the other, computes their softmax, and hands over the weights.
 //
 // Clocks: at 20 bytes a clock and multiprocessor, an H200's share of its memory, the tiles of four warps come in 0.4 DIM
 // TILE_KEYS clocks (two warps' tiles in half), in which a scheduler issues as many instructions. For four bytes of each
@@ -22,31 +22,31 @@ struct StreamProductsE4m3 : StreamProducts<Shape_> {
     using T = typename Shape::Element;
     static constexpr int DIM = Shape::DIM, KEYS = Shape::TILE_KEYS, ROW_TILES = Shape::ROW_TILES;
     static constexpr int OUT_TILES = Shape::OUT_TILES, OUT_DIM = Shape::OUT_DIM, CHUNKS = DIM / 8, UNITS = DIM / 16;
-    // Of a row within a panel.
-    static constexpr int ROW_BYTES = DIM == 64 ? 64 : 128;
-    static constexpr bool TEAM = OUT_DIM < DIM;
-    static constexpr int STEP = TEAM ? 32 : KEYS;
+    static constexpr int ROW_BYTES = DIM == 64 ? 64 : 128;  // of a row within a panel
+    static constexpr bool TEAM = OUT_DIM < DIM;             // two warps share a tile, by columns
+    static constexpr int STEP = TEAM ? 32 : KEYS;           // keys whose scores are summed at a time
+    // Q in bf16 is brought to f16 row by row: to_f16().
     static constexpr bool SCALES_ROWS = std::is_same<T, __nv_bfloat16>::value;
 
     __device__ __forceinline__ static float k_scale(const OnekvAttention& p, const OnekvWork& work) { return p.k_scale[work.kv_head]; }
     __device__ __forceinline__ static float v_scale(const OnekvAttention& p, const OnekvWork& work) { return p.v_scale[work.kv_head]; }
 
-    // Chunk of sixteen bytes of a row, as the copy engine writes it: rows of 64 bytes are swizzled by 64 bytes.
+    // Shared address of a 16-byte chunk, as the copy engine writes it: rows of 64 bytes are swizzled by 64 bytes.
     __device__ __forceinline__ static uint32_t chunk(uint32_t tile, int row, int chunk) {
         return DIM == 64 ? tile + row * 64 + (chunk ^ (row >> 1 & 3)) * 16 : panel_chunk<KEYS>(tile, row, chunk);
     }
     __device__ __forceinline__ static uint32_t factor_at(uint32_t base, int row) { return base + Shape::FACTORS_AT + row * 4; }
-    // bf16 reaches further than f16. So a row of Q is multiplied by the power of two that brings its largest magnitude to
-    // 2^14, and its scores by the inverse, which this returns. What is not below 2^-31 of the largest is exact then, and
-    // nothing is off by more than 2^-39 of it: less than f32 sums round away. Infinities and NaN stay what they are. The
-    // lanes of a row call it together, each with sixteen elements.
+    // A row of Q in bf16, whose range exceeds f16's, to f16: it is multiplied by the power of two that brings its largest magnitude
+    // to 2^14, and this returns the inverse, for its scores. Elements of at least 2^-31 of the largest stay exact, and none is off
+    // by more than 2^-39 of it, which is less than f32 sums round away. Infinities and NaN stay what they are. The lanes of a row
+    // call it together, each with sixteen elements.
     __device__ __forceinline__ static float to_f16(uint32_t (&q)[8]) {
         int largest = 0;
 #pragma unroll
         for (int i = 0; i < 8; i++) largest = max(largest, max(q[i] & 0x7fff, q[i] >> 16 & 0x7fff));
 #pragma unroll
         for (int step = UNITS / 2; step > 0; step /= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, step));
-        // As f32 has exponents, with a bias of 127. At most 253, so that the inverse is a number as well.
+        // The biased exponent of the factor as f32. At most 253, so that the inverse is a normal number as well.
         const int power = min(127 + 14 + 127 - (largest >> 7), 253);
         const float factor = __int_as_float(power << 23);
 #pragma unroll
@@ -60,7 +60,7 @@ struct StreamProductsE4m3 : StreamProducts<Shape_> {
         static_assert(Shape::ROWS * UNITS % 32 == 0, "whole warps find the largest of their rows");
 #pragma unroll 2
         for (int i = thread; i < Shape::ROWS * UNITS; i += Shape::THREADS) {
-            const int row = i / UNITS, unit = i % UNITS, folded = work.tile + row;
+            const int row = i / UNITS, unit = i % UNITS, folded = work.tile_start + row;
             uint4 x = make_uint4(0, 0, 0, 0), y = x;
             if (folded < work.rows) {
                 const uint4* from = reinterpret_cast<const uint4*>(q + row_offset(p, work, folded, p.q_strides)) + 2 * unit;
@@ -78,18 +78,19 @@ struct StreamProductsE4m3 : StreamProducts<Shape_> {
             store_16(chunk_at<CHUNKS>(base + Shape::Q_AT, row, 2 * unit + (flip ^ 1)), flip ? low : high);
         }
     }
-    // What makes up for to_f16() in the scores of a lane's row.
+    // The inverse of to_f16()'s factor, for the scores of a lane's row.
     __device__ __forceinline__ float row_factor(int t, int r) const {
         return SCALES_ROWS ? load_float(factor_at(this->base, this->first_row() + 16 * t + this->lane / 4 + 8 * r)) : 1;
     }
-    // Where a lane of one of the team's warps puts sixteen bytes for the same lane of the other, 1024 bytes after each other.
-    __device__ __forceinline__ uint32_t shared_with(int row_warp) const {
+    // Where a lane of the team's warp `row_warp` leaves sixteen bytes for the same lane of the other; the next sixteen stand 1024
+    // bytes further on.
+    __device__ __forceinline__ uint32_t exchange_at(int row_warp) const {
         return this->base + Shape::EXCHANGE_AT + this->key_warp * 2 * Shape::EXCHANGE_BYTES + row_warp * 512 + this->lane * 16;
     }
     __device__ __forceinline__ void scores(float (&s)[ROW_TILES][KEYS / 8][4], uint32_t k_tile) const {
         const uint32_t first = chunk(k_tile, this->lane, this->first_column() / 16);
-        const uint32_t from = shared_with(this->row_warp), to = from ^ 512;
-        // A team's warp has sums of twice the rows: of STEP keys at a time.
+        const uint32_t from = exchange_at(this->row_warp), to = from ^ 512;
+        // In a team a warp has sums for twice the rows: to save registers, of STEP keys at a time.
 #pragma unroll
         for (int step = 0; step < KEYS; step += STEP) {
             float sums[OUT_TILES][STEP / 8][4] = {};
@@ -99,9 +100,9 @@ struct StreamProductsE4m3 : StreamProducts<Shape_> {
                 this->q_of(a, d);
 #pragma unroll
                 for (int key = 0; key < STEP; key += 32) {
-                    // Of eight keys each.
+                    // Each register holds, over the warp, sixteen columns of eight keys.
                     uint32_t k[4];
-                    load_matrix(k, chunks_on(first, d / 16, KEYS * 128) + (step + key) * ROW_BYTES);
+                    load_matrix(k, advance_chunks(first, d / 16, KEYS * 128) + (step + key) * ROW_BYTES);
 #pragma unroll
                     for (int i = 0; i < 4; i++) {
                         uint32_t b0, b1;
@@ -145,12 +146,12 @@ struct StreamProductsE4m3 : StreamProducts<Shape_> {
 #pragma unroll
             for (int i = 0; i < KEYS / 16; i++) pack_weights<__half>(a[i][t], weights[t][2 * i], weights[t][2 * i + 1]);
         }
-        const uint32_t to = shared_with(this->row_warp), from = to ^ 512;
+        const uint32_t to = exchange_at(this->row_warp), from = to ^ 512;
         if (TEAM) {
 #pragma unroll
             for (int i = 0; i < KEYS / 16; i++) store_16(to + i * 1024, make_uint4(a[i][0][0], a[i][0][1], a[i][0][2], a[i][0][3]));
-            // Nothing reads the sums: ptxas would put the additions off, and keep the unpacked weights for them beside all
-            // that the next products need.
+            // Nobody reads the stored sums. But without a use here ptxas would put their additions off, and keep the unpacked weights
+            // in registers for that, beside all that the next products need.
             store_four(to + KEYS / 16 * 1024, rescale[0][0], rescale[0][1], sum[0][0], sum[0][1]);
             this->team_sync();
             float other[4];
@@ -174,9 +175,9 @@ struct StreamProductsE4m3 : StreamProducts<Shape_> {
                 for (int j = 0; j < 4; j++) all[t][j] = a[i][t][j];
 #pragma unroll
             for (int d = 0; d < OUT_DIM; d += 32) {
-                // Of columns d to d + 15, then d + 16 to d + 31: eight keys, then eight more.
+                // Columns d to d + 15 of eight keys and of eight more, then the same of columns d + 16 to d + 31.
                 uint32_t v[4];
-                load_matrix_transposed(v, chunks_on(first, d / 16, KEYS * 128) + 16 * i * ROW_BYTES);
+                load_matrix_transposed(v, advance_chunks(first, d / 16, KEYS * 128) + 16 * i * ROW_BYTES);
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     uint32_t even[2], odd[2];

@@ -100,19 +100,20 @@ fn options(bytes: &mut Bytes) -> PlanOptions {
 fn covers(plan: &Plan) {
     let (problem, variant) = (plan.problem(), plan.variant());
     let mut keys: BTreeMap<(usize, usize, usize), Vec<Range<usize>>> = BTreeMap::new();
-    let mut states = vec![None; plan.slots()];
-    for work in plan.work().iter().filter(|work| work.tile < work.rows) {
-        let tile = (work.row_base, work.kv_head, work.tile);
+    let mut states = vec![None; plan.partial_states()];
+    for work in plan.work().iter().filter(|work| work.tile_start < work.rows) {
+        let tile = (work.row_base, work.kv_head, work.tile_start);
         keys.entry(tile).or_default().push(work.keys.clone());
-        if let Some(slot) = work.slot {
-            assert_eq!(states[slot].replace(tile), None, "state {slot} is written twice");
+        if let Some(state) = work.state {
+            assert_eq!(states[state].replace(tile), None, "state {state} is written twice");
         }
     }
-    let mut combined = vec![false; plan.slots()];
+    let mut combined = vec![false; plan.partial_states()];
     for combine in plan.combines() {
-        for slot in combine.slots.clone() {
-            assert_eq!(states[slot], Some((combine.row_base, combine.kv_head, combine.tile)), "state {slot}");
-            assert!(!std::mem::replace(&mut combined[slot], true), "state {slot} is combined twice");
+        for state in combine.states.clone() {
+            let tile = (combine.row_base, combine.kv_head, combine.tile_start);
+            assert_eq!(states[state], Some(tile), "state {state}");
+            assert!(!std::mem::replace(&mut combined[state], true), "state {state} is combined twice");
         }
     }
     assert!(combined.iter().all(|combined| *combined), "a state is not combined");

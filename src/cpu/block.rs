@@ -21,13 +21,13 @@ const OWN_ROWS: usize = 2;
 const IN_PLACE_ROWS: usize = 24;
 /// The most registers of rows in a block.
 const MOST_REGISTERS: usize = 4;
-/// Groups of lanes, for what goes over all of a row's.
+/// Distances between lanes, for reductions over all of a row's lanes.
 const STEPS: [usize; 4] = [8, 4, 2, 1];
 /// Rows whose outputs are summed at once.
 const VALUE_ROWS: usize = 4;
 
 thread_local! {
-    /// Memory of blocks and tiles, kept for the next task: to ask for it takes as long as a small task does.
+    /// Scratch memory of blocks and tiles, kept for the next task: to allocate it takes as long as a small task does.
     static ROOM: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -141,7 +141,7 @@ impl<E: Element> Attend<'_, E> {
     }
 }
 
-/// Some of the rows of a head.
+/// Some of the rows of a head, and how they stand in registers.
 struct Cut {
     rows: Range<usize>,
     /// Lanes that each row has in a register, each for keys of its own.
@@ -150,12 +150,12 @@ struct Cut {
 }
 
 impl Cut {
-    /// All `rows` of a task, with as many lanes each as suits those `of_input`: what order a row is summed in does not depend
-    /// on its place.
+    /// Cuts of all `rows` of a task. The lanes of a row follow from the rows `of_input`, not from the task's: the order in which a
+    /// row is summed does not depend on its place.
     #[inline(always)]
     fn all<S: Simd>(rows: usize, of_input: usize, own: bool) -> Vec<Self> {
         let filled = |lanes: usize| (of_input * lanes).next_multiple_of(S::F32_LANES);
-        // To add up four lanes takes about a seventh of the time of the products.
+        // Four lanes are added up at the end, in about a seventh of the time of the products.
         let lanes = match own {
             true => S::F32_LANES,
             _ if 7 * QUAD * filled(1) <= 8 * filled(QUAD) => 1,
@@ -182,13 +182,13 @@ impl Cut {
         lines(dim.next_multiple_of(self.lanes.max(QUAD)) / self.lanes * self.registers * S::F32_LANES)
     }
 
-    /// Of the weights of a tile.
+    /// Memory for the weights of a tile.
     fn weight_lines<S: Simd>(&self) -> usize {
         lines(TILE_KEYS / self.lanes * self.registers * S::F32_LANES)
     }
 }
 
-/// Lines of so many elements.
+/// Lines that hold this many elements.
 fn lines(elements: usize) -> usize {
     elements.div_ceil(16)
 }
@@ -298,7 +298,7 @@ impl<'a> Block<'a> {
 /// A block meets a K/V tile of `count` keys: scores, softmax, values.
 struct Step<'a, 'b, E> {
     block: &'a mut Block<'b>,
-    /// Room.
+    /// Scratch memory.
     weights: &'a mut [Line],
     k: Vectors<'a, E>,
     v: Vectors<'a, E>,
@@ -613,7 +613,7 @@ fn splat<S: Simd, E: Element, const W: usize>(simd: S, elements: &[E; W]) -> S::
     }
 }
 
-/// The `i`th four lanes: the sum of all fours in the `i`th of `x`.
+/// The `i`th group of four lanes of the result: the sum of all such groups of `x[i]`.
 #[inline(always)]
 fn add_parts<S: Simd, const G: usize>(simd: S, x: [[S::f32s; G]; 4]) -> [S::f32s; G] {
     let mut sums = x[0];
@@ -626,7 +626,7 @@ fn add_parts<S: Simd, const G: usize>(simd: S, x: [[S::f32s; G]; 4]) -> [S::f32s
     sums
 }
 
-/// Lane `i` of each row: the sum of its lanes in the `i`th of `x`.
+/// Lane `i` of each row's four in the result: the sum of the row's lanes of `x[i]`.
 #[inline(always)]
 fn add_quads<S: Simd, const G: usize>(simd: S, x: [[S::f32s; G]; QUAD]) -> [S::f32s; G] {
     let mut sums = x[0];
@@ -637,7 +637,7 @@ fn add_quads<S: Simd, const G: usize>(simd: S, x: [[S::f32s; G]; QUAD]) -> [S::f
     sums
 }
 
-/// Of each two groups of `step` lanes, `x`'s added up in the first, `y`'s in the second.
+/// Of each two groups of `step` lanes, the first holds the sum of both groups of `x`, the second that of `y`.
 #[inline(always)]
 fn join<S: Simd>(simd: S, step: usize, x: S::f32s, y: S::f32s) -> S::f32s {
     let first = mask(simd, step);
@@ -645,7 +645,7 @@ fn join<S: Simd>(simd: S, step: usize, x: S::f32s, y: S::f32s) -> S::f32s {
     simd.add_f32s(simd.select_f32s(first, x, y), other)
 }
 
-/// Groups of `step` lanes exchanged with their neighbours; from 4 on, the next ones' in each.
+/// Groups of 1 or 2 lanes exchanged with their neighbours; of 4 or 8 lanes, each gets the next group's.
 #[inline(always)]
 fn exchange<S: Simd>(simd: S, step: usize, x: S::f32s) -> S::f32s {
     match step {

@@ -201,12 +201,12 @@ fn row_tiles(problem: &Problem, threads: usize) -> Vec<RowTile<'_>> {
 struct Task<'p, 'o, E> {
     tile: &'p RowTile<'p>,
     keys: Range<usize>,
-    /// Of the rows, where this is all of their keys.
+    /// Where the rows' results go; `None` where this is only a part of their keys.
     targets: Option<Vec<Target<'o, E>>>,
 }
 
 impl<E: Element> Task<'_, '_, E> {
-    /// What is to be joined with the rest of the keys, if any.
+    /// Writes the results, or returns the state that is to be joined with those of the other keys.
     fn run(self, problem: &Problem, q: View<&[E]>, kv: SharedKv<&[E]>) -> Option<RowState> {
         let dim = problem.head_dim();
         let rows: Vec<&[E]> = (self.tile.rows_and_heads(problem))

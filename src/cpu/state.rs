@@ -1,5 +1,4 @@
-//! Where results belong, and what a task of a part of the keys leaves behind: for each row the normalised output and its LSE,
-//! in f32.
+//! Where results go, and the state that a task with a part of the keys leaves: each row's normalised output and LSE, in f32.
 
 use super::merge::merge_row;
 use crate::dtype::Element;

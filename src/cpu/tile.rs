@@ -74,7 +74,7 @@ impl<'a, E: Element> HeadOf<'a, E> {
     }
 }
 
-/// A line of a cache. Registers whose memory begins with one do not lie in two of them.
+/// A cache line. A register's memory that is aligned to one never straddles two.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub [f32; 16]);

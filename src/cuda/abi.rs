@@ -24,13 +24,13 @@ pub struct OnekvWork {
     #[doc = " folded rows of the input: query rows x group; 0: nothing to do, as behind the end of a list"]
     pub rows: i32,
     #[doc = " first folded row of the tile"]
-    pub tile: i32,
+    pub tile_start: i32,
     pub kv_head: i32,
     #[doc = " positions in the input's slot of K and V"]
     pub key_begin: i32,
     pub key_end: i32,
     #[doc = " partial state to write, or -1: the result itself"]
-    pub slot: i32,
+    pub state: i32,
     #[doc = " the input's slot of K and V"]
     pub kv_slot: i32,
 }
@@ -40,11 +40,11 @@ const _: () = {
     ["Alignment of OnekvWork"][::core::mem::align_of::<OnekvWork>() - 4usize];
     ["Offset of field: OnekvWork::row_base"][::core::mem::offset_of!(OnekvWork, row_base) - 0usize];
     ["Offset of field: OnekvWork::rows"][::core::mem::offset_of!(OnekvWork, rows) - 4usize];
-    ["Offset of field: OnekvWork::tile"][::core::mem::offset_of!(OnekvWork, tile) - 8usize];
+    ["Offset of field: OnekvWork::tile_start"][::core::mem::offset_of!(OnekvWork, tile_start) - 8usize];
     ["Offset of field: OnekvWork::kv_head"][::core::mem::offset_of!(OnekvWork, kv_head) - 12usize];
     ["Offset of field: OnekvWork::key_begin"][::core::mem::offset_of!(OnekvWork, key_begin) - 16usize];
     ["Offset of field: OnekvWork::key_end"][::core::mem::offset_of!(OnekvWork, key_end) - 20usize];
-    ["Offset of field: OnekvWork::slot"][::core::mem::offset_of!(OnekvWork, slot) - 24usize];
+    ["Offset of field: OnekvWork::state"][::core::mem::offset_of!(OnekvWork, state) - 24usize];
     ["Offset of field: OnekvWork::kv_slot"][::core::mem::offset_of!(OnekvWork, kv_slot) - 28usize];
 };
 #[doc = " One combination: the partial states of a tile of folded rows, which stand one after the other."]
@@ -54,11 +54,10 @@ pub struct OnekvCombine {
     pub row_base: i32,
     #[doc = " as in OnekvWork, 0 too"]
     pub rows: i32,
-    pub tile: i32,
+    pub tile_start: i32,
     pub kv_head: i32,
-    #[doc = " first partial state"]
-    pub slot: i32,
-    pub slots: i32,
+    pub first_state: i32,
+    pub states: i32,
     pub reserved: [i32; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -67,10 +66,11 @@ const _: () = {
     ["Alignment of OnekvCombine"][::core::mem::align_of::<OnekvCombine>() - 4usize];
     ["Offset of field: OnekvCombine::row_base"][::core::mem::offset_of!(OnekvCombine, row_base) - 0usize];
     ["Offset of field: OnekvCombine::rows"][::core::mem::offset_of!(OnekvCombine, rows) - 4usize];
-    ["Offset of field: OnekvCombine::tile"][::core::mem::offset_of!(OnekvCombine, tile) - 8usize];
+    ["Offset of field: OnekvCombine::tile_start"][::core::mem::offset_of!(OnekvCombine, tile_start) - 8usize];
     ["Offset of field: OnekvCombine::kv_head"][::core::mem::offset_of!(OnekvCombine, kv_head) - 12usize];
-    ["Offset of field: OnekvCombine::slot"][::core::mem::offset_of!(OnekvCombine, slot) - 16usize];
-    ["Offset of field: OnekvCombine::slots"][::core::mem::offset_of!(OnekvCombine, slots) - 20usize];
+    ["Offset of field: OnekvCombine::first_state"]
+        [::core::mem::offset_of!(OnekvCombine, first_state) - 16usize];
+    ["Offset of field: OnekvCombine::states"][::core::mem::offset_of!(OnekvCombine, states) - 20usize];
     ["Offset of field: OnekvCombine::reserved"][::core::mem::offset_of!(OnekvCombine, reserved) - 24usize];
 };
 #[repr(C)]
@@ -85,9 +85,9 @@ pub struct OnekvAttention {
     pub out: *mut ::core::ffi::c_void,
     #[doc = " [rows, heads], natural log; null: not wanted"]
     pub lse: *mut f32,
-    #[doc = " [slots, tile rows, head_dim], normalised"]
+    #[doc = " [states, tile rows, head_dim], normalised"]
     pub partial_out: *mut f32,
-    #[doc = " [slots, tile rows], natural log"]
+    #[doc = " [states, tile rows], natural log"]
     pub partial_lse: *mut f32,
     pub work: *const OnekvWork,
     pub combines: *const OnekvCombine,
@@ -97,8 +97,8 @@ pub struct OnekvAttention {
     pub out_strides: OnekvStrides,
     pub lse_strides: OnekvStrides,
     #[doc = " from an input's slot of K to the next, in elements"]
-    pub k_slot: i64,
-    pub v_slot: i64,
+    pub k_slot_stride: i64,
+    pub v_slot_stride: i64,
     #[doc = " query heads per K/V head"]
     pub group: i32,
     pub tile_rows: i32,
@@ -140,8 +140,10 @@ const _: () = {
         [::core::mem::offset_of!(OnekvAttention, out_strides) - 120usize];
     ["Offset of field: OnekvAttention::lse_strides"]
         [::core::mem::offset_of!(OnekvAttention, lse_strides) - 136usize];
-    ["Offset of field: OnekvAttention::k_slot"][::core::mem::offset_of!(OnekvAttention, k_slot) - 152usize];
-    ["Offset of field: OnekvAttention::v_slot"][::core::mem::offset_of!(OnekvAttention, v_slot) - 160usize];
+    ["Offset of field: OnekvAttention::k_slot_stride"]
+        [::core::mem::offset_of!(OnekvAttention, k_slot_stride) - 152usize];
+    ["Offset of field: OnekvAttention::v_slot_stride"]
+        [::core::mem::offset_of!(OnekvAttention, v_slot_stride) - 160usize];
     ["Offset of field: OnekvAttention::group"][::core::mem::offset_of!(OnekvAttention, group) - 168usize];
     ["Offset of field: OnekvAttention::tile_rows"]
         [::core::mem::offset_of!(OnekvAttention, tile_rows) - 172usize];

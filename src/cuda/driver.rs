@@ -1,5 +1,5 @@
-//! What is asked of the driver itself. cudarc's own functions first return an error that some drop, of any thread, has left in
-//! its context: between two parts of one call that would be one too many, and "it is not known" is no "no".
+//! Calls of the driver itself. cudarc's own functions first return an error that some drop, of any thread, has left in its
+//! context: that would break off a call half-way, and answer a question (is this stream captured?) with another's error.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ const PER_THREAD: usize = 2;
 /// The handle of the default stream of all threads, besides null: `CU_STREAM_LEGACY`.
 const LEGACY: usize = 1;
 
-/// The error of a driver's function.
+/// Turns an error of the driver into the library's, which names the function `call`.
 pub(super) fn cuda(call: &'static str) -> impl Fn(DriverError) -> Error {
     move |error| Error::Cuda { call, result: error.0 }
 }
 
-/// The operand `tensor` belongs to a context. cudarc keeps account of memory and streams in its `CudaContext`, of which there
-/// may be several for one context of the driver: the accounts of another know nothing of what is done here.
+/// Refuses the operand `tensor` of another `CudaContext`. There may be several for one context of the driver, each with accounts
+/// of its own of memory and streams: those of another know nothing of what is done here.
 pub(super) fn same_context(
     ours: &Arc<CudaContext>,
     theirs: &Arc<CudaContext>,
@@ -31,30 +31,30 @@ pub(super) fn same_context(
     }
 }
 
-/// A stream that kernels are queued on.
+/// Where a run's kernels are queued.
 #[derive(Clone, Copy)]
-pub(super) struct Lane {
+pub(super) struct LaunchStream {
     pub stream: CUstream,
-    /// Whether they go to a graph.
+    /// Whether it is captured: kernels then become part of a graph.
     pub captured: bool,
     /// Whether runs fetch K and V before what was queued before them has ended.
     pub kv_settled: bool,
 }
 
-/// Has cudarc do what it gives no result of. It notes in its context what fails there, for whatever call comes next: that is
-/// taken from there, and what was noted before put back. What another thread's drop notes meanwhile comes along.
-pub(super) fn noted<T>(
+/// Has cudarc do `work`, whose errors it does not return: it notes them in its context, for whatever call comes next. They are
+/// taken from there, and what was noted before is put back. An error that another thread's drop notes meanwhile comes along.
+pub(super) fn catching_errors<T>(
     context: &CudaContext,
     work: impl FnOnce() -> T,
 ) -> (T, std::result::Result<(), DriverError>) {
     let before = context.check_err();
     let value = work();
-    let failed = context.check_err();
+    let errors = context.check_err();
     context.record_err(before);
-    (value, failed)
+    (value, errors)
 }
 
-/// What cudarc may fail at where it has a stream wait for others' use of memory; it does not say which.
+/// The calls at which cudarc may fail where it has a stream wait for others' use of memory; it does not say which one did.
 pub(super) const WAIT: &str = "cuStreamWaitEvent, cuEventRecord, cuCtxGetCurrent or cuCtxSetCurrent";
 
 /// Makes a context current to this thread: a null stream is then this context's.
@@ -70,7 +70,7 @@ pub(super) fn is_per_thread(stream: &CudaStream) -> bool {
 
 /// Whether what is queued on a stream now becomes part of a graph.
 pub(super) fn is_captured(stream: &CudaStream) -> Result<bool> {
-    // The default stream cannot be, and is not asked: where another is, the question alone would break that capture.
+    // The default stream cannot be captured, and is not asked: while another stream is, the question alone breaks that capture.
     if stream.cu_stream().addr() <= LEGACY {
         return Ok(false);
     }
@@ -88,7 +88,7 @@ pub(super) fn synchronize(stream: &CudaStream) -> Result<()> {
     unsafe { result::stream::synchronize(stream.cu_stream()) }.map_err(cuda("cuStreamSynchronize"))
 }
 
-/// A place in a stream.
+/// A point in the work of a stream: cudarc's event without its account.
 pub(crate) struct Event {
     raw: CUevent,
     context: Arc<CudaContext>,
@@ -98,21 +98,21 @@ pub(crate) struct Event {
 unsafe impl Send for Event {}
 
 impl Event {
-    /// One that lies behind nothing yet.
+    /// One that was not recorded yet: whoever waits for it goes on at once.
     pub fn new(context: &Arc<CudaContext>) -> Result<Self> {
         make_current(context)?;
         let raw = result::event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
         Ok(Self { raw: raw.map_err(cuda("cuEventCreate"))?, context: context.clone() })
     }
 
-    /// A new one, behind all that `stream` was given.
+    /// A new one, recorded behind all work that `stream` was given.
     pub fn behind(stream: &CudaStream) -> Result<Self> {
         let event = Self::new(stream.context())?;
         event.record(stream)?;
         Ok(event)
     }
 
-    /// Behind all that `stream` was given.
+    /// Records it behind all work that `stream` was given.
     pub fn record(&self, stream: &CudaStream) -> Result<()> {
         make_current(&self.context)?;
         // SAFETY: both are alive, and of one context by the callers.
@@ -142,7 +142,7 @@ impl Drop for Event {
     }
 }
 
-/// What `stream` is given from now on comes after all that `other` was.
+/// Has later work of `stream` wait for all work that `other` was given.
 pub(super) fn join(stream: &CudaStream, other: &CudaStream) -> Result<()> {
     let event = Event::behind(other)?;
     let flags = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;

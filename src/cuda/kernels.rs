@@ -14,19 +14,20 @@ use crate::plan::{DeviceFacts, variants};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
-// Compiled again where another checkout builds into the same folder, as what the build script made is: cargo looks at times.
+// Has cargo compile this file again when another checkout built into the same target folder, whose fatbins.rs the line above
+// would read: by file times alone cargo would not notice.
 const _: Option<&str> = option_env!("ONEKV_CHECKOUT");
 
 /// A release of CUDA, major and minor.
 type Release = (u32, u32);
 
-/// What the build script made.
+/// What the build script compiled, and with what.
 struct Made {
-    /// The nvcc's release.
+    /// The release of nvcc.
     toolkit: Release,
     /// Whether machine code is compressed.
     compressed: bool,
-    /// Compute capabilities that there is machine code of, times ten.
+    /// Compute capabilities that there is machine code for, times ten.
     machine_code: &'static [u32],
 }
 
@@ -69,7 +70,7 @@ impl Kernels {
             threads_per_multiprocessor: get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?,
         };
         let (major, minor) = facts.compute_capability;
-        MADE.loads(driver()?, 10 * major + minor)?;
+        MADE.loads(driver_release()?, 10 * major + minor)?;
         // SAFETY: what the build script had nvcc write.
         let modules = unsafe { Modules::new(context, FATBINS.to_vec()) };
         Ok(Arc::new(Self { facts, modules }))
@@ -80,8 +81,8 @@ impl Kernels {
         &self.facts
     }
 
-    /// Loads every kernel that plans of this type may choose on this card and that merges states of it, which the first
-    /// [`Queue::prepare`](super::Queue::prepare) or [`Queue::merge_states`](super::Queue::merge_states) of each would do.
+    /// Loads every kernel that plans of this type may choose on this card, and those that merge states of it. Otherwise the first
+    /// [`Queue::prepare`](super::Queue::prepare) or [`Queue::merge_states`](super::Queue::merge_states) that needs one loads it.
     ///
     /// # Errors
     /// [`Error::Cuda`].
@@ -92,13 +93,13 @@ impl Kernels {
             self.modules.function(&module, &name, 0)?;
         }
         for from in [DType::F32, dtype] {
-            self.merging(from, dtype)?;
+            self.merge_kernel(from, dtype)?;
         }
         Ok(())
     }
 
     /// The kernel that merges states of one type into another.
-    pub(super) fn merging(&self, from: DType, to: DType) -> Result<Function> {
+    pub(super) fn merge_kernel(&self, from: DType, to: DType) -> Result<Function> {
         let name = match (from, to) {
             (DType::F32, DType::F32) => "onekv_merge_f32_f32",
             (DType::F32, DType::F16) => "onekv_merge_f32_f16",
@@ -116,8 +117,8 @@ impl Kernels {
     }
 }
 
-/// The release of CUDA that the driver goes with.
-fn driver() -> Result<Release> {
+/// The release of CUDA that the driver supports.
+fn driver_release() -> Result<Release> {
     let mut version = 0;
     // SAFETY: writes one integer, at an address that it may write to.
     let answer = unsafe { sys::cuDriverGetVersion(&raw mut version) };

@@ -1,4 +1,5 @@
-//! Device memory in the order of one stream: what is held back while the stream is captured, and memory with many owners.
+//! Device memory that is used and freed in the order of one stream: [`Memory`], which has many owners, and what it is made of.
+//! What is dropped while the stream is captured is freed later.
 
 use std::any::Any;
 use std::fmt;
@@ -10,14 +11,14 @@ use bytemuck::Pod;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut as _, result};
 
-use super::driver::{WAIT, cuda, is_captured, make_current, noted, same_context, synchronize};
+use super::driver::{WAIT, catching_errors, cuda, is_captured, make_current, same_context, synchronize};
 use crate::error::{Error, Result};
 
-/// What was dropped while its stream was captured. Freed then, it would be freed by every replay of that graph.
+/// A stream, and what was dropped while it was captured: freed then, it would be freed by every replay of that graph.
 pub(super) struct Retired {
     stream: Arc<CudaStream>,
     list: Mutex<Vec<Box<dyn Any + Send>>>,
-    /// Destroyed behind all memory of it, whose owners have this.
+    /// The stream, where it is the queue's own: destroyed after all of its memory, which refers to this.
     own: Option<OwnStream>,
 }
 
@@ -26,7 +27,7 @@ impl Retired {
         Arc::new(Self { stream: stream.clone(), list: Mutex::default(), own: None })
     }
 
-    /// Of a stream that goes with its memory.
+    /// For a stream that is destroyed with the last of its memory.
     #[cfg(feature = "candle-cuda")]
     pub fn owning(own: OwnStream) -> Arc<Self> {
         Arc::new(Self { stream: own.0.clone(), list: Mutex::default(), own: Some(own) })
@@ -41,19 +42,19 @@ impl Retired {
         self.own.is_some()
     }
 
-    /// Holds back what is not to be freed now.
+    /// Keeps what must not be freed now.
     pub fn keep(&self, memory: Box<dyn Any + Send>) {
         self.list.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
     }
 
-    /// Whether cudarc may free memory now, in the order of the stream. It frees that of a default stream on the one of the
-    /// context that is current. Where the driver does not say, not.
+    /// Whether memory may be freed now, in the order of the stream: not while it is captured, or where the driver does not say.
+    /// Makes the context current, as cudarc frees memory of a default stream on the default stream of the current context.
     fn may_free(&self) -> bool {
         is_captured(&self.stream).is_ok_and(|captured| !captured)
             && make_current(self.stream.context()).is_ok()
     }
 
-    /// Frees what was held back, where that may be.
+    /// Frees what was kept, where that may be.
     pub fn free(&self) {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         if !list.is_empty() && self.may_free() {
@@ -70,8 +71,7 @@ impl Drop for Retired {
     }
 }
 
-/// A stream that cudarc does not count: with the first of those that it does it waits for the context, and begins to track
-/// events.
+/// A stream made without cudarc. At the first stream that cudarc makes, it waits for the whole context and begins to track events.
 pub(super) struct OwnStream(pub Arc<CudaStream>);
 
 impl OwnStream {
@@ -93,14 +93,14 @@ impl Drop for OwnStream {
     }
 }
 
-/// Device memory of the library's own, freed in the order of its stream. A slice of cudarc's has events besides, and where
-/// these cannot be made its memory is lost.
-struct Block {
+/// Device memory allocated without cudarc, freed in the order of its stream. cudarc's slices make events as well, and where that
+/// fails the memory is lost.
+struct Allocation {
     at: CUdeviceptr,
     stream: Arc<CudaStream>,
 }
 
-impl Block {
+impl Allocation {
     fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self> {
         let context = stream.context();
         make_current(context)?;
@@ -115,7 +115,7 @@ impl Block {
     }
 }
 
-impl Drop for Block {
+impl Drop for Allocation {
     fn drop(&mut self) {
         let context = self.stream.context();
         // SAFETY: allocated in `new`, freed only here, behind everything that uses it: that is on this stream. Its context is
@@ -130,38 +130,39 @@ impl Drop for Block {
     }
 }
 
-/// Memory that everything uses on its own stream, in whose order it is freed.
-pub(super) struct Stored {
+/// Memory that is used on one stream alone, and freed in its order.
+pub(super) struct StreamMemory {
     pub at: CUdeviceptr,
     /// Elements.
     pub len: usize,
-    /// `None` once it is dropped.
+    /// What frees it when dropped; `None` while this is dropped itself.
     memory: Option<Box<dyn Any + Send + Sync>>,
     retired: Arc<Retired>,
 }
 
-impl Stored {
-    /// New memory of the stream of `retired`, its contents unset; `None` for no elements, of which there is none.
+impl StreamMemory {
+    /// New memory of the stream of `retired`, its contents unset; `None` where there are no elements.
     pub fn new<T>(retired: &Arc<Retired>, len: usize) -> Result<Option<Self>> {
         let bytes = len.checked_mul(size_of::<T>()).filter(|bytes| isize::try_from(*bytes).is_ok());
         let bytes = bytes.ok_or(Error::Overflow { field: "device memory" })?;
         if bytes == 0 {
             return Ok(None);
         }
-        let block = Block::new(&retired.stream, bytes)?;
+        let block = Allocation::new(&retired.stream, bytes)?;
         Ok(Some(Self { at: block.at, len, memory: Some(Box::new(block)), retired: retired.clone() }))
     }
 
     /// A slice of the stream of `retired`.
     fn of_slice<T: 'static>(mut slice: CudaSlice<T>, retired: &Arc<Retired>) -> Result<Self> {
-        // The stream comes after what was done to it elsewhere.
-        let (at, waits) = noted(retired.stream.context(), || slice.device_ptr_mut(&retired.stream).0);
+        // Has the stream wait for what cudarc knows of the slice's use elsewhere.
+        let (at, waits) =
+            catching_errors(retired.stream.context(), || slice.device_ptr_mut(&retired.stream).0);
         waits.map_err(cuda(WAIT))?;
         Ok(Self { at, len: slice.len(), memory: Some(Box::new(slice)), retired: retired.clone() })
     }
 }
 
-impl Drop for Stored {
+impl Drop for StreamMemory {
     fn drop(&mut self) {
         if let Some(memory) = self.memory.take()
             && !self.retired.may_free()
@@ -199,7 +200,7 @@ impl<E> fmt::Debug for Memory<E> {
 impl<E> Memory<E> {
     /// New memory, its contents unset.
     pub(super) fn new(retired: &Arc<Retired>, len: usize) -> Result<Self> {
-        Ok(match Stored::new::<E>(retired, len)? {
+        Ok(match StreamMemory::new::<E>(retired, len)? {
             Some(stored) => Self::of(stored),
             None => Self { at: 0, len, owner: Arc::new(()), retired: retired.clone(), element: PhantomData },
         })
@@ -207,10 +208,10 @@ impl<E> Memory<E> {
 
     /// A slice of the stream of `retired`.
     pub(super) fn of_slice(slice: CudaSlice<E>, retired: &Arc<Retired>) -> Result<Self> {
-        Stored::of_slice(slice, retired).map(Self::of)
+        StreamMemory::of_slice(slice, retired).map(Self::of)
     }
 
-    fn of(stored: Stored) -> Self {
+    fn of(stored: StreamMemory) -> Self {
         let (at, len, retired) = (stored.at, stored.len, stored.retired.clone());
         Self { at, len, owner: Arc::new(stored), retired, element: PhantomData }
     }
@@ -268,12 +269,12 @@ impl<E: Pod> Memory<E> {
     /// # Errors
     /// [`Error::TooShort`] for more than there are, [`Error::Captured`], [`Error::Cuda`].
     pub fn write(&self, data: &[E]) -> Result<()> {
-        self.holds(data.len())?;
+        self.ready_for(data.len())?;
         if data.is_empty() {
             return Ok(());
         }
         let stream = self.stream();
-        // SAFETY: no more elements than the memory holds, which is freed after this in the order of the stream; `data` is
+        // SAFETY: no more elements than the memory ready_for, which is freed after this in the order of the stream; `data` is
         // borrowed until the stream has been waited for: where it is pinned memory, the copy reads it as late as that.
         let copied = unsafe { result::memcpy_htod_async(self.at, data, stream.cu_stream()) };
         copied.map_err(cuda("cuMemcpyHtoDAsync"))?;
@@ -285,12 +286,12 @@ impl<E: Pod> Memory<E> {
     /// # Errors
     /// [`Error::Captured`], [`Error::Cuda`].
     pub fn read(&self) -> Result<Vec<E>> {
-        self.holds(0)?;
+        self.ready_for(0)?;
         let mut data = vec![E::zeroed(); self.len];
         if self.len == 0 {
             return Ok(data);
         }
-        // SAFETY: as many elements as the memory holds, of a type that any bytes are a value of; the stream is waited for
+        // SAFETY: as many elements as the memory ready_for, of a type that any bytes are a value of; the stream is waited for
         // before `data` is used or freed, and where that fails nothing runs any more.
         let copied = unsafe { result::memcpy_dtoh_async(&mut data, self.at, self.stream().cu_stream()) };
         copied.map_err(cuda("cuMemcpyDtoHAsync"))?;
@@ -302,7 +303,7 @@ impl<E: Pod> Memory<E> {
     /// # Errors
     /// [`Error::Captured`], [`Error::Cuda`].
     pub fn fill_zeros(&self) -> Result<()> {
-        self.holds(0)?;
+        self.ready_for(0)?;
         let bytes = self.len * size_of::<E>();
         match bytes {
             0 => Ok(()),
@@ -318,8 +319,8 @@ impl<E: Pod> Memory<E> {
     /// [`Error::TooShort`], [`Error::WrongContext`], [`Error::WrongStream`], [`Error::Overlap`], [`Error::Captured`],
     /// [`Error::Cuda`].
     pub fn copy_from(&self, from: &Self) -> Result<()> {
-        self.holds(from.len)?;
-        // Default streams of all contexts have one handle.
+        self.ready_for(from.len)?;
+        // The default streams of all contexts have the same handle, so that comparing handles is not enough.
         same_context(self.stream().context(), from.stream().context(), "from")?;
         if from.stream().cu_stream() != self.stream().cu_stream() {
             return Err(Error::WrongStream { what: "from" });
@@ -336,12 +337,12 @@ impl<E: Pod> Memory<E> {
         }
     }
 
-    /// Makes the context current for a copy of so many elements.
-    fn holds(&self, len: usize) -> Result<()> {
+    /// Checks that `len` elements can be copied now, and makes the context current for it.
+    fn ready_for(&self, len: usize) -> Result<()> {
         if len > self.len {
             return Err(Error::TooShort { tensor: "memory", value: self.len, min: len });
         }
-        // Its graph would not keep the memory, nor what is on the host.
+        // A graph would keep neither this memory nor the host's.
         if is_captured(self.stream())? {
             return Err(Error::Captured { what: "the memory's stream" });
         }

@@ -3,11 +3,11 @@
 use cudarc::driver::sys::CUdeviceptr;
 
 use super::abi::{ONEKV_MAX_STATES, OnekvMergeStates, OnekvState};
-use super::driver::Lane;
+use super::driver::LaunchStream;
 use super::modules::{Function, Grid};
 use super::operands::{Call, DeviceRead, DeviceWrite, Placed, strides};
 use super::prepared::address_of;
-use super::queue::{Queue, Shared};
+use super::queue::{Queue, QueueInner};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Strides};
@@ -17,8 +17,8 @@ use crate::view::{PartialState, View};
 /// The most states that one merge joins.
 pub const MAX_STATES: usize = ONEKV_MAX_STATES as usize;
 
-/// Rows of a block, a warp each.
-const ROWS: usize = 4;
+/// Pairs of row and head that a block of the kernel merges, a warp each: as in cuda/merge.cu.
+const ROWS_PER_BLOCK: usize = 4;
 
 impl Queue {
     /// [`cpu::merge_states`](crate::cpu::merge_states) on the device: allocates nothing and waits for nothing, once its kernel is
@@ -41,7 +41,7 @@ impl Queue {
         O: DeviceWrite<Element: Element>,
     {
         let _together = self.0.lock();
-        merge_states(&self.0, Call::new(&self.0)?, self.0.lane(), states, out, lse)
+        merge_states(&self.0, Call::new(&self.0)?, self.0.launch_stream(), states, out, lse)
     }
 
     /// [`Queue::merge_states`] on device addresses, with what can be seen of them checked: `states` of type `from` into `out` of
@@ -67,7 +67,7 @@ impl Queue {
     ) -> Result<()> {
         span!("merge", states = states.len());
         let _together = self.0.lock();
-        let mut call = Call::recorded(&self.0);
+        let mut call = Call::of_one_stream(&self.0);
         let merge = Merge::new(&self.0, (from, to), states.len(), shape.into())?;
         let (shape, sums) = (merge.shape, merge.shape.scalars());
         let mut list = [NONE; MAX_STATES];
@@ -84,11 +84,11 @@ impl Queue {
             call.place_raw("lse", lse, sums, out.lse_strides, size_of::<f32>(), true)?;
         }
         // SAFETY: the caller's contract.
-        unsafe { merge.launch(self.0.lane(), list, out.to_kernel()) }
+        unsafe { merge.launch(self.0.launch_stream(), list, out.to_kernel()) }
     }
 }
 
-/// A partial state, or where states are merged into, by device addresses; the default is all 0.
+/// A partial state, or the result of a merge, by device addresses; the default is all 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct RawState {
     /// The output `[rows, heads, head_dim]`.
@@ -97,7 +97,7 @@ pub struct RawState {
     pub out_len: usize,
     /// Strides of it, in elements.
     pub out_strides: Strides,
-    /// The LSE `[rows, heads]`, f32; of what is merged into, 0: not wanted.
+    /// The LSE `[rows, heads]`, f32; of a result 0: not wanted.
     pub lse: CUdeviceptr,
     /// Elements from there on.
     pub lse_len: usize,
@@ -121,9 +121,9 @@ const NONE: OnekvState = {
     OnekvState { out: std::ptr::null(), lse: std::ptr::null(), out_strides: none, lse_strides: none }
 };
 
-/// A merge whose counts and types were checked.
+/// A merge whose counts and types were checked, with its kernel.
 struct Merge<'q> {
-    queue: &'q Shared,
+    queue: &'q QueueInner,
     function: Function,
     shape: Shape,
     count: usize,
@@ -131,12 +131,12 @@ struct Merge<'q> {
 }
 
 impl<'q> Merge<'q> {
-    fn new(queue: &'q Shared, (from, to): (DType, DType), count: usize, shape: Shape) -> Result<Self> {
+    fn new(queue: &'q QueueInner, (from, to): (DType, DType), count: usize, shape: Shape) -> Result<Self> {
         shape.check_state()?;
         if count == 0 {
             return Err(Error::NoStates);
         }
-        let blocks = shape.tokens.saturating_mul(shape.heads).div_ceil(ROWS);
+        let blocks = shape.tokens.saturating_mul(shape.heads).div_ceil(ROWS_PER_BLOCK);
         let limit = i32::MAX as usize;
         for (field, value, max) in [
             ("states", count, MAX_STATES),
@@ -147,13 +147,18 @@ impl<'q> Merge<'q> {
                 return Err(Error::TooLarge { field, value, max });
             }
         }
-        Ok(Self { queue, function: queue.kernels.merging(from, to)?, shape, count, blocks })
+        Ok(Self { queue, function: queue.kernels.merge_kernel(from, to)?, shape, count, blocks })
     }
 
     /// # Safety
     /// Operands are device memory of the kernels' context, of the kernel's types, of `shape` by their strides, aligned, what is
     /// written apart from all else; it stays until this has run.
-    unsafe fn launch(&self, lane: Lane, states: [OnekvState; MAX_STATES], out: OnekvState) -> Result<()> {
+    unsafe fn launch(
+        &self,
+        on: LaunchStream,
+        states: [OnekvState; MAX_STATES],
+        out: OnekvState,
+    ) -> Result<()> {
         let Self { queue, function, shape, count, blocks } = *self;
         let parameters = OnekvMergeStates {
             states,
@@ -167,16 +172,16 @@ impl<'q> Merge<'q> {
             count: count as i32,
             reserved: 0,
         };
-        let grid = Grid { x: blocks, threads: 32 * ROWS, ..Grid::default() };
+        let grid = Grid { x: blocks, threads: 32 * ROWS_PER_BLOCK, ..Grid::default() };
         // SAFETY: the kernel takes an OnekvMergeStates; the rest is the caller's contract.
-        unsafe { queue.kernels.modules.launch(function, grid, lane.stream, &mut [address_of(&parameters)]) }
+        unsafe { queue.kernels.modules.launch(function, grid, on.stream, &mut [address_of(&parameters)]) }
     }
 }
 
 pub(super) fn merge_states<P, L, O>(
-    queue: &Shared,
+    queue: &QueueInner,
     call: Call<'_>,
-    lane: Lane,
+    on: LaunchStream,
     states: &[PartialState<P, L>],
     mut out: View<O>,
     mut lse: Option<View<O::Lse>>,
@@ -187,7 +192,7 @@ where
     O: DeviceWrite<Element: Element>,
 {
     span!("merge", states = states.len(), rows = out.shape.tokens);
-    // As long as the operands live.
+    // Here, so that its lifetime is that of the operands.
     let mut call = call;
     let merge = Merge::new(queue, (P::Element::DTYPE, O::Element::DTYPE), states.len(), out.shape)?;
     let (shape, sums) = (merge.shape, merge.shape.scalars());
@@ -212,7 +217,7 @@ where
     let to = OnekvState { out: out.at as *const _, lse: lse_at as *const f32, out_strides, lse_strides };
     // SAFETY: shapes, sizes, strides, alignment and overlap were checked, all is of the kernels' context. Operands are allocated
     // until this returns, and freed in the order of a stream that comes after the launch (`Call`); a recording keeps them.
-    let launched = unsafe { merge.launch(lane, list, to) };
+    let launched = unsafe { merge.launch(on, list, to) };
     let completed = call.complete((read, out, lse));
     launched.and(completed)
 }

@@ -173,8 +173,8 @@ use crate::error::{Error, Result};
 /// [`Error::Cuda`], [`Error::CudaUnavailable`]; cudarc's own constructor panics without a driver. A program in which another crate has cudarc link the
 /// driver (candle with CUDA does) does not start without one.
 pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
-    // Names that cudarc looks for too. Its own `is_culib_present` is not there where another crate asks it to link the
-    // driver, as candle does.
+    // The names that cudarc looks for. Its own `is_culib_present` does not exist where another crate, as candle does, has it link
+    // the driver.
     let names = [library_filename("cuda"), "libcuda.so.1".into(), library_filename("nvcuda")];
     // SAFETY: NVIDIA's driver library: its code for being loaded and unloaded is all that runs.
     if !names.into_iter().any(|name| unsafe { Library::new(name) }.is_ok()) {
@@ -186,7 +186,7 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
         let why = format!("device {ordinal}, allowed: below {count}, as many as there are");
         return Err(Error::CudaUnavailable { what: "opening a device", why });
     }
-    // cudarc does not say which.
+    // cudarc does not say which call failed.
     let calls = "cuInit, cuDeviceGet, cuDevicePrimaryCtxRetain, cuDeviceGetAttribute, cuCtxGetCurrent or cuCtxSetCurrent";
     CudaContext::new(ordinal).map_err(driver::cuda(calls))
 }

@@ -1,4 +1,4 @@
-//! Compiled kernels in a context and their launch: what the library's own and a caller's beside them have in common.
+//! Compiled kernels in a context and their launch, for the library's own kernels and a caller's.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,7 +12,7 @@ use cudarc::driver::{CudaContext, result};
 use super::driver::{cuda, make_current};
 use crate::error::{Error, Result};
 
-/// Shared memory that a block gets without asking.
+/// Dynamic shared memory that a block may have unless its kernel was raised to more.
 const DEFAULT_SHARED_BYTES: usize = 48 << 10;
 
 /// A function of a loaded module.
@@ -28,7 +28,7 @@ unsafe impl Send for Function {}
 unsafe impl Sync for Function {}
 
 impl Function {
-    /// The virtual architecture that it was compiled for, 90 for `compute_90`, whichever image of its fatbin the driver took.
+    /// The virtual architecture that it was compiled for: 90 for `compute_90`, also where the driver took machine code.
     pub fn compiled_for(&self) -> i32 {
         self.compiled_for
     }
@@ -41,7 +41,7 @@ pub struct Grid {
     pub x: usize,
     /// Blocks along y.
     pub y: usize,
-    /// Blocks of a cluster along x; 1 where the kernel itself says, or has none.
+    /// Blocks of a cluster along x; 1 where there is none, or the kernel itself fixes it (`__cluster_dims__`).
     pub cluster: usize,
     /// Threads of a block.
     pub threads: usize,
@@ -58,7 +58,7 @@ impl Default for Grid {
     }
 }
 
-/// A module and what was found in it: functions by name, with the shared memory that they may have.
+/// A module and the functions found in it, by name, each with the dynamic shared memory that it may have.
 struct Loaded {
     module: sys::CUmodule,
     functions: HashMap<String, (Function, usize)>,
@@ -74,8 +74,8 @@ impl Loaded {
         // SAFETY: the module is loaded, and stays so as long as its `Modules`.
         let raw = unsafe { result::module::get_function(self.module, c_name) }
             .map_err(cuda("cuModuleGetFunction"))?;
-        // Attention, merges and products alternate: one division between shared memory and L1 for all, so that the card
-        // need not drain to change it.
+        // Attention, merges and a caller's products alternate. All prefer the same division between shared memory and L1, as a
+        // multiprocessor must drain to change it.
         let attribute = Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
         // SAFETY: the function was just found; 100 % is a preference.
         unsafe { result::function::set_function_attribute(raw, attribute, 100) }
@@ -95,8 +95,8 @@ impl fmt::Debug for Modules {
     }
 }
 
-/// Fatbins in one CUDA context, each loaded when a function of it is first asked for. An engine that has kernels of its own
-/// launches them by it as the library does its own.
+/// Fatbins in one CUDA context, each loaded when a function of it is first asked for. The library launches its own kernels by
+/// it, and an engine can launch others.
 pub struct Modules {
     context: Arc<CudaContext>,
     fatbins: Vec<(&'static str, &'static [u8])>,
@@ -205,7 +205,7 @@ impl Modules {
             pad: [0; 4],
             value: sys::CUlaunchAttributeValue { clusterDim: cluster },
         };
-        // Those that count come first; cards before 9.0 know neither.
+        // `numAttrs` counts from the front: those in use come first. Cards before 9.0 know neither.
         let mut attributes = if grid.overlaps { [overlaps, clusters] } else { [clusters, overlaps] };
         let config = sys::CUlaunchConfig {
             gridDimX: x as u32,
@@ -233,10 +233,10 @@ impl Drop for Modules {
     fn drop(&mut self) {
         let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
         for (_, Loaded { module, .. }) in loaded.drain() {
-            // Where that fails the context may be current all the same.
+            // Where that fails the context may be current all the same, and unloading is tried.
             let _ = make_current(&self.context);
             // SAFETY: loaded in `function`, unloaded only here. Nothing of it runs any more: the library's queues wait for
-            // their streams before they let go of it (`Shared` in queue.rs), others by the contract of `launch`. A failure
+            // their streams before they let go of it (`QueueInner` in queue.rs), others by the contract of `launch`. A failure
             // leaves nothing to do.
             let _ = unsafe { result::module::unload(module) };
         }

@@ -9,25 +9,27 @@ use cudarc::driver::{
 };
 
 use super::abi::{ONEKV_MAX_STATES, OnekvStrides};
-use super::driver::{WAIT, cuda, is_captured, is_per_thread, join, noted, same_context, synchronize};
+use super::driver::{
+    WAIT, catching_errors, cuda, is_captured, is_per_thread, join, same_context, synchronize,
+};
 use super::memory::Memory;
-use super::queue::Shared;
+use super::queue::QueueInner;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Strides};
 use crate::view::{Extent, SharedKv, View};
 
 /// Operands of one call at most: those of a merge.
-const MOST: usize = 2 * ONEKV_MAX_STATES as usize + 2;
+const MAX_OPERANDS: usize = 2 * ONEKV_MAX_STATES as usize + 2;
 
 pub(super) mod sealed {
     use super::{Arc, CUdeviceptr, CudaStream, SyncOnDrop};
 
-    /// Memory that a call places on a stream.
+    /// Memory that kernels read, and how cudarc is told.
     pub trait Source {
         fn elements(&self) -> usize;
         /// The stream that it was allocated on.
         fn owner(&self) -> &Arc<CudaStream>;
-        /// Its address. `on` comes after what cudarc knows to write it, and cudarc then knows that `on` reads it.
+        /// Its address. Has the stream `on` wait for the writes that cudarc knows of, and tells cudarc that `on` reads it.
         fn read_on<'a>(&'a self, on: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>);
     }
 
@@ -147,16 +149,16 @@ impl<E> SharedKv<CudaSlice<E>> {
 /// event for all reads of a slice tells of the last reader only.
 pub(super) struct Call<'a> {
     stream: &'a Arc<CudaStream>,
-    spans: [Span; MOST],
+    spans: [Span; MAX_OPERANDS],
     count: usize,
-    others: [Option<Arc<CudaStream>>; MOST],
-    /// For a graph, where streams do not wait for each other.
-    recorded: bool,
-    /// Takes memory of each thread's own stream: `Queue::of_threads`.
-    of_threads: bool,
+    others: [Option<Arc<CudaStream>>; MAX_OPERANDS],
+    /// Operands of other streams are refused: in a graph streams cannot wait for each other.
+    one_stream: bool,
+    /// Whether memory of each thread's own default stream is taken: `Queue::for_per_thread_stream`.
+    takes_per_thread: bool,
 }
 
-/// Memory of an operand.
+/// The memory of an operand, to see overlaps.
 #[derive(Clone, Copy)]
 struct Span {
     tensor: &'static str,
@@ -166,29 +168,36 @@ struct Span {
 }
 
 impl<'a> Call<'a> {
-    pub fn new(queue: &'a Shared) -> Result<Self> {
-        queue.open()?;
-        Ok(Self { recorded: false, ..Self::recorded(queue) })
+    pub fn new(queue: &'a QueueInner) -> Result<Self> {
+        queue.check_uncaptured()?;
+        Ok(Self { one_stream: false, ..Self::of_one_stream(queue) })
     }
 
-    /// For a graph: all operands are of the queue's stream.
-    pub fn recorded(queue: &'a Shared) -> Self {
+    /// All operands are of the queue's stream: for a graph, or for addresses, whose order is the caller's.
+    pub fn of_one_stream(queue: &'a QueueInner) -> Self {
         let none = Span { tensor: "", at: 0, bytes: 0, written: false };
-        let others = [const { None }; MOST];
-        let of_threads = queue.retired.is_owning();
-        Self { stream: &queue.stream, spans: [none; MOST], count: 0, others, recorded: true, of_threads }
+        let others = [const { None }; MAX_OPERANDS];
+        let takes_per_thread = queue.retired.is_owning();
+        Self {
+            stream: &queue.stream,
+            spans: [none; MAX_OPERANDS],
+            count: 0,
+            others,
+            one_stream: true,
+            takes_per_thread,
+        }
     }
 
-    /// Checks that a kernel may use this memory, on which the queue then waits where it is another stream's.
+    /// Checks that a kernel may use memory of the stream `owner`. Where that is another than the queue's, the queue waits for it.
     fn admit(&mut self, tensor: &'static str, owner: &Arc<CudaStream>) -> Result<()> {
         same_context(self.stream.context(), owner.context(), tensor)?;
         if owner.cu_stream() == self.stream.cu_stream() {
             return Ok(());
         }
-        if self.recorded {
+        if self.one_stream {
             return Err(Error::WrongStream { what: tensor });
         }
-        if is_per_thread(owner) && !self.of_threads {
+        if is_per_thread(owner) && !self.takes_per_thread {
             return Err(Error::PerThreadStream { what: tensor });
         }
         if self.others[..self.count].iter().flatten().any(|other| other.cu_stream() == owner.cu_stream()) {
@@ -202,13 +211,13 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Memory on which the queue's stream waits for what cudarc knows of others' use.
+    /// The address of memory, once the queue's stream waits for what cudarc knows of its use elsewhere.
     fn waited(
         &self,
         place: impl FnOnce(&'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>),
     ) -> Result<(CUdeviceptr, SyncOnDrop<'a>)> {
         let stream = self.stream;
-        let (placed, waits) = noted(stream.context(), || place(stream));
+        let (placed, waits) = catching_errors(stream.context(), || place(stream));
         waits.map_err(cuda(WAIT)).map(|()| placed)
     }
 
@@ -300,11 +309,11 @@ impl<'a> Call<'a> {
         self.place(tensor, (at, SyncOnDrop::Record(None)), memory.bytes(), written).map(drop)
     }
 
-    /// After the kernels were queued, whether or not that succeeded: cudarc knows of it when its operands are dropped, and other
-    /// streams go on when the kernels have run. Where one of them cannot be told, the host waits: there is no other way to
-    /// keep memory, and results from readers, until then. Where that fails too, nothing runs any more.
+    /// To be called after the kernels were queued, whether or not that succeeded. Dropping `placed` tells cudarc of their use, and
+    /// other streams are made to wait for the kernels. Where that fails the host waits: nothing else would keep memory from being
+    /// freed, and results from being read, too early. Where that fails too, nothing runs any more.
     pub fn complete(self, placed: impl Sized) -> Result<()> {
-        let ((), told) = noted(self.stream.context(), || drop(placed));
+        let ((), told) = catching_errors(self.stream.context(), || drop(placed));
         let mut all = told.or_else(|_| synchronize(self.stream));
         for other in self.others.into_iter().flatten() {
             if join(&other, self.stream).is_err() {

@@ -10,12 +10,12 @@ use bytemuck::{Pod, Zeroable};
 use cudarc::driver::sys::CUdeviceptr;
 
 use super::abi::{OnekvAttention, OnekvCombine, OnekvWork};
-use super::driver::{Lane, is_captured};
-use super::memory::Stored;
+use super::driver::{LaunchStream, is_captured};
+use super::memory::StreamMemory;
 use super::modules::{Function, Grid};
 use super::operands::{Call, DeviceRead, DeviceWrite, Placed, strides};
-use super::queue::{Queue, Shared};
-use super::tensor_map::{TensorMap, boxes_of_tokens};
+use super::queue::{Queue, QueueInner};
+use super::tensor_map::{TensorMap, kv_tensor_map};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Variant};
@@ -33,10 +33,10 @@ unsafe impl Zeroable for OnekvCombine {}
 // SAFETY: as above.
 unsafe impl Pod for OnekvCombine {}
 
-/// u64 of an entry of a list.
-const ENTRY: usize = size_of::<OnekvWork>() / 8;
+/// Length of a list's entry, in u64.
+const ENTRY_LEN: usize = size_of::<OnekvWork>() / 8;
 const _: () = assert!(size_of::<OnekvCombine>() == size_of::<OnekvWork>());
-/// Rows that a block of the merging kernels takes: `COMBINE_ROWS` of cuda/attention/combine.cuh.
+/// Rows that a block of the combining kernels takes: `COMBINE_ROWS` of cuda/attention/combine.cuh.
 const COMBINE_ROWS: usize = 4;
 const COMBINE_THREADS: usize = 32 * COMBINE_ROWS;
 
@@ -80,14 +80,14 @@ pub struct RawOperands {
     pub out_strides: Strides,
     /// Strides of `lse`.
     pub lse_strides: Strides,
-    /// K and V were written before anything that may still run when the launch begins: as
-    /// [`Recorder::assume_kv_settled`](super::Recorder::assume_kv_settled) has it.
+    /// The caller promises that K and V were written before anything that may still run when the launch begins: see
+    /// [`Recorder::assume_kv_settled`](super::Recorder::assume_kv_settled).
     pub kv_settled: bool,
     /// How much memory there is at the addresses, for [`Prepared::run_raw_checked`].
     pub lens: RawLens,
 }
 
-/// Elements from the addresses of [`RawOperands`] on; by default more than any operand needs, which says nothing of them.
+/// Elements from the addresses of [`RawOperands`] on. The default, `usize::MAX`, switches their check off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RawLens {
     /// Of `q`.
@@ -141,19 +141,18 @@ impl RawOperands {
     }
 }
 
-/// What a plan takes.
+/// The sizes of a plan: of its operands, its lists, its workspace.
 #[derive(Debug, Clone, Copy)]
-struct Extents {
+struct PlanSizes {
     query: Shape,
     lse: Shape,
     kv: Shape,
     work: usize,
     combines: usize,
-    /// Partial states.
-    slots: usize,
+    partial_states: usize,
 }
 
-impl Extents {
+impl PlanSizes {
     fn of(plan: &Plan) -> Self {
         let problem = plan.problem();
         Self {
@@ -162,11 +161,11 @@ impl Extents {
             kv: problem.kv_shape(),
             work: plan.work().len(),
             combines: plan.combines().len(),
-            slots: plan.slots(),
+            partial_states: plan.partial_states(),
         }
     }
 
-    /// What replans keep within.
+    /// Those that no replan may exceed, by name.
     fn limits(self) -> [(&'static str, usize); 6] {
         [
             ("rows", self.query.tokens),
@@ -174,12 +173,12 @@ impl Extents {
             ("keys of a slot", self.kv.tokens),
             ("blocks", self.work),
             ("combines", self.combines),
-            ("partial states", self.slots),
+            ("partial states", self.partial_states),
         ]
     }
 }
 
-/// The parts of a plan that its kernels are launched with.
+/// What all launches of a prepared plan have in common, and replans keep.
 #[derive(Clone, Copy)]
 struct Launch {
     variant: &'static Variant,
@@ -197,15 +196,15 @@ struct Launch {
 /// Other lengths are other plans, of the same variant: [`Prepared::replan`] takes them in place. Dropping it waits for
 /// nothing: its memory is freed in the order of the stream.
 pub struct Prepared {
-    queue: Arc<Shared>,
+    queue: Arc<QueueInner>,
     launch: Launch,
-    /// Of the plan that it was prepared with, which no later one exceeds.
-    most: Extents,
-    /// Of the plan whose lists are in device memory; `None` where a failure left that open.
-    now: Option<Extents>,
-    /// Work, then combines, as many as `most` has; entries behind those of now have no rows.
-    lists: Option<Arc<Stored>>,
-    workspace: Option<Arc<Stored>>,
+    /// Of the plan that it was prepared with; no later one exceeds them.
+    most: PlanSizes,
+    /// Of the plan whose lists are in device memory; `None` where a failure leaves open which lists are there.
+    now: Option<PlanSizes>,
+    /// Entries of work, then of combines, as many as `most` has; those that the plan of now does not use have no rows.
+    lists: Option<Arc<StreamMemory>>,
+    workspace: Option<Arc<StreamMemory>>,
 }
 
 impl Queue {
@@ -220,7 +219,7 @@ impl Queue {
     pub fn prepare(&self, plan: &Plan) -> Result<Prepared> {
         span!("prepare", kernel = plan.variant().kernel(), blocks = plan.work().len());
         let queue = &self.0;
-        queue.open()?;
+        queue.check_uncaptured()?;
         let (variant, problem) = (plan.variant(), plan.problem());
         let (facts, modules) = (queue.kernels.facts(), &queue.kernels.modules);
         if !variant.fits(facts) {
@@ -245,10 +244,11 @@ impl Queue {
             scale,
             softcap,
         };
-        let most = Extents::of(plan);
+        let most = PlanSizes::of(plan);
         let mut state = queue.lock();
         let workspace = state.workspace(queue, plan.workspace_len())?;
-        let lists = Stored::new::<u64>(&queue.retired, (most.work + most.combines) * ENTRY)?.map(Arc::new);
+        let lists =
+            StreamMemory::new::<u64>(&queue.retired, (most.work + most.combines) * ENTRY_LEN)?.map(Arc::new);
         drop(state);
         let mut prepared = Prepared { queue: queue.clone(), launch, most, now: None, lists, workspace };
         prepared.write(plan)?;
@@ -333,27 +333,27 @@ impl Prepared {
                 return Err(Error::Replan { field, value: words(value), prepared: words(prepared) });
             }
         }
-        let limits = Extents::of(plan).limits().into_iter().zip(self.most.limits());
+        let limits = PlanSizes::of(plan).limits().into_iter().zip(self.most.limits());
         for ((field, value), (_, max)) in limits {
             if value > max {
                 return Err(Error::OverPrepared { field, value, max });
             }
         }
-        self.queue.open()?;
+        self.queue.check_uncaptured()?;
         self.write(plan)
     }
 
     /// Writes the plan's lists.
     fn write(&mut self, plan: &Plan) -> Result<()> {
-        // Until it is known that the lists are there: those of before reach further, perhaps, than operands of now.
+        // Unknown until the lists are there: with those of before a run might reach past the operands of now.
         self.now = None;
-        let now = Extents::of(plan);
+        let now = PlanSizes::of(plan);
         let Some(lists) = &self.lists else {
             self.now = Some(now);
             return Ok(());
         };
         let fill = |list: &mut [u64]| {
-            let (work, combines) = list.split_at_mut(self.most.work * ENTRY);
+            let (work, combines) = list.split_at_mut(self.most.work * ENTRY_LEN);
             let work: &mut [OnekvWork] = bytemuck::cast_slice_mut(work);
             let combines: &mut [OnekvCombine] = bytemuck::cast_slice_mut(combines);
             // The plan keeps every number below 2^31.
@@ -361,26 +361,26 @@ impl Prepared {
                 *to = OnekvWork {
                     row_base: w.row_base as i32,
                     rows: w.rows as i32,
-                    tile: w.tile as i32,
+                    tile_start: w.tile_start as i32,
                     kv_head: w.kv_head as i32,
                     key_begin: w.keys.start as i32,
                     key_end: w.keys.end as i32,
-                    slot: w.slot.map_or(-1, |slot| slot as i32),
+                    state: w.state.map_or(-1, |state| state as i32),
                     kv_slot: w.kv_slot as i32,
                 };
             }
-            for (to, m) in combines.iter_mut().zip(plan.combines()) {
+            for (to, c) in combines.iter_mut().zip(plan.combines()) {
                 *to = OnekvCombine {
-                    row_base: m.row_base as i32,
-                    rows: m.rows as i32,
-                    tile: m.tile as i32,
-                    kv_head: m.kv_head as i32,
-                    slot: m.slots.start as i32,
-                    slots: m.slots.len() as i32,
+                    row_base: c.row_base as i32,
+                    rows: c.rows as i32,
+                    tile_start: c.tile_start as i32,
+                    kv_head: c.kv_head as i32,
+                    first_state: c.states.start as i32,
+                    states: c.states.len() as i32,
                     reserved: [0; 2],
                 };
             }
-            // Blocks behind the last entry, of recordings, find nothing to do.
+            // Recordings launch blocks for all entries: those without work end at once.
             work[plan.work().len()..].fill(OnekvWork::zeroed());
             combines[plan.combines().len()..].fill(OnekvCombine::zeroed());
         };
@@ -413,7 +413,7 @@ impl Prepared {
     {
         let _together = self.queue.lock();
         let call = Call::new(&self.queue)?;
-        self.check_and_launch(call, self.queue.lane(), q, Kv::<K, K>::Own(kv), out, lse)
+        self.check_and_launch(call, self.queue.launch_stream(), q, Kv::<K, K>::Unquantized(kv), out, lse)
     }
 
     /// [`Prepared::run`] with K and V in e4m3, for plans by [`Plan::with_e4m3_kv`].
@@ -435,13 +435,13 @@ impl Prepared {
     {
         let _together = self.queue.lock();
         let call = Call::new(&self.queue)?;
-        self.check_and_launch(call, self.queue.lane(), q, Kv::E4m3(kv), out, lse)
+        self.check_and_launch(call, self.queue.launch_stream(), q, Kv::E4m3(kv), out, lse)
     }
 
     pub(super) fn check_and_launch<Q, K, S, O>(
         &self,
         call: Call<'_>,
-        lane: Lane,
+        on: LaunchStream,
         q: View<Q>,
         kv: Kv<K, S>,
         mut out: View<O>,
@@ -453,34 +453,34 @@ impl Prepared {
         K: DeviceRead,
         S: DeviceRead,
     {
-        // As long as the operands live.
+        // Here, so that its lifetime is that of the operands.
         let mut call = call;
         let Launch { variant, .. } = self.launch;
         if O::Element::DTYPE != variant.dtype {
             return Err(Error::WrongDType { value: O::Element::DTYPE, planned: variant.dtype });
         }
         let (kv, scales) = match (&kv, variant.e4m3_kv()) {
-            (Kv::Own(kv), false) => (kv, None),
+            (Kv::Unquantized(kv), false) => (kv, None),
             (Kv::E4m3(kv), true) => (&kv.codes, Some([&kv.k_scale, &kv.v_scale])),
-            (Kv::Own(_), true) => {
+            (Kv::Unquantized(_), true) => {
                 return Err(Error::WrongKv { value: "in the type of q", planned: "e4m3 (run_e4m3)" });
             }
             (Kv::E4m3(_), false) => {
                 return Err(Error::WrongKv { value: "e4m3", planned: "in the type of q (run)" });
             }
         };
-        let extents = self.extents(lane)?;
+        let sizes = self.sizes(on)?;
         let no_lse = Strides::new(0, 0);
         let lse_strides = lse.as_ref().map_or(no_lse, |lse| lse.strides);
         let out_strides = out.strides;
-        let q_at = call.read("q", &q, extents.query)?;
-        let k = call.read("k", &kv.k, extents.kv)?;
-        let v = call.read("v", &kv.v, extents.kv)?;
-        let heads = extents.kv.heads;
+        let q_at = call.read("q", &q, sizes.query)?;
+        let k = call.read("k", &kv.k, sizes.kv)?;
+        let v = call.read("v", &kv.v, sizes.kv)?;
+        let heads = sizes.kv.heads;
         let k_scale = scales.map(|[k, _]| call.read_list("k_scale", k, heads)).transpose()?;
         let v_scale = scales.map(|[_, v]| call.read_list("v_scale", v, heads)).transpose()?;
-        let out = call.write("out", &mut out, extents.query)?;
-        let lse = lse.as_mut().map(|lse| call.write("lse", lse, extents.lse)).transpose()?;
+        let out = call.write("out", &mut out, sizes.query)?;
+        let lse = lse.as_mut().map(|lse| call.write("lse", lse, sizes.lse)).transpose()?;
         let at = |placed: &Option<Placed<'_>>| placed.as_ref().map_or(0, |placed| placed.at);
         let operands = RawOperands {
             q: q_at.at,
@@ -495,13 +495,13 @@ impl Prepared {
             v_strides: kv.v.strides,
             out_strides,
             lse_strides,
-            kv_settled: lane.kv_settled,
+            kv_settled: on.kv_settled,
             lens: RawLens::default(),
         };
         // SAFETY: shapes, sizes, strides, alignment and overlap were checked, all is of the kernels' context. Each operand is
         // allocated until this returns, and freed in the order of a stream that comes after the launch: the queue's own, or
-        // one that waits for it (`Call`); a recording, whose lane is another, keeps them.
-        let launched = unsafe { self.launch(lane, &operands) };
+        // one that waits for it (`Call`); a recording, whose on is another, keeps them.
+        let launched = unsafe { self.launch(on, &operands) };
         let completed = call.complete((q_at, k, v, k_scale, v_scale, out, lse));
         launched.and(completed)
     }
@@ -528,7 +528,7 @@ impl Prepared {
     pub unsafe fn run_raw(&self, operands: &RawOperands) -> Result<()> {
         let _together = self.queue.lock();
         // SAFETY: the caller's contract.
-        unsafe { self.launch(self.raw_lane()?, operands) }
+        unsafe { self.launch(self.raw_launch_stream()?, operands) }
     }
 
     /// [`Prepared::run_raw`], with what can be seen of addresses and strides checked.
@@ -541,11 +541,11 @@ impl Prepared {
     /// [`RawOperands::lens`], [`Error::Misaligned`], [`Error::StrideTooSmall`], [`Error::Overlap`].
     pub unsafe fn run_raw_checked(&self, operands: &RawOperands) -> Result<()> {
         let _together = self.queue.lock();
-        let lane = self.raw_lane()?;
-        let (Extents { query, lse, kv, .. }, Launch { variant, .. }) = (*self.extents(lane)?, self.launch);
+        let on = self.raw_launch_stream()?;
+        let (PlanSizes { query, lse, kv, .. }, Launch { variant, .. }) = (*self.sizes(on)?, self.launch);
         let scales = Shape::from([if variant.e4m3_kv() { kv.heads } else { 0 }, 1]);
         let (size, row) = (variant.dtype.size_bytes(), Strides::new(1, 1));
-        let mut call = Call::recorded(&self.queue);
+        let mut call = Call::of_one_stream(&self.queue);
         let (o, lens) = (operands, operands.lens);
         let lse = if o.lse == 0 { Shape { tokens: 0, ..lse } } else { lse };
         for (tensor, at, len, shape, strides, size, written) in [
@@ -560,38 +560,38 @@ impl Prepared {
             call.place_raw(tensor, (at, len), shape, strides, size, written)?;
         }
         // SAFETY: the caller's contract.
-        unsafe { self.launch(lane, operands) }
+        unsafe { self.launch(on, operands) }
     }
 
-    /// The queue's stream, as it is: captured or not.
-    fn raw_lane(&self) -> Result<Lane> {
-        Ok(Lane { captured: is_captured(&self.queue.stream)?, ..self.queue.lane() })
+    /// The queue's stream, which others may have begun to capture.
+    fn raw_launch_stream(&self) -> Result<LaunchStream> {
+        Ok(LaunchStream { captured: is_captured(&self.queue.stream)?, ..self.queue.launch_stream() })
     }
 
-    /// What a run is on: in a graph, which replays with other lengths, the most that there will be.
-    fn extents(&self, lane: Lane) -> Result<&Extents> {
-        match lane.captured {
+    /// The sizes for a run: those of the plan that was prepared where it goes to a graph, which replays with any lengths up to them.
+    fn sizes(&self, on: LaunchStream) -> Result<&PlanSizes> {
+        match on.captured {
             true => Ok(&self.most),
             false => self.now.as_ref().ok_or(Error::ReplanFailed),
         }
     }
 
-    /// Where it was prepared.
-    pub(super) fn queue(&self) -> &Arc<Shared> {
+    /// The queue that it was prepared on.
+    pub(super) fn queue(&self) -> &Arc<QueueInner> {
         &self.queue
     }
 
-    /// What a recording keeps.
+    /// What a recording must keep alive.
     pub(super) fn memory(&self) -> impl Any + Send + use<> {
         (self.queue.clone(), self.lists.clone(), self.workspace.clone())
     }
 
     /// # Safety
-    /// As [`Prepared::run_raw`], on the stream of `lane`.
-    unsafe fn launch(&self, lane: Lane, operands: &RawOperands) -> Result<()> {
-        span!("run", kernel = self.launch.variant.kernel(), captured = lane.captured);
-        let (extents, Launch { variant, function, combine, .. }) = (self.extents(lane)?, self.launch);
-        let Some(lists) = self.lists.as_ref().filter(|_| extents.work > 0) else { return Ok(()) };
+    /// As [`Prepared::run_raw`], on the stream of `on`.
+    unsafe fn launch(&self, on: LaunchStream, operands: &RawOperands) -> Result<()> {
+        span!("run", kernel = self.launch.variant.kernel(), captured = on.captured);
+        let (sizes, Launch { variant, function, combine, .. }) = (self.sizes(on)?, self.launch);
+        let Some(lists) = self.lists.as_ref().filter(|_| sizes.work > 0) else { return Ok(()) };
         let partial_out = self.workspace.as_ref().map_or(0, |workspace| workspace.at) as *mut f32;
         let combines_at = lists.at + (self.most.work * size_of::<OnekvWork>()) as CUdeviceptr;
         let parameters = OnekvAttention {
@@ -601,7 +601,8 @@ impl Prepared {
             out: operands.out as *mut _,
             lse: operands.lse as *mut f32,
             partial_out,
-            partial_lse: partial_out.wrapping_add(self.most.slots * variant.tile_rows * variant.head_dim),
+            partial_lse: partial_out
+                .wrapping_add(self.most.partial_states * variant.tile_rows * variant.head_dim),
             work: lists.at as *const OnekvWork,
             combines: combines_at as *const OnekvCombine,
             q_strides: strides(operands.q_strides),
@@ -609,8 +610,8 @@ impl Prepared {
             v_strides: strides(operands.v_strides),
             out_strides: strides(operands.out_strides),
             lse_strides: strides(operands.lse_strides),
-            k_slot: operands.k_strides.input as i64,
-            v_slot: operands.v_strides.input as i64,
+            k_slot_stride: operands.k_strides.input as i64,
+            v_slot_stride: operands.v_strides.input as i64,
             group: self.launch.group as i32,
             tile_rows: variant.tile_rows as i32,
             score_scale: self.launch.softcap.map_or(self.launch.scale, |cap| self.launch.scale / cap),
@@ -618,22 +619,22 @@ impl Prepared {
             k_scale: operands.k_scale as *const f32,
             v_scale: operands.v_scale as *const f32,
             kv_settled: i32::from(operands.kv_settled),
-            work_count: extents.work as i32,
+            work_count: sizes.work as i32,
         };
         let copy_engine = variant.architecture.has_copy_engine();
-        // No block asks for keys where there are none, so there is nothing to describe.
-        let maps = match copy_engine && extents.kv.elements() > 0 {
+        // Without keys no block uses the maps, and there is no memory to describe.
+        let maps = match copy_engine && sizes.kv.elements() > 0 {
             true => {
-                let map = |at, strides| boxes_of_tokens(variant, at, extents.kv, strides);
+                let map = |at, strides| kv_tensor_map(variant, at, sizes.kv, strides);
                 [map(operands.k, operands.k_strides)?, map(operands.v, operands.v_strides)?]
             }
             false => [TensorMap::EMPTY; 2],
         };
-        // Kernels of the copy engine take the maps as well, the others what comes first.
+        // Kernels of the copy engine have three parameters; the others have the first alone.
         let mut list = [address_of(&parameters), address_of(&maps[0]), address_of(&maps[1])];
         let grid = Grid {
-            // Whole clusters. The size of those that share K and V is in the kernel.
-            x: variant.blocks_for(extents.work, self.queue.kernels.facts()),
+            // Whole clusters. The size of clusters that share K and V is fixed in the kernel.
+            x: variant.blocks_for(sizes.work, self.queue.kernels.facts()),
             cluster: self.launch.split_cluster,
             threads: variant.threads,
             shared_bytes: variant.shared_bytes,
@@ -645,13 +646,13 @@ impl Prepared {
         // SAFETY: the caller's contract; lists and workspace are freed in the order of the stream, or kept with a recording;
         // kernels that overlap wait for their predecessors. The driver reads as many parameters as a kernel has.
         unsafe {
-            modules.launch(function, grid, lane.stream, &mut list)?;
+            modules.launch(function, grid, on.stream, &mut list)?;
             match combine {
                 Some(combine) => {
                     // A warp per row of every combined tile.
-                    let x = extents.combines * variant.tile_rows / COMBINE_ROWS;
+                    let x = sizes.combines * variant.tile_rows / COMBINE_ROWS;
                     let grid = Grid { x, cluster: 1, threads: COMBINE_THREADS, shared_bytes: 0, ..grid };
-                    modules.launch(combine, grid, lane.stream, &mut list[..1])
+                    modules.launch(combine, grid, on.stream, &mut list[..1])
                 }
                 None => Ok(()),
             }
@@ -659,9 +660,9 @@ impl Prepared {
     }
 }
 
-/// K and V as they come.
+/// K and V of a call: of Q's element type, or in e4m3.
 pub(super) enum Kv<K, S> {
-    Own(SharedKv<K>),
+    Unquantized(SharedKv<K>),
     E4m3(QuantizedKv<K, S>),
 }
 

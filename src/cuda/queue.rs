@@ -1,4 +1,4 @@
-//! One stream, and what its runs share: the workspace, and pinned memory that lists of work are written through.
+//! A queue: one stream, and what its runs share, the workspace and the pinned memory through which lists of work are uploaded.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,12 +7,14 @@ use bytemuck::Pod;
 use cudarc::driver::sys::{CU_MEMHOSTALLOC_WRITECOMBINED, CUdeviceptr};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, result};
 
-use super::driver::{Event, Lane, cuda, is_captured, is_per_thread, make_current, same_context, synchronize};
+use super::driver::{
+    Event, LaunchStream, cuda, is_captured, is_per_thread, make_current, same_context, synchronize,
+};
 use super::kernels::Kernels;
-use super::memory::{Memory, Retired, Stored};
+use super::memory::{Memory, Retired, StreamMemory};
 use crate::error::{Error, Result};
 
-/// Lists that may be on their way to the card before the next waits for the first.
+/// Lists that may be on their way to the card at once; a further one waits for the oldest.
 const LISTS_ON_THE_WAY: usize = 4;
 
 /// A stream, in whose order everything that is prepared on it runs. Cheap to clone; usable from any thread.
@@ -20,28 +22,28 @@ const LISTS_ON_THE_WAY: usize = 4;
 /// It owns the workspace of its runs, which come one after the other and so share it: it grows to what the largest plan
 /// needs ([`Queue::reserve`] does so ahead) and never shrinks.
 #[derive(Clone)]
-pub struct Queue(pub(super) Arc<Shared>);
+pub struct Queue(pub(super) Arc<QueueInner>);
 
-pub(super) struct Shared {
+pub(super) struct QueueInner {
     pub kernels: Arc<Kernels>,
     pub stream: Arc<CudaStream>,
     pub retired: Arc<Retired>,
-    /// Held while the launches of one run are queued, which must stay together.
+    /// Locked while the launches of one run are queued: they share the workspace, and must stay together.
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 pub(super) struct State {
-    workspace: Option<Arc<Stored>>,
+    workspace: Option<Arc<StreamMemory>>,
     ring: Option<Ring>,
 }
 
-/// Pinned memory for lists on their way, used in turn.
+/// Pinned memory for lists on their way to the card, a part for each, used in turn.
 struct Ring {
     memory: Pinned,
-    /// Of one list, in u64.
-    part: usize,
-    /// Behind the last copy from each part.
+    /// Length of a part, in u64: of the longest list.
+    list_len: usize,
+    /// Recorded behind the last copy from each part.
     copied: [Event; LISTS_ON_THE_WAY],
     next: usize,
 }
@@ -56,7 +58,7 @@ struct Pinned {
 unsafe impl Send for Pinned {}
 
 impl Pinned {
-    /// So many zeros.
+    /// Memory of `len` zeros.
     fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self> {
         let bytes = len.checked_mul(size_of::<u64>()).ok_or(Error::Overflow { field: "pinned memory" })?;
         make_current(context)?;
@@ -91,13 +93,16 @@ impl Queue {
         Ok(Self::with(kernels, Retired::new(stream)))
     }
 
-    /// The same, and for the default stream that each thread has for itself a queue beside it, which takes its memory: what it
-    /// runs comes after the work of the thread that has it run, and later work of that thread after it.
+    /// [`Queue::new`], which also takes the default stream that each thread has for itself. For that one it makes a stream of its
+    /// own: a run comes after the work of the thread that calls it, and later work of that thread after the run.
     ///
     /// # Safety
     /// Memory of each thread's own stream is freed by another thread only after what was queued with it.
     #[cfg(feature = "candle-cuda")]
-    pub(crate) unsafe fn of_threads(kernels: &Arc<Kernels>, stream: &Arc<CudaStream>) -> Result<Self> {
+    pub(crate) unsafe fn for_per_thread_stream(
+        kernels: &Arc<Kernels>,
+        stream: &Arc<CudaStream>,
+    ) -> Result<Self> {
         if !is_per_thread(stream) {
             return Self::new(kernels, stream);
         }
@@ -105,15 +110,15 @@ impl Queue {
         Ok(Self::with(kernels, Retired::owning(super::memory::OwnStream::new(stream.context())?)))
     }
 
-    /// Whether it takes memory of each thread's own stream.
+    /// Whether it was made for the default stream that each thread has for itself, and takes memory of it.
     #[cfg(feature = "candle-cuda")]
-    pub(crate) fn is_of_threads(&self) -> bool {
+    pub(crate) fn serves_per_thread_stream(&self) -> bool {
         self.0.retired.is_owning()
     }
 
     fn with(kernels: &Arc<Kernels>, retired: Arc<Retired>) -> Self {
         let (kernels, stream) = (kernels.clone(), retired.stream().clone());
-        Self(Arc::new(Shared { kernels, stream, retired, state: Mutex::default() }))
+        Self(Arc::new(QueueInner { kernels, stream, retired, state: Mutex::default() }))
     }
 
     /// The kernels.
@@ -137,7 +142,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Captured`], [`Error::Cuda`].
     pub fn reserve(&self, len: usize) -> Result<()> {
-        self.0.open()?;
+        self.0.check_uncaptured()?;
         self.0.lock().workspace(&self.0, len).map(drop)
     }
 
@@ -150,7 +155,7 @@ impl Queue {
         if slice.stream().cu_stream() != self.0.stream.cu_stream() {
             return Err(Error::WrongStream { what: "slice" });
         }
-        match self.0.open() {
+        match self.0.check_uncaptured() {
             Ok(()) => Memory::of_slice(slice, &self.0.retired),
             Err(error) => {
                 self.0.retired.keep(Box::new(slice));
@@ -178,7 +183,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Captured`], [`Error::Overflow`], [`Error::Cuda`].
     pub unsafe fn unset<E: Pod + DeviceRepr>(&self, len: usize) -> Result<Memory<E>> {
-        self.0.open()?;
+        self.0.check_uncaptured()?;
         Memory::new(&self.0.retired, len)
     }
 }
@@ -189,18 +194,18 @@ impl fmt::Debug for Queue {
     }
 }
 
-impl Shared {
+impl QueueInner {
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For kernels that run at once.
-    pub fn lane(&self) -> Lane {
-        Lane { stream: self.stream.cu_stream(), captured: false, kv_settled: false }
+    /// For kernels that are not recorded.
+    pub fn launch_stream(&self) -> LaunchStream {
+        LaunchStream { stream: self.stream.cu_stream(), captured: false, kv_settled: false }
     }
 
-    /// The stream takes copies and allocations now: it is not captured. Frees what had to wait for that.
-    pub fn open(&self) -> Result<()> {
+    /// Refuses work while the stream is captured; else frees what was kept while it was.
+    pub fn check_uncaptured(&self) -> Result<()> {
         if is_captured(&self.stream)? {
             return Err(Error::Captured { what: "the queue's stream" });
         }
@@ -210,10 +215,10 @@ impl Shared {
 }
 
 impl State {
-    /// The workspace, of at least so many elements; `None` where no plan needed any.
-    pub fn workspace(&mut self, queue: &Shared, len: usize) -> Result<Option<Arc<Stored>>> {
+    /// The workspace, of at least `len` elements; `None` where no plan needed any.
+    pub fn workspace(&mut self, queue: &QueueInner, len: usize) -> Result<Option<Arc<StreamMemory>>> {
         if self.workspace.as_ref().map_or(0, |workspace| workspace.len) < len
-            && let Some(larger) = Stored::new::<f32>(&queue.retired, len)?
+            && let Some(larger) = StreamMemory::new::<f32>(&queue.retired, len)?
         {
             self.workspace = Some(Arc::new(larger));
         }
@@ -224,19 +229,19 @@ impl State {
     /// than all before it; waits where [`LISTS_ON_THE_WAY`] lists still are.
     pub fn upload(
         &mut self,
-        queue: &Shared,
+        queue: &QueueInner,
         to: CUdeviceptr,
         len: usize,
         fill: impl FnOnce(&mut [u64]),
     ) -> Result<()> {
-        let least = self.ring.as_ref().map_or(0, |ring| ring.part);
+        let least = self.ring.as_ref().map_or(0, |ring| ring.list_len);
         let ring = match &mut self.ring {
             Some(ring) if least >= len => ring,
             ring => {
                 if let Some(old) = ring {
                     old.wait().or_else(|_| synchronize(&queue.stream))?;
                 }
-                // Where it cannot be had, the old one stays.
+                // Made before the old one is dropped: where that fails, the old one stays.
                 ring.insert(Ring::new(queue.stream.context(), len.max(least).next_power_of_two())?)
             }
         };
@@ -245,11 +250,11 @@ impl State {
 }
 
 impl Ring {
-    fn new(context: &Arc<CudaContext>, part: usize) -> Result<Self> {
+    fn new(context: &Arc<CudaContext>, list_len: usize) -> Result<Self> {
         let event = || Event::new(context);
         let copied = [event()?, event()?, event()?, event()?];
-        let memory = Pinned::new(context, LISTS_ON_THE_WAY.saturating_mul(part))?;
-        Ok(Self { memory, part, copied, next: 0 })
+        let memory = Pinned::new(context, LISTS_ON_THE_WAY.saturating_mul(list_len))?;
+        Ok(Self { memory, list_len, copied, next: 0 })
     }
 
     fn copy(
@@ -261,10 +266,11 @@ impl Ring {
     ) -> Result<()> {
         let copied = &self.copied[self.next];
         copied.synchronize()?;
-        debug_assert!(len <= self.part, "a list longer than its part");
-        // SAFETY: `len` is at most a part by `upload`, which lies in the ring's memory, is set since `new`, and is read by nothing
+        debug_assert!(len <= self.list_len, "a list longer than its part");
+        // SAFETY: `len` is at most a part's by `upload`; the part lies in the ring's memory, is set since `new`, and is read by nothing
         // now that the event has passed.
-        let list = unsafe { std::slice::from_raw_parts_mut(self.memory.at.add(self.next * self.part), len) };
+        let list =
+            unsafe { std::slice::from_raw_parts_mut(self.memory.at.add(self.next * self.list_len), len) };
         fill(list);
         make_current(stream.context())?;
         // SAFETY: the caller's memory is as large, and freed in the order of the stream; the source is not written again,
@@ -272,31 +278,31 @@ impl Ring {
         unsafe { result::memcpy_htod_async(to, list, stream.cu_stream()) }
             .map_err(cuda("cuMemcpyHtoDAsync"))?;
         self.next = (self.next + 1) % LISTS_ON_THE_WAY;
-        // Where neither is possible nothing runs any more.
+        // Where neither works the context is lost, and nothing reads the part any more.
         copied.record(stream).or_else(|_| synchronize(stream))
     }
 
-    /// Until nothing reads the memory.
+    /// Waits until no copy reads the memory.
     fn wait(&self) -> Result<()> {
         self.copied.iter().try_for_each(Event::synchronize)
     }
 }
 
-impl Drop for Shared {
+impl Drop for QueueInner {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // There is no other question, and a wrong answer would break the capture: it is asked twice.
+        // Asked again where the driver fails: there is no other way to know, and waiting for a captured stream would break the capture.
         let asked = || is_captured(&self.stream);
         let captured = asked().or_else(|_| asked()).unwrap_or(true);
-        // Where waiting fails in one way, it may not in another. Where that fails too, nobody knows what still runs: what that
-        // may use stays for good. The next call tells the error, where it is the context's.
+        // Where waiting for an event fails, waiting for the stream may not. Where both fail, nobody knows what still runs, and what
+        // that may use is leaked. If the context is at fault, the next call says so.
         let by_stream = |error| if captured { Err(error) } else { synchronize(&self.stream) };
         if let Some(ring) = state.ring.take()
             && ring.wait().or_else(by_stream).is_err()
         {
             std::mem::forget(ring.memory);
         }
-        // The kernels are unloaded with their last owner, and may still run.
+        // Kernels may still run, and are unloaded with their last owner.
         let done = || Event::behind(&self.stream)?.synchronize();
         if captured || done().or_else(by_stream).is_err() {
             std::mem::forget(self.kernels.clone());

@@ -7,35 +7,35 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUgraph, CUgraphExec, CUgraphInstantiate_flags, CUstream, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaStream, result};
 
-use super::driver::{Lane, cuda, make_current};
+use super::driver::{LaunchStream, cuda, make_current};
 use super::memory::{Memory, OwnStream};
 use super::merge::merge_states;
 use super::operands::Call;
 use super::prepared::{Kv, Prepared, QuantizedKv};
-use super::queue::{Queue, Shared};
+use super::queue::{Queue, QueueInner};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::span::span;
 use crate::view::{PartialState, SharedKv, View};
 
-/// A stream that only a capture is on. Nothing but what the recorder queues can come into its graph: what others do on the
-/// queue's stream meanwhile, frees too, happens as ever.
+/// A stream for one capture alone: only what the recorder queues comes into the graph. What others do on the queue's stream
+/// meanwhile, frees included, happens as ever.
 struct Capture {
     stream: OwnStream,
     /// Whether it has begun, and not ended.
-    runs: bool,
+    active: bool,
 }
 
 impl Capture {
     fn begin(context: &Arc<CudaContext>) -> Result<Self> {
-        let mut capture = Self { stream: OwnStream::new(context)?, runs: false };
-        // Nothing that happens beside it can get into this capture: no call need be refused for it.
+        let mut capture = Self { stream: OwnStream::new(context)?, active: false };
+        // Nothing else can get into this capture, so that no thread's calls need be refused meanwhile.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         make_current(context)?;
         // SAFETY: a live stream of the context, which nothing else is on.
         unsafe { result::stream::begin_capture(capture.stream().cu_stream(), mode) }
             .map_err(cuda("cuStreamBeginCapture"))?;
-        capture.runs = true;
+        capture.active = true;
         Ok(capture)
     }
 
@@ -43,7 +43,7 @@ impl Capture {
         &self.stream.0
     }
 
-    /// What was captured; `None` where that is nothing.
+    /// Ends the capture: its graph, or `None` where nothing was captured.
     fn end(&mut self) -> Result<Option<Graph>> {
         let context = self.stream().context();
         make_current(context)?;
@@ -51,15 +51,15 @@ impl Capture {
         let graph = unsafe { result::stream::end_capture(self.stream().cu_stream()) }
             .map_err(cuda("cuStreamEndCapture"))?;
         let graph = (!graph.is_null()).then(|| Graph(graph, context.clone()));
-        self.runs = false;
+        self.active = false;
         Ok(graph)
     }
 }
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        if self.runs {
-            // Of a recorder that was dropped, or whose end failed.
+        if self.active {
+            // The recorder was dropped, or ending it failed.
             let _ = self.end();
         }
     }
@@ -102,7 +102,7 @@ impl Drop for Executable {
 pub struct Recorder {
     // Dropped before the kernels that it refers to.
     capture: Capture,
-    queue: Arc<Shared>,
+    queue: Arc<QueueInner>,
     kept: Vec<Box<dyn Any + Send>>,
     /// A run was refused, or launched in part.
     failed: bool,
@@ -113,7 +113,7 @@ pub struct Recorder {
 pub struct Recording {
     // Dropped before what it refers to.
     graph: Option<Executable>,
-    queue: Arc<Shared>,
+    queue: Arc<QueueInner>,
     _kept: Vec<Box<dyn Any + Send>>,
 }
 
@@ -139,8 +139,8 @@ impl Recorder {
         self.capture.stream().cu_stream()
     }
 
-    fn lane(&self) -> Lane {
-        Lane { stream: self.cu_stream(), captured: true, kv_settled: self.kv_settled }
+    fn launch_stream(&self) -> LaunchStream {
+        LaunchStream { stream: self.cu_stream(), captured: true, kv_settled: self.kv_settled }
     }
 
     /// From here on runs take their K and V as settled: on cards from 9.0 on they fetch them while what was recorded before
@@ -168,9 +168,16 @@ impl Recorder {
         lse: Option<View<Memory<f32>>>,
     ) -> Result<()> {
         self.keep(prepared, (q.clone(), kv.clone(), out.clone(), lse.clone()))?;
-        let kv = Kv::<_, Memory<f32>>::Own(kv);
-        let done = prepared.check_and_launch(Call::recorded(&self.queue), self.lane(), q, kv, out, lse);
-        self.noted(done)
+        let kv = Kv::<_, Memory<f32>>::Unquantized(kv);
+        let done = prepared.check_and_launch(
+            Call::of_one_stream(&self.queue),
+            self.launch_stream(),
+            q,
+            kv,
+            out,
+            lse,
+        );
+        self.note_failure(done)
     }
 
     /// [`Recorder::run`] with K and V in e4m3.
@@ -186,9 +193,15 @@ impl Recorder {
         lse: Option<View<Memory<f32>>>,
     ) -> Result<()> {
         self.keep(prepared, (q.clone(), kv.clone(), out.clone(), lse.clone()))?;
-        let done =
-            prepared.check_and_launch(Call::recorded(&self.queue), self.lane(), q, Kv::E4m3(kv), out, lse);
-        self.noted(done)
+        let done = prepared.check_and_launch(
+            Call::of_one_stream(&self.queue),
+            self.launch_stream(),
+            q,
+            Kv::E4m3(kv),
+            out,
+            lse,
+        );
+        self.note_failure(done)
     }
 
     /// [`Queue::merge_states`].
@@ -202,12 +215,19 @@ impl Recorder {
         lse: Option<View<Memory<f32>>>,
     ) -> Result<()> {
         self.kept.push(Box::new((states.to_vec(), out.clone(), lse.clone())));
-        let done = merge_states(&self.queue, Call::recorded(&self.queue), self.lane(), states, out, lse);
-        self.noted(done)
+        let done = merge_states(
+            &self.queue,
+            Call::of_one_stream(&self.queue),
+            self.launch_stream(),
+            states,
+            out,
+            lse,
+        );
+        self.note_failure(done)
     }
 
-    /// A run that failed may have been launched in part.
-    fn noted(&mut self, done: Result<()>) -> Result<()> {
+    /// Remembers a failed run: it may have been recorded in part.
+    fn note_failure(&mut self, done: Result<()>) -> Result<()> {
         self.failed |= done.is_err();
         done
     }
@@ -243,7 +263,7 @@ impl Recording {
         span!("replay");
         let Some(graph) = &self.graph else { return Ok(()) };
         let _together = self.queue.lock();
-        self.queue.open()?;
+        self.queue.check_uncaptured()?;
         let stream = &self.queue.stream;
         make_current(stream.context())?;
         // SAFETY: an executable graph of this context, alive as long as `graph`, which is not shared with other threads; what

@@ -16,12 +16,12 @@ use crate::shape::{Shape, Strides};
 pub struct TensorMap(sys::CUtensorMap);
 
 impl TensorMap {
-    /// Where there is nothing to describe.
+    /// For a kernel that will not use it.
     pub const EMPTY: Self = Self(sys::CUtensorMap { opaque: [0; 16] });
 
-    /// The tensor `dimensions` at `address`, innermost first, `steps` bytes from one to the next in all but the innermost;
-    /// copied in boxes of `box_size` elements, whose rows of 128 or 64 bytes are swizzled by as many. What lies past the end
-    /// reads as zeros.
+    /// The tensor of `dimensions` elements at `address`, innermost dimension first; `steps` are the strides in bytes of all but
+    /// the innermost. It is copied in boxes of `box_size` elements. `row_bytes`, 128 or 64, is the length of a box's rows, and how
+    /// they are swizzled. What lies past the end reads as zeros.
     ///
     /// # Errors
     /// [`Error::Cuda`](crate::Error::Cuda) with the driver's answer.
@@ -35,7 +35,7 @@ impl TensorMap {
     ) -> Result<Self> {
         let (dimensions, steps) = (dimensions.map(|n| n as u64), steps.map(|n| n as u64));
         let box_size = box_size.map(|n| n as u32);
-        // Where rows are shorter, what follows them in memory is another's, and not fetched along.
+        // L2 fetches no more than a row at once: what follows a short one in memory belongs to others.
         let (swizzle, promotion) = match row_bytes {
             PANEL_BYTES => (
                 sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
@@ -74,13 +74,13 @@ impl TensorMap {
 /// Bytes of a panel's row at most: what one swizzle spans.
 const PANEL_BYTES: usize = 128;
 
-/// K or V of a variant at `address`, cut into boxes of one input's slot and one head: whole tiles of keys, or a block's part of
-/// them. A box comes as panels of 128 bytes a row, or of the 64 that a vector has, `[panels, keys, bytes]`, swizzled by as
-/// many. Positions behind a slot's last read as zeros.
+/// The tensor map of K or of V at `address` for a variant's kernel. A box is of one input's slot and one head: a tile of keys, or
+/// a block's part of it where a cluster shares tiles. It arrives as panels, `[panels, keys, bytes]`, with rows of 128 bytes or, where a
+/// vector is shorter, 64, swizzled by as many. Positions behind a slot's last read as zeros.
 ///
 /// # Errors
 /// [`Error::Cuda`](crate::Error::Cuda) with the driver's answer.
-pub(super) fn boxes_of_tokens(
+pub(super) fn kv_tensor_map(
     variant: &Variant,
     address: CUdeviceptr,
     shape: Shape,
@@ -93,7 +93,7 @@ pub(super) fn boxes_of_tokens(
     };
     let size = variant.kv_bytes;
     let panel = shape.vector.min(PANEL_BYTES / size);
-    // A stride that is never taken may be anything; the driver wants a multiple of 16.
+    // A stride that is never taken may be anything, but the driver wants a multiple of 16.
     let taken = |stride: usize, count: usize| if count > 1 { stride * size } else { panel * size };
     let dimensions = [panel, shape.tokens, shape.vector / panel, shape.heads, shape.inputs];
     let steps = [

@@ -73,7 +73,7 @@ enum On {
 /// A problem, planned for a device and a dtype. Runs any number of times.
 pub struct Planned {
     problem: Problem,
-    /// What is computed: `problem`, or that with a larger head_dim.
+    /// The problem that is computed: `problem`, padded to a larger head_dim where no kernel has its own.
     computed: Problem,
     dtype: DType,
     options: PlanOptions,
@@ -286,7 +286,7 @@ impl Planned {
         let more = self.computed.head_dim() - self.problem.head_dim();
         match more {
             0 => Ok(tensor.clone()),
-            // Of a view it is padded along the first dimension, and transposed.
+            // Padding a view leaves a tensor whose dimensions are in another order.
             _ => tensor.pad_with_zeros(D::Minus1, 0, more)?.contiguous(),
         }
     }
@@ -322,7 +322,7 @@ impl Planned {
             if !is_padded || tensor.dims().last() == Some(&computed.head_dim()) {
                 return Ok(tensor.clone());
             }
-            // A copy would forgive what is refused else: K and V that were expanded, for one.
+            // Checked before the copy, which would hide what is refused otherwise: K and V that were expanded, for one.
             Operands::check(name, tensor, dtype, shape)?;
             self.pad(tensor)
         };

@@ -1,7 +1,8 @@
 //! What a plan is expected to cost, to compare variants and splits with each other.
 //!
-//! What one multiprocessor does in turn, plus starts and the combination. The constants are data, one set per generation of
-//! cards; xtask's `fit` refits them to a measured sweep.
+//! The cost is the time of the busiest multiprocessor, which takes its K/V tiles one after the other, plus the starts of its
+//! blocks and the combination of split keys. The constants are data, one set per generation of cards; xtask's `fit` refits
+//! them to a measured sweep.
 
 use std::collections::VecDeque;
 
@@ -15,11 +16,11 @@ use crate::problem::{Input, Problem};
 pub struct Constants {
     /// Microseconds to start a block and write its result.
     pub block_us: f64,
-    /// Microseconds more where the block consists of warpgroups.
+    /// Microseconds at the end of a block of warpgroups; of other blocks `meeting_bytes_per_us` says how long that takes.
     pub warpgroups_us: f64,
-    /// Bytes that the outputs of a block's warps take through shared memory where they meet, per microsecond.
+    /// Bytes per microsecond at which a block's warps join their outputs through shared memory.
     pub meeting_bytes_per_us: f64,
-    /// Microseconds of a second launch that combines.
+    /// Microseconds of the second launch, which combines split keys.
     pub combine_us: f64,
     /// Microseconds in which the blocks of a cluster join what they have of a tile; 0 where there are no clusters.
     pub join_us: f64,
@@ -28,17 +29,17 @@ pub struct Constants {
     /// Bytes that one multiprocessor draws from L2 per microsecond: K and V once more for every row tile, states of splits on
     /// their way to memory and back.
     pub l2_bytes_per_us: f64,
-    /// FLOPs of one multiprocessor's tensor cores per microsecond, by `mma.sync` and by `wgmma`.
+    /// FLOPs of one multiprocessor's tensor cores per microsecond, by `mma.sync`.
     pub mma_flops_per_us: f64,
-    /// As above.
+    /// As `mma_flops_per_us`, by `wgmma`.
     pub wgmma_flops_per_us: f64,
     /// Exponentials of one multiprocessor per microsecond.
     pub exponentials_per_us: f64,
     /// Instructions that one multiprocessor's warps issue per microsecond.
     pub instructions_per_us: f64,
-    /// The part of what is shorter that does not hide behind what is longest.
+    /// The part of all shorter times that does not hide behind the longest one: 0 where they overlap fully.
     pub not_hidden: f64,
-    /// FLOPs per microsecond without tensor cores.
+    /// FLOPs of one multiprocessor per microsecond without tensor cores.
     pub fma_flops_per_us: f64,
 }
 
@@ -132,10 +133,11 @@ const FROM_12_0: Constants = Constants {
     fma_flops_per_us: 280_000.0,
 };
 
-/// Instructions of all warps for a K/V tile, where they may be what takes longest: with e4m3 K and V, of which each four bytes
-/// of a lane take two conversions, and V's a permutation. The softmax takes five a score; all else is a fifth more and, of each
-/// warp, 60: within 7 % of what is counted in Hopper's machine code, 12 % where two warps share a tile. The output is hardly
-/// ever rescaled.
+/// Instructions that all warps issue for a K/V tile. Counted for e4m3 K and V alone, where they may take longest; else 0.
+///
+/// Each four bytes of a lane take two conversions, V's a permutation as well; the softmax takes five instructions a score. All
+/// else is a fifth more and 60 for each warp; that the output is rescaled is too rare to count. This is within 7 % of the count
+/// in Hopper's machine code, 12 % where two warps share a tile.
 pub(super) fn instructions(variant: &Variant) -> f64 {
     if !variant.e4m3_kv() {
         return 0.0;
@@ -146,7 +148,7 @@ pub(super) fn instructions(variant: &Variant) -> f64 {
     1.2 * (conversions + products + 5.0 * rows * keys / 32.0) + 60.0 * warps
 }
 
-/// The cost of a plan, in microseconds as far as the constants are.
+/// The cost of a plan in microseconds, as exact as the constants are.
 pub fn estimate(
     problem: &Problem,
     variant: &Variant,
@@ -160,11 +162,11 @@ pub fn estimate(
 
 #[cfg(test)]
 thread_local! {
-    /// How often a cost was estimated in full.
+    /// How many costs were estimated in full, for the test that a plan like another needs none.
     pub(super) static ESTIMATES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// What the cost depends on of a problem's inputs: those with the same keys and rows are counted together.
+/// The inputs of a problem as far as the cost depends on them: those with the same keys and rows are counted together.
 pub(super) struct Sizes {
     kv_heads: usize,
     /// In order of their keys.
@@ -210,16 +212,18 @@ pub(super) struct Model<'a> {
     /// Microseconds in which K and V come from memory, whichever multiprocessors ask for them.
     memory_us: f64,
     tile: Tile,
-    /// Microseconds of what a block does behind its tiles.
+    /// Microseconds of a block after its last tile.
     end_us: f64,
     /// Microseconds of one multiprocessor to write and read a partial state.
     state_us: f64,
-    /// Whether blocks go on to further work: they start once.
-    goes_on: bool,
+    /// Whether blocks are persistent: they go on to further work, and start once.
+    persistent: bool,
+    /// In ascending order of their keys.
     readers: Vec<Readers>,
-    /// K/V tiles that a multiprocessor takes on average, rounded up: the busiest takes no fewer, however keys are split.
-    least_in_turn: usize,
-    /// Memory of [`Model::busiest`]: blocks by their K/V tiles, multiprocessors by the tiles they have got.
+    /// K/V tiles of a multiprocessor on average, rounded up: the busiest takes no fewer, however keys are split.
+    mean_tiles: usize,
+    /// Scratch memory of [`Model::busiest_tiles`], kept from split to split: K/V tiles and how many blocks have as many; tiles
+    /// and how many multiprocessors were given as many.
     lengths: Vec<(usize, usize)>,
     loads: VecDeque<(usize, usize)>,
 }
@@ -231,23 +235,23 @@ struct Tile {
     computed_us: f64,
 }
 
-/// What reads inputs of the same number of keys, in order of that. Inputs without rows have no readers.
+/// The tiles of rows that read inputs of one number of keys. Inputs without rows have none.
 struct Readers {
     keys: usize,
-    /// Row tiles of all K/V heads, and blocks that have them: whole clusters.
+    /// Row tiles of all K/V heads, and the blocks for them where keys are not split: whole clusters.
     tiles: usize,
     blocks: usize,
 }
 
-/// What depends on the split and takes little to find.
+/// A way to split the keys, and what little of its cost is found without placing its blocks.
 pub(super) struct Split {
     keys: usize,
     blocks: f64,
-    /// Partial states.
-    slots: f64,
+    /// Partial states where a second launch combines them.
+    states: f64,
     /// Blocks of a cluster that share out the keys of a tile.
     pub cluster: usize,
-    /// Blocks with those that only complete a cluster.
+    /// `blocks`, and those that only complete a cluster.
     launched: f64,
 }
 
@@ -307,70 +311,71 @@ impl<'a> Model<'a> {
             },
             end_us,
             state_us: (2 * 4 * variant.tile_rows * variant.head_dim) as f64 / constants.l2_bytes_per_us,
-            goes_on: variant.warpgroups,
+            persistent: variant.warpgroups,
             readers,
-            least_in_turn: in_all.div_ceil(facts.multiprocessors.max(1)),
+            mean_tiles: in_all.div_ceil(facts.multiprocessors.max(1)),
             lengths: Vec::new(),
             loads: VecDeque::new(),
         }
     }
 
-    /// In clusters of `fixed` blocks, or of as many as fit the parts well.
+    /// Splits of `keys` keys, joined in clusters of `fixed` blocks; by default in those that fit the number of parts well.
     pub(super) fn split(&self, keys: usize, fixed: Option<usize>) -> Split {
-        let (mut whole, mut blocks, mut slots) = (0.0, 0.0, 0.0);
+        let (mut whole, mut blocks, mut states) = (0.0, 0.0, 0.0);
         let most_parts = fixed.filter(|cluster| *cluster > 1).unwrap_or(usize::MAX);
         for readers in &self.readers {
             let parts = readers.keys.div_ceil(keys).clamp(1, most_parts);
             whole += readers.blocks as f64;
             blocks += readers.blocks as f64 * parts as f64;
             if parts > 1 {
-                slots += readers.tiles as f64 * parts as f64;
+                states += readers.tiles as f64 * parts as f64;
             }
         }
         let of_longest = self.readers.last().map_or(1, |readers| readers.keys.div_ceil(keys).max(1));
         let launched = |cluster: usize| if cluster > 1 { whole * cluster as f64 } else { blocks };
         let fits_well = |cluster: &usize| {
-            // A fifth may have no keys.
+            // A fifth of the blocks may have no keys.
             self.split_clusters.contains(cluster) && 5.0 * blocks >= 4.0 * launched(*cluster)
         };
         let chosen = Some(of_longest.next_power_of_two()).filter(fits_well).unwrap_or(1);
         let cluster = fixed.unwrap_or(chosen);
-        Split { keys, blocks, slots, cluster, launched: launched(cluster) }
+        Split { keys, blocks, states, cluster, launched: launched(cluster) }
     }
 
     /// The cost of a split.
     pub(super) fn cost(&mut self, split: &Split) -> f64 {
         #[cfg(test)]
         ESTIMATES.set(ESTIMATES.get() + 1);
-        let in_turn = self.busiest(split.keys);
+        let tiles_in_turn = self.busiest_tiles(split.keys);
         let end_us = match split.cluster {
             1 => self.combine_us(split),
             _ => self.constants.join_us,
         };
-        self.with_in_turn(in_turn, split.launched) + end_us
+        self.makespan_us(tiles_in_turn, split.launched) + end_us
     }
 
-    /// What neither a split nor finer ones cost less than: each step below rounds the greater to no less.
+    /// A lower bound on the cost of this split and of all finer ones. It is computed by the same steps as the cost, each of which
+    /// rounds monotonically: rounding cannot put it above.
     pub(super) fn least_of_finer(&self, split: &Split) -> f64 {
-        self.with_in_turn(self.least_in_turn, split.blocks) + self.least_end_us(split)
+        self.makespan_us(self.mean_tiles, split.blocks) + self.least_end_us(split)
     }
 
-    /// What a split does not cost less than: some multiprocessor has its longest block.
+    /// A lower bound on the cost of this split alone: some multiprocessor has its longest block.
     pub(super) fn least(&self, split: &Split) -> f64 {
         let longest = self.readers.last().map_or(0, |readers| readers.keys).min(split.keys);
-        let in_turn = self.least_in_turn.max(longest.div_ceil(self.tile_keys));
-        self.with_in_turn(in_turn, split.blocks) + self.least_end_us(split)
+        let tiles_in_turn = self.mean_tiles.max(longest.div_ceil(self.tile_keys));
+        self.makespan_us(tiles_in_turn, split.blocks) + self.least_end_us(split)
     }
 
-    /// Of the launch that combines.
+    /// Microseconds of the launch that combines; 0 where there is none.
     fn combine_us(&self, split: &Split) -> f64 {
-        match split.slots > 0.0 {
-            true => self.constants.combine_us + self.state_us * split.slots / self.multiprocessors as f64,
+        match split.states > 0.0 {
+            true => self.constants.combine_us + self.state_us * split.states / self.multiprocessors as f64,
             false => 0.0,
         }
     }
 
-    /// In one way or the other.
+    /// What joining the splits takes at least, in a second launch or in clusters.
     fn least_end_us(&self, split: &Split) -> f64 {
         match self.split_clusters {
             [1] => self.combine_us(split),
@@ -378,24 +383,24 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The cost where the busiest multiprocessor has this many K/V tiles. Blocks that share a multiprocessor share all it
+    /// Microseconds until all blocks have ended, where the busiest multiprocessor has this many K/V tiles. Blocks that share a multiprocessor share all it
     /// has: it takes their tiles as if one after the other, and only starts overlap. Where fewer multiprocessors are busy,
     /// each gets more of the memory's bandwidth, up to what it draws from L2.
-    fn with_in_turn(&self, in_turn: usize, blocks: f64) -> f64 {
+    fn makespan_us(&self, tiles_in_turn: usize, blocks: f64) -> f64 {
         let waves = (blocks / self.resident as f64).ceil().max(1.0);
-        let starts = if self.goes_on { 1.0 } else { waves };
-        let tiles = in_turn as f64;
+        let starts = if self.persistent { 1.0 } else { waves };
+        let tiles = tiles_in_turn as f64;
         let drawn_us = (tiles * self.tile.drawn_us).max(self.memory_us);
         let longest_us = drawn_us.max(tiles * self.tile.longest_us);
-        // Of the longest all, of the others what is not hidden: as sums alone, for the bounds of the search.
+        // The longest in full, the others as far as they are not hidden. No differences: a lower bound stays one.
         let not_hidden = self.constants.not_hidden;
         let tiles_us =
             (1.0 - not_hidden) * longest_us + not_hidden * (drawn_us + tiles * self.tile.computed_us);
         tiles_us + starts * self.constants.block_us + waves * self.end_us
     }
 
-    /// Tiles of the busiest multiprocessor, where the longest blocks come first and each goes where there is least to do.
-    fn busiest(&mut self, split_keys: usize) -> usize {
+    /// K/V tiles of the busiest multiprocessor: the longest blocks come first, and each goes where there is least to do.
+    fn busiest_tiles(&mut self, split_keys: usize) -> usize {
         let Self { readers, tile_keys, lengths, loads, .. } = self;
         let multiprocessors = self.multiprocessors.max(1);
         lengths.clear();

@@ -4,7 +4,7 @@
 //! All query rows that read one K/V head of one input, of every prompt, beam, token and grouped query head,
 //! are folded into the rows of tiles: that is the method, in one sentence.
 
-// Not for users: its constants change with every fit. xtask's `fit` refits them, and takes the estimate from here.
+// Public for xtask's `fit` alone, which refits the constants and takes the estimate from here: they change with every fit.
 #[doc(hidden)]
 pub mod cost;
 mod facts;
@@ -15,7 +15,7 @@ pub mod variants;
 
 use cost::Constants;
 use lists::Lists;
-use variants::LIMIT;
+use variants::MAX_COUNT;
 
 pub use crate::architecture::Architecture;
 use crate::dtype::DType;
@@ -36,11 +36,11 @@ pub struct Plan {
     split_cluster: usize,
     work: Vec<Work>,
     combines: Vec<Combine>,
-    slots: usize,
+    partial_states: usize,
     facts: DeviceFacts,
 }
 
-/// As [`Plan::explain`]: its lists are long.
+/// As [`Plan::explain`]: the lists of work are too long to print.
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Plan({})", self.explain())
@@ -98,8 +98,8 @@ impl Plan {
         for (field, value) in
             [("rows x heads / kv_heads", folded), ("key positions", problem.kv_shape().tokens)]
         {
-            if value > LIMIT {
-                return Err(Error::TooLarge { field, value, max: LIMIT });
+            if value > MAX_COUNT {
+                return Err(Error::TooLarge { field, value, max: MAX_COUNT });
             }
         }
         let allowed = match kv_bytes {
@@ -124,7 +124,8 @@ impl Plan {
                 architecture: options.architecture,
             });
         };
-        let Lists { work, combines, slots } = Lists::new(problem, variant, split_keys, split_cluster)?;
+        let Lists { work, combines, states: partial_states } =
+            Lists::new(problem, variant, split_keys, split_cluster)?;
         Ok(Self {
             problem: problem.clone(),
             variant,
@@ -132,7 +133,7 @@ impl Plan {
             split_cluster,
             work,
             combines,
-            slots,
+            partial_states,
             facts: *facts,
         })
     }
@@ -167,14 +168,14 @@ impl Plan {
         &self.combines
     }
 
-    /// Partial states `[slots, tile_rows, head_dim]`.
-    pub fn slots(&self) -> usize {
-        self.slots
+    /// How many partial states a run leaves in memory, each `[tile_rows, head_dim]` and its LSE.
+    pub fn partial_states(&self) -> usize {
+        self.partial_states
     }
 
     /// Elements of f32 that a run needs as workspace: partial outputs, then their LSE.
     pub fn workspace_len(&self) -> usize {
-        self.slots * self.variant.tile_rows * (self.variant.head_dim + 1)
+        self.partial_states * self.variant.tile_rows * (self.variant.head_dim + 1)
     }
 
     /// Bytes of that workspace.

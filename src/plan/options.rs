@@ -3,7 +3,7 @@
 use super::variants::Variant;
 use crate::architecture::Architecture;
 
-/// Wishes about a plan.
+/// What a caller fixes of a plan; the cost model chooses the rest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PlanOptions {
@@ -17,15 +17,15 @@ pub struct PlanOptions {
     pub cluster: Option<usize>,
     /// Blocks of a cluster that share out the keys of a tile and join their states through each other's shared memory: 2, 4 or
     /// 8, on cards from 9.0 on and in tiles of 16 or 32 rows. 1: states of splits go through memory, and a second launch
-    /// combines them. `None` takes a cluster where that many splits are about what there is. It changes no bit, but that an
-    /// input with more parts than the cluster has blocks is split into that many.
+    /// combines them. `None` takes a cluster where at most a fifth of the blocks would have no keys. It changes no bit, except
+    /// where an input has more splits than the cluster has blocks: it is then split into as many as there are blocks.
     pub split_cluster: Option<usize>,
     /// Kernels to choose from; `None` takes those that the card runs best.
     pub architecture: Option<Architecture>,
 }
 
 impl PlanOptions {
-    /// This kernel and no other.
+    /// This kernel and no other; its splits are left to the cost model.
     pub fn of(variant: &Variant) -> Self {
         let Variant { architecture, tile_rows, cluster, .. } = *variant;
         let (tile_rows, cluster) = (Some(tile_rows), Some(cluster));

@@ -1,15 +1,15 @@
-//! The same plans the long way: the cost of every candidate in full, a list of blocks that is sorted. What [`Plan::new`]
-//! leaves out must not change what it gives.
+//! The oracle of plans: the cost of every candidate in full, and a list of all blocks, sorted. [`Plan::new`] takes short cuts,
+//! which must not change its result.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use super::cost::Constants;
-use super::lists::MOST_BLOCKS;
+use super::lists::MAX_BLOCKS;
 use super::*;
 use crate::problem::Input;
 
-/// Variant, keys of a split, blocks of a cluster that share them out, work, combines, slots.
+/// Variant, keys of a split, blocks of a cluster that share them out, work, combines, number of partial states.
 pub(super) type Made = (&'static Variant, usize, usize, Vec<Work>, Vec<Combine>, usize);
 
 pub(super) fn plan(
@@ -52,11 +52,11 @@ pub(super) fn plan(
         let parts = input.keys.len().div_ceil(split_keys).max(1);
         problem.kv_heads() * tiles * if split_cluster > 1 { split_cluster } else { parts }
     });
-    // They are refused.
-    if blocks.sum::<usize>() > MOST_BLOCKS {
+    // `Plan::new` refuses so many.
+    if blocks.sum::<usize>() > MAX_BLOCKS {
         return None;
     }
-    let (mut work, mut combines, mut slots) = (Vec::new(), Vec::new(), 0);
+    let (mut work, mut combines, mut states) = (Vec::new(), Vec::new(), 0);
     for input in problem.inputs() {
         for kv_head in 0..problem.kv_heads() {
             let rows = input.rows.len() * problem.group();
@@ -64,13 +64,13 @@ pub(super) fn plan(
             if split_cluster > 1 {
                 let coarser = input.keys.len().div_ceil(variant.tile_keys).div_ceil(split_cluster);
                 let of_part = if parts > split_cluster { coarser * variant.tile_keys } else { split_keys };
-                for tile in (0..rows).step_by(variant.tile_rows) {
+                for tile_start in (0..rows).step_by(variant.tile_rows) {
                     let mut keys = input.keys.clone();
                     for _ in 0..split_cluster {
                         let part = keys.start..(keys.start + of_part).min(keys.end);
                         keys.start = part.end;
-                        let (row_base, kv_slot) = (input.rows.start, input.slot);
-                        work.push(Work { row_base, rows, tile, kv_head, kv_slot, keys: part, slot: None });
+                        let (row_base, kv_slot, state) = (input.rows.start, input.slot, None);
+                        work.push(Work { row_base, rows, tile_start, kv_head, kv_slot, keys: part, state });
                     }
                 }
                 continue;
@@ -81,30 +81,29 @@ pub(super) fn plan(
                 for part in 0..parts {
                     let begin = input.keys.start + part * split_keys;
                     let keys = begin..(begin + split_keys).min(input.keys.end);
-                    for (block, tile) in tiles.clone().enumerate() {
-                        let slot = (parts > 1 && tile < rows).then_some(slots + block * parts + part);
+                    for (block, tile_start) in tiles.clone().enumerate() {
+                        let state = (parts > 1 && tile_start < rows).then_some(states + block * parts + part);
                         let keys = keys.clone();
                         let (row_base, kv_slot) = (input.rows.start, input.slot);
-                        work.push(Work { row_base, rows, tile, kv_head, kv_slot, keys, slot });
+                        work.push(Work { row_base, rows, tile_start, kv_head, kv_slot, keys, state });
                     }
                 }
                 if parts > 1 {
-                    for tile in tiles.filter(|tile| *tile < rows) {
-                        let of_tile = slots..slots + parts;
-                        slots += parts;
+                    for tile_start in tiles.filter(|start| *start < rows) {
+                        let of_tile = states..states + parts;
+                        states += parts;
                         let row_base = input.rows.start;
-                        combines.push(Combine { row_base, rows, tile, kv_head, slots: of_tile });
+                        combines.push(Combine { row_base, rows, tile_start, kv_head, states: of_tile });
                     }
                 }
             }
         }
     }
-    // The longest first, so that the last wave is not made of one long block. The order of equals stays, and with
-    // it clusters.
-    // By the first of those that share out keys, which has the most.
+    // The longest first, so that the last wave is not made of one long block; a stable sort, which leaves clusters together.
+    // Blocks that share out keys go by the first of them, which has the most.
     let mut clusters: Vec<Vec<Work>> = work.chunks(split_cluster).map(<[Work]>::to_vec).collect();
-    clusters.sort_by_key(|blocks| std::cmp::Reverse(blocks[0].keys.len().div_ceil(variant.tile_keys)));
-    Some((variant, split_keys, split_cluster, clusters.concat(), combines, slots))
+    clusters.sort_by_key(|blocks| Reverse(blocks[0].keys.len().div_ceil(variant.tile_keys)));
+    Some((variant, split_keys, split_cluster, clusters.concat(), combines, states))
 }
 
 /// Blocks of a cluster for these splits: a power of two that the longest input needs, and that leaves no more than a fifth of
@@ -134,7 +133,8 @@ fn splits(problem: &Problem, variant: &Variant, facts: &DeviceFacts, options: &P
     if let Some(keys) = options.split_keys {
         return vec![keys.next_multiple_of(variant.tile_keys)];
     }
-    let tiles = longest(problem).div_ceil(variant.tile_keys).max(1);
+    let longest = problem.inputs().iter().map(|input| input.keys.len()).max().unwrap_or(0);
+    let tiles = longest.div_ceil(variant.tile_keys).max(1);
     // More parts than fit at once only add combines.
     let most = tiles.min(4 * facts.multiprocessors).min(128);
     let most = options.split_cluster.filter(|cluster| *cluster > 1).map_or(most, |cluster| most.min(cluster));
@@ -157,7 +157,7 @@ fn estimate_split(
         (_, true) => constants.wgmma_flops_per_us,
         (_, false) => constants.mma_flops_per_us,
     };
-    let (mut blocks, mut slots) = (0.0, 0.0);
+    let (mut blocks, mut states) = (0.0, 0.0);
     // Blocks by the number of K/V tiles that they take.
     let mut lengths = BTreeMap::<usize, usize>::new();
     // Keys that any tile of rows reads.
@@ -171,7 +171,7 @@ fn estimate_split(
         *lengths.entry(split_keys.div_ceil(variant.tile_keys)).or_default() += whole * same_keys;
         *lengths.entry(rest.div_ceil(variant.tile_keys)).or_default() += same_keys;
         if parts > 1 {
-            slots += (tiles * problem.kv_heads() * parts) as f64;
+            states += (tiles * problem.kv_heads() * parts) as f64;
         }
         distinct += (tiles.min(1) * input.keys.len()) as f64;
     }
@@ -188,12 +188,12 @@ fn estimate_split(
     // starts overlap.
     let in_turn = busiest(&lengths, facts.multiprocessors) as f64;
     let waves = (blocks / (variant.resident(facts) * facts.multiprocessors) as f64).ceil().max(1.0);
-    let combine = match slots > 0.0 {
+    let combine = match states > 0.0 {
         _ if split_cluster > 1 => constants.join_us,
         true => {
             let state_bytes = (variant.tile_rows * variant.head_dim * size_of::<f32>()) as f64;
             let state_us = 2.0 * state_bytes / constants.l2_bytes_per_us;
-            constants.combine_us + state_us * slots / facts.multiprocessors as f64
+            constants.combine_us + state_us * states / facts.multiprocessors as f64
         }
         false => 0.0,
     };
@@ -226,9 +226,4 @@ fn busiest(lengths: &BTreeMap<usize, usize>, multiprocessors: usize) -> usize {
         }
     }
     everyone + loads.iter().map(|load| load.0).max().unwrap_or(0)
-}
-
-/// Keys of the longest input.
-fn longest(problem: &Problem) -> usize {
-    problem.inputs().iter().map(|input: &Input| input.keys.len()).max().unwrap_or(0)
 }

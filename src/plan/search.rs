@@ -3,7 +3,7 @@
 use super::cost::{Constants, Model, Sizes};
 use super::facts::DeviceFacts;
 use super::options::PlanOptions;
-use super::variants::{self, LIMIT, Variant};
+use super::variants::{self, MAX_COUNT, Variant};
 use crate::dtype::DType;
 use crate::problem::Problem;
 
@@ -28,7 +28,7 @@ pub(super) fn choice(
             && options.architecture.is_none_or(|architecture| architecture == v.architecture)
     };
     let mut fitting: Vec<&'static Variant> = variants::all().filter(fits).collect();
-    // What a newer kernel does only costs time to consider.
+    // A kernel that a newer one supersedes would only cost time to consider.
     let all = fitting.clone();
     fitting.retain(|v| !all.iter().any(|other| other.supersedes(v)));
     let constants = Constants::of(facts.compute_capability);
@@ -58,7 +58,7 @@ pub(super) fn choice(
     best.map(|(_, variant, keys, cluster)| (variant, keys, cluster))
 }
 
-/// Keys of a split to compare, from coarse to fine: the fixed number, or those that divide the longest input evenly.
+/// Keys of a split to consider, from coarse to fine: the fixed number, or those that divide the longest input evenly.
 fn splits(
     most_keys: usize,
     variant: &Variant,
@@ -68,8 +68,8 @@ fn splits(
     let tile_keys = variant.tile_keys;
     let tiles = most_keys.div_ceil(tile_keys).max(1);
     let (first, most) = match options.split_keys {
-        // More keys than there can be are one part too.
-        Some(keys) => (Some(keys.min(LIMIT).div_ceil(tile_keys)), 0),
+        // A split of more keys than there can be is one part; without the bound its tiles would overflow.
+        Some(keys) => (Some(keys.min(MAX_COUNT).div_ceil(tile_keys)), 0),
         // More parts than fit at once only add combines.
         None => (
             Some(tiles).filter(|_| facts.multiprocessors > 0),
@@ -78,7 +78,7 @@ fn splits(
                 .min(options.split_cluster.filter(|cluster| *cluster > 1).unwrap_or(128)),
         ),
     };
-    // The fewest parts that are shorter than these.
+    // The next finer split: the fewest parts that are shorter than these.
     let finer = move |&of_part: &usize| {
         let parts = tiles.div_ceil(of_part.checked_sub(1).filter(|shorter| *shorter > 0)?);
         (parts <= most).then(|| tiles.div_ceil(parts))

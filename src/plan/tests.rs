@@ -1,4 +1,4 @@
-//! Plans cover their problem exactly, fit their card, and say no clearly.
+//! Plans cover their problem exactly, fit their card, are those of a full search, and say no clearly.
 
 use proptest::prelude::*;
 
@@ -53,8 +53,8 @@ fn problem(heads: usize, kv_heads: usize, head_dim: usize, inputs: &[(usize, usi
 }
 
 proptest! {
-    /// Every (folded row, key) pair of every input and K/V head is in exactly one block; slots are used once
-    /// and combined once.
+    /// Every (folded row, key) pair of every input and K/V head is in exactly one block; partial states are written
+    /// once and combined once.
     #[test]
     fn work_covers_the_problem_once(
         inputs in prop::collection::vec((0..200usize, 0..700usize), 0..5),
@@ -79,10 +79,11 @@ proptest! {
         if plan.variant().cluster == 2 {
             prop_assert!(rest.is_empty());
             for [first, second] in clusters {
-                let tile = first.tile + plan.variant().tile_rows;
-                prop_assert!(first.tile < first.rows && first.tile % (2 * plan.variant().tile_rows) == 0);
-                prop_assert_eq!(second, &Work { tile, slot: second.slot, ..first.clone() });
-                prop_assert_eq!(second.slot.is_some(), first.slot.is_some() && tile < second.rows);
+                let rows = plan.variant().tile_rows;
+                let tile_start = first.tile_start + rows;
+                prop_assert!(first.tile_start < first.rows && first.tile_start % (2 * rows) == 0);
+                prop_assert_eq!(second, &Work { tile_start, state: second.state, ..first.clone() });
+                prop_assert_eq!(second.state.is_some(), first.state.is_some() && tile_start < second.rows);
             }
         }
         for input in problem.inputs() {
@@ -92,7 +93,7 @@ proptest! {
                 for w in plan.work() {
                     if w.row_base == input.rows.start && w.rows == rows && w.kv_head == kv_head && rows > 0 {
                         prop_assert!(w.keys.start >= input.keys.start && w.keys.end <= input.keys.end);
-                        for row in covered.iter_mut().skip(w.tile).take(plan.variant().tile_rows) {
+                        for row in covered.iter_mut().skip(w.tile_start).take(plan.variant().tile_rows) {
                             *row += w.keys.len();
                         }
                     }
@@ -100,12 +101,12 @@ proptest! {
                 prop_assert!(covered.iter().all(|keys| *keys == input.keys.len()), "{:?}", covered);
             }
         }
-        let mut written: Vec<usize> = plan.work().iter().filter_map(|w| w.slot).collect();
+        let mut written: Vec<usize> = plan.work().iter().filter_map(|w| w.state).collect();
         written.sort();
-        let combined: Vec<usize> = plan.combines().iter().flat_map(|m| m.slots.clone()).collect();
+        let combined: Vec<usize> = plan.combines().iter().flat_map(|c| c.states.clone()).collect();
         prop_assert_eq!(&written, &combined);
-        prop_assert_eq!(written, (0..plan.slots()).collect::<Vec<_>>());
-        prop_assert!(plan.combines().iter().all(|m| m.slots.len() > 1));
+        prop_assert_eq!(written, (0..plan.partial_states()).collect::<Vec<_>>());
+        prop_assert!(plan.combines().iter().all(|c| c.states.len() > 1));
     }
 }
 
@@ -159,7 +160,7 @@ proptest! {
             true => Plan::with_e4m3_kv(&problem, dtype, &facts, &options),
             false => Plan::new(&problem, dtype, &facts, &options),
         };
-        let made = plan.ok().map(|p| (p.variant, p.split_keys, p.split_cluster, p.work, p.combines, p.slots));
+        let made = plan.ok().map(|p| (p.variant, p.split_keys, p.split_cluster, p.work, p.combines, p.partial_states));
         prop_assert_eq!(made, oracle::plan(&problem, dtype, kv_bytes, &facts, &options));
     }
 }
@@ -235,7 +236,11 @@ fn hopper_takes_its_own_kernels() {
         }
         let hopper = PlanOptions { architecture: Some(Architecture::Sm90a), ..default };
         let refused = Plan::new(&problem(2, 2, 64, &[(1, 1)]), DType::Bf16, &facts, &hopper).unwrap_err();
-        assert!(refused.to_string().contains("architecture sm_90a"), "{refused}");
+        let of_hopper = Some(Architecture::Sm90a);
+        assert!(
+            matches!(refused, Error::NoKernel { architecture, .. } if architecture == of_hopper),
+            "{refused}"
+        );
     }
 }
 
@@ -273,10 +278,16 @@ fn clusters_where_row_tiles_share() {
             assert_eq!(few.variant().cluster, 1, "{}", few.explain());
         }
     }
-    let alone = PlanOptions { cluster: Some(1), ..default };
-    assert_eq!(plan(128, 2048, &alone).variant().kernel(), "onekv_sm90a_bf16_128_128");
-    let pair = PlanOptions { cluster: Some(2), ..default };
-    assert_eq!(plan(128, 5, &pair).variant().kernel(), "onekv_sm90a_bf16_128_128x2");
+    for (rows, cluster) in [(2048, 1), (5, 2)] {
+        let fixed = plan(128, rows, &default.with_cluster(cluster));
+        let Variant { architecture, tile_rows, cluster: chosen, .. } = *fixed.variant();
+        assert_eq!(
+            (architecture, tile_rows, chosen),
+            (Architecture::Sm90a, 128, cluster),
+            "{}",
+            fixed.explain()
+        );
+    }
 }
 
 /// Two plans that differ in the row tiles that share K and V: where L2 is slow the cluster is worth more.
@@ -363,7 +374,7 @@ fn a_long_input_is_split_for_the_others() {
         (plan.work().iter().map(tiles).sum::<usize>(), plan.work().iter().map(tiles).max().unwrap());
     // No block is longer than what every multiprocessor has to do, and short inputs are left whole.
     assert!(most <= all / 132, "{}", plan.explain());
-    assert!(plan.combines().iter().all(|m| m.row_base == 63 * 16), "{}", plan.explain());
+    assert!(plan.combines().iter().all(|c| c.row_base == 63 * 16), "{}", plan.explain());
 }
 
 #[test]

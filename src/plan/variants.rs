@@ -5,8 +5,8 @@ use super::facts::DeviceFacts;
 use crate::architecture::Architecture;
 use crate::dtype::DType;
 
-/// Of rows, keys and blocks: the kernels count in 32 bits, and round up to tiles.
-pub(super) const LIMIT: usize = i32::MAX as usize - 1024;
+/// The most rows and keys: the kernels count them in 32 bits, and round up to tiles.
+pub(super) const MAX_COUNT: usize = i32::MAX as usize - 1024;
 
 /// A compiled kernel: what it computes with, and what it needs of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +44,7 @@ const fn largest(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
 }
 
-/// Bytes where the outputs of warps meet that shared the keys, as in cuda/attention/join.cuh.
+/// Shared memory in which warps that shared out the keys join their outputs, in bytes: as in cuda/attention/join.cuh.
 const fn join_bytes(head_dim: usize, tile_rows: usize, key_warps: usize, kv_bytes: usize) -> usize {
     key_warps * tile_rows * (head_dim + 16 / kv_bytes) * 4 + 2 * key_warps * tile_rows * 4
 }
@@ -79,7 +79,7 @@ const fn tensor(
     }
 }
 
-/// Registers suffice for what shared memory holds: that of the smallest card of an architecture.
+/// Blocks that fit the shared memory of a multiprocessor of the architecture's smallest card; registers suffice for as many.
 const fn blocks_in_shared(architecture: Architecture, shared_bytes: usize) -> usize {
     let of_multiprocessor = match architecture {
         Architecture::Sm120 => 100 << 10,
@@ -88,8 +88,8 @@ const fn blocks_in_shared(architecture: Architecture, shared_bytes: usize) -> us
     of_multiprocessor / (shared_bytes + 1024)
 }
 
-/// Few rows from 9.0 on: four warps, `row_warps` of them to a K/V tile, each with `row_tiles` times 16 rows, and a ring
-/// of `ring` tiles for every `row_warps` warps. As `StreamShape` in cuda/sm90/stream.cuh.
+/// Few rows from 9.0 on: four warps, of which `row_warps` share a K/V tile, each with `row_tiles` times 16 rows, and a ring of
+/// `ring` tiles for every such team. As `StreamShape` in cuda/sm90/stream.cuh.
 const fn stream(
     (architecture, dtype, kv_bytes): (Architecture, DType, usize),
     head_dim: usize,
@@ -123,10 +123,10 @@ const fn stream(
     }
 }
 
-/// Tiles of Q that a block of warpgroups has room for: of a second one, the next entry's Q comes beside the products. As
-/// `Q_PLACES` in cuda/sm90a/warpgroups.cuh.
+/// Tiles of Q that a block of warpgroups has room for. With two, the next entry's Q is fetched beside the products of the one
+/// before it. As `Q_BUFFERS` in cuda/sm90a/warpgroups.cuh.
 #[doc(hidden)]
-pub const fn q_places(tile_rows: usize, head_dim: usize) -> usize {
+pub const fn q_buffers(tile_rows: usize, head_dim: usize) -> usize {
     if tile_rows >= 128 && head_dim <= 128 { 2 } else { 1 }
 }
 
@@ -139,7 +139,7 @@ const fn warpgroups(
     tile_keys: usize,
     stages: usize,
 ) -> Variant {
-    let q_bytes = 64 * groups * head_dim * 2 * q_places(64 * groups, head_dim);
+    let q_bytes = 64 * groups * head_dim * 2 * q_buffers(64 * groups, head_dim);
     let shared_bytes = 2 * stages * tile_keys * head_dim * 2 + q_bytes + 4 * stages * 8;
     Variant {
         architecture: Architecture::Sm90a,
@@ -158,8 +158,9 @@ const fn warpgroups(
     }
 }
 
-/// The same in clusters of two. Worth it at 128 rows, which draw 32 bytes a clock from L2 at the tensor cores' full
-/// rate, where a multiprocessor gets about 24; 192 rows draw 21, and 64 rows in two blocks are 128 in one.
+/// [`warpgroups`] in clusters of two, which read K and V once between them. That pays at 128 rows: alone they would draw 32
+/// bytes a clock from L2 at the tensor cores' full rate, and a multiprocessor gets about 24. 192 rows draw 21, and two blocks
+/// of 64 rows are one of 128.
 const fn pairs(dtype: DType, head_dim: usize, groups: usize, tile_keys: usize, stages: usize) -> Variant {
     Variant { cluster: 2, ..warpgroups(dtype, head_dim, groups, tile_keys, stages) }
 }
@@ -265,8 +266,8 @@ const F32: [Variant; 5] = [plain(32, 5), plain(64, 5), plain(96, 5), plain(128, 
 /// Head dimensions that kernels exist for. Any other, padded with zeros to the next one, gives the same result.
 pub const HEAD_DIMS: [usize; 5] = [32, 64, 96, 128, 256];
 
-/// Those of kernels for K and V in e4m3, and of kernels made for 9.0 and newer; of the others there are those for 8.0, which
-/// every card runs.
+/// Head dimensions of the kernels for K and V in e4m3. The 16-bit kernels made for 9.0 and newer have the same ones; with any
+/// other head dimension every card runs the kernels for 8.0.
 pub const E4M3_HEAD_DIMS: [usize; 3] = [64, 128, 256];
 
 /// Every variant, by type and architecture, smallest tile first within a head_dim.
@@ -286,7 +287,7 @@ impl Variant {
             && self.shared_bytes <= facts.shared_bytes_per_block
     }
 
-    /// Whether blocks of a cluster can share out the keys of a tile, and how many: [`PlanOptions::split_cluster`].
+    /// Sizes of clusters whose blocks can share out the keys of a tile: [`PlanOptions::split_cluster`]. `[1]`: none can.
     ///
     /// [`PlanOptions::split_cluster`]: super::PlanOptions::split_cluster
     pub fn split_clusters(&self) -> &'static [usize] {
@@ -296,7 +297,7 @@ impl Variant {
         }
     }
 
-    /// Whether it does what `older` does on a newer architecture: where both fit, it is taken.
+    /// Whether it does what `older` does, for a newer architecture: a plan never chooses `older` where both fit.
     pub fn supersedes(&self, older: &Variant) -> bool {
         let does = |v: &Variant| (v.dtype, v.kv_bytes, v.head_dim, v.tile_rows);
         does(self) == does(older) && self.architecture > older.architecture
@@ -309,8 +310,8 @@ impl Variant {
         by_shared.min(facts.threads_per_multiprocessor / self.threads).min(self.blocks).max(1)
     }
 
-    /// Blocks of a launch over so many entries of work, whole clusters both. Blocks of warpgroups go on to further entries,
-    /// so that there are no more of them than a card holds at once.
+    /// Blocks of a launch over so many entries of work; both come in whole clusters. Blocks of warpgroups are persistent: no
+    /// more are launched than the card holds at once, and each goes on to further entries.
     #[cfg(feature = "cuda")]
     pub(crate) fn blocks_for(&self, entries: usize, facts: &DeviceFacts) -> usize {
         let at_once =
@@ -338,7 +339,7 @@ impl Variant {
 
     /// Source and name of the kernel that combines its partial states.
     pub fn combine(&self) -> (String, String) {
-        // One for all cards whose launches overlap.
+        // sm120/combine.cu compiles that of sm90/ again, for its own cards, under the same name.
         let (module, kernel) = match self.architecture {
             Architecture::Sm80 => ("", ""),
             Architecture::Sm90 | Architecture::Sm90a => ("sm90_", "sm90_"),

@@ -107,7 +107,17 @@ pub fn attend<E: Element + DeviceRepr>(
     attend_with(&PlanOptions::default(), problem, q, kv, out, lse).map(|_| ())
 }
 
-/// Fixed tiles and splits: results do not depend on the batch.
+/// Fixed splits and tiles: results do not depend on the batch.
+pub fn fixed(split_keys: usize, tile_rows: usize) -> PlanOptions {
+    PlanOptions::default().with_split_keys(split_keys).with_tile_rows(tile_rows)
+}
+
+/// Fixed splits that a second launch combines.
+pub fn split() -> PlanOptions {
+    fixed(64, 16).with_split_cluster(1)
+}
+
+/// With fixed splits and tiles.
 pub fn attend_fixed<E: Element + DeviceRepr>(
     problem: &Problem,
     q: View<&[E]>,
@@ -115,8 +125,7 @@ pub fn attend_fixed<E: Element + DeviceRepr>(
     out: View<&mut [E]>,
     lse: Option<View<&mut [f32]>>,
 ) -> Result<()> {
-    let options = PlanOptions::default().with_split_keys(64).with_tile_rows(16);
-    attend_with(&options, problem, q, kv, out, lse).map(|_| ())
+    attend_with(&fixed(64, 16), problem, q, kv, out, lse).map(|_| ())
 }
 
 /// Runs `work` of the test `name` in a process of its own, where a virtual card queues kernels but does not run them: nobody

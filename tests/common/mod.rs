@@ -30,7 +30,7 @@ impl<E: Element> TestElement for E {}
 pub type Attend<E> =
     fn(&Problem, View<&[E]>, SharedKv<&[E]>, View<&mut [E]>, Option<View<&mut [f32]>>) -> Result<()>;
 
-/// How an operand stands in memory.
+/// How an operand lies in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
     /// Its dimensions but `head_dim`, outermost first: 0 are inputs, 1 rows or keys, 2 heads.
@@ -64,7 +64,7 @@ pub struct Case {
     pub spec: ProblemSpec,
     /// Of q, k, v and out.
     pub layouts: [Layout; 4],
-    /// Size of the scores' inputs.
+    /// Largest magnitude of Q's and K's elements.
     pub magnitude: f32,
     /// Whether scores grow from key to key, or fall, by rows up to `magnitude` squared times the scale, with little noise.
     pub trend: bool,
@@ -127,6 +127,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What was written as an output of this type, and its LSE.
+    pub fn of<E: Element>(out: &[E], lse: Vec<f32>) -> Self {
+        Self { out: out.iter().map(|x| x.to_f32()).collect(), lse }
+    }
+
     /// The bits of some rows.
     pub fn bits(&self, problem: &Problem, rows: Range<usize>) -> Vec<u32> {
         let (of_lse, of_out) = (problem.heads(), problem.heads() * problem.head_dim());
@@ -285,6 +290,13 @@ pub fn assert_close(dtype: DType, got: &Answer, want: &Answer, case: &Case) {
     // Averages of values of about 1 may cancel, and log-sums lie anywhere: errors are relative to these.
     compare("out", &got.out, &want.out, 2.0 * unit + 4e-6 + scores, 0.1);
     compare("lse", &got.lse, &want.lse, 4e-6 + scores, 1.0);
+}
+
+/// [`assert_close`] for an output without gaps and no LSE.
+#[track_caller]
+pub fn assert_out_close<E: Element>(got: &[E], want: Answer, case: &Case) {
+    let want = Answer { lse: Vec::new(), ..want };
+    assert_close(E::DTYPE, &Answer::of(got, Vec::new()), &want, case);
 }
 
 fn compare(what: &str, got: &[f32], want: &[f32], tolerance: f64, least: f64) {

@@ -1,4 +1,4 @@
-//! The same on CUDA: candle's stream and memory, onekv's kernels.
+//! On CUDA: candle's stream and memory, onekv's kernels.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,15 +31,15 @@ pub(super) struct Planned {
     in_use: Arc<InUse>,
 }
 
-/// Tensors that runs read and write which may not have ended. Of devices whose stream is each thread's own: another thread
-/// that drops a tensor has it freed on its own stream, which knows nothing of those runs.
+/// Tensors of runs that may not have ended, kept alive on devices whose stream is each thread's own: another thread that drops a
+/// tensor would free it on its own stream, which does not wait for those runs.
 #[derive(Default)]
 struct InUse(Mutex<VecDeque<(Event, Vec<Tensor>)>>);
 
 impl InUse {
     /// Keeps `tensors` until what is queued now has run, and lets go of those whose runs have ended.
     fn keep(&self, queue: &Queue, tensors: impl FnOnce() -> Vec<Tensor>) -> Result<()> {
-        if !queue.is_of_threads() {
+        if !queue.serves_per_thread_stream() {
             return Ok(());
         }
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,7 +74,7 @@ impl Attention {
     pub(super) fn new(device: &CudaDevice) -> Result<Self> {
         // SAFETY: what runs use is kept by `InUse` until they have ended.
         let queue = Kernels::new(device.cuda_stream().context())
-            .and_then(|kernels| unsafe { Queue::of_threads(&kernels, &device.cuda_stream()) })
+            .and_then(|kernels| unsafe { Queue::for_per_thread_stream(&kernels, &device.cuda_stream()) })
             .map_err(Error::wrap)?;
         Ok(Self { device: device.clone(), queue, in_use: Arc::default() })
     }
@@ -141,7 +141,7 @@ impl Planned {
     }
 }
 
-/// Memory for a result: of a byte at least, as candle's tensors of none are.
+/// Memory for a result, of at least one element: so does candle for tensors of none.
 fn unset<E: CandleElement>(device: &CudaDevice, shape: Shape) -> Result<View<CudaSlice<E>>> {
     // SAFETY: a call that writes all of it is queued before anybody else has it.
     let memory = unsafe { device.alloc::<E>(shape.elements().max(1)) }?;

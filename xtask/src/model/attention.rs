@@ -147,7 +147,7 @@ pub fn predict(shape: &Shape, plan: &Plan, counts: &Counts, a: &Assumptions) -> 
     let begin_us = a.start_us + a.loaded_latency_us;
     let first_us = (a.gap_us + begin_us) * (1.0 - a.early) + a.end_us;
     let next_us = if v.warpgroups {
-        let waits = variants::q_places(v.tile_rows, v.head_dim) == 1;
+        let waits = variants::q_buffers(v.tile_rows, v.head_dim) == 1;
         let q_us = if waits { a.loaded_latency_us } else { 0.0 };
         (a.start_us + a.end_us) * (1.0 - a.start_hidden) + q_us
     } else {
@@ -157,7 +157,7 @@ pub fn predict(shape: &Shape, plan: &Plan, counts: &Counts, a: &Assumptions) -> 
     if plan.split_cluster() > 1 {
         starts_us += a.join_us;
     }
-    if plan.slots() > 0 {
+    if plan.partial_states() > 0 {
         let state_bytes = plan.workspace_bytes() as f64;
         let rate = a.l2_bytes_per_clock * a.multiprocessors as f64 * a.clock_ghz * 1e9;
         starts_us += a.gap_us + a.combine_loads * a.idle_latency_us + state_bytes / rate * 1e6;
