@@ -79,6 +79,7 @@ pub fn attend<E: Element>(
     }
 }
 
+/// [`attend_split`] of one type.
 type AttendSplit<E> = fn(
     &Problem,
     View<&[E]>,

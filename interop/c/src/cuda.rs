@@ -69,8 +69,8 @@ pub struct onekv_plan_options {
     pub architecture: u32,
 }
 
-#[cfg(feature = "cuda")]
 /// An architecture and its number in C.
+#[cfg(feature = "cuda")]
 const ARCHITECTURES: [(u32, Architecture); 4] = [
     (ONEKV_SM80, Architecture::Sm80),
     (ONEKV_SM90, Architecture::Sm90),
