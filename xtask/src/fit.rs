@@ -20,7 +20,7 @@ use onekv::plan::{DeviceFacts, Plan, PlanOptions, variants};
 use rayon::prelude::*;
 
 use crate::codegen;
-use crate::report::data::{self, Line, Machine, Owner, Shape};
+use crate::results::{self, Line, Machine, Shape};
 use crate::run::root;
 
 #[derive(clap::Args)]
@@ -140,7 +140,7 @@ fn read(files: &[PathBuf]) -> Result<Sweeps> {
     let mut machine: Option<(Machine, DeviceFacts, &Path)> = None;
     let mut groups: BTreeMap<(usize, Shape), Vec<(Plan, f64)>> = BTreeMap::new();
     for (i, file) in files.iter().enumerate() {
-        let run = data::attention(file)?;
+        let run = results::attention(file)?;
         let facts = codegen::facts(&run.machine.compute_capability, run.machine.multiprocessors)
             .with_context(|| format!("{}: machine", file.display()))?;
         match &machine {
@@ -156,13 +156,13 @@ fn read(files: &[PathBuf]) -> Result<Sweeps> {
             Some(_) => {}
             None => machine = Some((run.machine.clone(), facts, file)),
         }
-        for line in run.lines.iter().filter(|line| matches!(line.owner, Owner::Ours | Owner::E4m3)) {
+        for line in &run.lines {
             let plan = plan(line, &facts).with_context(|| format!("{}: {}", file.display(), line.shape))?;
             let plans = groups.entry((i, line.shape.clone())).or_default();
             // The plan that was chosen is among the others too: one plan, timed twice.
             match plans.iter_mut().find(|known| known.0 == plan) {
-                Some(known) => known.1 = (known.1 + line.cold_us) / 2.0,
-                None => plans.push((plan, line.cold_us)),
+                Some(known) => known.1 = (known.1 + line.us) / 2.0,
+                None => plans.push((plan, line.us)),
             }
         }
     }
@@ -178,7 +178,7 @@ fn read(files: &[PathBuf]) -> Result<Sweeps> {
 
 /// The plan of a line, as the library makes it.
 fn plan(line: &Line, facts: &DeviceFacts) -> Result<Plan> {
-    let chosen = line.plan.as_ref().context("a line of ours without a plan")?;
+    let chosen = &line.plan;
     let variant = variants::all().find(|v| v.kernel() == chosen.kernel);
     let variant = variant.with_context(|| format!("kernel {} is not one of today's", chosen.kernel))?;
     let options = PlanOptions::of(variant)

@@ -7,9 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::peers::date;
 use crate::reliability::{self, Fuzzed};
-use crate::run::{cargo, command, output, root, step};
+use crate::run::{cargo, command, date, output, root, step};
 use crate::virtual_gpu::target;
 
 #[derive(clap::Args)]

@@ -14,14 +14,13 @@ use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use onekv::{Keys, Problem, ProblemSpec};
 use serde::{Deserialize, Serialize};
-use t5::cost::{Cost, Method, cross_attention_step};
+use t5::cost::{Cost, Method, Workload, cross_attention_step};
+use t5::load;
 
 use self::prefix::DecoderOnly;
-use crate::peers::{date, ptxsim};
-use crate::report::{data::T5Work, performance};
-use crate::run::{cargo, command, nvcc, output, root, step};
-use crate::setup;
-use crate::virtual_gpu::target;
+use crate::run::{cargo, command, date, nvcc, output, root, step};
+use crate::virtual_gpu::{optimised_driver, target};
+use crate::{report, setup};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -99,6 +98,8 @@ pub struct Point<L = Layout> {
     pub flops: u64,
     pub read_bytes: u64,
     pub written_bytes: u64,
+    /// By the cost model: what must be read and written.
+    pub model_bytes: u64,
     /// CPU: instructions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instructions: Option<u64>,
@@ -113,33 +114,7 @@ pub struct Point<L = Layout> {
     pub kernels: Vec<String>,
 }
 
-impl<L> Point<L> {
-    /// FLOP per byte.
-    pub fn intensity(&self) -> f64 {
-        Cost { flops: self.flops, bytes: self.read_bytes + self.written_bytes }.intensity()
-    }
-
-    /// The same where each byte counts once for a launch, however many blocks ask for it.
-    pub fn intensity_once(&self) -> Option<f64> {
-        self.distinct_bytes.map(|bytes| Cost { flops: self.flops, bytes }.intensity())
-    }
-}
-
-impl<L: Copy + PartialEq> Backend<L> {
-    pub fn point(&self, layout: L, prompts: usize) -> Option<&Point<L>> {
-        self.points.iter().find(|point| (point.layout, point.prompts) == (layout, prompts))
-    }
-}
-
 impl Layout {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Shared => "shared",
-            Self::Replicated => "replicated",
-            Self::Pie => "PIE",
-        }
-    }
-
     fn problem(self, prompts: usize) -> Result<Problem> {
         let (inputs, rows, keys) = match self {
             Self::Shared => (1, prompts, KEYS),
@@ -156,15 +131,11 @@ impl Layout {
             Self::Replicated => Method::PidReplicated,
             Self::Pie => Method::Pie,
         };
-        let work = T5Work {
-            shape: "t5-base".to_owned(),
-            dtype: dtype.to_owned(),
-            keys: KEYS,
-            prompts,
-            prompt_tokens: PROMPT_TOKENS,
-            new_tokens: 1,
-        };
-        Ok(cross_attention_step(method, &work.model().context("no such model")?, &work.workload()))
+        let [prompts, keys, prompt_tokens] = [prompts, KEYS, PROMPT_TOKENS].map(|count| count as u64);
+        let work = Workload { inputs: 1, prompts, keys, prompt_tokens, new_tokens: 1 };
+        let element_bytes = if dtype == "f32" { 4 } else { 2 };
+        let model = load::Shape::Base.config()?.cost_shape(HEAD_DIM, element_bytes);
+        Ok(cross_attention_step(method, &model, &work))
     }
 }
 
@@ -206,7 +177,7 @@ fn measure() -> Result<()> {
     // PTX alone is what a simulator runs.
     step("build what is counted", build.env("ONEKV_CUDA_ARCHS", "ptx"))?;
     let folder = target().join("intensity");
-    let driver = ptxsim::virtual_gpu(&folder)?;
+    let driver = optimised_driver(&folder)?;
     let program = target().join("release/xtask");
     let mut backends = vec![cpu::counted(&program, &folder)?];
     let mut behind_prefix = Vec::new();
@@ -222,7 +193,7 @@ fn measure() -> Result<()> {
     std::fs::write(&path, serde_json::to_string_pretty(&results)? + "\n")
         .with_context(|| format!("cannot write {}", path.display()))?;
     println!("{}", path.display());
-    performance::write()
+    report::write()
 }
 
 /// What a card was counted to do.

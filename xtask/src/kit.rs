@@ -8,8 +8,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::peers::date;
-use crate::run::{cargo, command, output, root, step};
+use crate::run::{cargo, command, date, output, root, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, workspace};
 
 #[derive(Args)]

@@ -14,12 +14,13 @@ mod mutants;
 mod package;
 mod peers;
 mod planted;
-mod plot;
 mod reliability;
 mod report;
+mod results;
 mod run;
 mod setup;
 mod test;
+mod tiny;
 mod virtual_gpu;
 
 use std::process::ExitCode;
@@ -104,11 +105,8 @@ enum Task {
     ///
     /// Writes results/reliability/ and docs/reliability.md. All of it takes about an hour of two cores.
     Reliability(reliability::Arguments),
-    /// Turn the measurements in results/ into docs/performance.md and docs/method.md
-    Report {
-        #[command(subcommand)]
-        report: Option<report::Report>,
-    },
+    /// Turn the measurements in results/ into docs/performance.md and docs/method.md, with figures and tables beside the results
+    Report(report::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -128,7 +126,7 @@ fn main() -> ExitCode {
         Task::Fit(arguments) => fit::run(&arguments),
         Task::Model(arguments) => model::run(&arguments),
         Task::Reliability(arguments) => reliability::run(&arguments),
-        Task::Report { report } => report::run(&report.unwrap_or(report::Report::Performance)),
+        Task::Report(arguments) => report::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,8 +21,7 @@ use onekv::DType;
 use onekv::plan::{Plan, PlanOptions};
 
 use crate::codegen;
-use crate::report::data::{Results, Shape};
-use crate::report::page::short;
+use crate::results::{self, Shape};
 use crate::run::root;
 use assumptions::{ALL, Assumptions, CARDS};
 use attention::{Prediction, predict};
@@ -153,14 +152,13 @@ fn row(shape: &Shape, a: &Assumptions, tiles: &str) -> Result<Vec<String>> {
 
 /// Flan-XL's decode step.
 fn step(a: &Assumptions, tiles: &str) -> Result<Option<t5::Step>> {
-    let work = t5::work();
-    let model = work.model().context("no such model")?;
-    let heads = model.heads as usize;
-    let (inputs, rows, keys, head_dim) = (1, work.prompts, work.keys, model.head_dim as usize);
-    let (model, kv_heads) = (work.shape.clone(), heads);
+    let t5 = t5::model()?;
+    let [heads, head_dim, rows, keys] =
+        [t5.heads, t5.head_dim, t5::WORK.prompts, t5::WORK.keys].map(|count| count as usize);
+    let (model, kv_heads, inputs) = ("flan-t5-xl".to_owned(), heads, 1);
     let shape = Shape { model, heads, kv_heads, head_dim, inputs, rows, keys, e4m3_kv: false };
     let (_, attention) = predicted(&shape, a, tiles)?;
-    Ok(attention.and_then(|attention| t5::step(&work, &attention, a)))
+    Ok(attention.map(|attention| t5::step(&t5, &attention, a)))
 }
 
 const HEAD: &str = "\
@@ -296,26 +294,23 @@ fn sensitivity(shapes: &[Shape], tiles: &str) -> Result<Table> {
 /// The model beside what was measured: a line for each shape of a card that it knows, and how many are too far off.
 fn compared(results: &Path, tiles: &str) -> Result<(String, usize)> {
     let (mut text, mut off) = (String::new(), 0);
-    for (folder, card) in &Results::read(results)?.cards {
-        for run in &card.attention {
-            let Some(a) = CARDS.iter().find(|a| run.machine.card.contains(a.card)) else {
-                writeln!(text, "{folder}: no assumptions about {}", run.machine.card)?;
-                continue;
-            };
-            let a = Assumptions { multiprocessors: run.machine.multiprocessors, ..*a };
-            writeln!(text, "{folder}, sweep {}: measured, and the model's error", run.sweep)?;
-            let joined = crate::report::sweep::Joined::new(run);
-            // Softcaps cost what was not counted.
-            let lines = joined.rows.values().flat_map(|row| [row.ours, row.e4m3]).flatten();
-            for line in lines.filter(|line| !line.shape.model.contains("softcap")) {
-                let shape = &line.shape;
-                let Some(p) = predicted(shape, &a, tiles)?.1 else { continue };
-                let error = p.us / line.cold_us - 1.0;
-                let is_off = error.abs() > TRUSTED;
-                off += usize::from(is_off);
-                let mark = if is_off { ", too far" } else { "" };
-                writeln!(text, "  {shape}: {} us, model {:+.0} %{mark}", short(line.cold_us), error * 100.0)?;
-            }
+    for (folder, mut sweep) in results::cards(results)? {
+        let Some(a) = CARDS.iter().find(|a| sweep.machine.card.contains(a.card)) else {
+            writeln!(text, "{folder}: no assumptions about {}", sweep.machine.card)?;
+            continue;
+        };
+        let a = Assumptions { multiprocessors: sweep.machine.multiprocessors, ..*a };
+        writeln!(text, "{folder}, sweep {}: measured, and the model's error", sweep.name)?;
+        // Softcaps cost what was not counted.
+        sweep.lines.retain(|line| line.plan.by_cost && !line.shape.model.contains("softcap"));
+        sweep.lines.sort_by(|a, b| a.shape.cmp(&b.shape));
+        for results::Line { shape, us, .. } in &sweep.lines {
+            let Some(p) = predicted(shape, &a, tiles)?.1 else { continue };
+            let error = p.us / us - 1.0;
+            let is_off = error.abs() > TRUSTED;
+            off += usize::from(is_off);
+            let mark = if is_off { ", too far" } else { "" };
+            writeln!(text, "  {shape}: {us:.2} us, model {:+.0} %{mark}", error * 100.0)?;
         }
     }
     Ok((text, off))

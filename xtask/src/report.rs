@@ -1,35 +1,59 @@
-//! `cargo xtask report`: measurements as pages.
-
-mod card;
-mod cpu;
-mod crossover;
-pub mod data;
-mod figures;
-mod intensity;
-mod method;
-pub mod page;
-pub mod performance;
-pub mod sweep;
-mod t5;
-mod targets;
-#[cfg(test)]
-mod tests;
-mod tiny;
+//! `cargo xtask report`: results/ as docs/performance.md and docs/method.md with their figures, by tools/report.
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+
+use crate::run::{command, step};
+use crate::{setup, tiny};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Write nothing; fail where a file is not what the results give
+    #[arg(long)]
+    check: bool,
+    #[command(subcommand)]
+    report: Option<Report>,
+}
 
 #[derive(Subcommand)]
-pub enum Report {
-    /// results/**.json as docs/performance.md and docs/method.md, with tables and figures beside the results; what is done by default
-    Performance,
+enum Report {
     /// Run the built-in models: PID against PIE on held-out dialogues, into results/cpu/tiny.md
     Tiny,
 }
 
-pub fn run(report: &Report) -> Result<()> {
-    match report {
-        Report::Performance => performance::write(),
-        Report::Tiny => tiny::run(),
+pub fn run(arguments: &Arguments) -> Result<()> {
+    match arguments.report {
+        Some(Report::Tiny) => tiny::run(),
+        None if arguments.check => check(),
+        None => write(),
+    }
+}
+
+pub fn write() -> Result<()> {
+    made("make pages and figures of the results", &[])
+}
+
+pub fn check() -> Result<()> {
+    made("are the pages and figures what the results give?", &["--check"])
+}
+
+fn made(what: &str, options: &[&str]) -> Result<()> {
+    let python = setup::python("report-venv", "tools/report/requirements.txt", &[])?;
+    let mut script = command(&python.to_string_lossy(), &["-B", "tools/report/report.py", "--root", "."]);
+    step(what, script.args(options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts, also the committed ones; what is drawn needs matplotlib: `cargo xtask test`.
+    #[test]
+    fn pages_are_what_the_results_give() {
+        let mut tests = command("python3", &["-B", "-m", "unittest", "discover", "--start", "tools/report"]);
+        let ended = tests.output().expect("python3 runs");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        // Python 3.12 and newer fail where there are none.
+        assert!(ended.status.success() && !said.contains("Ran 0 tests"), "{said}");
     }
 }

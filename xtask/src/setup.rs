@@ -137,10 +137,19 @@ pub fn python(name: &str, requirements: &str, options: &[&str]) -> Result<PathBu
         )?;
         let mut pip =
             command(&python.to_string_lossy(), &["-m", "pip", "install", "--quiet", "-r", requirements]);
-        download(&format!("install {requirements} (several GB)"), pip.args(options), &PAUSES)?;
+        let size = if String::from_utf8_lossy(&wanted).contains("torch==") { " (several GB)" } else { "" };
+        download(&format!("install {requirements} from PyPI{size}"), pip.args(options), &PAUSES)?;
         std::fs::write(folder.join("ready"), wanted)?;
     }
     Ok(python)
+}
+
+/// The Python of an environment that holds the pinned peers.
+pub fn peers_python(venv: Option<&Path>) -> Result<PathBuf> {
+    match venv {
+        Some(folder) => Ok(folder.join("bin/python")),
+        None => python("peers-venv", "tools/peers/requirements.txt", &[]),
+    }
 }
 
 fn runs(program: &str, arguments: &[&str]) -> bool {

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::run::{cargo, command, nvcc, side_by_side, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, with_candle, workspace};
-use crate::{bindings, kit, setup};
+use crate::{bindings, kit, report, setup};
 
 /// Cards that the virtual GPU plays for the CUDA tests; whether cudarc tracks events: what concerns streams is tested in both
 /// ways on each; and a seed for what is tested in another order than the usual one.
@@ -42,6 +42,8 @@ pub fn run(transformers: bool) -> Result<()> {
     let python = (transformers && setup::has_venv()).then(|| {
         std::thread::spawn(|| setup::python("transformers-venv", "tools/goldens/requirements-5.txt", &[]))
     });
+    // So does this, of less than 100 MB.
+    let figures = setup::has_venv().then(|| std::thread::spawn(report::check));
     let driver = virtual_driver()?;
     step(
         "test the library, the T5 example, the virtual GPU, the tools and the documentation's examples",
@@ -64,6 +66,11 @@ pub fn run(transformers: bool) -> Result<()> {
         None => eprintln!("not tested, as asked: folders that are converted"),
         Some(Ok(python)) => convert(&python?)?,
         Some(Err(_)) => bail!("the thread that installs transformers panicked"),
+    }
+    match figures.map(std::thread::JoinHandle::join) {
+        None => eprintln!("not tested, as Python has no venv or pip: figures of the results"),
+        Some(Ok(checked)) => checked?,
+        Some(Err(_)) => bail!("the thread that checks the figures panicked"),
     }
     if Path::new("/dev/nvidiactl").exists() {
         step("test the CUDA kernels on this machine's card", &mut cuda_tests(&CUDA_TESTS))?;

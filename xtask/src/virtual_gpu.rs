@@ -54,6 +54,11 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
+/// A program of this workspace.
+pub fn release(name: &str) -> String {
+    target().join("release").join(name).to_string_lossy().into_owned()
+}
+
 /// A folder with the virtual GPU's driver and the stand-ins for NVIDIA's libraries, under the names that CUDA programs look
 /// for.
 pub fn virtual_driver() -> Result<PathBuf> {
@@ -84,6 +89,21 @@ pub fn virtual_driver() -> Result<PathBuf> {
         replace(&to, |new| std::fs::hard_link(&from, new))?;
     }
     Ok(folder)
+}
+
+/// The driver alone, optimised, under the names that programs look for.
+pub fn optimised_driver(folder: &Path) -> Result<PathBuf> {
+    let mut build = cargo(&["build", "--release", "--package", "ptxsim-driver"]);
+    step("build the virtual GPU's driver", &mut build)?;
+    std::fs::create_dir_all(folder)?;
+    let built = target().join("release/libptxsim_driver.so");
+    let [library, name] = ["libcuda.so", "libcuda.so.1"].map(|name| folder.join(name));
+    // A process may have the old one mapped.
+    let _ = (std::fs::remove_file(&library), std::fs::remove_file(&name));
+    std::fs::copy(&built, &library).with_context(|| format!("cannot copy {}", built.display()))?;
+    // The same file: programs that link the one name and load the other get one driver.
+    std::fs::hard_link(&library, &name)?;
+    Ok(folder.to_path_buf())
 }
 
 /// Puts what `make` makes in the place of a file that a program may have loaded: written over, it would end that program.

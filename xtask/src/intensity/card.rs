@@ -6,6 +6,7 @@ use onekv::cuda::{Kernels, Memory, Queue};
 use onekv::plan::{Plan, PlanOptions};
 use onekv::{DType, PartialState, Problem, SharedKv, View};
 use serde::Deserialize;
+use t5::cost::Cost;
 
 use super::{Counted, Point, points, prefix};
 
@@ -41,12 +42,12 @@ pub fn print() -> Result<()> {
     let mut counted = Counted { points: Vec::new(), behind_prefix: Vec::new() };
     for (layout, prompts) in points() {
         let launched = count(&[layout.problem(prompts)?], format!("{layout:?}, U = {prompts}"))?;
-        counted.points.push(point(layout, prompts, layout.model(prompts, "bf16")?.flops, &launched));
+        counted.points.push(point(layout, prompts, layout.model(prompts, "bf16")?, &launched));
     }
     for (layout, prompts) in prefix::points() {
-        let of = format!("a prefix {}, U = {prompts}", layout.name());
+        let of = format!("a prefix {layout:?}, U = {prompts}");
         let launched = count(&layout.problems(prompts)?, of)?;
-        counted.behind_prefix.push(point(layout, prompts, layout.model(prompts).flops, &launched));
+        counted.behind_prefix.push(point(layout, prompts, layout.model(prompts), &launched));
     }
     println!("{}", serde_json::to_string(&counted)?);
     Ok(())
@@ -79,14 +80,15 @@ fn attend(queue: &Queue, problems: &[Problem]) -> Result<()> {
     Ok(())
 }
 
-fn point<L>(layout: L, prompts: usize, flops: u64, launches: &[Launch]) -> Point<L> {
+fn point<L>(layout: L, prompts: usize, model: Cost, launches: &[Launch]) -> Point<L> {
     let sum = |of: fn(&Launch) -> u64| launches.iter().map(of).sum::<u64>();
     Point {
         layout,
         prompts,
-        flops,
+        flops: model.flops,
         read_bytes: SECTOR_BYTES * sum(|launch| launch.global_load_sectors),
         written_bytes: SECTOR_BYTES * sum(|launch| launch.global_store_sectors),
+        model_bytes: model.bytes,
         instructions: None,
         distinct_bytes: Some(sum(|launch| launch.distinct_bytes)),
         tensor_flops: Some(sum(|launch| launch.tensor_flops)),

@@ -89,12 +89,14 @@ fn count(program: &Path, folder: &Path, layout: Layout, prompts: usize) -> Resul
     });
     let (few, more) = (few?, more?);
     let per_step = |of: fn(&Events) -> u64| of(&more) - of(&few);
+    let model = layout.model(prompts, "f32")?;
     Ok(Point {
         layout,
         prompts,
-        flops: layout.model(prompts, "f32")?.flops,
+        flops: model.flops,
         read_bytes: LINE_BYTES * per_step(|events| events.loaded_lines),
         written_bytes: LINE_BYTES * per_step(|events| events.written_lines),
+        model_bytes: model.bytes,
         instructions: Some(per_step(|events| events.instructions)),
         distinct_bytes: None,
         tensor_flops: None,

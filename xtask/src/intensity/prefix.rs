@@ -26,6 +26,7 @@ pub const HEAD_DIM: usize = 64;
 pub const PREFIX_KEYS: usize = 512;
 pub const SUFFIX_KEYS: usize = 32;
 /// K, V, Q and the output are bf16.
+#[cfg_attr(not(any(test, feature = "cuda")), allow(dead_code, reason = "only cards are counted"))]
 const ELEMENT_BYTES: usize = 2;
 
 /// `decoder_only` of `results/intensity.json`.
@@ -55,13 +56,6 @@ impl DecoderOnly {
 }
 
 impl Layout {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Shared => "prefix shared",
-            Self::Copied => "prefix copied",
-        }
-    }
-
     /// What is attended to what, each a launch of its own; the results are merged.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only cards are counted"))]
     pub fn problems(self, prompts: usize) -> Result<Vec<Problem>> {
@@ -73,6 +67,7 @@ impl Layout {
     }
 
     /// `4 U (n + m) d` FLOPs for each head; every stored K/V and Q read once, the output written once.
+    #[cfg_attr(not(any(test, feature = "cuda")), allow(dead_code, reason = "only cards are counted"))]
     pub fn model(self, prompts: usize) -> Cost {
         let documents = if self == Self::Shared { 1 } else { prompts };
         let keys = documents * PREFIX_KEYS + prompts * SUFFIX_KEYS;

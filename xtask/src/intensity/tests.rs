@@ -2,10 +2,26 @@
 
 use super::cpu::Events;
 use super::*;
-use crate::report::data::Results;
 
 fn committed() -> Intensity {
-    Results::read(&root().join("results")).unwrap().intensity.unwrap()
+    serde_json::from_str(&std::fs::read_to_string(root().join("results/intensity.json")).unwrap()).unwrap()
+}
+
+impl<L> Point<L> {
+    fn intensity(&self) -> f64 {
+        Cost { flops: self.flops, bytes: self.read_bytes + self.written_bytes }.intensity()
+    }
+
+    /// The same where each byte counts once for a launch, however many blocks ask for it.
+    fn intensity_once(&self) -> Option<f64> {
+        self.distinct_bytes.map(|bytes| Cost { flops: self.flops, bytes }.intensity())
+    }
+}
+
+impl<L: Copy + PartialEq> Backend<L> {
+    fn point(&self, layout: L, prompts: usize) -> Option<&Point<L>> {
+        self.points.iter().find(|point| (point.layout, point.prompts) == (layout, prompts))
+    }
 }
 
 #[test]
@@ -15,7 +31,8 @@ fn every_backend_has_every_point() {
     for backend in &committed().backends {
         for (layout, prompts) in points() {
             let point = backend.point(layout, prompts).unwrap();
-            assert_eq!(point.flops, layout.model(prompts, &backend.dtype).unwrap().flops, "{point:?}");
+            let model = layout.model(prompts, &backend.dtype).unwrap();
+            assert_eq!((point.flops, point.model_bytes), (model.flops, model.bytes), "{point:?}");
         }
     }
 }
@@ -96,6 +113,7 @@ fn the_decoder_only_case_has_every_point() {
         for (layout, prompts) in prefix::points() {
             let point = backend.point(layout, prompts).unwrap();
             assert_eq!(point.flops, (4 * prompts * (512 + 32) * 32 * 64) as u64, "{point:?}");
+            assert_eq!(point.model_bytes, layout.model(prompts).bytes, "{point:?}");
             // Splits of a launch are joined by a kernel of its own.
             let launched = |what: &str| point.kernels.iter().filter(|kernel| kernel.contains(what)).count();
             let (merges, joins) = (launched("merge"), launched("combine"));

@@ -5,7 +5,7 @@ use onekv::plan::{Plan, Variant, variants};
 
 use super::assumptions::Assumptions;
 use crate::codegen::sass::{ADDRESS, Counts, EXPONENTIALS, FP32};
-use crate::report::data::Shape;
+use crate::results::Shape;
 
 /// What takes the longest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,11 @@
 //! A decode step of Flan-T5-XL by the example's own products, kernel by kernel.
 
+use anyhow::Result;
+use t5::cost::{self, Method, ModelShape, Workload};
+use t5::load;
+
 use super::assumptions::Assumptions;
 use super::attention::Prediction;
-use crate::report::data::T5Work;
 
 /// A kernel of a step.
 enum Kernel {
@@ -20,15 +23,16 @@ pub struct Step {
     pub kernels: usize,
 }
 
-/// The step that is aimed at: 64 prompts, 512 keys.
-pub fn work() -> T5Work {
-    let (shape, dtype) = ("flan-t5-xl".to_owned(), "bf16".to_owned());
-    T5Work { shape, dtype, keys: 512, prompts: 64, prompt_tokens: 3, new_tokens: 16 }
+/// Of the step that is aimed at.
+pub const WORK: Workload = Workload { inputs: 1, prompts: 64, keys: 512, prompt_tokens: 3, new_tokens: 16 };
+
+/// In bf16.
+pub fn model() -> Result<ModelShape> {
+    Ok(load::Shape::FlanXl.config()?.cost_shape(64, 2))
 }
 
 /// `attention`: the cross-attention of a layer with its combination and its gap.
-pub fn step(work: &T5Work, attention: &Prediction, a: &Assumptions) -> Option<Step> {
-    let model = work.model()?;
+pub fn step(model: &ModelShape, attention: &Prediction, a: &Assumptions) -> Step {
     let bytes = |rows: u64, columns: u64| Product((rows * columns * model.element_bytes) as f64);
     let (d, inner) = (model.d_model, model.heads * model.head_dim);
     let idle = |us| Small(us, us);
@@ -67,6 +71,6 @@ pub fn step(work: &T5Work, attention: &Prediction, a: &Assumptions) -> Option<St
             }
         }
     }
-    let floor = t5::cost::decode_step_bytes(t5::cost::Method::Pid, &model, &work.workload()) as f64;
-    Some(Step { us, floor_us: floor / bytes_per_us, kernels: layers * layer.len() + ends.len() })
+    let floor = cost::decode_step_bytes(Method::Pid, model, &WORK) as f64;
+    Step { us, floor_us: floor / bytes_per_us, kernels: layers * layer.len() + ends.len() }
 }

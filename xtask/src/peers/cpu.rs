@@ -1,7 +1,7 @@
 //! `cargo xtask peers cpu`: ours and the peers in turn at every point, as the machine's speed drifts within minutes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::orders::{Answer, Library, Order, Server, T5Point};
 use super::probe::{self, Probe};
-use super::{OURS, OURS_PID, release};
-use crate::report;
-use crate::run::{cargo, command, output, root, step};
-use crate::setup;
+use super::{OURS, OURS_PID};
+use crate::run::{cargo, command, date, machine, root, step};
+use crate::virtual_gpu::release;
+use crate::{report, setup};
 
 #[derive(Args)]
 pub struct Options {
@@ -253,13 +253,13 @@ fn in_turn(options: &Options, name: &str, systems: &[(By, &'static str)], points
     println!("{}", table(&results.lines));
     let whole = !options.candle && options.rows.is_empty() && options.keys.is_empty();
     keep(whole, name, &results)?;
-    if whole { report::performance::write() } else { Ok(()) }
+    if whole { report::write() } else { Ok(()) }
 }
 
 /// The programs that measure, built and running.
 fn servers(options: &Options) -> Result<BTreeMap<By, Server>> {
     let threads = options.threads.to_string();
-    let python = if options.candle { None } else { Some(python(options.venv.as_deref())?) };
+    let python = if options.candle { None } else { Some(setup::peers_python(options.venv.as_deref())?) };
     step("build ours", &mut cargo(&["build", "--release", "--package", "xtask"]))?;
     step("build the T5 on candle", &mut cargo(&["build", "--release", "--package", "candle-t5"]))?;
     let mut ours = command(&release("xtask"), &["peers", "measure", "--threads", &threads]);
@@ -359,7 +359,7 @@ fn lines_at(
 }
 
 /// Of an even number the upper one; NaN of none.
-pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
@@ -397,7 +397,7 @@ fn keep(whole: bool, name: &str, results: &impl Serialize) -> Result<()> {
 
 /// Where PID pays, by tools/peers/crossover.py; every method runs `rounds` times at each point.
 fn crossover(options: &Options) -> Result<()> {
-    let python = python(options.venv.as_deref())?;
+    let python = setup::peers_python(options.venv.as_deref())?;
     step("build the T5 example", &mut cargo(&["build", "--release", "--package", "t5"]))?;
     let (program, threads) = (release("t5"), options.threads.to_string());
     let out = root().join("target/crossover.json");
@@ -412,15 +412,7 @@ fn crossover(options: &Options) -> Result<()> {
         .with_context(|| format!("{} is no JSON", out.display()))?;
     let results = Crossover { machine: machine(), threads: options.threads, date: date()?, measured };
     keep(true, "crossover", &results)?;
-    report::performance::write()
-}
-
-/// The Python of an environment that holds the pinned peers.
-pub fn python(venv: Option<&Path>) -> Result<PathBuf> {
-    match venv {
-        Some(folder) => Ok(folder.join("bin/python")),
-        None => setup::python("peers-venv", "tools/peers/requirements.txt", &[]),
-    }
+    report::write()
 }
 
 /// Medians, and how many times as long as ours each peer takes, with the spread over turns.
@@ -457,17 +449,6 @@ fn candle() -> Result<Library> {
     let note =
         "flash: its flash_attn; matmul: products and softmax as in its T5, which projects K and V again in every step".to_owned();
     Ok(Library { version, note })
-}
-
-pub fn machine() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("unknown CPU");
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':']))
-}
-
-pub fn date() -> Result<String> {
-    Ok(output("the date", &mut command("date", &["--utc", "+%Y-%m-%d"]))?.trim().to_string())
 }
 
 #[cfg(test)]

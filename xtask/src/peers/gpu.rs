@@ -5,9 +5,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::cpu::python;
-use crate::kit;
 use crate::run::{root, step};
+use crate::{kit, setup};
 
 /// Runs stages of the kit and keeps the figures under the card's name.
 pub fn run(stages: &[String], venv: Option<&Path>) -> Result<()> {
@@ -16,7 +15,7 @@ pub fn run(stages: &[String], venv: Option<&Path>) -> Result<()> {
             "this machine has no NVIDIA card; `cargo xtask gpu-kit` makes a folder to run where there is one"
         );
     }
-    let python = python(venv)?;
+    let python = setup::peers_python(venv)?;
     let folder = root().join("target/peers-gpu");
     kit::release(&folder.join("kit"), kit::ARCHS)?;
     let results = folder.join("results");

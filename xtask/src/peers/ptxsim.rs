@@ -8,10 +8,9 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::cpu::date;
-use crate::run::{cargo, command, nvcc, output, root, step};
+use crate::run::{cargo, command, date, nvcc, output, root, step};
 use crate::setup;
-use crate::virtual_gpu::target;
+use crate::virtual_gpu::optimised_driver;
 
 const REQUIREMENTS: &str = "tools/ptxsim-peers/requirements.txt";
 
@@ -60,7 +59,7 @@ pub fn run(only: Option<&str>, jobs: Option<usize>, venv: Option<&Path>) -> Resu
         None => setup::python("ptxsim-peers-venv", REQUIREMENTS, &["--no-deps"])?,
     };
     let folder = root().join("target/ptxsim-peers");
-    let gpu = virtual_gpu(&folder.join("gpu"))?;
+    let gpu = optimised_driver(&folder.join("gpu"))?;
     let rows = folder.join("rows.json");
     let _ = std::fs::remove_file(&rows);
     let mut script = command(&python.to_string_lossy(), &["tools/ptxsim-peers/run.py", "--out"]);
@@ -96,21 +95,6 @@ pub fn run(only: Option<&str>, jobs: Option<usize>, venv: Option<&Path>) -> Resu
         println!("{}", folder.join("README.md").display());
     }
     judge(&rows)
-}
-
-/// The driver, under the names that programs look for.
-pub fn virtual_gpu(folder: &Path) -> Result<PathBuf> {
-    let mut build = cargo(&["build", "--release", "--package", "ptxsim-driver"]);
-    step("build the virtual GPU's driver", &mut build)?;
-    std::fs::create_dir_all(folder)?;
-    let built = target().join("release/libptxsim_driver.so");
-    let [library, name] = ["libcuda.so", "libcuda.so.1"].map(|name| folder.join(name));
-    // A process may have the old one mapped.
-    let _ = (std::fs::remove_file(&library), std::fs::remove_file(&name));
-    std::fs::copy(&built, &library).with_context(|| format!("cannot copy {}", built.display()))?;
-    // The same file: programs that link the one name and load the other get one driver.
-    std::fs::hard_link(&library, &name)?;
-    Ok(folder.to_path_buf())
 }
 
 /// Builds cudarc's own tests of its source `from` in `folder`; the program, and cudarc's version behind a colon.

@@ -1,0 +1,43 @@
+"""Writes the pages and figures of results/; with --check, says which are not what the results give."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from figure import Figure, svg
+from performance import pages
+from results import Refused
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--root", type=Path, required=True, help="the repository")
+    arguments.add_argument("--check", action="store_true", help="write nothing, and fail where a file is stale")
+    arguments = arguments.parse_args()
+    root, stale = arguments.root, []
+    made = pages(root / "results")
+    for path, content in made.items():
+        text = (svg(content) if isinstance(content, Figure) else content).encode()
+        to = root / path
+        if arguments.check and not (to.exists() and to.read_bytes() == text):
+            stale.append(f"{path} is not what results/ gives; run `cargo xtask report`")
+        elif not arguments.check:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(text)
+            print(f"wrote {path}")
+    for path in sorted(set(drawn(root)) - set(made)):
+        stale.append(f"{path} is of results that are gone; delete it")
+    sys.exit("\n".join(stale) or None)
+
+
+def drawn(root):
+    """Figures and tables beside the results."""
+    for pattern in ("results/**/*.svg", "results/*/attention-*.md"):
+        yield from (path.relative_to(root).as_posix() for path in root.glob(pattern))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Refused as error:
+        sys.exit(f"error: {error}")

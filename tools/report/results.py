@@ -1,0 +1,496 @@
+"""What is in results/; results/README.md describes the files. What a file lacks, or holds that cannot be, is an error
+that names the file, the field, its value and what is allowed. Fields that no page shows may be anything."""
+
+import json
+import math
+from collections import namedtuple
+from statistics import median_high
+from types import SimpleNamespace
+from typing import Any, Callable, NamedTuple
+
+
+class Refused(ValueError):
+    """A result that no page is made of."""
+
+
+# Kinds of values, and the reader of them.
+
+
+class Value(NamedTuple):
+    allowed: str
+    fits: Callable[[Any], bool]
+
+
+class Maybe(NamedTuple):
+    """Or null, or missing."""
+
+    kind: Any
+
+
+class Many(NamedTuple):
+    kind: Any
+    least: int = 0
+
+
+class Named(NamedTuple):
+    """An object of any names."""
+
+    kind: Any
+
+
+class Record(NamedTuple):
+    fields: dict
+    # Checks what concerns several fields, and adds what is computed from them.
+    finish: Callable[[Any], None] = lambda made: None
+
+
+def line(fields, timed, finish):
+    """What a record is to be: one of these fields, and of those of `timed` unless it has an error."""
+    always = {"error": Maybe(TEXT), **fields}
+    failed = lambda value: type(value) is dict and value.get("error") is not None
+    return lambda value: Record(always if failed(value) else always | timed, finish)
+
+
+def is_number(value):
+    # True is an int to Python.
+    return type(value) in (int, float) and -math.inf < value < math.inf
+
+
+def one_of(*names):
+    return Value(", ".join(names), lambda value: value in names)
+
+
+TEXT = Value("a text", lambda value: type(value) is str)
+FLAG = Value("true or false", lambda value: type(value) is bool)
+NUMBER = Value("a number", is_number)
+POSITIVE = Value("more than 0", lambda value: is_number(value) and value > 0)
+SHARE = Value("0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
+NATURAL = Value("a whole number, 0 or more", lambda value: type(value) is int and value >= 0)
+COUNT = Value("a whole number, 1 or more", lambda value: type(value) is int and value >= 1)
+ANY = Value("anything", lambda value: True)
+LIST = Value("a list", lambda value: type(value) is list)
+OBJECT = Value("an object", lambda value: type(value) is dict)
+
+
+def read(kind, value, at=""):
+    """`value` as a `kind`; `at`: its place in the file."""
+    match kind:
+        case Value(allowed, fits):
+            if not fits(value):
+                raise Refused(f"{at or 'the file'} is {json.dumps(value)[:80]}, allowed: {allowed}")
+            return value
+        case Maybe(kind):
+            return None if value is None else read(kind, value, at)
+        case Many(kind, least):
+            if len(read(LIST, value, at)) < least:
+                raise Refused(f"{at} is {value}, allowed: {least} or more of them")
+            return [read(kind, one, f"{at}[{i}]") for i, one in enumerate(value)]
+        case Named(kind):
+            return {name: read(kind, one, f"{at}.{name}") for name, one in sorted(read(OBJECT, value, at).items())}
+    kind = kind if type(kind) is Record else kind(value)
+    place = f"{at}." if at else ""
+    made = SimpleNamespace()
+    read(OBJECT, value, at)
+    for name, of in kind.fields.items():
+        if name not in value and type(of) is not Maybe:
+            why = ", and there is no error to say why" if "error" in kind.fields else ""
+            raise Refused(f"{place}{name} is missing{why}")
+        setattr(made, name, read(of, value.get(name), place + name))
+    try:
+        kind.finish(made)
+    except Refused as error:
+        raise Refused(f"{place}{error}") from None
+    return made
+
+
+def no_number(name):
+    raise Refused(f"{name} is no number")
+
+
+def each_once(pairs):
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise Refused(f"an object has a field twice, of {', '.join(made)}")
+    return made
+
+
+def read_file(kind, path):
+    try:
+        value = json.loads(path.read_text("utf-8"), parse_constant=no_number, object_pairs_hook=each_once)
+        # A stage of the kit that came to nothing leaves this.
+        if type(value) is dict and type(value.get("error")) is str:
+            raise Refused(f"nothing was measured: {value['error']}; delete the file")
+        return read(kind, value)
+    except ValueError as error:
+        raise Refused(f"{path}: {error}") from None
+
+
+# Machines and lines.
+
+
+def measured(machine):
+    if machine.simulated:
+        raise Refused(
+            f"simulated is true ({machine.card}): a simulator's time says nothing about a card; delete the file"
+        )
+
+
+CARD = dict(card=TEXT, compute_capability=TEXT, multiprocessors=NATURAL, simulated=FLAG)
+CARD |= dict(date=Maybe(TEXT), driver=Maybe(TEXT), commit=Maybe(TEXT), torch=Maybe(TEXT))
+ON_CARD = dict(machine=Record(CARD, measured), left_out=Maybe(Many(ANY)))
+ON_CPU = dict(machine=TEXT, threads=NATURAL, date=TEXT)
+PEERS = Maybe(Named(Record(dict(version=Maybe(TEXT), absent=Maybe(TEXT)))))
+MEDIAN = Record(dict(median=POSITIVE))
+SECONDS = Record(dict(median=POSITIVE, min=POSITIVE))
+
+
+def apart(run, key=None):
+    """Lines without a time go into `failed`: system and reason. The others measure something once."""
+    seen = set()
+    for i, line in enumerate(run.lines):
+        if key and line.error is None and (line.name, key(line)) in seen:
+            raise Refused(f"lines[{i}] measures {line.name} a second time: {line.what}")
+        if key and line.error is None:
+            seen.add((line.name, key(line)))
+    run.failed = [(line.name, line.error) for line in run.lines if line.error is not None]
+    run.lines = [line for line in run.lines if line.error is None]
+    run.left_out = len(getattr(run, "left_out", None) or [])
+
+
+def named_by_system(line):
+    line.name = line.system
+
+
+# attention-<sweep>.json
+
+
+class Shape(namedtuple("Shape", "model heads kv_heads head_dim inputs rows keys")):
+    def __str__(self):
+        return f"{self.model}, b = {self.inputs}, U = {self.rows}, n = {self.keys}"
+
+    @property
+    def folded_rows(self):
+        """Rows that read one K/V head of one input."""
+        return self.rows * self.heads // self.kv_heads
+
+    @property
+    def kv_bytes(self):
+        """Of one K and one V in 16 bits."""
+        return 4 * self.inputs * self.keys * self.kv_heads * self.head_dim
+
+
+# Layouts of ours, each with the one system that has it; the others are peers'.
+SYSTEMS = {"shared": "onekv", "replicated": "onekv, K/V per prompt", "e4m3": "onekv, K/V in e4m3"}
+PLAN = ("kernel", "split_keys", "split_cluster", "tile_rows")
+
+
+def attention_line(line):
+    wanted = SYSTEMS.get(line.layout)
+    if line.system != wanted and (wanted or line.system.startswith("onekv")):
+        allowed = ", ".join(f'"{system}" {layout}' for layout, system in SYSTEMS.items())
+        raise Refused(f'layout is {line.layout} of "{line.system}", allowed: {allowed}, others expanded or folded')
+    line.is_peer = not wanted
+    line.name = f"{line.system}, {line.layout}" if line.is_peer else line.system
+    line.what = line.shape = Shape(*(getattr(line, name) for name in Shape._fields))
+    if line.error is None:
+        line.us = line.cold_us.median
+        # Whether the cost model chose the plan.
+        line.by_cost = line.chosen is not False
+        line.launch = None if line.is_peer else (line.kernel, line.split_keys, line.split_cluster)
+        for name in PLAN:
+            if not line.is_peer and getattr(line, name) is None:
+                raise Refused(f"{name} is missing, and the line is ours")
+
+
+def attention_run(run):
+    # What every system's output must agree with, but for copies of K and V, which differ.
+    ours = {line.shape: line.mean_abs for line in run.lines if line.layout == "shared" and line.mean_abs is not None}
+    for line in run.lines:
+        compared = (
+            line.error is None and line.layout != "replicated" and line.mean_abs is not None and line.shape in ours
+        )
+        if compared and abs(line.mean_abs - ours[line.shape]) > 0.01 * ours[line.shape]:
+            line.error = "left out: its output is not ours within 1 %"
+    apart(run, lambda line: (line.shape, line.launch, line.tile_rows, line.by_cost))
+
+
+ATTENTION = Record(
+    ON_CARD
+    | dict(
+        sweep=TEXT, copy_bytes_per_s=POSITIVE, copy_bytes_per_s_after=Maybe(NUMBER), empty_pair_us=MEDIAN, peers=PEERS
+    )
+    | dict(
+        lines=Many(
+            line(
+                dict(system=TEXT, layout=one_of(*SYSTEMS, "expanded", "folded"), model=TEXT, mean_abs=Maybe(NUMBER))
+                | {name: COUNT for name in Shape._fields[1:]},
+                dict(bytes=POSITIVE, flops=POSITIVE, cold_us=MEDIAN, warm_us=Maybe(MEDIAN), alone_us=Maybe(MEDIAN))
+                | dict(kernel=Maybe(TEXT), chosen=Maybe(FLAG))
+                | {name: Maybe(NATURAL) for name in PLAN[1:]},
+                attention_line,
+            )
+        )
+    ),
+    attention_run,
+)
+
+
+# t5.json of a card
+
+
+class Work(namedtuple("Work", "shape dtype keys prompts prompt_tokens new_tokens")):
+    @property
+    def title(self):
+        return f"{self.shape}, {self.dtype}, n = {self.keys}, {self.new_tokens} new tokens"
+
+
+def t5_line(line):
+    named_by_system(line)
+    line.work = Work(*(getattr(line, name) for name in Work._fields))
+    line.what = f"{line.work.title}, U = {line.prompts}"
+    if line.error is None:
+        # Of ours no other is known.
+        line.fastest_s = line.latency_s.min
+
+
+T5 = Record(
+    ON_CARD
+    | dict(
+        same_answers_f32=Maybe(Value("true, false or a text", lambda value: type(value) in (bool, str))), peers=PEERS
+    )
+    | dict(
+        lines=Many(
+            line(
+                dict(
+                    system=TEXT,
+                    shape=TEXT,
+                    dtype=TEXT,
+                    keys=COUNT,
+                    prompts=COUNT,
+                    prompt_tokens=NATURAL,
+                    new_tokens=COUNT,
+                ),
+                dict(latency_s=SECONDS, peak_bytes=Maybe(POSITIVE), decode_step_median_s=Maybe(POSITIVE))
+                | dict(decode_step_floor_bytes=Maybe(POSITIVE)),
+                t5_line,
+            )
+        )
+    ),
+    lambda run: apart(run, lambda line: line.work),
+)
+
+
+# crossover.json
+
+
+def crossover_line(line):
+    line.name = "onekv"
+    line.what = f"U = {line.prompts}, n = {line.keys}, {line.new_tokens} new tokens"
+    if line.error is None:
+        # PIE's time over PID's.
+        line.gain = line.pie_s.min / line.pid_s.min
+
+
+def crossover(machine):
+    limits = dict(least_prompts=Maybe(NATURAL), least_keys=Maybe(NATURAL), most_new_tokens=Maybe(NATURAL))
+    predicted = dict(roofline=Record(dict(flops_per_s=POSITIVE, bytes_per_s=POSITIVE)))
+    predicted |= dict(pays_from=POSITIVE, gain=POSITIVE, crossover=Record(limits))
+    at = dict(keys=COUNT, prompts=COUNT, new_tokens=COUNT)
+    of_line = line(at, dict(pid_s=SECONDS, pie_s=SECONDS, predicted_gain=POSITIVE), crossover_line)
+    fields = dict(shape=TEXT, dtype=TEXT, prompt_tokens=NATURAL, base=Record(at), predicted=Record(predicted))
+    fields |= dict(left_out=Maybe(Many(ANY)), lines=Many(of_line))
+    return Record(machine | fields, lambda run: apart(run, lambda line: line.what))
+
+
+# attention.json and t5.json of cpu/
+
+
+PROBE = Record(dict(fma_flops_per_s=POSITIVE, copy_bytes_per_s=POSITIVE))
+# Of a peer's time over ours in the same turn, over turns.
+OF_OURS = Record(dict(median=NUMBER, min=NUMBER, max=NUMBER))
+CPU_LINE = line(
+    dict(system=TEXT, shape=Maybe(TEXT), rows=NATURAL, keys=NATURAL),
+    dict(median_s=POSITIVE, of_ours=Maybe(OF_OURS)),
+    named_by_system,
+)
+
+
+def cpu_run(run):
+    if len(run.probes) != 2:
+        raise Refused(f"probes has {len(run.probes)}, allowed: two, before the lines and after them")
+    apart(run)
+
+
+CPU = Record(
+    ON_CPU | dict(peers=Named(Record(dict(version=TEXT, note=TEXT))), probes=Many(PROBE), lines=Many(CPU_LINE)), cpu_run
+)
+
+
+# intensity.json
+
+
+def counted(point):
+    point.intensity = point.flops / (point.read_bytes + point.written_bytes)
+    point.of_model = point.flops / point.model_bytes
+    # Where each byte counts once for a launch, however many blocks ask for it.
+    point.once = point.flops / point.distinct_bytes if point.distinct_bytes else None
+
+
+def backends(layouts, distinct_bytes):
+    fields = dict(layout=one_of(*layouts), prompts=COUNT, flops=COUNT, read_bytes=COUNT, written_bytes=COUNT)
+    fields |= dict(model_bytes=COUNT, distinct_bytes=distinct_bytes, instructions=Maybe(NATURAL))
+    points = Many(Record(fields | dict(kernels=Maybe(Many(TEXT))), counted))
+    return dict(backends=Many(Record(dict(name=TEXT, dtype=TEXT, counted=TEXT, points=points))))
+
+
+def complete(layouts):
+    """Every backend has the points of every other one, in each layout."""
+
+    def check(run):
+        prompts = {point.prompts for backend in run.backends for point in backend.points}
+        for i, backend in enumerate(run.backends):
+            backend.at = {(point.layout, point.prompts): point for point in backend.points}
+            for at in ((layout, u) for layout in layouts for u in prompts):
+                if at not in backend.at:
+                    raise Refused(f"backends[{i}] lacks {at[0]} at {at[1]}")
+
+    return check
+
+
+STEP, PREFIX = ("shared", "replicated", "pie"), ("shared", "copied")
+BEHIND_PREFIX = Record(
+    dict(model=TEXT, heads=NATURAL, kv_heads=NATURAL, head_dim=NATURAL, prefix_keys=NATURAL, suffix_keys=NATURAL)
+    | backends(PREFIX, COUNT),
+    complete(PREFIX),
+)
+INTENSITY = Record(
+    dict(date=TEXT, heads=NATURAL, head_dim=NATURAL, keys=NATURAL, prompt_tokens=NATURAL)
+    | backends(STEP, Maybe(COUNT))
+    | dict(decoder_only=Maybe(BEHIND_PREFIX)),
+    complete(STEP),
+)
+
+
+# method/
+
+
+TASK = Record(
+    dict(prompts=NATURAL, input_tokens=NUMBER, prompt_tokens=NUMBER, new_tokens=NUMBER)
+    | dict(always_nothing=Maybe(Record(dict(accuracy=SHARE))))
+    | dict(size=Maybe(Record(dict(of=TEXT, counts=TEXT, value=NATURAL))))
+    | dict(example=Record(dict(text=TEXT, prompts=Many(TEXT, 1), answers=Many(TEXT, 1))))
+)
+TRAINING = Record(
+    dict(
+        task=TEXT, way=TEXT, steps=NATURAL, parameters=NATURAL, loss_every_50_steps=Many(NUMBER), held_out=Named(SHARE)
+    )
+)
+
+
+def quality(made):
+    for i, run in enumerate(made.runs):
+        if run.task not in made.tasks:
+            raise Refused(f'runs[{i}].task is "{run.task}", allowed: those of tasks')
+
+
+QUALITY = Record(
+    dict(date=TEXT, packages=Named(TEXT), examples_of_a_step=NATURAL, prompts_of_an_example=NATURAL)
+    | dict(evaluated_examples=NATURAL, tasks=Named(TASK), runs=Many(TRAINING, 1)),
+    quality,
+)
+
+
+def way_cost(way):
+    way.median = median_high(way.seconds)
+
+
+def task_cost(task):
+    task.by_way = {way.way: way for way in task.ways}
+
+
+def costs(made):
+    for i, task in enumerate(made.tasks):
+        for name in ["PID", "PIE", *made.tasks[0].by_way]:
+            if name not in task.by_way:
+                raise Refused(f"tasks[{i}].ways: {task.task} lacks {name}")
+
+
+WAY = dict(way=TEXT, seconds=Many(POSITIVE, 1), flops=Maybe(NATURAL), bytes=Maybe(NATURAL), peak_bytes=Maybe(NATURAL))
+LENGTHS = dict(prompts=NATURAL, prompt_tokens=NATURAL, new_tokens=NATURAL)
+TASK_COST = Record(LENGTHS | dict(task=TEXT, keys=NATURAL, ways=Many(Record(WAY, way_cost), 1)), task_cost)
+COSTS = Record(ON_CPU | dict(transformers=TEXT, shape=TEXT, tasks=Many(TASK_COST, 1)), costs)
+MODE = Many(
+    Record(
+        dict(prefilled_tokens=NATURAL, kv_bytes=NATURAL, decode_step_kv_bytes=NATURAL, peak_bytes=NATURAL)
+        | dict(prefill_s=NUMBER, copy_kv_s=NUMBER, decode_s=NUMBER, tokens_per_s=NUMBER)
+    ),
+    1,
+)
+MODES = Record(dict(shared=MODE, copies=MODE, recompute=MODE))
+DECODER_ONLY = Record(ON_CPU | LENGTHS | dict(shape=TEXT, document_tokens=NATURAL, modes=MODES))
+COST = Record(dict(flops=COUNT, bytes=COUNT))
+LONG_PROMPTS = Record(dict(prompt_tokens=NATURAL, prompts=NATURAL, pid=COST, pie=COST))
+OF_WAYS = Record(dict(pid=COUNT, pie=COUNT, one=COUNT, decoders=COUNT))
+FORMULA = Record(dict(tasks=Named(OF_WAYS), long_prompts=Many(LONG_PROMPTS)))
+
+
+# Folders.
+
+
+CPU_FILES = {"attention.json": CPU, "crossover.json": crossover(ON_CPU), "t5.json": CPU}
+CARD_FILES = {"attention-<sweep>.json": ATTENTION, "crossover.json": crossover(ON_CARD), "t5.json": T5}
+METHOD_FILES = {"cost.json": COSTS, "decoder-only.json": DECODER_ONLY, "formula.json": FORMULA, "quality.json": QUALITY}
+
+
+def known(path, kinds):
+    """What a file of this name holds."""
+    name = "attention-<sweep>.json" if path.name.startswith("attention-") else path.name
+    if name not in kinds:
+        raise Refused(f"{path}: known names are {', '.join(kinds)}")
+    return kinds[name]
+
+
+def results(folder):
+    """All of a folder: `cpu` and `method` by the names of their files, `cards` by those of their folders too. A file of
+    an unknown name is an error: it would silently be missing from the report."""
+    path = folder / "intensity.json"
+    intensity = read_file(INTENSITY, path) if path.exists() else None
+    found = SimpleNamespace(cpu={}, method={}, cards={}, intensity=intensity)
+    for machine in sorted(path for path in folder.iterdir() if path.is_dir()):
+        # How a run of the kit went: nothing to report.
+        paths = sorted(path for path in machine.glob("*.json") if path.name != "stages.json")
+        read_all = lambda kinds: {path.name: read_file(known(path, kinds), path) for path in paths}
+        match machine.name:
+            case "cpu":
+                found.cpu = read_all(CPU_FILES)
+            case "method":
+                found.method = read_all(METHOD_FILES)
+                with_formula(machine / "formula.json", found.method)
+            # Pages of their own: cargo xtask reliability and cargo xtask peers ptxsim write them.
+            case "reliability":
+                pass
+            case "ptxsim":
+                [known(path, {"peers.json": ANY}) for path in paths]
+            case name if paths:
+                found.cards[name] = read_all(CARD_FILES)
+                of_one_card(machine, found.cards[name])
+    return found
+
+
+def with_formula(path, found):
+    """What was trained, the cost model was asked about."""
+    tasks = found["quality.json"].tasks if "quality.json" in found else []
+    if tasks and path.name not in found:
+        raise Refused(f"{path} is missing beside quality.json: cargo xtask method writes both")
+    for task in tasks:
+        if task not in found[path.name].tasks:
+            raise Refused(f"{path}: tasks lacks {task}")
+
+
+def of_one_card(folder, runs):
+    for name, run in runs.items():
+        if name.startswith("attention-") and name != f"attention-{run.sweep}.json":
+            raise Refused(f"{folder / name}: sweep is {run.sweep}, which belongs into attention-{run.sweep}.json")
+        card, other = run.machine.card, next(iter(runs.values())).machine.card
+        if card != other:
+            raise Refused(f"{folder / name}: machine.card is {card}, but other files of its folder are of {other}")
