@@ -1,9 +1,6 @@
-"""docs/reliability.md: the prose of reliability.md beside this file, with tables of what was found."""
+"""docs/reliability.md: what was looked for beyond the tests, and what was found."""
 
-from pathlib import Path
-from string import Template
-
-from page import table
+from page import prose, table
 from results import FAILING_DRIVER, FUZZED, PLANTED, TESTED, read_file
 
 # Parts whose files have one form.
@@ -13,38 +10,42 @@ CALLERS = {"the library": "failing-driver.json", "T5": "failing-driver-t5.json"}
 
 
 def page(folder):
-    found = {part: tested(part, folder / f"{part}.json") for part in PARTS}
-    found |= dict(fuzz=fuzzed(folder / "fuzz.json"), planted=planted(read_file(PLANTED, folder / "planted.json")))
-    found["driver"] = "\n".join(failing(caller, folder / name) for caller, name in CALLERS.items())
-    return Template(Path(__file__).with_suffix(".md").read_text("utf-8")).substitute(found)
+    def found(kind, file, text, command):
+        path = folder / file
+        return text(read_file(kind, path)) if path.exists() else f"Not run yet: `cargo xtask {command}`.\n"
+
+    texts = {part: found(TESTED, f"{part}.json", tested, f"reliability --part {part}") for part in PARTS}
+    texts["fuzz"] = found(FUZZED, "fuzz.json", fuzzed, "fuzz")
+    texts["planted"] = found(PLANTED, "planted.json", planted, "planted")
+    driver = [found(FAILING_DRIVER, file, failing(caller), "reliability --part driver") for caller, file in CALLERS.items()]
+    return prose("reliability", driver="\n".join(driver), **texts)
 
 
-def tested(part, path):
-    if not path.exists():
-        return f"Not run yet: `cargo xtask reliability --part {part}`.\n"
-    record = read_file(TESTED, path)
+def tested(record):
     rows = [(run.what, run.found, f"`{run.command}`") for run in record.runs]
     said = f"{record.date}, onekv at {record.commit}, {record.tool}.\n\n"
     return said + table(["what", "found", "by"], rows)
 
 
-def fuzzed(path):
+def fuzzed(targets):
     rows = [
         (name, f.runs, f"{f.seconds} s", f.coverage, f.corpus, f"{f.peak_mb} MB", f"{f.date}, {f.commit}")
-        for name, f in read_file(FUZZED, path).items()
+        for name, f in targets.items()
     ]
     return table(["target", "inputs run", "time", "edges reached", "corpus", "peak memory", "when"], rows)
 
 
-def failing(caller, path):
-    told = read_file(FAILING_DRIVER, path)
-    rows = [
-        (name, call.injected, len(call.statuses), call.error, call.recovered, call.dropped)
-        for name, call in told.calls.items()
-    ]
-    said = f"{told.date}, onekv at {told.commit}, a {told.card}: {told.injected} failures of {len(rows)} functions that {caller} calls."
-    head = ["function", "failed", "of so many statuses", "an error", "done all the same", "in a drop"]
-    return f"{said}\n\n{table(head, rows)}"
+def failing(caller):
+    def text(told):
+        rows = [
+            (name, call.injected, len(call.statuses), call.error, call.recovered, call.dropped)
+            for name, call in told.calls.items()
+        ]
+        calls = f"{told.injected} failures of {len(rows)} functions that {caller} calls"
+        head = ["function", "failed", "of so many statuses", "an error", "done all the same", "in a drop"]
+        return f"{told.date}, onekv at {told.commit}, a {told.card}: {calls}.\n\n{table(head, rows)}"
+
+    return text
 
 
 def planted(bugs):

@@ -13,9 +13,14 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--root", type=Path, required=True, help="the repository")
     arguments.add_argument("--check", action="store_true", help="write nothing, and fail where a file is stale")
+    arguments.add_argument("--only", metavar="PATH", help="this file alone, by its path in the repository")
     arguments = arguments.parse_args()
     root, stale = arguments.root, []
     made = pages(root / "results")
+    if arguments.only is not None:
+        if arguments.only not in made:
+            raise Refused(f"--only is {arguments.only}, allowed: {', '.join(made)}")
+        made = {arguments.only: made[arguments.only]}
     for path, content in made.items():
         text = (svg(content) if isinstance(content, Figure) else content).encode()
         to = root / path
@@ -25,7 +30,7 @@ def main():
             to.parent.mkdir(parents=True, exist_ok=True)
             to.write_bytes(text)
             print(f"wrote {path}")
-    for path in sorted(set(drawn(root)) - set(made)):
+    for path in sorted(set(drawn(root)) - set(made)) if arguments.only is None else ():
         stale.append(f"{path} is of results that are gone; delete it")
     sys.exit("\n".join(stale) or None)
 

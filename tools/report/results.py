@@ -86,7 +86,7 @@ def read(kind, value, at=""):
                 raise Refused(f"{at} is {value}, allowed: {least} or more of them")
             return [read(kind, one, f"{at}[{i}]") for i, one in enumerate(value)]
         case Named(kind):
-            return {name: read(kind, one, f"{at}.{name}") for name, one in sorted(read(OBJECT, value, at).items())}
+            return {name: read(kind, one, f"{at}.{name}".lstrip(".")) for name, one in sorted(read(OBJECT, value, at).items())}
     kind = kind if type(kind) is Record else kind(value)
     place = f"{at}." if at else ""
     made = SimpleNamespace()
@@ -121,7 +121,7 @@ def read_file(kind, path):
         if type(value) is dict and type(value.get("error")) is str:
             raise Refused(f"nothing was measured: {value['error']}; delete the file")
         return read(kind, value)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise Refused(f"{path}: {error}") from None
 
 
@@ -434,6 +434,21 @@ OF_WAYS = Record(dict(pid=COUNT, pie=COUNT, one=COUNT, decoders=COUNT))
 FORMULA = Record(dict(tasks=Named(OF_WAYS), long_prompts=Many(LONG_PROMPTS)))
 
 
+# reliability/
+
+
+TESTED = Record(dict(date=TEXT, commit=TEXT, tool=TEXT, runs=Many(Record(dict(what=TEXT, command=TEXT, found=TEXT)))))
+FUZZED = Named(
+    Record(
+        dict(date=TEXT, commit=TEXT)
+        | {name: NATURAL for name in ("runs", "seconds", "coverage", "corpus", "peak_mb")}
+    )
+)
+CALL = Record(dict(injected=NATURAL, statuses=Many(TEXT), error=NATURAL, recovered=NATURAL, dropped=NATURAL))
+FAILING_DRIVER = Record(dict(date=TEXT, commit=TEXT, card=TEXT, injected=NATURAL, calls=Named(CALL)))
+PLANTED = Named(Maybe(Record(dict(test=TEXT, date=TEXT, commit=TEXT))))
+
+
 # Folders.
 
 
@@ -466,7 +481,7 @@ def results(folder):
             case "method":
                 found.method = read_all(METHOD_FILES)
                 with_formula(machine / "formula.json", found.method)
-            # Pages of their own: cargo xtask reliability and cargo xtask peers ptxsim write them.
+            # Pages of their own: reliability.py here, and that of cargo xtask peers ptxsim.
             case "reliability":
                 pass
             case "ptxsim":

@@ -14,9 +14,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use crate::peers::date;
 use crate::reliability::{self, Caught};
-use crate::run::{command, output, root};
+use crate::run::{command, date, output, root};
 
 /// The bugs, and what the fields say.
 const TABLE: &str = "xtask/planted.toml";
@@ -152,6 +151,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if arguments.sample.is_none() {
             reliability::record_planted(&records)?;
         }
+    }
+    if arguments.sample.is_none() {
+        reliability::write_page()?;
     }
     if !astray.is_empty() {
         bail!("{} planted bugs went unnoticed or cannot be planted: {}", astray.len(), astray.join("; "));

@@ -1,10 +1,10 @@
 //! `cargo xtask reliability`: what the library promises to survive, and how that was looked at.
 //!
-//! Each part is run by itself and leaves a file in results/reliability/; docs/reliability.md is made of them.
+//! Each part is run by itself and leaves a file in results/reliability/, of which tools/report makes docs/reliability.md.
 
 mod builds;
 mod checks;
-mod page;
+#[cfg(test)]
 mod purposes;
 
 use std::collections::BTreeMap;
@@ -55,9 +55,6 @@ pub struct Arguments {
     /// hours]
     #[arg(long)]
     cases: Option<NonZeroU32>,
-    /// Run nothing: only write docs/reliability.md from what is in results/reliability/
-    #[arg(long, conflicts_with_all = ["parts", "cases"])]
-    page: bool,
     /// Take the advisories that cargo-deny fetched before
     #[arg(long)]
     offline: bool,
@@ -129,11 +126,9 @@ pub struct Caught {
     pub commit: String,
 }
 
-/// Writes which planted bugs there are, and how those were caught that were, and the page; says nothing, as it is done for each.
+/// Writes which planted bugs there are, and how those were caught that were; says nothing, as it is done for each.
 pub fn record_planted(planted: &BTreeMap<String, Option<Caught>>) -> Result<()> {
-    let results = results();
-    put(&results.join(PLANTED), &(serde_json::to_string_pretty(planted)? + "\n"))?;
-    put(&root().join(PAGE), &page()?)
+    put(&results().join(PLANTED), &(serde_json::to_string_pretty(planted)? + "\n"))
 }
 
 /// What [`record_planted`] wrote; nothing where there is no such file.
@@ -161,7 +156,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bail!("--cases is {cases}, allowed: with --part soak or --part cards");
     }
     let (date, commit) = (date()?, commit()?);
-    for part in asked.iter().filter(|_| !arguments.page) {
+    for part in asked {
         let (tool, runs) = match part {
             Part::Driver => {
                 checks::failing_driver(&results, &date, &commit)?;
@@ -177,20 +172,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Writes docs/reliability.md from what is in results/reliability/.
-fn write_page() -> Result<()> {
-    write(&root().join(PAGE), &page()?)
+pub fn write_page() -> Result<()> {
+    report::write_text("docs/reliability.md")
 }
-
-const PAGE: &str = "docs/reliability.md";
 
 /// Where the parts, and fuzzing, leave what they found.
 fn results() -> PathBuf {
     root().join("results/reliability")
-}
-
-fn page() -> Result<String> {
-    let results = results();
-    Ok(page::page(&read(&results)?, &fuzzed(&results)?, &checks::told(&results)?, &planted()?))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -202,12 +190,6 @@ fn put(path: &Path, text: &str) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// The files that are there.
-fn read(results: &Path) -> Result<BTreeMap<Part, Record>> {
-    let files = Part::value_variants().iter().map(|part| (*part, part.file(results)));
-    files.filter(|(_, file)| file.exists()).map(|(part, file)| Ok((part, parsed(&file)?))).collect()
 }
 
 fn parsed<T: for<'a> Deserialize<'a>>(file: &Path) -> Result<T> {
@@ -223,16 +205,4 @@ pub fn commit() -> Result<String> {
     let changed = !asked(&[&status[..], &all_but_results].concat())?.trim().is_empty();
     let commit = asked(&["rev-parse", "--short", "HEAD"])?.trim().to_owned();
     Ok(if changed { commit + "+" } else { commit })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_page_is_made_of_the_results() {
-        let want = page().unwrap();
-        let page = std::fs::read_to_string(root().join(PAGE)).unwrap();
-        assert!(page == want, "{PAGE} is not what `cargo xtask reliability --page` writes");
-    }
 }

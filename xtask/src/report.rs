@@ -1,4 +1,4 @@
-//! `cargo xtask report`: results/ as docs/performance.md and docs/method.md with their figures, by tools/report.
+//! `cargo xtask report`: results/ as docs/performance.md, method.md and reliability.md with their figures, by tools/report.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -35,6 +35,12 @@ pub fn write() -> Result<()> {
 
 pub fn check() -> Result<()> {
     made("are the pages and figures what the results give?", &["--check"])
+}
+
+/// A page alone: a text needs Python and nothing else.
+pub fn write_text(page: &str) -> Result<()> {
+    let arguments = ["-B", "tools/report/report.py", "--root", ".", "--only", page];
+    step(&format!("write {page}"), &mut command("python3", &arguments))
 }
 
 fn made(what: &str, options: &[&str]) -> Result<()> {

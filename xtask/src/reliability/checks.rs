@@ -1,12 +1,10 @@
 //! Tests under tools that see what a test alone does not, and with more cases than a gate has time for.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
 
 use super::{Part, Run, parsed, write};
 use crate::run::{cargo, command, output, root};
@@ -59,7 +57,7 @@ fn cards(cases: Option<NonZeroU32>) -> Result<(String, Vec<Run>)> {
     Ok(("proptest".to_owned(), runs.collect::<Result<_>>()?))
 }
 
-/// Runs the tests of a failing driver; what they tell becomes [`Told`] in `results`.
+/// Runs the tests of a failing driver; what they tell goes into `results`.
 pub fn failing_driver(results: &Path, date: &str, commit: &str) -> Result<()> {
     let driver = virtual_driver()?;
     let folder = target().join("reliability");
@@ -79,33 +77,6 @@ const FAILING: [(&str, &str, &str); 2] = [
     ("the library", "failing_driver", "failing-driver.json"),
     ("T5", "t5_failing", "failing-driver-t5.json"),
 ];
-
-/// What these tests say of themselves, and of when.
-#[derive(Deserialize)]
-pub struct Told {
-    pub date: String,
-    pub commit: String,
-    pub card: String,
-    pub injected: usize,
-    pub calls: BTreeMap<String, Followed>,
-}
-
-/// What followed a function's failures.
-#[derive(Deserialize)]
-pub struct Followed {
-    pub injected: usize,
-    /// Of how many kinds they were.
-    pub statuses: BTreeSet<String>,
-    pub error: usize,
-    pub recovered: usize,
-    pub dropped: usize,
-}
-
-/// The files that are there, by whose calls they are.
-pub fn told(results: &Path) -> Result<Vec<(&'static str, Told)>> {
-    let files = FAILING.into_iter().map(|(what, _, file)| (what, results.join(file)));
-    files.filter(|(_, file)| file.exists()).map(|(what, file)| Ok((what, parsed(&file)?))).collect()
-}
 
 fn soaked(what: &str, cases: u32, tests: &mut Command) -> Result<Run> {
     tested(what, &format!("{cases} cases of each property"), tests.env("PROPTEST_CASES", cases.to_string()))

@@ -1,0 +1,54 @@
+"""The page of reliability holds what was found, and says what was not looked for yet."""
+
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+import reliability
+from results import PLANTED, Refused, read
+
+TESTED = {"date": "2026-01-02", "commit": "abc", "tool": "miri 1", "runs": [{"what": "plans", "command": "cargo t", "found": "3 tests"}]}
+CALL = {"injected": 5, "statuses": ["OUT_OF_MEMORY", "UNKNOWN"], "error": 3, "recovered": 1, "dropped": 4}
+FAILING = {"date": "2026-01-03", "commit": "def", "card": "virtual h200", "injected": 5, "calls": {"cuMemAlloc": CALL}}
+FUZZED = {"ptx": {"runs": 7, "seconds": 8, "coverage": 9, "corpus": 10, "peak_mb": 11, "date": "2026-01-04", "commit": "ghi"}}
+CAUGHT = {"test": "a::b", "date": "2026-01-05", "commit": "jkl"}
+
+
+class Reliability(unittest.TestCase):
+    def page(self, **changed):
+        files = {"miri.json": TESTED, "fuzz.json": FUZZED, "planted.json": {"off by one": CAUGHT}}
+        files |= {name: FAILING for name in reliability.CALLERS.values()}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, value in (files | changed).items():
+                (Path(folder) / name).write_text(json.dumps(value))
+            return reliability.page(Path(folder))
+
+    def test_every_part_has_its_figures(self):
+        page = self.page()
+        for line in (
+            "2026-01-02, onekv at abc, miri 1.",
+            "| plans | 3 tests | `cargo t` |",
+            "| ptx | 7 | 8 s | 9 | 10 | 11 MB | 2026-01-04, ghi |",
+            "2026-01-03, onekv at def, a virtual h200: 5 failures of 1 functions that T5 calls.",
+            "| cuMemAlloc | 5 | 2 | 3 | 1 | 4 |",
+            "Not run yet: `cargo xtask reliability --part soak`.",
+        ):
+            self.assertIn(f"\n{line}\n", page)
+
+    def test_bugs_that_nobody_caught_are_counted(self):
+        def said(bugs):
+            return reliability.planted(read(PLANTED, bugs)).replace("\n", " ")
+
+        later = CAUGHT | {"date": "2026-02-01"}
+        self.assertIn("All have a record of being caught, from 2026-01-05 to 2026-02-01:", said({"a": later, "b": CAUGHT}))
+        self.assertIn("puts 3 known bugs", said({"a": later, "b": CAUGHT, "c": None}))
+        self.assertIn("So far 2 have", said({"a": later, "b": CAUGHT, "c": None}))
+
+    def test_files_of_another_form_are_refused(self):
+        with self.assertRaisesRegex(Refused, r"fuzz\.json: ptx\.runs is \"many\", allowed: a whole number"):
+            self.page(**{"fuzz.json": {"ptx": FUZZED["ptx"] | {"runs": "many"}}})
+
+
+if __name__ == "__main__":
+    unittest.main()
