@@ -1,5 +1,3 @@
-//! What kernels are compiled for.
-
 /// What kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]

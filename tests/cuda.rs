@@ -27,12 +27,10 @@ fn run<E: TestElement>(case: &Case, options: &PlanOptions) -> (Answer, Plan) {
     (answer, plan)
 }
 
-/// This variant and no other.
 fn of_variant(variant: &Variant, split_keys: usize) -> PlanOptions {
     PlanOptions::of(variant).with_split_keys(split_keys)
 }
 
-/// In a variant's types.
 fn run_variant(variant: &Variant, case: &Case, options: &PlanOptions) -> (Answer, Plan) {
     match (variant.dtype, variant.e4m3_kv()) {
         (DType::F16, true) => run_e4m3::<f16>(case, options),

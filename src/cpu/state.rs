@@ -44,7 +44,6 @@ impl RowState {
         Self { out: vec![0.0; rows * dim], lse: vec![f32::NEG_INFINITY; rows], dim }
     }
 
-    /// Takes in row `r`.
     pub fn set(&mut self, r: usize, lse: f32, out: &[f32]) {
         self.lse[r] = lse;
         self.out[r * self.dim..][..self.dim].copy_from_slice(out);

@@ -126,7 +126,6 @@ impl Event {
         unsafe { result::event::synchronize(self.raw) }.map_err(cuda("cuEventSynchronize"))
     }
 
-    /// Whether it has passed.
     #[cfg(feature = "candle-cuda")]
     pub fn has_passed(&self) -> bool {
         // SAFETY: as above.

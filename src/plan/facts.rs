@@ -1,5 +1,3 @@
-//! What a plan needs to know of a card.
-
 /// What a plan needs to know of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceFacts {
