@@ -13,7 +13,6 @@ use anyhow::Result;
 use clap::Subcommand;
 
 // The table of planted bugs has it from here.
-pub use crate::run::date;
 
 #[derive(Subcommand)]
 pub enum Device {

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::report;
 use crate::run::{command, date, output, root};
 
 /// What is looked at.
