@@ -3,7 +3,6 @@
 mod cpu;
 mod gpu;
 mod measure;
-mod orders;
 mod probe;
 pub mod ptxsim;
 
@@ -14,8 +13,7 @@ use clap::Subcommand;
 
 use crate::virtual_gpu::target;
 
-pub use cpu::{date, machine, median, python};
-pub use orders::Library;
+pub use cpu::{Library, date, machine, median, python};
 pub use probe::Probe;
 
 #[derive(Subcommand)]
@@ -60,9 +58,6 @@ pub enum Device {
     },
 }
 
-const OURS: &str = "onekv";
-const OURS_PID: &str = "onekv, PID";
-
 pub fn run(device: &Device) -> Result<()> {
     match device {
         Device::Gpu { stages, venv } => gpu::run(stages, venv.as_deref()),
@@ -75,4 +70,18 @@ pub fn run(device: &Device) -> Result<()> {
 /// A program of this workspace.
 pub fn release(name: &str) -> String {
     target().join("release").join(name).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::command;
+
+    #[test]
+    fn turns_are_taken_and_pages_written_as_the_scripts_tests_say() {
+        for script in ["tools/peers/test_turns.py", "tools/ptxsim-peers/test_page.py"] {
+            let ended = command("python3", &["-B", script]).output().expect("python3 runs");
+            assert!(ended.status.success(), "{script}: {}", String::from_utf8_lossy(&ended.stderr));
+        }
+    }
 }
