@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 SHAPES = json.loads(Path(__file__).with_name("shapes.json").read_text())
@@ -46,6 +48,13 @@ def for_ctranslate2(model: object, folder: Path, quantization: str) -> Path:
 def describe(error: BaseException) -> str:
     """One line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+def clock(work: Callable[[], object]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def spread(runs: list[float]) -> dict:

@@ -24,7 +24,7 @@ import transformers
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutput
 
-from common import MODELS, describe, for_ctranslate2, t5_config
+from common import MODELS, clock, describe, for_ctranslate2, t5_config
 from onnx_t5 import OnnxT5
 
 # A first run of less is not counted: it warms up.
@@ -35,12 +35,6 @@ SETTLING_S = 0.1
 # Nor is the first of a turn of T5, of less: settling would be much of it.
 SHORT_S = 10 * SETTLING_S
 HEADS, HEAD_DIM = MODELS["t5-base"]["heads"], MODELS["t5-base"]["head_dim"]
-
-
-def clock(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def burst(work: Callable[[], object], seconds: float) -> list[float]:

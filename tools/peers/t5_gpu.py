@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import PROMPT_TOKENS, T5S, describe, for_ctranslate2, spread, t5_config, write
+from common import PROMPT_TOKENS, T5S, clock, describe, for_ctranslate2, spread, t5_config, write
 
 # The points that say most first: time may run out.
 PROMPTS = [32, 8, 128, 1, 64, 16, 2, 4]
@@ -204,15 +204,9 @@ class HuggingFace:
                 decoded = made.shape[1] - 1 - (0 if make == self.pie else point.prompt_tokens)
                 if made.shape[0] != point.prompts or decoded != new:
                     raise RuntimeError(f"decoded {tuple(made.shape)}, wanted {point.prompts} x {new} new tokens")
-                times = []
-                for _ in range(runs):
-                    if cuda:
-                        torch.cuda.synchronize()
-                    begin = time.perf_counter()
-                    run()
-                    if cuda:
-                        torch.cuda.synchronize()
-                    times.append(time.perf_counter() - begin)
+                settle = torch.cuda.synchronize if cuda else lambda: None
+                settle()
+                times = [clock(lambda: (run(), settle())) for _ in range(runs)]
             peak = torch.cuda.max_memory_allocated() if cuda else None
         except Exception as error:  # Out of memory, a compiler that is missing: a line, not the end.
             return line(system, point, dtype, error=describe(error))
@@ -240,11 +234,7 @@ def ctranslate2_lines(hf: HuggingFace, points: list[Point], runs: int) -> list[d
                 )
                 if any(len(result.hypotheses[0]) != new for result in run()):
                     raise RuntimeError(f"did not decode {new} tokens")
-                times = []
-                for _ in range(runs):
-                    begin = time.perf_counter()
-                    run()
-                    times.append(time.perf_counter() - begin)
+                times = [clock(run) for _ in range(runs)]
             except Exception as error:
                 lines.append(line("CTranslate2, PIE", point, dtype, error=describe(error)))
                 continue

@@ -8,9 +8,13 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import os
+import subprocess
 import sys
+import tempfile
 import unittest
+from pathlib import Path
 from unittest import mock
 
 import orders
@@ -157,6 +161,44 @@ class TablesAreRead(unittest.TestCase):
                 "       128   8     c                                out of memory",
             ],
         )
+
+
+class FilesAreWritten(unittest.TestCase):
+    def run_script(self, answers: dict) -> tuple[subprocess.CompletedProcess, Path]:
+        """Of programs that answer the same to every order of a kind."""
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        folder = Path(temporary.name)
+        for name in ("xtask", "candle-t5"):
+            program = folder / name
+            program.write_text(
+                f"#!{sys.executable}\nimport json, sys\nfor line in sys.stdin:\n"
+                f" print(json.dumps({answers}[json.loads(line)['what']]), flush=True)\n"
+            )
+            program.chmod(0o755)
+        out = folder / "attention.json"
+        options = ["--programs", folder, "--out", out, "--machine", "a CPU", "--date", "2026-01-01", "--rounds", "1"]
+        options += ["--rows", "8", "1", "--keys", "128"]
+        script = [sys.executable, Path(__file__).with_name("turns.py"), "attention", *options]
+        return subprocess.run(script, capture_output=True, text=True), out
+
+    def test_a_file_has_ours_and_candles_lines(self) -> None:
+        rates = {"fma_flops_per_s": 1e11, "copy_bytes_per_s": 1e10}
+        ended, out = self.run_script({"probe": {"probe": rates}, "attention": {"seconds": [0.5]}})
+        self.assertEqual(ended.returncode, 0, ended.stderr)
+        report = json.loads(out.read_text())
+        self.assertEqual(list(report), ["machine", "threads", "date", "peers", "probes", "lines"])
+        self.assertEqual((report["machine"], report["threads"], report["date"]), ("a CPU", 2, "2026-01-01"))
+        self.assertEqual(report["probes"], [rates, rates])
+        self.assertEqual(list(report["peers"]), ["candle"])
+        systems = [system for by, system in SYSTEMS["attention"] if by != "cpu.py"]
+        lines = [(line["rows"], line["keys"], line["system"], line["runs"]) for line in report["lines"]]
+        self.assertEqual(lines, [(rows, 128, system, 1) for rows in (1, 8) for system in systems])
+
+    def test_what_fails_leaves_no_file(self) -> None:
+        ended, out = self.run_script({"probe": {"error": "no clock"}})
+        self.assertEqual((ended.returncode, out.exists()), (1, False))
+        self.assertIn("error: ours, asked for probe: {'error': 'no clock'}", ended.stderr)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,6 @@ pub fn release(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::run::command;
 
     #[test]
