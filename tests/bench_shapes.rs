@@ -1,10 +1,15 @@
-//! The shape that `--shape` of the benchmarks takes.
+//! The shape that `--shape` of the benchmarks takes, and those of their sweeps.
 
 #[path = "../benches/common/shape.rs"]
 mod shape;
+#[allow(dead_code)]
+#[path = "../benches/card/shapes.rs"]
+mod sweeps;
 
+use clap::ValueEnum as _;
 use onekv::DType;
 use shape::{HELP, OwnShape};
+use sweeps::{Model, Sweep};
 
 #[test]
 fn fields_in_any_order_and_defaults() {
@@ -57,4 +62,24 @@ fn what_is_wrong_is_named() {
     assert!(
         ["b ", "n ", "U ", "h ", "kv ", "d ", "softcap", "dtype"].iter().all(|field| HELP.contains(field))
     );
+}
+
+#[test]
+fn sweeps_are_of_known_models() {
+    let mut models: Vec<Model> = Vec::new();
+    for shape in Sweep::value_variants().iter().flat_map(|sweep| sweep.shapes()) {
+        if !models.contains(&shape.model) {
+            models.push(shape.model);
+        }
+    }
+    let heads = |model: &Model| (model.model, model.heads, model.kv_heads, model.head_dim, model.softcap);
+    let want = [
+        ("t5-base", 12, 12, 64, None),
+        ("t5gemma-2b, softcap", 8, 4, 256, Some(50.0)),
+        ("t5-large", 16, 16, 64, None),
+        ("flan-t5-xl", 32, 32, 64, None),
+        ("t5gemma-2b", 8, 4, 256, None),
+        ("t5-3b", 32, 32, 128, None),
+    ];
+    assert_eq!(models.iter().map(heads).collect::<Vec<_>>(), want);
 }

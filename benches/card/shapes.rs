@@ -1,12 +1,16 @@
 //! What is measured: heads of well-known models, query rows, keys, inputs.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use onekv::plan::{DeviceFacts, Plan, PlanOptions};
 use onekv::{DType, Keys, Problem, ProblemSpec};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The cross-attention of one layer of a model.
-#[derive(Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Model {
+    #[serde(skip_deserializing)]
     pub model: &'static str,
     pub heads: usize,
     pub kv_heads: usize,
@@ -14,19 +18,25 @@ pub struct Model {
     pub softcap: Option<f32>,
 }
 
-const fn model(model: &'static str, heads: usize, kv_heads: usize, head_dim: usize) -> Model {
-    Model { model, heads, kv_heads, head_dim, softcap: None }
-}
+/// By their names; the scripts that measure peers read them too.
+static MODELS: LazyLock<BTreeMap<String, Model>> = LazyLock::new(|| {
+    #[derive(Deserialize)]
+    struct Shapes {
+        models: BTreeMap<String, Model>,
+    }
+    let text = include_str!("../../tools/peers/shapes.json");
+    serde_json::from_str::<Shapes>(text).expect("shapes.json has models").models
+});
 
-const BASE: Model = model("t5-base", 12, 12, 64);
-const LARGE: Model = model("t5-large", 16, 16, 64);
-const XL: Model = model("flan-t5-xl", 32, 32, 64);
+const BASE: &str = "t5-base";
+const LARGE: &str = "t5-large";
+const XL: &str = "flan-t5-xl";
 /// The T5 with a head_dim of 128.
-const T5_3B: Model = model("t5-3b", 32, 32, 128);
+const T5_3B: &str = "t5-3b";
 /// Without its softcap, which no kernel of PyTorch has: so that all systems do the same work.
-const GEMMA: Model = model("t5gemma-2b", 8, 4, 256);
+const GEMMA: &str = "t5gemma-2b";
 /// As the model is: what the softcap costs.
-const GEMMA_SOFTCAP: Model = Model { model: "t5gemma-2b, softcap", softcap: Some(50.0), ..GEMMA };
+const GEMMA_SOFTCAP: &str = "t5gemma-2b, softcap";
 
 /// `inputs` inputs of `keys` keys, each read by `rows` query rows.
 #[derive(Clone, Copy, PartialEq, Serialize)]
@@ -70,14 +80,14 @@ pub enum Sweep {
 
 /// Every combination of its lists.
 struct Grid {
-    models: &'static [Model],
+    models: &'static [&'static str],
     inputs: &'static [usize],
     rows: &'static [usize],
     keys: &'static [usize],
 }
 
 const fn grid(
-    models: &'static [Model],
+    models: &'static [&'static str],
     inputs: &'static [usize],
     rows: &'static [usize],
     keys: &'static [usize],
@@ -142,7 +152,8 @@ impl Sweep {
 fn expand(grids: &[Grid]) -> Vec<Shape> {
     let mut shapes = Vec::new();
     for grid in grids {
-        for &model in grid.models {
+        for &name in grid.models {
+            let model = Model { model: name, ..MODELS[name] };
             for &inputs in grid.inputs {
                 for &keys in grid.keys {
                     for &rows in grid.rows {

@@ -15,6 +15,11 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
+
+from common import write
+from orders import Server, in_turn, peers
+
 SHAPE = "t5-base"
 # A first run of less is not counted, as in tools/peers/cpu.py: it warms up.
 WARMING_S = 2.0
@@ -92,7 +97,7 @@ def decoder_only(program: str, threads: int, rounds: int) -> dict:
     """A run of each mode in turn, each in a process of its own."""
     runs: dict[str, list[dict]] = {mode: [] for mode in MODES}
     for turn in range(rounds):
-        for mode in MODES if turn % 2 == 0 else reversed(MODES):
+        for mode in in_turn(MODES, turn):
             if sum(run["total_s"] for run in runs[mode]) > BUDGET_S:
                 continue
             command = [program, "--mode", mode, "--threads", str(threads), "--json"]
@@ -104,29 +109,13 @@ def decoder_only(program: str, threads: int, rounds: int) -> dict:
     return DOCUMENT | {"modes": runs}
 
 
-class Peers:
-    """tools/peers/cpu.py, asked over pipes."""
-
-    def __init__(self, python: str, threads: int) -> None:
-        script = Path(__file__).resolve().parents[1] / "peers" / "cpu.py"
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-        self.process = subprocess.Popen([python, str(script), "--threads", str(threads)], **pipes)
-
-    def ask(self, **order: object) -> dict:
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError("tools/peers/cpu.py ended")
-        answer = json.loads(answer)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
-
-    def run(self, task: Task, system: str) -> dict:
-        work = {"rows": task.prompts, "keys": task.keys, "prompt_tokens": task.prompt_tokens, "new_tokens": task.new_tokens}
-        return {"seconds": self.ask(what="t5", system=system, shape=SHAPE, **work)["seconds"][0]}
+def theirs(others: Server, task: Task, system: str) -> dict:
+    """One run by a library that is measured in one process."""
+    work = {"rows": task.prompts, "keys": task.keys, "prompt_tokens": task.prompt_tokens, "new_tokens": task.new_tokens}
+    answer = others.ask("t5", system=system, shape=SHAPE, **work)
+    if "error" in answer:
+        raise RuntimeError(f"{system}: {answer['error']}")
+    return {"seconds": answer["seconds"][0]}
 
 
 def explained(program: str, task: Task) -> dict:
@@ -136,15 +125,14 @@ def explained(program: str, task: Task) -> dict:
     return {way: {name: cost[name] for name in ("flops", "bytes")} for way, cost in told["ways"].items()}
 
 
-def measured(program: str, peers: Peers, threads: int, rounds: int, task: Task) -> dict:
+def measured(program: str, others: Server, threads: int, rounds: int, task: Task) -> dict:
     ways = [*METHODS, "one sequence", "separate decoders", *PEERS]
     runs: dict[str, list[dict]] = {way: [] for way in ways}
     for turn in range(rounds):
-        # A B C, C B A: none always follows the same other.
-        for way in ways if turn % 2 == 0 else reversed(ways):
+        for way in in_turn(ways, turn):
             if sum(run["seconds"] for run in runs[way]) > BUDGET_S:
                 continue
-            runs[way].append(peers.run(task, way) if way in PEERS else ours(program, threads, task, way))
+            runs[way].append(theirs(others, task, way) if way in PEERS else ours(program, threads, task, way))
             print(f"{task.task}, turn {turn + 1} of {rounds}: {way}: {runs[way][-1]['seconds']:.3f} s", flush=True)
     costs = explained(program, task)
     lines = []
@@ -167,20 +155,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    peers = Peers(sys.executable, args.threads)
     setting = {"machine": args.machine, "date": args.date, "threads": args.threads}
     tasks = []
-    for task in TASKS:
-        tasks.append(measured(args.t5, peers, args.threads, args.rounds, task))
-        transformers = peers.ask(what="peers")["peers"]["transformers"]["version"]
-        write(args.out / "cost.json", setting | {"transformers": transformers, "shape": SHAPE, "tasks": tasks})
+    with peers(sys.executable, args.threads) as others:
+        for task in TASKS:
+            tasks.append(measured(args.t5, others, args.threads, args.rounds, task))
+            transformers = others.told("peers")["transformers"]["version"]
+            write(args.out / "cost.json", setting | {"transformers": transformers, "shape": SHAPE, "tasks": tasks})
     write(args.out / "decoder-only.json", setting | decoder_only(args.shared_prefix, args.threads, args.rounds))
-
-
-def write(path: Path, report: dict) -> None:
-    half = path.with_suffix(".half")
-    half.write_text(json.dumps(report, indent=1) + "\n")
-    half.replace(path)
 
 
 if __name__ == "__main__":

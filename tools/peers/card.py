@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from common import describe, write
 from gpu_timing import Card, Dry, floor_us
 
 # As benches/card/check.rs.
@@ -298,12 +299,6 @@ def version(module: str) -> str:
     return str(getattr(sys.modules.get(module), "__version__", "unknown"))
 
 
-def describe(error: BaseException) -> str:
-    """One line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text[:400]
-
-
 def fits(card, moved: int) -> int:
     if moved > card.most_bytes:
         raise Refused(f"needs {moved} bytes, the benchmark takes {card.most_bytes} of this card")
@@ -400,12 +395,7 @@ def main() -> int:
         "left_out": [],
     }
 
-    def write() -> None:
-        half = args.out.with_suffix(".half")
-        half.write_text(json.dumps(report, indent=1))
-        os.replace(half, args.out)
-
-    write()
+    write(args.out, report)
     for number, shape in enumerate(shapes):
         if time.monotonic() - begin > args.budget:
             report["left_out"] = [vars(s) for s in shapes[number:]]
@@ -432,8 +422,8 @@ def main() -> int:
                 print(f"{system.name}, {system.layout}: {title(shape)}: {line['error']}")
             report["lines"].append(line)
             sys.stdout.flush()
-        write()
-    write()
+        write(args.out, report)
+    write(args.out, report)
     print(f"{len(report['lines'])} lines, {len(report['left_out'])} shapes left out")
     return 0 if any("cold_us" in line for line in report["lines"]) else 1
 

@@ -24,8 +24,8 @@ import transformers
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutput
 
+from common import MODELS, clock, describe, for_ctranslate2, t5_config
 from onnx_t5 import OnnxT5
-from t5_gpu import SHAPES, VOCABULARY, describe
 
 # A first run of less is not counted: it warms up.
 WARMING_S = 2.0
@@ -34,13 +34,7 @@ LEAST_RUNS = 3
 SETTLING_S = 0.1
 # Nor is the first of a turn of T5, of less: settling would be much of it.
 SHORT_S = 10 * SETTLING_S
-HEADS, HEAD_DIM = 12, 64
-
-
-def clock(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+HEADS, HEAD_DIM = MODELS["t5-base"]["heads"], MODELS["t5-base"]["head_dim"]
 
 
 def burst(work: Callable[[], object], seconds: float) -> list[float]:
@@ -78,17 +72,12 @@ class T5:
     """A shape of random weights in every library."""
 
     def __init__(self, shape: str, threads: int, notes: dict[str, str]) -> None:
-        d_model, d_kv, d_ff, heads, layers, feed_forward, tied = SHAPES[shape]
         self.shape, self.threads, self.notes = shape, threads, notes
         self.point: tuple | None = None
         self.translators: dict[str, object] = {}
         torch.manual_seed(1)
-        self.model = transformers.T5ForConditionalGeneration(
-            transformers.T5Config(
-                vocab_size=VOCABULARY, d_model=d_model, d_kv=d_kv, d_ff=d_ff, num_layers=layers, num_heads=heads,
-                feed_forward_proj=feed_forward, tie_word_embeddings=tied, decoder_start_token_id=0, use_cache=True,
-            )
-        ).eval().requires_grad_(False)
+        config = transformers.T5Config(**t5_config(shape))
+        self.model = transformers.T5ForConditionalGeneration(config).eval().requires_grad_(False)
         # As initialised, a tied model repeats the last token; the answers are to depend on the input.
         for name, weights in self.model.named_parameters():
             if name.endswith((".o.weight", ".wo.weight")):
@@ -115,19 +104,7 @@ class T5:
 
     @functools.cached_property
     def converted(self) -> Path:
-        """The model in CTranslate2's format, f32; its vocabulary is made of stand-in words."""
-        from ctranslate2.converters import TransformersConverter
-        from tokenizers import Tokenizer, models
-
-        source, target = Path(self.folder.name) / "hf", Path(self.folder.name) / "ct2"
-        words = ["<pad>", "</s>", "<unk>"] + [f"w{i}" for i in range(3, VOCABULARY)]
-        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-        self.model.save_pretrained(source)
-        transformers.PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-        ).save_pretrained(source)
-        TransformersConverter(str(source)).convert(str(target), quantization="float32")
-        return target
+        return for_ctranslate2(self.model, Path(self.folder.name), "float32")
 
     def translator(self, system: str) -> object:
         import ctranslate2

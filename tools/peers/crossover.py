@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from t5_gpu import OURS_SECONDS, SHAPES, Point, describe, figures, spread
+from common import PROMPT_TOKENS, T5S, describe, spread, write
+from t5_gpu import OURS_SECONDS, Point, figures
 
 PROMPTS = [1, 2, 4, 8, 16, 32, 64]
 KEYS = [8, 16, 32, 64, 128, 256, 512, 1024]
@@ -101,12 +101,12 @@ def main() -> int:
     )
     parser.add_argument("--budget", type=float, default=900, help="end after about so many seconds")
     parser.add_argument("--runs", type=int, default=3, help="counted runs of each method at each point")
-    parser.add_argument("--shape", choices=[*SHAPES, "tiny"], help="of the model [default: t5-small; on a card t5-base]")
+    parser.add_argument("--shape", choices=[*T5S, "tiny"], help="of the model [default: t5-small; on a card t5-base]")
     parser.add_argument("--base", type=int, nargs=3, metavar=("U", "N", "NEW"), help="where the lines meet")
     parser.add_argument("--prompts", type=int, nargs="+", default=PROMPTS, help="U, rising")
     parser.add_argument("--keys", type=int, nargs="+", default=KEYS, help="n, rising")
     parser.add_argument("--new-tokens", type=int, nargs="+", default=NEW_TOKENS, help="rising")
-    parser.add_argument("--prompt-tokens", type=int, default=3)
+    parser.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS)
     args = parser.parse_args()
     begin = time.monotonic()
     chosen = options(args)
@@ -128,9 +128,7 @@ def main() -> int:
             report["lines"].append(measured(args.t5, point, chosen))
         else:
             report["left_out"].append(vars(point))
-        half = args.out.with_suffix(".half")
-        half.write_text(json.dumps(report, indent=1))
-        os.replace(half, args.out)
+        write(args.out, report)
     failed = sum("error" in line for line in report["lines"])
     print(f"{len(report['lines'])} points, {failed} of them errors; {len(report['left_out'])} left out")
     return 0 if failed < len(report["lines"]) else 1

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,15 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# d_model, d_kv, d_ff, heads, layers, feed-forward, tied embeddings
-SHAPES = {
-    "flan-t5-xl": (2048, 64, 5120, 32, 24, "gated-gelu", False),
-    "t5-base": (768, 64, 3072, 12, 12, "relu", True),
-    "t5-large": (1024, 64, 4096, 16, 24, "relu", True),
-    # On the CPU: cpu.py and --dry-run.
-    "t5-small": (512, 64, 2048, 8, 6, "relu", True),
-}
-VOCABULARY = 32128
+from common import PROMPT_TOKENS, T5S, clock, describe, for_ctranslate2, spread, t5_config, write
+
 # The points that say most first: time may run out.
 PROMPTS = [32, 8, 128, 1, 64, 16, 2, 4]
 KEYS = [512, 1024]
@@ -56,11 +47,6 @@ class Point:
         ]
 
 
-def describe(error: BaseException) -> str:
-    """One line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
-
-
 def line(system: str, point: Point, dtype: str, **fields: object) -> dict:
     made = {"system": system, "dtype": dtype, **vars(point), **fields}
     if "latency_s" in made:
@@ -69,10 +55,6 @@ def line(system: str, point: Point, dtype: str, **fields: object) -> dict:
         made["tokens_per_s_best"] = tokens / made["latency_s"]["min"]
     print(f"{system}: {point}: {made.get('latency_s', made.get('error'))}", flush=True)
     return made
-
-
-def spread(runs: list[float]) -> dict:
-    return {"median": statistics.median(runs), "min": min(runs), "max": max(runs), "runs": len(runs)}
 
 
 def figures(program: str, point: Point, options: list[str]) -> dict[str, dict]:
@@ -143,12 +125,7 @@ class HuggingFace:
         import torch
         from transformers import T5Config, T5ForConditionalGeneration
 
-        d_model, d_kv, d_ff, heads, layers, feed_forward, tied = SHAPES[shape]
-        config = T5Config(
-            vocab_size=VOCABULARY, d_model=d_model, d_kv=d_kv, d_ff=d_ff, num_layers=layers,
-            num_decoder_layers=layers, num_heads=heads, feed_forward_proj=feed_forward, tie_word_embeddings=tied,
-            decoder_start_token_id=0, use_cache=True,
-        )
+        config = T5Config(**t5_config(shape))
         self.device, self.torch = device, torch
         if device == "cuda":
             torch.cuda.empty_cache()
@@ -227,15 +204,9 @@ class HuggingFace:
                 decoded = made.shape[1] - 1 - (0 if make == self.pie else point.prompt_tokens)
                 if made.shape[0] != point.prompts or decoded != new:
                     raise RuntimeError(f"decoded {tuple(made.shape)}, wanted {point.prompts} x {new} new tokens")
-                times = []
-                for _ in range(runs):
-                    if cuda:
-                        torch.cuda.synchronize()
-                    begin = time.perf_counter()
-                    run()
-                    if cuda:
-                        torch.cuda.synchronize()
-                    times.append(time.perf_counter() - begin)
+                settle = torch.cuda.synchronize if cuda else lambda: None
+                settle()
+                times = [clock(lambda: (run(), settle())) for _ in range(runs)]
             peak = torch.cuda.max_memory_allocated() if cuda else None
         except Exception as error:  # Out of memory, a compiler that is missing: a line, not the end.
             return line(system, point, dtype, error=describe(error))
@@ -245,21 +216,11 @@ class HuggingFace:
 def ctranslate2_lines(hf: HuggingFace, points: list[Point], runs: int) -> list[dict]:
     """PIE through CTranslate2: its own format, stand-in words."""
     import ctranslate2
-    from ctranslate2.converters import TransformersConverter
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
 
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "hf", Path(folder) / "ct2"
-        words = ["<pad>", "</s>", "<unk>"] + [f"w{i}" for i in range(3, VOCABULARY)]
-        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-        hf.model.save_pretrained(source)
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-        ).save_pretrained(source)
         compute = "bfloat16" if hf.device == "cuda" else "float32"
-        TransformersConverter(str(source)).convert(str(target), quantization=compute)
+        target = for_ctranslate2(hf.model, Path(folder), compute)
         translator = ctranslate2.Translator(str(target), device=hf.device, compute_type=compute)
         for point in points:
             dtype = "bf16" if hf.device == "cuda" else "f32"
@@ -273,11 +234,7 @@ def ctranslate2_lines(hf: HuggingFace, points: list[Point], runs: int) -> list[d
                 )
                 if any(len(result.hypotheses[0]) != new for result in run()):
                     raise RuntimeError(f"did not decode {new} tokens")
-                times = []
-                for _ in range(runs):
-                    begin = time.perf_counter()
-                    run()
-                    times.append(time.perf_counter() - begin)
+                times = [clock(run) for _ in range(runs)]
             except Exception as error:
                 lines.append(line("CTranslate2, PIE", point, dtype, error=describe(error)))
                 continue
@@ -326,10 +283,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="file for the results, kept up to date")
     parser.add_argument("--budget", type=float, default=1800, help="end after about so many seconds")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each point")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["flan-t5-xl", "t5-base", "t5-large"])
+    parser.add_argument("--shapes", nargs="+", choices=T5S, default=["flan-t5-xl", "t5-base", "t5-large"])
     parser.add_argument("--prompts", type=int, nargs="+", default=PROMPTS, help="U")
     parser.add_argument("--keys", type=int, nargs="+", default=KEYS, help="n")
-    parser.add_argument("--prompt-tokens", type=int, default=3)
+    parser.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS)
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--dry-run", action="store_true", help="on the CPU: tests this script")
     args = parser.parse_args()
@@ -343,9 +300,7 @@ def main() -> int:
 
     def add(lines: list[dict]) -> None:
         report["lines"] += lines
-        half = args.out.with_suffix(".half")
-        half.write_text(json.dumps(report, indent=1))
-        os.replace(half, args.out)
+        write(args.out, report)
 
     if args.assets:
         report["same_answers_f32"] = same_answers(args.t5, args.assets)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import re
 
 import ml_dtypes
 import numpy as np
 
 import rows
 from rows import near, same
+from sources import crate
 from toolchain import nvcc
 
-FOLDER = os.environ.get("CANDLE_KERNELS", "")
-VERSION = (re.search(r"candle-kernels-([\d.]+)", FOLDER) or ["", "not fetched"])[1]
+FOLDER, VERSION = crate("candle-kernels")
 F32, F64, F16, BF16 = np.float32, np.float64, np.float16, ml_dtypes.bfloat16
 NAMES = {F32: "f32", F64: "f64", F16: "f16", BF16: "bf16", np.uint8: "u8", np.uint32: "u32", np.int64: "i64"}
 TOLERANCE = {F32: 3e-6, F64: 1e-12, F16: 2e-3, BF16: 2e-2}

@@ -94,10 +94,6 @@ def warps(name: str, what: str, want) -> None:
         same("out", out, wanted)
 
 
-def parts(x):
-    return np.stack([[x[i:i - i % 8 + 8].sum() if i % 8 == 0 else 0 for i in range(32)]])[0]
-
-
 warps("warp_reduce", "cub::WarpReduce", lambda x: x.sum())
 warps("warp_scan", "cub::WarpScan", np.minimum.accumulate)
 warps("warp_merge_sort", "cub::WarpMergeSort", np.sort)

@@ -6,11 +6,12 @@ import importlib.util
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import rows
+from sources import cudarc_tests
 
-# Built by `cargo xtask peers ptxsim`, with the crate's version behind a colon.
-PROGRAM, _, VERSION = os.environ.get("CUDARC_TESTS", "").rpartition(":")
+PROGRAM, VERSION = cudarc_tests(Path(os.environ["PEERS_WORK"]))
 LEFT_OUT = {
     # They compare how long things take.
     "test_default_pinned_host_reads_are_faster_than_write_combined", "test_pinned_copy_is_faster", "test_par_launch",
@@ -32,8 +33,7 @@ def run(name: str) -> None:
         raise RuntimeError(panics[0] if panics else f"it ended with {said.returncode}")
 
 
-if PROGRAM:
-    listed = subprocess.run([PROGRAM, "--list"], text=True, capture_output=True, check=True).stdout
-    for test in re.findall(r"^(driver::\S+): test$", listed, re.MULTILINE):
-        if test.rpartition("::")[2] not in LEFT_OUT:
-            rows.row("cudarc", f"its {test}", lambda _, test=test: run(test), version=VERSION)
+listed = subprocess.run([PROGRAM, "--list"], text=True, capture_output=True, check=True).stdout
+for test in re.findall(r"^(driver::\S+): test$", listed, re.MULTILINE):
+    if test.rpartition("::")[2] not in LEFT_OUT:
+        rows.row("cudarc", f"its {test}", lambda _, test=test: run(test), version=VERSION)

@@ -1,8 +1,9 @@
-"""Runs the rows, each in a process of its own, and writes what came of them as JSON."""
+"""Runs the rows, each in a process of its own, and writes results/ptxsim/."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
 import json
 import os
@@ -10,11 +11,12 @@ import re
 import selectors
 import signal
 import sys
-import tempfile
 import time
 import traceback
 
+import page
 import rows
+from sources import ROOT
 
 SOURCES = ["cutlass_rows", "attention_rows", "numba_rows", "cccl_rows", "fla_rows", "flag_gems_rows", "liger_rows", "candle_rows",
            "cudarc_rows"]
@@ -62,6 +64,7 @@ def start(row: rows.Row, logs: str):
 
 
 def finish(job: dict, late: bool) -> dict:
+    """What results/ptxsim/peers.json says of the row."""
     if late:
         os.kill(job["process"], signal.SIGKILL)
     text = b"" if late else os.read(job["reader"], 1 << 16)
@@ -80,14 +83,12 @@ def finish(job: dict, late: bool) -> dict:
     missing = dict.fromkeys(re.findall(r"(?:unsupported instruction: )(`[^`]*`)", message))
     message = f"unsupported: {', '.join(missing)}"[:400] if missing else message[:400]
     return {"package": row.package, "version": row.version, "kernel": row.kernel, "card": row.card,
-            "outcome": outcome, "message": message, "seconds": round(time.monotonic() - job["began"], 1)}
+            "outcome": outcome, "message": message}
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--only", default="", help="rows whose package, kernel or card contains this")
-    arguments.add_argument("--out", required=True, help="the JSON file")
-    arguments.add_argument("--logs", default=None, help="a folder for what each row prints")
+    arguments.add_argument("--only", default="", help="run rows whose package, kernel or card contains this, and write no results")
     arguments.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments.add_argument("--limit", type=float, default=300, help="seconds of a row")
     options = arguments.parse_args()
@@ -95,7 +96,9 @@ def main() -> None:
     for source in SOURCES:
         importlib.import_module(source)
     wanted = [row for row in rows.ROWS if options.only in f"{row.package} {row.kernel} {row.card}"]
-    logs = options.logs or tempfile.mkdtemp()
+    if not wanted:
+        sys.exit(f"error: no row's package, kernel or card contains {options.only}")
+    logs = os.path.join(os.environ["PEERS_WORK"], "logs")
     os.makedirs(logs, exist_ok=True)
     waiting, running, done = list(wanted), [], {}
     ready = selectors.DefaultSelector()
@@ -111,10 +114,17 @@ def main() -> None:
                 ready.unregister(job["reader"])
                 running.remove(job)
                 result = done[id(job["row"])] = finish(job, late and id(job) not in events)
-                print(f"[{len(done)}/{len(wanted)}] {result['outcome']:11} {result['seconds']:6.1f} s  {result['package']} "
+                seconds = time.monotonic() - job["began"]
+                print(f"[{len(done)}/{len(wanted)}] {result['outcome']:11} {seconds:6.1f} s  {result['package']} "
                       f"{result['kernel']} {result['card']}  {result['message']}", file=sys.stderr, flush=True)
-    with open(options.out, "w") as out:
-        json.dump([done[id(row)] for row in wanted], out, indent=1)
+    results = [done[id(row)] for row in wanted]
+    print(page.totals(results))
+    if not options.only:
+        folder, now = ROOT / "results" / "ptxsim", datetime.datetime.now(datetime.timezone.utc)
+        page.write(folder, results, f"{now:%Y-%m-%d}")
+        print(folder / "README.md")
+    if faults := page.faults(results):
+        sys.exit("\n".join([f"error: {len(faults)} of {len(results)} rows are wrong or blamed:", *faults]))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def compiled(ending: str, options: list[str], source: str, text: str | None) -> 
     compiler = os.environ.get("NVCC")
     if not compiler:
         raise RuntimeError("no CUDA compiler; run `cargo xtask setup`, or set NVCC")
-    folder = os.path.join(os.environ["PEERS_CACHE"], "nvcc")
+    folder = os.path.join(os.environ["PEERS_WORK"], "cache", "nvcc")
     os.makedirs(folder, exist_ok=True)
     command = [compiler, "-std=c++17", "--expt-relaxed-constexpr", *options]
     key = hashlib.sha256("\0".join([*command, source, text or ""]).encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ torch_stub.install("torch", "transformers", "einops", "datasets", "torchvision",
 sys.modules.pop("torch", None)
 
 os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
-os.environ["TRITON_CACHE_DIR"] = os.path.join(os.environ["PEERS_CACHE"], "triton")
+os.environ["TRITON_CACHE_DIR"] = os.path.join(os.environ["PEERS_WORK"], "cache", "triton")
 
 import triton  # noqa: E402
 from triton.backends.nvidia import compiler  # noqa: E402

@@ -103,6 +103,8 @@ const FILES: &[(&str, &str)] = &[
     ("tools/kit/run.sh", "."),
     ("tools/kit/collect.py", "scripts"),
     ("tools/peers/card.py", "scripts"),
+    ("tools/peers/common.py", "scripts"),
+    ("tools/peers/shapes.json", "scripts"),
     ("tools/peers/gpu_timing.py", "scripts"),
     ("tools/peers/triton_attention.py", "scripts"),
     ("tools/peers/t5_gpu.py", "scripts"),

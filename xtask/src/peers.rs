@@ -3,7 +3,6 @@
 mod cpu;
 mod gpu;
 mod measure;
-mod orders;
 mod probe;
 mod ptxsim;
 
@@ -11,8 +10,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
-
-// The table of planted bugs has it from here.
 
 #[derive(Subcommand)]
 pub enum Device {
@@ -56,14 +53,24 @@ pub enum Device {
     },
 }
 
-const OURS: &str = "onekv";
-const OURS_PID: &str = "onekv, PID";
-
 pub fn run(device: &Device) -> Result<()> {
     match device {
         Device::Gpu { stages, venv } => gpu::run(stages, venv.as_deref()),
         Device::Ptxsim { only, jobs, venv } => ptxsim::run(only.as_deref(), *jobs, venv.as_deref()),
         Device::Measure { threads } => measure::serve(*threads),
         Device::Cpu(options) => cpu::run(options),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::run::command;
+
+    #[test]
+    fn turns_are_taken_and_pages_written_as_the_scripts_tests_say() {
+        for script in ["tools/peers/test_turns.py", "tools/ptxsim-peers/test_page.py"] {
+            let ended = command("python3", &["-B", script]).output().expect("python3 runs");
+            assert!(ended.status.success(), "{script}: {}", String::from_utf8_lossy(&ended.stderr));
+        }
     }
 }

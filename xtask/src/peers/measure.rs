@@ -1,4 +1,4 @@
-//! Our side of the orders: attention, T5 and the probe of the machine, in one process that stays.
+//! Our side of tools/peers/orders.py: attention, T5 and the probe of the machine, in one process that stays.
 
 use std::hint::black_box;
 use std::io::BufRead as _;
@@ -8,16 +8,17 @@ use anyhow::{Context as _, Result, bail};
 use half::{bf16, f16};
 use indicatif::ProgressBar;
 use onekv::{Element, Keys, Problem, ProblemSpec, SharedKv, View, cpu};
+use serde::{Deserialize, Serialize};
 use t5::backend::cpu::Cpu;
 use t5::cost::Method;
 use t5::generate::{Limits, Task, generate};
 use t5::load::{self, Shape};
 use t5::model::Model;
 
-use super::orders::{Answer, Order, T5Point};
-use super::probe::probe;
-use super::{OURS, OURS_PID};
+use super::probe::{Probe, probe};
 
+const OURS: &str = "onekv";
+const OURS_PID: &str = "onekv, PID";
 const HEADS: usize = 12;
 const HEAD_DIM: usize = 64;
 const LEAST_RUNS: usize = 3;
@@ -28,6 +29,41 @@ const SETTLING_S: f64 = 0.1;
 const WARMING_S: f64 = 2.0;
 /// Nor is the first of a turn, of less: settling would be much of it.
 const SHORT_S: f64 = 10.0 * SETTLING_S;
+
+/// What is asked.
+#[derive(Deserialize)]
+#[serde(tag = "what", rename_all = "lowercase")]
+enum Order {
+    /// A few runs on one input, 12 heads of 64.
+    Attention { system: String, rows: usize, keys: usize, seconds: f64 },
+    /// One run.
+    T5 {
+        system: String,
+        #[serde(flatten)]
+        point: T5Point,
+    },
+    /// The machine's rates.
+    Probe,
+}
+
+/// Random weights and ids: an input of `keys` tokens, `rows` prompts.
+#[derive(Clone, PartialEq, Deserialize)]
+struct T5Point {
+    shape: String,
+    rows: usize,
+    keys: usize,
+    prompt_tokens: usize,
+    new_tokens: usize,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    /// Of each run.
+    Seconds(Vec<f64>),
+    Probe(Probe),
+    Error(String),
+}
 
 /// Answers orders on standard input, one JSON document a line.
 pub fn serve(threads: usize) -> Result<()> {
@@ -76,7 +112,6 @@ pub fn serve(threads: usize) -> Result<()> {
                 }
                 Ok(Answer::Seconds(vec![seconds]))
             }
-            Order::Peers => bail!("these are asked of tools/peers/cpu.py"),
         });
         let answer = answer.unwrap_or_else(|error| Answer::Error(format!("{error:#}")));
         println!("{}", serde_json::to_string(&answer)?);
