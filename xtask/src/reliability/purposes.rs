@@ -32,11 +32,11 @@ pub const PURPOSES: &[(&str, &str)] = &[
     ("serde", "files of configurations and results"),
     ("serde_json", "files of configurations and results"),
     ("serde_path_to_error", "where a result's file is wrong; the tools alone"),
-    ("sha2", "which kernels a profile is of, whether two builds are the same; the tools alone"),
+    ("sha2", "whether two builds are the same; the tools alone"),
     ("tempfile", "folders of the fuzz targets"),
     ("thiserror", "error types"),
     ("tokenizers", "T5's tokenizers"),
-    ("toml", "the table of planted bugs; the tools alone"),
+    ("toml", "tables of planted bugs, of mutants that were read; the tools alone"),
     ("tracing", "spans for profilers; feature `tracing`"),
 ];
 
