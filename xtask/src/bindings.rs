@@ -128,7 +128,7 @@ fn rust_target() -> Result<bindgen::RustTarget> {
 /// The folder of libclang, fetched unless it is there.
 fn libclang() -> Result<PathBuf> {
     let target = root().join("target/libclang");
-    setup::fetched("libclang (about 25 MB)", &[LIBCLANG], &target, "clang/native/libclang.so")?;
+    setup::fetched("libclang (about 25 MB)", &[LIBCLANG.to_owned()], &target, "clang/native/libclang.so")?;
     Ok(target.join("clang/native"))
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
+use rayon::prelude::*;
 
 use crate::reliability::{self, Fuzzed};
 use crate::run::{cargo, command, date, output, root, step};
@@ -49,7 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let names = targets(arguments.only.as_deref())?;
     let session = Session::new(&names, arguments)?;
     let (date, commit) = (date()?, reliability::commit()?);
-    let done = session.run(&names);
+    let done = session.run(&names)?;
     let figures = done.iter().filter_map(|(name, result)| {
         let found = result.as_ref().ok()?.clone();
         Some((name.clone(), Fuzzed { date: date.clone(), commit: commit.clone(), ..found }))
@@ -120,26 +120,17 @@ impl Session {
     }
 
     /// Runs the targets, two at a time where there are two cores.
-    fn run(&self, names: &[String]) -> BTreeMap<String, Result<Fuzzed>> {
+    fn run(&self, names: &[String]) -> Result<BTreeMap<String, Result<Fuzzed>>> {
         let at_once = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
-        let (queue, done) = (Mutex::new(names.iter()), Mutex::new(BTreeMap::new()));
-        let next = || queue.lock().ok()?.next();
-        std::thread::scope(|scope| {
-            for _ in 0..at_once {
-                scope.spawn(|| {
-                    while let Some(name) = next() {
-                        let result = self.fuzz(name);
-                        if let Ok(found) = &result {
-                            println!("{name}: {found}");
-                        }
-                        if let Ok(mut done) = done.lock() {
-                            done.insert(name.clone(), result);
-                        }
-                    }
-                });
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(at_once).build()?;
+        let fuzz = |name: &String| {
+            let result = self.fuzz(name);
+            if let Ok(found) = &result {
+                println!("{name}: {found}");
             }
-        });
-        done.into_inner().unwrap_or_else(PoisonError::into_inner)
+            (name.clone(), result)
+        };
+        Ok(pool.install(|| names.par_iter().with_max_len(1).map(fuzz).collect()))
     }
 
     /// Runs a target.

@@ -5,8 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::run::{cargo, command, date, output, root, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, workspace};
@@ -32,35 +31,19 @@ pub const ARCHS: &str = "80,90";
 /// The largest kit.
 const MOST_BYTES: u64 = 60 << 20;
 
-/// A program of the kit: package, cargo's kind and name of it, its name in the kit.
-struct Program {
-    package: &'static str,
-    kind: &'static str,
-    name: &'static str,
-    file: &'static str,
-}
-
-const fn program(
-    package: &'static str,
-    kind: &'static str,
-    name: &'static str,
-    file: &'static str,
-) -> Program {
-    Program { package, kind, name, file }
-}
-
-/// run.sh takes every `test-*` for a test of the kernels.
-const PROGRAMS: &[Program] = &[
-    program("onekv", "bench", "card", "card"),
-    program("onekv", "test", "attention", "test-attention"),
-    program("onekv", "test", "cuda", "test-cuda"),
-    program("onekv", "test", "e4m3", "test-e4m3"),
-    program("onekv", "test", "streams", "test-streams"),
-    program("onekv", "test", "allocations", "test-allocations"),
-    program("onekv", "test", "soak", "test-soak"),
-    program("t5", "test", "t5_cuda", "test-t5_cuda"),
-    program("t5", "bin", "t5", "t5"),
-    program("ptxsim-driver", "test", "conformance", "conformance"),
+/// Programs of the kit: package, cargo's kind and name of it, its name in the kit. run.sh takes every `test-*` for a test
+/// of the kernels.
+const PROGRAMS: [[&str; 4]; 10] = [
+    ["onekv", "bench", "card", "card"],
+    ["onekv", "test", "attention", "test-attention"],
+    ["onekv", "test", "cuda", "test-cuda"],
+    ["onekv", "test", "e4m3", "test-e4m3"],
+    ["onekv", "test", "streams", "test-streams"],
+    ["onekv", "test", "allocations", "test-allocations"],
+    ["onekv", "test", "soak", "test-soak"],
+    ["t5", "test", "t5_cuda", "test-t5_cuda"],
+    ["t5", "bin", "t5", "t5"],
+    ["ptxsim-driver", "test", "conformance", "conformance"],
 ];
 
 /// How programs are built.
@@ -79,8 +62,8 @@ impl Build<'_> {
         }
     }
 
-    fn takes(&self, program: &Program) -> bool {
-        matches!(self, Self::Release { .. }) || program.package != "t5"
+    fn takes(&self, package: &str) -> bool {
+        matches!(self, Self::Release { .. }) || package != "t5"
     }
 
     fn command(&self, package: &str) -> Command {
@@ -150,13 +133,9 @@ fn gather(out: &Path, how: &Build<'_>) -> Result<()> {
     let about = json!({ "commit": commit.trim(), "kit_date": date()?, "archs": how.archs() });
     std::fs::write(out.join("kit.json"), format!("{about:#}\n"))?;
     std::fs::create_dir(out.join("bin"))?;
-    let taken = || PROGRAMS.iter().filter(|program| how.takes(program));
-    let mut packages: Vec<&str> = taken().map(|program| program.package).collect();
-    packages.dedup();
-    for package in packages {
-        let programs: Vec<&Program> = taken().filter(|program| program.package == package).collect();
-        for (program, from) in programs.iter().zip(build(package, &programs, how)?) {
-            copy(&from, &out.join("bin").join(program.file))?;
+    for programs in PROGRAMS.chunk_by(|a, b| a[0] == b[0]).filter(|programs| how.takes(programs[0][0])) {
+        for ([.., file], from) in programs.iter().zip(build(programs, how)?) {
+            copy(&from, &out.join("bin").join(file))?;
         }
     }
     for (from, folder) in FILES {
@@ -185,28 +164,18 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Builds programs of one package; where each is.
-fn build(package: &str, programs: &[&Program], how: &Build<'_>) -> Result<Vec<PathBuf>> {
-    #[derive(Deserialize)]
-    struct Message {
-        target: Option<Target>,
-        executable: Option<PathBuf>,
-    }
-    #[derive(Deserialize)]
-    struct Target {
-        name: String,
-        kind: Vec<String>,
-    }
+fn build(programs: &[[&str; 4]], how: &Build<'_>) -> Result<Vec<PathBuf>> {
+    let package = programs[0][0];
     let mut cargo = how.command(package);
-    for program in programs {
-        cargo.args([&format!("--{}", program.kind), program.name]);
+    for [_, kind, name, _] in programs {
+        cargo.args([&format!("--{kind}"), *name]);
     }
     let text = output(&format!("build the programs of {package}"), &mut cargo)?;
-    let messages: Vec<Message> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let find = |program: &&Program| {
-        let this =
-            |target: &Target| target.name == program.name && target.kind.iter().any(|k| k == program.kind);
-        let built = messages.iter().find(|m| m.executable.is_some() && m.target.as_ref().is_some_and(this));
-        built.and_then(|m| m.executable.clone()).with_context(|| format!("cargo built no {}", program.name))
+    let messages: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let find = |[_, kind, name, _]: &[&str; 4]| {
+        let is_this = |m: &&Value| m["target"]["name"] == *name && m["target"]["kind"][0] == *kind;
+        let built = messages.iter().filter(is_this).find_map(|message| message["executable"].as_str());
+        built.map(PathBuf::from).with_context(|| format!("cargo built no {name}"))
     };
     programs.iter().map(find).collect()
 }
@@ -305,61 +274,67 @@ fn check_in(kit: &Path, elsewhere: &Path, driver: &Path) -> Result<()> {
     }
     eprintln!("==> run its smoke stage on a virtual card");
     script.env_remove("PTXSIM_CUDA").status().context("cannot run the kit")?;
-    Verdict::read(&results)?.judge()
+    judge(&results)
 }
 
-/// What a smoke run left.
-struct Verdict {
-    steps: Vec<(String, String)>,
-    /// Systems of the lines that have a time.
-    timed: Vec<String>,
-    errors: Vec<String>,
-    simulated: bool,
-}
-
-impl Verdict {
-    fn read(results: &Path) -> Result<Self> {
-        let read = |name: &str| -> Result<serde_json::Value> {
-            let path = results.join(name);
-            let text = std::fs::read_to_string(&path).with_context(|| format!("the kit left no {name}"))?;
-            serde_json::from_str(&text).with_context(|| format!("{name} is no JSON"))
-        };
-        let (stages, bench) = (read("stages.json")?, read("attention-smoke.json")?);
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        let steps = stages["steps"].as_array().context("no steps")?;
-        let lines = bench["lines"].as_array().context("no lines")?;
-        let ours = || lines.iter().filter(|line| text(&line["system"]).starts_with("onekv"));
-        Ok(Self {
-            steps: steps.iter().map(|step| (text(&step["name"]), text(&step["outcome"]))).collect(),
-            timed: ours()
-                .filter(|line| line["cold_us"]["median"].is_f64())
-                .map(|line| text(&line["system"]))
-                .collect(),
-            errors: ours().filter(|line| !line["error"].is_null()).map(|line| text(&line["error"])).collect(),
-            simulated: bench["machine"]["simulated"] == true,
-        })
+/// Whether a smoke run left what it should.
+fn judge(results: &Path) -> Result<()> {
+    let read = |name: &str| -> Result<Value> {
+        let text =
+            std::fs::read_to_string(results.join(name)).with_context(|| format!("the kit left no {name}"))?;
+        serde_json::from_str(&text).with_context(|| format!("{name} is no JSON"))
+    };
+    let (stages, bench) = (read("stages.json")?, read("attention-smoke.json")?);
+    let steps = stages["steps"].as_array().context("no steps")?;
+    for name in ["start", "smoke-test-attention", "smoke-test-cuda", "conformance", "ours-smoke"] {
+        match steps.iter().find(|step| step["name"] == name) {
+            Some(step) if step["outcome"] == "passed" => (),
+            Some(step) => bail!("the kit's {name} {}", step["outcome"].as_str().unwrap_or_default()),
+            None => bail!("the kit never ran {name}"),
+        }
     }
+    let lines = bench["lines"].as_array().context("no lines")?;
+    let ours = lines.iter().filter(|line| line["system"].as_str().is_some_and(|s| s.starts_with("onekv")));
+    if let Some(error) = ours.clone().find_map(|line| line["error"].as_str()) {
+        bail!("the kit's benchmark: {error}");
+    }
+    let timed: Vec<&Value> = ours.filter(|line| line["cold_us"]["median"].is_f64()).collect();
+    for system in ["onekv", "onekv, K/V per prompt", "onekv, K/V in e4m3"] {
+        if !timed.iter().any(|line| line["system"] == system) {
+            bail!("the kit's benchmark has no line of {system}");
+        }
+    }
+    if bench["machine"]["simulated"] != true {
+        bail!("the kit's benchmark was not simulated");
+    }
+    println!("the kit runs: {} steps, {} lines of the benchmark", steps.len(), timed.len());
+    Ok(())
+}
 
-    fn judge(&self) -> Result<()> {
-        for name in ["start", "smoke-test-attention", "smoke-test-cuda", "conformance", "ours-smoke"] {
-            match self.steps.iter().find(|(step, _)| step == name) {
-                Some((_, outcome)) if outcome == "passed" => (),
-                Some((_, outcome)) => bail!("the kit's {name} {outcome}"),
-                None => bail!("the kit never ran {name}"),
-            }
-        }
-        if let Some(error) = self.errors.first() {
-            bail!("the kit's benchmark: {error}");
-        }
-        for system in ["onekv", "onekv, K/V per prompt", "onekv, K/V in e4m3"] {
-            if !self.timed.iter().any(|timed| timed == system) {
-                bail!("the kit's benchmark has no line of {system}");
-            }
-        }
-        if !self.simulated {
-            bail!("the kit's benchmark was not simulated");
-        }
-        println!("the kit runs: {} steps, {} lines of the benchmark", self.steps.len(), self.timed.len());
-        Ok(())
+#[test]
+fn a_kit_that_left_out_what_it_should_do_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let judged = |stages: &str, bench: &str| {
+        std::fs::write(folder.path().join("stages.json"), stages).unwrap();
+        std::fs::write(folder.path().join("attention-smoke.json"), bench).unwrap();
+        judge(folder.path()).map_err(|error| error.to_string())
+    };
+    let step = |name| json!({ "name": name, "outcome": "passed" });
+    let steps = ["start", "smoke-test-attention", "smoke-test-cuda", "conformance", "ours-smoke"].map(step);
+    let stages = json!({ "steps": steps }).to_string();
+    let line = |system| json!({ "system": system, "cold_us": { "median": 1.5 }, "error": null });
+    let lines = ["onekv", "onekv, K/V per prompt", "onekv, K/V in e4m3"].map(line);
+    let bench = json!({ "machine": { "simulated": true }, "lines": lines }).to_string();
+    assert_eq!(judged(&stages, &bench), Ok(()));
+    // Of a peer nothing is asked.
+    assert_eq!(judged(&stages, &bench.replace("[{", r#"[{ "system": "copy", "error": "no" }, {"#)), Ok(()));
+    for (what, stages, bench) in [
+        ("the kit never ran conformance", stages.replace("conformance", "other"), bench.clone()),
+        ("the kit's start failed", stages.replacen("passed", "failed", 9), bench.clone()),
+        ("the kit's benchmark: out of memory", stages.clone(), bench.replace("null", r#""out of memory""#)),
+        ("the kit's benchmark has no line of onekv", stages.clone(), bench.replace("1.5", "null")),
+        ("the kit's benchmark was not simulated", stages.clone(), bench.replace("true", "false")),
+    ] {
+        assert_eq!(judged(&stages, &bench), Err(what.to_owned()));
     }
 }

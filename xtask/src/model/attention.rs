@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use onekv::plan::{Plan, Variant, variants};
 
 use super::assumptions::Assumptions;
-use crate::codegen::sass::{ADDRESS, Counts, EXPONENTIALS, FP32};
+use crate::codegen::{ADDRESS, Counts, EXPONENTIALS, FP32};
 use crate::results::Shape;
 
 /// What takes the longest.

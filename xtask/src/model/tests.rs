@@ -8,7 +8,7 @@ use super::attention::{floor_us, tile};
 use super::*;
 
 fn tiles() -> String {
-    codegen::read().unwrap()[2].clone()
+    codegen::tiles().unwrap()
 }
 
 /// As the benchmark measures them, with K and V in 16 bits, and few rows in e4m3 too.
