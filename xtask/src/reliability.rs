@@ -6,17 +6,19 @@ mod builds;
 mod checks;
 #[cfg(test)]
 mod purposes;
+mod record;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::report;
 use crate::run::{command, date, output, root};
+use record::{Record, parsed, put, write};
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -59,27 +61,6 @@ pub struct Arguments {
     /// Take the advisories that cargo-deny fetched before
     #[arg(long)]
     offline: bool,
-}
-
-/// What a part left.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Record {
-    date: String,
-    commit: String,
-    /// The tool that looked, with its version.
-    tool: String,
-    runs: Vec<Run>,
-}
-
-/// One command that ended well.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Run {
-    what: String,
-    command: String,
-    /// What it found, in words: numbers of tests, of cases.
-    found: String,
 }
 
 /// How a fuzz target did.
@@ -164,7 +145,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 continue;
             }
             Part::Builds => builds::run(&results, arguments.offline)?,
-            _ => checks::run(*part, arguments.cases)?,
+            _ if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) => {
+                bail!("--part {} runs on Linux on x86-64", part.name())
+            }
+            Part::Soak => checks::soak(arguments.cases)?,
+            Part::Cards => checks::cards(arguments.cases)?,
+            Part::Miri => checks::miri()?,
+            Part::Address => checks::address()?,
+            Part::Thread => checks::thread()?,
         };
         let record = Record { date: date.clone(), commit: commit.clone(), tool, runs };
         write(&part.file(&results), &(serde_json::to_string_pretty(&record)? + "\n"))?;
@@ -180,22 +168,6 @@ pub fn write_page() -> Result<()> {
 /// Where the parts, and fuzzing, leave what they found.
 fn results() -> PathBuf {
     root().join("results/reliability")
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    eprintln!("==> write {}", path.display());
-    put(path, text)
-}
-
-fn put(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn parsed<T: for<'a> Deserialize<'a>>(file: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not as this task writes it", file.display()))
 }
 
 /// The commit that is checked out; with `+` where the tree is not it, but for what these tasks write.

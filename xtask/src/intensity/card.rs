@@ -8,7 +8,8 @@ use onekv::{DType, PartialState, Problem, SharedKv, View};
 use serde::Deserialize;
 use t5::cost::Cost;
 
-use super::{Counted, Point, points, prefix};
+use super::points::{Point, points};
+use super::prefix::{self, Counted};
 
 /// What the driver reports of a launch.
 #[derive(Deserialize)]

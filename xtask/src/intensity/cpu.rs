@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use onekv::{SharedKv, View, cpu};
 use rayon::prelude::*;
 
-use super::{Backend, Layout, Point, points};
+use super::points::{Backend, Layout, Point, points};
 use crate::run::{command, output};
 
 /// The caches that callgrind plays: a core's L1, and for the last level a core's L2. K and V of one layer, 3.1 MB, do not stay

@@ -5,7 +5,7 @@ use onekv::Problem;
 use serde::{Deserialize, Serialize};
 use t5::cost::Cost;
 
-use super::{Backend, PROMPTS, packed};
+use super::points::{self, Backend, PROMPTS, Point, packed};
 
 /// How sequences find the document's K/V; what they have behind it is their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +29,15 @@ pub const SUFFIX_KEYS: usize = 32;
 #[cfg_attr(not(any(test, feature = "cuda")), allow(dead_code, reason = "only cards are counted"))]
 const ELEMENT_BYTES: usize = 2;
 
+/// What a card was counted to do.
+#[derive(Serialize, Deserialize)]
+pub struct Counted {
+    pub points: Vec<Point<points::Layout>>,
+    pub behind_prefix: Vec<Point<Layout>>,
+}
+
 /// `decoder_only` of `results/intensity.json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct DecoderOnly {
     pub model: String,
     pub heads: usize,

@@ -1,6 +1,9 @@
 //! The counts are what the paper says, and callgrind's files are read as they are.
 
+use t5::cost::Cost;
+
 use super::cpu::Events;
+use super::points::{PROMPTS, points};
 use super::*;
 
 fn committed() -> Intensity {
@@ -99,7 +102,7 @@ fn what_a_file_lacks_is_named() {
 }
 
 fn behind_prefix() -> prefix::DecoderOnly {
-    committed().decoder_only.unwrap()
+    committed().decoder_only
 }
 
 #[test]

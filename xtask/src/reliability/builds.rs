@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
-use super::Run;
+use super::record::{Run, write};
 use crate::package;
 use crate::run::{cargo, command, output, root, step};
 
@@ -62,7 +62,7 @@ fn parts(checkout: &Path, results: &Path) -> Result<Run> {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("\"author\": "));
     let text: String = lines.flat_map(|line| [line, "\n"]).collect();
     let found = text.matches("\"purl\"").count();
-    super::write(&results.join("onekv.cdx.json"), &text)?;
+    write(&results.join("onekv.cdx.json"), &text)?;
     Ok(Run {
         what:
             "all parts, with features `cuda` and `tracing`, as CycloneDX: results/reliability/onekv.cdx.json"

@@ -4,9 +4,9 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use super::{Part, Run, parsed, write};
+use super::record::{Run, parsed, write};
 use crate::run::{cargo, command, output, root};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, workspace};
 
@@ -21,22 +21,7 @@ const TOO_LONG_FOR_MIRI: [&str; 5] = [
     "exp2_is_accurate",
 ];
 
-/// Runs a part that is made of tests.
-pub fn run(part: Part, cases: Option<NonZeroU32>) -> Result<(String, Vec<Run>)> {
-    if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
-        bail!("--part {} runs on Linux on x86-64", part.name());
-    }
-    match part {
-        Part::Soak => soak(cases),
-        Part::Cards => cards(cases),
-        Part::Miri => miri(),
-        Part::Address => address(),
-        Part::Thread => thread(),
-        Part::Builds | Part::Driver => bail!("--part {} leaves no record of tests", part.name()),
-    }
-}
-
-fn soak(cases: Option<NonZeroU32>) -> Result<(String, Vec<Run>)> {
+pub fn soak(cases: Option<NonZeroU32>) -> Result<(String, Vec<Run>)> {
     let mut plans = cargo(&["test", "--package", "onekv", "--lib", "plan::tests::"]);
     let mut cpu = cargo(&["test", "--package", "onekv", "--test", "attention"]);
     let runs = vec![
@@ -46,7 +31,7 @@ fn soak(cases: Option<NonZeroU32>) -> Result<(String, Vec<Run>)> {
     Ok(("proptest".to_owned(), runs))
 }
 
-fn cards(cases: Option<NonZeroU32>) -> Result<(String, Vec<Run>)> {
+pub fn cards(cases: Option<NonZeroU32>) -> Result<(String, Vec<Run>)> {
     let driver = virtual_driver()?;
     let runs = ["a100", "rtx4090", "h200", "b200", "rtx5090"].into_iter().map(|name| {
         let mut tests =
@@ -82,7 +67,7 @@ fn soaked(what: &str, cases: u32, tests: &mut Command) -> Result<Run> {
     tested(what, &format!("{cases} cases of each property"), tests.env("PROPTEST_CASES", cases.to_string()))
 }
 
-fn miri() -> Result<(String, Vec<Run>)> {
+pub fn miri() -> Result<(String, Vec<Run>)> {
     // Tree borrows: crossbeam-epoch, rayon's, breaks the stricter rules. Its threads are never joined, which counts as a leak.
     const RAYON: &str = "-Zmiri-tree-borrows -Zmiri-ignore-leaks";
     let skipped = TOO_LONG_FOR_MIRI.iter().flat_map(|name| ["--skip", name]).collect::<Vec<_>>();
@@ -113,7 +98,7 @@ fn miri() -> Result<(String, Vec<Run>)> {
     Ok((version(&["miri", "--version"])?, runs.collect::<Result<_>>()?))
 }
 
-fn address() -> Result<(String, Vec<Run>)> {
+pub fn address() -> Result<(String, Vec<Run>)> {
     // Programs in C are linked with the sanitizer too; what links Rust's is not.
     let folder = root().join("target/address/cc");
     std::fs::create_dir_all(&folder)?;
@@ -146,7 +131,7 @@ fn address() -> Result<(String, Vec<Run>)> {
     Ok((version(&["--version"])?, runs.collect::<Result<_>>()?))
 }
 
-fn thread() -> Result<(String, Vec<Run>)> {
+pub fn thread() -> Result<(String, Vec<Run>)> {
     // The standard library too: its locks are what orders threads.
     let std = ["-Zbuild-std"];
     let runs = [
