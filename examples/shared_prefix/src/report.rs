@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
-use t5::report::{megabytes, milliseconds, table};
+use t5::cli::report::{megabytes, milliseconds, table};
 
 use crate::generate::{Method, Stats};
 

@@ -11,19 +11,21 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
-use t5::arguments::{Arguments, Device, Dtype};
-use t5::asked::Asked;
+use t5::advice::doubts::doubts;
+use t5::advice::explain::{Prediction, workload};
+use t5::advice::memory;
 use t5::backend::Backend;
 use t5::backend::cpu::Cpu;
-use t5::command::{self, one_line};
+use t5::cli::arguments::{Arguments, Device, Dtype};
+use t5::cli::asked::Asked;
+use t5::cli::command::{self, one_line};
+use t5::cli::out;
+use t5::cli::report::{Figures, figures_table, name, outputs_table};
 use t5::cost::Method;
-use t5::doubts::doubts;
-use t5::explain::{Prediction, workload};
 use t5::generate::{self, Limits, forced_logits, generate};
 use t5::load::{self, Shape};
 use t5::model::Model;
-use t5::report::{Figures, figures_table, name, outputs_table};
-use t5::{memory, println, progress};
+use t5::println;
 
 fn main() -> ExitCode {
     command::main(run)
@@ -175,8 +177,7 @@ impl<B: Backend> Run<'_, B> {
                 loaded.insert(folder.clone(), model);
             }
             let model = &loaded[&folder];
-            let (outputs, stats) =
-                generate(model, method, &tasks, limits, arguments.runs, &progress::bar(""))?;
+            let (outputs, stats) = generate(model, method, &tasks, limits, arguments.runs, &out::bar(""))?;
             if let Some(path) = &arguments.logits {
                 write_logits(path, &forced_logits(model, &tasks[..1])?, model.config.vocab)?;
             }

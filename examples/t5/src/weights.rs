@@ -15,7 +15,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::Value;
 
-use crate::convert;
+use crate::advice::convert;
 use crate::model::Source;
 
 /// What tools put before the names of a model's tensors when they wrap it.

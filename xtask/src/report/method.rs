@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use t5::advice::ways::Way;
 use t5::cost::{Method, ModelShape, Workload, breakdown};
-use t5::ways::Way;
 
 use super::data::t5_shape;
 use super::page::{Files, picture, short};

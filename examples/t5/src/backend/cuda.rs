@@ -28,7 +28,7 @@ use rayon::prelude::*;
 use rows::{OVERFLOWED, RowState, Rows};
 
 use super::{Backend, BatchRow, RowsSpec, overflow};
-use crate::arguments::{Dtype, Products};
+use crate::cli::arguments::{Dtype, Products};
 use crate::config::{Activated, Config};
 
 /// Elements per head that the kernels of `cuda/` and of onekv are there for; smaller heads are filled up.

@@ -14,7 +14,7 @@ use crate::generate::{Limits, Outputs, Session, Stats, Task, forced_logits, gene
 use crate::model::Model;
 use crate::models::{config, cost_shape, load};
 use crate::support::card;
-use t5::memory::{Need, REST, most_rows};
+use t5::advice::memory::{Need, REST, most_rows};
 
 const METHODS: [Method; 3] = [Method::Pid, Method::PidReplicated, Method::Pie];
 

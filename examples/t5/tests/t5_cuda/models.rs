@@ -356,10 +356,10 @@ fn memory_stays_below_what_is_predicted() {
     for method in [Method::Pid, Method::PidReplicated, Method::Pie] {
         let (_, stats) = run(&model, method, limits);
         let work = t5::cost::Workload { inputs: 4, prompts: 3, keys: 70, prompt_tokens: 6, new_tokens: 5 };
-        let need = t5::memory::Need::new(method, &cost_shape(&model), &work, u64::MAX).total();
+        let need = t5::advice::memory::Need::new(method, &cost_shape(&model), &work, u64::MAX).total();
         let peak = stats.peak_bytes.unwrap() as u64;
         assert!(peak <= need, "{method:?}: {peak} of {need}");
-        let fixed = t5::memory::Need::new(
+        let fixed = t5::advice::memory::Need::new(
             method,
             &cost_shape(&model),
             &t5::cost::Workload { inputs: 0, ..work },

@@ -4,10 +4,10 @@
 use crate::cost::{self, Crossover, Method, ModelShape, Roofline, SEARCHED, Workload};
 use serde_json::{Map, Value, json};
 
+use crate::advice::memory::{Need, gigabytes, most_prompts, most_rows};
+use crate::advice::ways::{WAYS, Way, cheapest, fewest};
+use crate::cli::report::{name, table};
 use crate::generate::Task;
-use crate::memory::{Need, gigabytes, most_prompts, most_rows};
-use crate::report::{name, table};
-use crate::ways::{WAYS, Way, cheapest, fewest};
 
 /// PID pays where it is this many times as fast as PIE.
 const PAYS: f64 = 1.1;

@@ -4,8 +4,8 @@ use crate::cost::{self, Method, ModelShape, Workload};
 use crate::count::Count;
 use anyhow::{Result, bail};
 
+use crate::cli::report::name;
 use crate::model::ENCODE_TOKENS;
-use crate::report::name;
 use crate::schedule::places;
 
 /// Memory for what a formula does not see: kernels, their workspaces, work lists, biases.

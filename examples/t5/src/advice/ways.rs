@@ -1,9 +1,9 @@
 //! Ways to have many outputs of one input, by what they cost: those that the example runs, and two that it does not.
 
+use crate::advice::memory::Need;
+use crate::cli::report::name;
 use crate::cost::{self, Cost, Method, ModelShape, Roofline, Workload};
 use crate::count::Count;
-use crate::memory::Need;
-use crate::report::name;
 
 /// How `U` outputs are had of one input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

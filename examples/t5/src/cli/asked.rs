@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::arguments::Arguments;
+use crate::cli::arguments::Arguments;
 use crate::config::Config;
 use crate::generate::Task;
 use crate::load::Shape;
