@@ -7,7 +7,6 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 
-use crate::backend::Rules;
 use crate::weights::MERGE;
 
 /// The activation between the feed-forward matrices; the numbers are those of cuda/activation.cuh.
@@ -52,6 +51,20 @@ impl std::fmt::Display for Reading {
         let head = if self.own_head { "lm_head.weight" } else { "the embedding" };
         write!(f, "{head}, {} by d_model^-0.5", if self.scaled { "scaled" } else { "not scaled" })
     }
+}
+
+/// Which tokens a row may take and must take, and where it ends: transformers' GenerationConfig, as far as it is obeyed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// The ids behind which a row is finished.
+    pub ends: Vec<u32>,
+    /// Ids that are never taken, and ids that are not taken as the first new one that is free.
+    pub suppressed: Vec<u32>,
+    pub suppressed_first: Vec<u32>,
+    /// The first new id of a row that begins with one token, that is without a prompt.
+    pub forced_first: Option<u32>,
+    /// The last new id of a row that has not ended before.
+    pub forced_last: Option<u32>,
 }
 
 /// A validated T5 configuration.

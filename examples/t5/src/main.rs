@@ -69,7 +69,7 @@ fn on_card(arguments: &Arguments) -> Result<Option<String>> {
 
 /// `why`: how this backend was chosen, if it was not asked for.
 fn with<B: Backend>(arguments: &Arguments, backend: &B, why: &str) -> Result<()> {
-    let run = Run { arguments, backend, device: format!("{}{why}", backend.describe()) };
+    let run = Run { arguments, backend, device: format!("{}{why}", backend.facts().name) };
     match arguments.random {
         Some(shape) => run.sweep(shape),
         None => run.answer(&Asked::read(arguments)?),
@@ -140,15 +140,15 @@ impl<B: Backend> Run<'_, B> {
         for &method in arguments.methods() {
             let (folder, config) = asked.model(arguments, method)?;
             answers.ignored.clone_from(&config.ignored);
-            let shape = config.cost_shape(backend.head_dim(&config)?, backend.element_bytes());
+            let shape = config.cost_shape(backend.head_dim(&config)?, backend.facts().element_bytes);
             let text = asked.tokenizer(&folder, &config)?;
             let tasks = asked.tasks(text.as_ref(), method)?;
             generate::check(&config, &tasks, limits)?;
             // As it was before the model was loaded, if it is.
             let taken = if loaded.contains_key(&folder) { shape.weight_bytes() } else { 0 };
-            let free = backend.free_bytes()?.map(|free| free as u64 + taken);
+            let free = backend.memory()?.map(|memory| memory.free as u64 + taken);
             if answers.prediction.is_none() {
-                let device = arguments.roofline()?.or(backend.roofline());
+                let device = arguments.roofline()?.or(backend.facts().roofline);
                 // With the prompts in the encoder the tasks are others than were asked.
                 let plain = (method == Method::Pie).then(|| asked.tasks(text.as_ref(), Method::Pid));
                 let work = workload(plain.transpose()?.as_ref().unwrap_or(&tasks), limits.max_new_tokens);
