@@ -3,6 +3,7 @@
 #[macro_use]
 pub mod out;
 
+pub mod answers;
 pub mod arguments;
 pub mod asked;
 pub mod command;
