@@ -20,7 +20,6 @@ pub mod backend;
 pub mod buckets;
 pub mod config;
 pub mod cost;
-pub mod count;
 pub mod generate;
 pub mod load;
 pub mod model;
