@@ -58,9 +58,6 @@ pub struct CrossKv {
     inner: usize,
 }
 
-/// A planned cross-attention.
-pub struct Cross(Prepared);
-
 /// A decode step as a graph; none yet where the step has only been tried.
 pub struct Recording {
     step: Option<onekv::cuda::Recording>,
@@ -135,9 +132,7 @@ impl Cuda {
         self.multiply(x, weights, Target { data: &mut out.data, at: 0, dtype, add: false })?;
         Ok(out)
     }
-}
 
-impl Cuda {
     fn roofline(&self) -> Option<Roofline> {
         let known = |attribute| self.driver.context.attribute(attribute).ok().filter(|value| *value > 0);
         let of = |attribute| known(attribute).map(f64::from);
@@ -206,7 +201,7 @@ impl Backend for Cuda {
     type Bias = Bias;
     type Rows = Rows;
     type CrossKv = CrossKv;
-    type Cross = Cross;
+    type Cross = Prepared;
     type Recording = Recording;
 
     const STEPS_PER_LOOK: usize = 4;
@@ -357,16 +352,16 @@ impl Backend for Cuda {
         kv.data.bytes()
     }
 
-    fn plan_cross(&self, problem: &Problem) -> Result<Cross> {
+    fn plan_cross(&self, problem: &Problem) -> Result<Prepared> {
         let plan = Plan::new(problem, self.dtype, self.attention.facts(), &self.plans)?;
-        Ok(Cross(self.queue.prepare(&plan)?))
+        Ok(self.queue.prepare(&plan)?)
     }
 
-    fn attend_cross(&self, q: &Matrix, kv: &CrossKv, plan: &Cross) -> Result<Matrix> {
+    fn attend_cross(&self, q: &Matrix, kv: &CrossKv, plan: &Prepared) -> Result<Matrix> {
         match self.dtype {
-            DType::F16 => self.attend::<f16>(q, kv, &plan.0),
-            DType::Bf16 => self.attend::<bf16>(q, kv, &plan.0),
-            _ => self.attend::<f32>(q, kv, &plan.0),
+            DType::F16 => self.attend::<f16>(q, kv, plan),
+            DType::Bf16 => self.attend::<bf16>(q, kv, plan),
+            _ => self.attend::<f32>(q, kv, plan),
         }
     }
 
