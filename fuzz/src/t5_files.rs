@@ -4,12 +4,13 @@
 //! is accepted decodes.
 
 use indicatif::ProgressBar;
+use t5::advice::memory;
 use t5::backend::cpu::Cpu;
 use t5::config::Config;
 use t5::cost::{Method, Workload};
 use t5::generate::{Limits, Task, generate};
+use t5::load;
 use t5::tokenize::Text;
-use t5::{load, memory};
 
 use crate::bytes::Bytes;
 use crate::t5_folder::{assert_told, folder, write};

@@ -4,9 +4,9 @@
 
 use clap::Parser as _;
 use indicatif::ProgressBar;
-use t5::arguments::Arguments;
-use t5::asked::Asked;
 use t5::backend::cpu::Cpu;
+use t5::cli::arguments::Arguments;
+use t5::cli::asked::Asked;
 use t5::cost::Method;
 use t5::generate::{self, Limits, Task, generate};
 use t5::load;

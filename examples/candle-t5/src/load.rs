@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::{SimpleBackend, VarBuilder};
 use candle_transformers::models::t5::{Config as CandlesConfig, T5ForConditionalGeneration};
-use t5::backend::Rules;
-use t5::config::{Activation, Config, Reading};
+
+use t5::config::{Activation, Config, Reading, Rules};
 use t5::model::Source as _;
 
 use crate::model::T5;

@@ -16,8 +16,8 @@ use onekv::plan::PlanOptions;
 use onekv::{Keys, Problem, ProblemSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use t5::cli::out;
 use t5::load::Shape;
-use t5::progress;
 
 use crate::load::{self, Both};
 
@@ -51,7 +51,7 @@ fn ids(work: &Work, vocab: usize) -> (Vec<u32>, Vec<Vec<u32>>) {
 /// One run of ours, and the logits of the first new tokens.
 pub fn ours(both: &Both, work: &Work) -> Result<(Seconds, Tensor)> {
     let (input, prompts) = ids(work, both.ours.config.vocab);
-    let bar = progress::bar("onekv");
+    let bar = out::bar("onekv");
     bar.set_length(work.new_tokens as u64);
     let start = Instant::now();
     let encoding = both.ours.encoding(&input)?;
@@ -76,7 +76,7 @@ pub fn candles(both: &mut Both, work: &Work) -> Result<(Seconds, Tensor)> {
     let config = both.ours.config.clone();
     let (input, prompts) = ids(work, config.vocab);
     let device = Device::Cpu;
-    let bar = progress::bar("candle");
+    let bar = out::bar("candle");
     bar.set_length(work.new_tokens as u64);
     let model = &mut both.candles;
     model.clear_kv_cache();

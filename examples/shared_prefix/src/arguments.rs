@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
-use t5::command::whole;
+use t5::cli::command::whole;
 
 use crate::config::{Config, Shape};
 use crate::generate::{Method, Request};

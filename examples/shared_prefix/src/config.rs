@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use t5::read::Fields;
 
 use crate::rope::{Rope, Scaling};
 
@@ -92,15 +93,14 @@ impl Config {
     /// What cannot be read, is not in range or is not supported, by its field.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let config = Self::of(read("config", &path)?).with_context(|| format!("in {}", path.display()))?;
+        let config =
+            Self::with(&Fields::read("config", &path)?).with_context(|| format!("in {}", path.display()))?;
         let path = folder.join("generation_config.json");
         if !path.exists() {
             return Ok(config);
         }
-        let fields = Fields::of(read("generation config", &path)?);
-        let ends =
-            fields.and_then(|f| f.ends(config.vocab)).with_context(|| format!("in {}", path.display()));
-        Ok(Self { ends: ends?, ..config })
+        let ends = Fields::read("generation config", &path)?.ids("eos_token_id", config.vocab);
+        Ok(Self { ends: ends.with_context(|| format!("in {}", path.display()))?, ..config })
     }
 
     /// What these fields say; the rest as in LlamaConfig.
@@ -108,7 +108,10 @@ impl Config {
     /// # Errors
     /// What is not in range or is not supported, by its field.
     pub fn of(fields: Value) -> Result<Self> {
-        let f = Fields::of(fields)?;
+        Self::with(&Fields::of(fields)?)
+    }
+
+    fn with(f: &Fields) -> Result<Self> {
         for (name, allowed) in NOT_SUPPORTED {
             let said = f.get(name).map(Value::to_string);
             if let Some(said) = said.filter(|said| said != allowed) {
@@ -134,113 +137,68 @@ impl Config {
             heads,
             kv_heads,
             head_dim,
-            epsilon: f.number("rms_norm_eps", Some(1e-6), 0.0..=1.0)? as f32,
-            rope: f.rope()?,
-            tied: f.flag("tie_word_embeddings", false)?,
+            epsilon: number(f, "rms_norm_eps", Some(1e-6), 0.0..=1.0)? as f32,
+            rope: rope(f)?,
+            tied: flag(f, "tie_word_embeddings", false)?,
             most_tokens: f.count("max_position_embeddings", 2048, 1..=MAX_TOKENS)?,
-            ends: f.ends(vocab)?,
+            ends: f.ids("eos_token_id", vocab)?,
         })
     }
 }
 
-fn read(what: &str, path: &Path) -> Result<Value> {
-    let text = t5::read::text(what, path)?;
-    serde_json::from_str(&text).with_context(|| format!("in {}: not JSON", path.display()))
+/// A number in this range, but for its lower end; what has no default must be there.
+fn number(f: &Fields, name: &str, default: Option<f64>, allowed: RangeInclusive<f64>) -> Result<f64> {
+    let value = f.get(name).cloned().unwrap_or_else(|| json!(default));
+    let (above, most) = (allowed.start(), allowed.end());
+    let number = value.as_f64().filter(|number| number > above && number <= most);
+    number.with_context(|| format!("{name} is {value}, allowed: a number above {above}, at most {most}"))
 }
 
-/// A JSON object, read field by field.
-struct Fields(Map<String, Value>);
+fn flag(f: &Fields, name: &str, default: bool) -> Result<bool> {
+    match f.get(name) {
+        None => Ok(default),
+        Some(Value::Bool(value)) => Ok(*value),
+        Some(other) => bail!("{name} is {other}, allowed: true or false"),
+    }
+}
 
-impl Fields {
-    fn of(json: Value) -> Result<Self> {
-        match json {
-            Value::Object(fields) => Ok(Self(fields)),
-            other => bail!("it is {other}, allowed: a JSON object"),
+/// As transformers 4 writes it, the scaling apart, or 5, all in one object.
+fn rope(f: &Fields) -> Result<Rope> {
+    let said = f.get("rope_scaling");
+    if let Some(all) = f.get("rope_parameters") {
+        if let Some(said) = said {
+            bail!("rope_scaling is {said}, allowed: null beside rope_parameters");
         }
+        let all = Fields::of(all.clone()).context("in rope_parameters")?;
+        let rope = || anyhow::Ok(Rope { theta: theta(&all)?, scaling: scaling(&all)? });
+        return rope().context("in rope_parameters");
     }
+    let fields = Fields::of(said.cloned().unwrap_or_else(|| json!({})));
+    let scaling = fields.and_then(|fields| scaling(&fields)).context("in rope_scaling")?;
+    Ok(Rope { theta: theta(f)?, scaling })
+}
 
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
-    }
+fn theta(f: &Fields) -> Result<f64> {
+    number(f, "rope_theta", Some(10_000.0), 0.0..=1e12)
+}
 
-    fn count(&self, name: &str, default: u64, allowed: RangeInclusive<u64>) -> Result<usize> {
-        let value = self.get(name).cloned().unwrap_or_else(|| json!(default));
-        let (least, most) = (allowed.start(), allowed.end());
-        let count = value.as_u64().filter(|count| allowed.contains(count));
-        count
-            .map(|count| count as usize)
-            .with_context(|| format!("{name} is {value}, allowed: an integer from {least} to {most}"))
+fn scaling(f: &Fields) -> Result<Option<Scaling>> {
+    if let Some(share) = f.get("partial_rotary_factor").filter(|share| share.as_f64() != Some(1.0)) {
+        bail!("partial_rotary_factor is {share}, allowed: 1.0");
     }
-
-    /// A number in this range, but for its lower end; what has no default must be there.
-    fn number(&self, name: &str, default: Option<f64>, allowed: RangeInclusive<f64>) -> Result<f64> {
-        let value = self.get(name).cloned().unwrap_or_else(|| json!(default));
-        let (above, most) = (allowed.start(), allowed.end());
-        let number = value.as_f64().filter(|number| number > above && number <= most);
-        number.with_context(|| format!("{name} is {value}, allowed: a number above {above}, at most {most}"))
+    // "type" in older files.
+    let kind = f.get("rope_type").or(f.get("type"));
+    match kind.map(|kind| kind.as_str().unwrap_or_default()) {
+        None | Some("default") => return Ok(None),
+        Some("llama3") => {}
+        Some(_) => bail!("rope_type is {}, allowed: \"default\" or \"llama3\"", json!(kind)),
     }
-
-    fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        match self.get(name) {
-            None => Ok(default),
-            Some(Value::Bool(value)) => Ok(*value),
-            Some(other) => bail!("{name} is {other}, allowed: true or false"),
-        }
-    }
-
-    /// As transformers 4 writes it, the scaling apart, or 5, all in one object.
-    fn rope(&self) -> Result<Rope> {
-        let scaling = self.get("rope_scaling");
-        if let Some(all) = self.get("rope_parameters") {
-            if let Some(scaling) = scaling {
-                bail!("rope_scaling is {scaling}, allowed: null beside rope_parameters");
-            }
-            let all = Fields::of(all.clone()).context("in rope_parameters")?;
-            let rope = || anyhow::Ok(Rope { theta: all.theta()?, scaling: all.scaling()? });
-            return rope().context("in rope_parameters");
-        }
-        let scaling = Fields::of(scaling.cloned().unwrap_or_else(|| json!({})));
-        let scaling = scaling.and_then(|fields| fields.scaling()).context("in rope_scaling")?;
-        Ok(Rope { theta: self.theta()?, scaling })
-    }
-
-    fn theta(&self) -> Result<f64> {
-        self.number("rope_theta", Some(10_000.0), 0.0..=1e12)
-    }
-
-    fn scaling(&self) -> Result<Option<Scaling>> {
-        if let Some(share) = self.get("partial_rotary_factor").filter(|share| share.as_f64() != Some(1.0)) {
-            bail!("partial_rotary_factor is {share}, allowed: 1.0");
-        }
-        // "type" in older files.
-        let kind = self.get("rope_type").or(self.get("type"));
-        match kind.map(|kind| kind.as_str().unwrap_or_default()) {
-            None | Some("default") => return Ok(None),
-            Some("llama3") => {}
-            Some(_) => bail!("rope_type is {}, allowed: \"default\" or \"llama3\"", json!(kind)),
-        }
-        let low_freq_factor = self.number("low_freq_factor", None, 0.0..=1e6)?;
-        let scaling = Scaling {
-            factor: self.number("factor", None, 0.0..=1e6)?,
-            low_freq_factor,
-            high_freq_factor: self.number("high_freq_factor", None, low_freq_factor..=1e6)?,
-            original_length: self.number(
-                "original_max_position_embeddings",
-                None,
-                0.0..=MAX_TOKENS as f64,
-            )?,
-        };
-        Ok(Some(scaling))
-    }
-
-    /// One id, several, or none.
-    fn ends(&self, vocab: usize) -> Result<Vec<u32>> {
-        let Some(value) = self.get("eos_token_id") else { return Ok(Vec::new()) };
-        let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        let id = |id: &Value| id.as_u64().filter(|id| *id < vocab as u64).map(|id| id as u32);
-        list.iter().map(id).collect::<Option<_>>().with_context(|| {
-            let last = vocab - 1;
-            format!("eos_token_id is {value}, allowed: an integer from 0 to {last}, or a list of them")
-        })
-    }
+    let low_freq_factor = number(f, "low_freq_factor", None, 0.0..=1e6)?;
+    let scaling = Scaling {
+        factor: number(f, "factor", None, 0.0..=1e6)?,
+        low_freq_factor,
+        high_freq_factor: number(f, "high_freq_factor", None, low_freq_factor..=1e6)?,
+        original_length: number(f, "original_max_position_embeddings", None, 0.0..=MAX_TOKENS as f64)?,
+    };
+    Ok(Some(scaling))
 }

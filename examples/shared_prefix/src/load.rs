@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::Result;
+use t5::cli::out;
 use t5::load::Random;
 use t5::model::Source as _;
-use t5::progress;
 use t5::weights::Weights;
 
 use crate::config::Config;
@@ -24,7 +24,7 @@ pub fn folder(folder: &Path, config: Config) -> Result<Model> {
     // head, transformers does not look at the file's.
     let has_head = !config.tied || weights.take("lm_head.weight", &[config.vocab, config.d_model]).is_ok();
     let prefix = if has_head { PREFIX } else { "" };
-    let model = Model::load(config, &mut weights, prefix, &progress::bar("loading"))?;
+    let model = Model::load(config, &mut weights, prefix, &out::bar("loading"))?;
     let unused = weights.unused();
     if !unused.is_empty() {
         eprintln!("unused tensors in {}: {}", folder.display(), unused.join(", "));
@@ -38,5 +38,5 @@ pub fn folder(folder: &Path, config: Config) -> Result<Model> {
 /// None: every tensor can be drawn.
 pub fn random(config: Config, seed: u64) -> Result<Model> {
     let mut source = Random::new(seed, config.head_dim);
-    Model::load(config, &mut source, PREFIX, &progress::bar("drawing weights"))
+    Model::load(config, &mut source, PREFIX, &out::bar("drawing weights"))
 }

@@ -10,7 +10,8 @@ use shared_prefix::config::Config;
 use shared_prefix::generate::generate;
 use shared_prefix::load;
 use shared_prefix::report::{Figures, figures_table};
-use t5::{command, println, progress};
+use t5::cli::{command, out};
+use t5::println;
 
 fn main() -> ExitCode {
     command::main(run)
@@ -27,7 +28,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Some(folder) => load::folder(folder, config)?,
         None => load::random(config, 1)?,
     };
-    let bar = progress::bar("generating");
+    let bar = out::bar("generating");
     let mut figures: Vec<Figures> = Vec::new();
     // Before several runs there is one that does not count.
     let uncounted = usize::from(arguments.runs > 1);

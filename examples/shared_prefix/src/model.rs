@@ -83,7 +83,7 @@ impl Model {
 
     /// The device and its arithmetic, in one line.
     pub fn device(&self) -> String {
-        self.cpu.describe()
+        self.cpu.facts().name
     }
 
     /// One pass over the `next` tokens of every sequence, none of some: the residual stream `[tokens, d_model]`, sequence
@@ -108,10 +108,10 @@ impl Model {
             let (q, k, v) = self.split(&qkv, &rotations);
             let attended = sequences.attend(c, i, (&q, &k, &v), &new)?;
             let attended = cpu.table(attended, c.heads * c.head_dim)?;
-            cpu.add_linear(&mut x, &attended, &layer.out, next_norm)?;
+            cpu.add(&mut x, &attended, &layer.out, next_norm)?;
             let normed = cpu.rms_norm(&mut x, &layer.feed_forward_norm, c.epsilon)?;
             let hidden = cpu.linear_activated(&normed, &layer.gate_up, swiglu)?;
-            cpu.add_linear(&mut x, &hidden, &layer.down, next_norm)?;
+            cpu.add(&mut x, &hidden, &layer.down, next_norm)?;
         }
         sequences.own.advance(&new);
         Ok(x)

@@ -1,8 +1,8 @@
 //! What a run prints: the modes side by side.
 
-use comfy_table::{CellAlignment, Table};
+use comfy_table::Table;
 use serde_json::{Value, json};
-use t5::report::{megabytes, milliseconds, table};
+use t5::cli::report::{Measure, measures_table, megabytes, milliseconds};
 
 use crate::generate::{Method, Stats};
 
@@ -66,14 +66,7 @@ impl Figures {
 
 /// Work, memory and time of each mode, and how many times as much the others take as the first.
 pub fn figures_table(figures: &[Figures]) -> Table {
-    let mut table = table();
-    let others = figures.get(1..).unwrap_or_default();
-    let mut header = vec![String::new()];
-    header.extend(figures.iter().map(|f| f.name().to_string()));
-    header.extend(others.iter().map(|f| format!("{} / {}", f.name(), figures[0].name())));
-    table.set_header(header);
-    type Measure = (&'static str, fn(&Figures) -> Option<f64>, fn(f64) -> String);
-    let lines: [Measure; 9] = [
+    let lines: [Measure<Figures>; 9] = [
         ("prefilled tokens", |f| Some(f.stats.prefilled_tokens as f64), |x| format!("{x}")),
         ("K/V held", |f| Some(f.stats.kv_bytes as f64), megabytes),
         ("K/V that a decode step reads", |f| f.stats.step_kv_bytes().map(|b| b as f64), megabytes),
@@ -84,24 +77,14 @@ pub fn figures_table(figures: &[Figures]) -> Table {
         ("one decode step", |f| f.stats.step().map(|s| s.as_secs_f64()), milliseconds),
         ("tokens per second", |f| Some(f.tokens_per_s()), |x| format!("{x:.0}")),
     ];
-    for (name, value, format) in lines {
-        let mut row = vec![name.to_string()];
-        row.extend(figures.iter().map(|f| value(f).map_or("-".into(), format)));
-        row.extend(others.iter().map(|f| match (value(f), value(&figures[0])) {
-            (Some(other), Some(first)) => format!("{:.2}x", other / first),
-            _ => "-".into(),
-        }));
-        table.add_row(row);
-    }
+    let all: Vec<&Figures> = figures.iter().collect();
+    let mut table = measures_table(&all, Figures::name, (!all.is_empty()).then_some(0), 2, &lines);
     if let [first, others @ ..] = figures
         && !others.is_empty()
     {
         let mut row = vec![format!("ids as of {}", first.name()), String::new()];
         row.extend(others.iter().map(|f| format!("{} of {}", f.same_ids(first), f.outputs.len())));
         table.add_row(row);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
     }
     table
 }

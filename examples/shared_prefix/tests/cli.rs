@@ -360,7 +360,7 @@ fn damaged_folders_are_one_line() {
         error(&["--model", folder.path().to_str().unwrap()])
     };
     assert!(error_of("nonsense").contains("config.json: not JSON"));
-    assert!(error_of("[1]").contains("it is [1], allowed: a JSON object"));
+    assert!(error_of("[1]").contains("config.json: not a JSON object"));
     let tiny = json!({ "vocab_size": 8, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2 });
     let said = error_of(&tiny.to_string());
     assert!(said.contains("model.safetensors does not exist, allowed: a safetensors file"), "{said}");

@@ -1,11 +1,12 @@
 //! `config.json` and `generation_config.json` of a Hugging Face T5 folder, with transformers' defaults for what they
 //! leave out.
 
-use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
+
+use crate::read::Fields;
 
 /// The activation between the feed-forward matrices; the numbers are those of cuda/activation.cuh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,33 +235,7 @@ impl Config {
     }
 }
 
-/// A JSON object, read field by field.
-struct Fields(Map<String, Value>);
-
 impl Fields {
-    fn read(what: &str, path: &Path) -> Result<Self> {
-        let text = crate::read::text(what, path)?;
-        let json: Value =
-            serde_json::from_str(&text).with_context(|| format!("in {}: not JSON", path.display()))?;
-        let Value::Object(fields) = json else { bail!("in {}: not a JSON object", path.display()) };
-        Ok(Self(fields))
-    }
-
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|v| !v.is_null())
-    }
-
-    fn count(&self, name: &str, default: u64, allowed: RangeInclusive<u64>) -> Result<usize> {
-        let value = self.get(name).map_or(Some(default), Value::as_u64);
-        value.filter(|v| allowed.contains(v)).map(|v| v as usize).with_context(|| {
-            let (value, least, most) = (self.0.get(name), allowed.start(), allowed.end());
-            format!(
-                "{name} is {}, allowed: an integer from {least} to {most}",
-                value.unwrap_or(&json!(default))
-            )
-        })
-    }
-
     /// Null is refused: transformers 4 and 5 take it for false, or for true.
     fn flag(&self, name: &str) -> Result<Option<bool>> {
         match self.0.get(name) {
@@ -276,17 +251,6 @@ impl Fields {
             [id] => Ok(Some(id)),
             _ => bail!("{name} is {}, allowed: one id", self.0[name]),
         }
-    }
-
-    /// An id, or several.
-    fn ids(&self, name: &str, vocab: usize) -> Result<Vec<u32>> {
-        let Some(value) = self.get(name) else { return Ok(Vec::new()) };
-        let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        let id = |id: &Value| id.as_u64().filter(|id| *id < vocab as u64).map(|id| id as u32);
-        let ids = list.iter().map(id).collect::<Option<_>>();
-        ids.with_context(|| {
-            format!("{name} is {value}, allowed: an integer from 0 to {}, or a list of them", vocab - 1)
-        })
     }
 
     fn epsilon(&self) -> Result<f32> {

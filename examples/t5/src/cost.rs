@@ -5,10 +5,11 @@
 //! projections and the feed-forward layers that the paper's table leaves out. A FLOP is one
 //! multiplication or one addition; bytes are the fewest that must pass through memory: every
 //! weight once per pass, every cached K/V element once per step, activations of the attention
-//! once. Encoder activations are left out: they stay on chip in a fused implementation. Counts
-//! stay at 1.8e19, the largest of u64, where they would pass it.
+//! once. Encoder activations are left out: they stay on chip in a fused implementation. The
+//! formulas are in f64, exact up to 2^53, as their factors are what files and requests say, which
+//! may be anything; counts stay at 1.8e19, the largest of u64, where they would pass it.
 
-use crate::count::Count;
+use serde::Serialize;
 
 /// How `U` prompts meet one input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,35 +46,52 @@ pub struct ModelShape {
     pub element_bytes: u64,
 }
 
+/// The count nearest to a number that formulas gave.
+pub(crate) fn count(x: f64) -> u64 {
+    x as u64
+}
+
 impl ModelShape {
     /// Elements of one token's K (or V, or Q) over all heads.
-    pub(crate) fn inner(&self) -> Count {
-        Count(self.heads) * self.head_dim
+    pub(crate) fn inner(&self) -> f64 {
+        self.heads as f64 * self.head_dim as f64
     }
 
-    fn ffn_weights(&self) -> Count {
-        Count(self.d_model) * self.d_ff * if self.gated { 3 } else { 2 }
+    fn ffn_weights(&self) -> f64 {
+        self.d_model as f64 * self.d_ff as f64 * if self.gated { 3.0 } else { 2.0 }
     }
 
-    fn projection(&self) -> Count {
-        self.d_model * self.inner()
+    fn projection(&self) -> f64 {
+        self.d_model as f64 * self.inner()
     }
 
-    fn decoder_layer(&self) -> Count {
-        8 * self.projection() + self.ffn_weights()
+    fn head(&self) -> f64 {
+        self.vocab as f64 * self.d_model as f64
+    }
+
+    fn encoder_weights(&self) -> f64 {
+        self.encoder_layers as f64 * (4.0 * self.projection() + self.ffn_weights())
+    }
+
+    fn decoder_weights(&self) -> f64 {
+        self.decoder_layers as f64 * (8.0 * self.projection() + self.ffn_weights())
+    }
+
+    /// Bytes of one token's K and V in all decoder layers.
+    fn kv_bytes(&self) -> f64 {
+        2.0 * self.inner() * self.element_bytes as f64 * self.decoder_layers as f64
     }
 
     /// Bytes of all matrices; the embedding and the head count one each, tied or not.
     pub fn weight_bytes(&self) -> u64 {
-        let encoder = self.encoder_layers * (4 * self.projection() + self.ffn_weights());
-        let decoder = self.decoder_layers * self.decoder_layer();
-        ((encoder + decoder + 2 * Count(self.vocab) * self.d_model) * self.element_bytes).0
+        let weights = self.encoder_weights() + self.decoder_weights() + 2.0 * self.head();
+        count(weights * self.element_bytes as f64)
     }
 }
 
 /// Bytes of the decoder's layers, without embedding and head.
 pub fn decoder_weight_bytes(model: &ModelShape) -> u64 {
-    (model.decoder_layers * model.decoder_layer() * model.element_bytes).0
+    count(model.decoder_weights() * model.element_bytes as f64)
 }
 
 /// A batch: `inputs` inputs of `keys` tokens each, `prompts` prompts for each.
@@ -142,110 +160,107 @@ impl Breakdown {
     }
 }
 
-/// Tokens that one encoder sequence holds.
-fn sequence(method: Method, work: &Workload) -> Count {
-    match method {
-        Method::Pie => Count(work.keys) + work.prompt_tokens,
-        Method::Pid | Method::PidReplicated => Count(work.keys),
+impl Workload {
+    /// Answers: one for every prompt of every input.
+    pub(crate) fn rows(&self) -> f64 {
+        self.inputs as f64 * self.prompts as f64
     }
 }
 
-/// Encoder sequences.
-fn sequences(method: Method, work: &Workload) -> Count {
+/// Tokens that one encoder sequence holds.
+pub(crate) fn sequence(method: Method, work: &Workload) -> f64 {
     match method {
-        Method::Pie => Count(work.inputs) * work.prompts,
-        Method::Pid | Method::PidReplicated => Count(work.inputs),
+        Method::Pie => work.keys as f64 + work.prompt_tokens as f64,
+        Method::Pid | Method::PidReplicated => work.keys as f64,
     }
+}
+
+fn encoded(method: Method, work: &Workload) -> f64 {
+    let sequences = if method == Method::Pie { work.rows() } else { work.inputs as f64 };
+    sequences * sequence(method, work)
 }
 
 /// Keys that are stored and read: of one encoder sequence per prompt, or per input.
-fn stored_keys(method: Method, work: &Workload) -> Count {
-    let copies = if method == Method::PidReplicated { work.prompts } else { 1 };
+fn stored_keys(method: Method, work: &Workload) -> f64 {
+    let copies = if method == Method::PidReplicated { work.prompts as f64 } else { 1.0 };
     encoded(method, work) * copies
+}
+
+/// Decoder positions before the first new token: the start token and, in the decoder, the prompt.
+pub(crate) fn prefill(method: Method, work: &Workload) -> f64 {
+    if method == Method::Pie { 1.0 } else { 1.0 + work.prompt_tokens as f64 }
 }
 
 /// Tokens that pass through the encoder: `b U (n + n_p)` against `b n`.
 pub fn encoder_tokens(method: Method, work: &Workload) -> u64 {
-    encoded(method, work).0
-}
-
-fn encoded(method: Method, work: &Workload) -> Count {
-    sequences(method, work) * sequence(method, work)
+    count(encoded(method, work))
 }
 
 /// Cross-attention K/V of all decoder layers, in bytes: stored once per encoder sequence, or once per prompt.
 pub fn cross_kv_bytes(method: Method, model: &ModelShape, work: &Workload) -> u64 {
-    (2 * stored_keys(method, work) * model.inner() * model.element_bytes * model.decoder_layers).0
+    count(stored_keys(method, work) * model.kv_bytes())
 }
 
 /// Cross-attention of one decoder layer in one step of one token per prompt, without projections:
 /// `4 b U n d` FLOPs; every stored K/V read once, Q read and O written once.
 pub fn cross_attention_step(method: Method, model: &ModelShape, work: &Workload) -> Cost {
-    let rows = Count(work.inputs) * work.prompts;
-    let inner = model.inner();
+    let (rows, inner) = (work.rows(), model.inner());
+    let elements = (2.0 * stored_keys(method, work) + 2.0 * rows) * inner;
     Cost {
-        flops: (4 * rows * sequence(method, work) * inner).0,
-        bytes: ((2 * stored_keys(method, work) + 2 * rows) * inner * model.element_bytes).0,
+        flops: count(4.0 * rows * sequence(method, work) * inner),
+        bytes: count(elements * model.element_bytes as f64),
     }
 }
 
 /// Bytes that no decode step of one token per prompt can avoid: every weight of the decoder and the head once, every
 /// stored K/V of the cross-attention once. The self-attention's K/V, which grows, is left out.
 pub fn decode_step_bytes(method: Method, model: &ModelShape, work: &Workload) -> u64 {
-    let layer = 6 * model.projection() + model.ffn_weights();
-    let weights = (model.decoder_layers * layer + Count(model.d_model) * model.vocab) * model.element_bytes;
-    (weights + cross_kv_bytes(method, model, work)).0
+    let layer = 6.0 * model.projection() + model.ffn_weights();
+    let weights = model.decoder_layers as f64 * layer + model.head();
+    count(weights * model.element_bytes as f64 + stored_keys(method, work) * model.kv_bytes())
 }
 
 /// The cost of encoding, prompt prefill and greedy decoding. Logits are computed for the last
 /// position of a prompt and every decoded token but the last.
 pub fn breakdown(method: Method, model: &ModelShape, work: &Workload) -> Breakdown {
-    let (d, inner, bytes) = (Count(model.d_model), model.inner(), model.element_bytes);
-    let projection = model.projection();
-    let rows = Count(work.inputs) * work.prompts;
-    let encoded = encoded(method, work);
-    let stored = stored_keys(method, work);
+    let (inner, projection, ffn_weights) = (model.inner(), model.projection(), model.ffn_weights());
+    let [layers, bytes, passes] =
+        [model.decoder_layers, model.element_bytes, work.new_tokens].map(|n| n as f64);
+    let rows = work.rows();
+    let (encoded, stored, n) = (encoded(method, work), stored_keys(method, work), sequence(method, work));
     // Copies are made by reading one and writing all.
-    let copied = if method == Method::PidReplicated { encoded + stored } else { Count(0) };
-    let n = sequence(method, work);
-    // Decoder positions per row: the start token, the prompt (PID) and all new tokens but the last.
-    let prefill = Count(1) + if method == Method::Pie { 0 } else { work.prompt_tokens };
-    let steps = work.new_tokens.saturating_sub(1);
-    let positions = if work.new_tokens == 0 { Count(0) } else { prefill + steps };
-    let passes = Count(work.new_tokens);
+    let copied = if method == Method::PidReplicated { encoded + stored } else { 0.0 };
+    // Decoder positions per row: what comes before the first new token, and all new tokens but the last.
+    let (prefill, steps) = (prefill(method, work), work.new_tokens.saturating_sub(1) as f64);
+    let positions = if work.new_tokens == 0 { 0.0 } else { prefill + steps };
     let tokens = rows * positions;
 
-    let cost = |flops: Count, bytes: Count| Cost { flops: flops.0, bytes: bytes.0 };
+    let cost = |flops, bytes| Cost { flops: count(flops), bytes: count(bytes) };
+    let attention = 4.0 * encoded * n * inner;
     let encoder = cost(
-        model.encoder_layers
-            * (encoded * (8 * projection + 2 * model.ffn_weights()) + 4 * encoded * n * inner),
-        model.encoder_layers * (4 * projection + model.ffn_weights()) * bytes,
+        2.0 * encoded * model.encoder_weights() + model.encoder_layers as f64 * attention,
+        model.encoder_weights() * bytes,
     );
     // Position i reads i + 1 keys; what a step reads from the cache is what lies before it.
-    let self_reads = rows * positions * (positions + 1) / 2;
-    let cached = steps * prefill + Count(steps) * steps.saturating_sub(1) / 2;
+    let self_reads = rows * positions * (positions + 1.0) / 2.0;
+    let cached = steps * prefill + steps * (steps - 1.0) / 2.0;
     let self_attention = cost(
-        model.decoder_layers * (tokens * 8 * projection + 4 * self_reads * inner),
-        model.decoder_layers
-            * (passes * 4 * projection + 2 * rows * cached * inner + 4 * tokens * inner)
-            * bytes,
+        layers * (tokens * 8.0 * projection + 4.0 * self_reads * inner),
+        layers * (passes * 4.0 * projection + 2.0 * rows * cached * inner + 4.0 * tokens * inner) * bytes,
     );
+    let projected = encoded * 4.0 * projection + tokens * 4.0 * projection;
+    let moved = 2.0 * (passes * stored + copied) * inner + 2.0 * tokens * inner;
     let cross_attention = cost(
-        model.decoder_layers * (encoded * 4 * projection + tokens * 4 * projection + 4 * tokens * n * inner),
-        model.decoder_layers
-            * ((2 + 2 * passes) * projection + 2 * (passes * stored + copied) * inner + 2 * tokens * inner)
-            * bytes,
+        layers * (projected + 4.0 * tokens * n * inner),
+        layers * ((2.0 + 2.0 * passes) * projection + moved) * bytes,
     );
-    let feed_forward = cost(
-        model.decoder_layers * tokens * 2 * model.ffn_weights(),
-        model.decoder_layers * passes * model.ffn_weights() * bytes,
-    );
-    let head = cost(2 * rows * passes * d * model.vocab, passes * d * model.vocab * bytes);
+    let feed_forward = cost(layers * tokens * 2.0 * ffn_weights, layers * passes * ffn_weights * bytes);
+    let head = cost(2.0 * rows * passes * model.head(), passes * model.head() * bytes);
     Breakdown { encoder, self_attention, cross_attention, feed_forward, head }
 }
 
 /// What a device does at best.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Roofline {
     /// Floating-point operations per second.
     pub flops_per_s: f64,
@@ -283,7 +298,7 @@ pub fn gain(model: &ModelShape, work: &Workload, device: &Roofline) -> f64 {
 }
 
 /// Where sharing begins or ceases to pay, everything else as it is in a workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Crossover {
     /// The fewest prompts per input from which on PID gains; `None`: up to [`SEARCHED`] it does not.
     pub least_prompts: Option<u64>,
@@ -454,6 +469,13 @@ pub(crate) mod tests {
         // Nothing is shared by one prompt: the methods differ by its few tokens.
         assert!((at(Workload { prompts: 1, ..work }) - 1.0).abs() < 0.02);
         assert_eq!(crossover(&BASE, &Workload { prompts: 1, ..work }, &device, 1.2).least_keys, None);
+    }
+
+    #[test]
+    fn the_largest_is_not_passed() {
+        assert_eq!([2f64.powi(64), 2f64.powi(80), f64::INFINITY].map(count), [u64::MAX; 3]);
+        let work = Workload { inputs: 1 << 40, keys: 1 << 40, ..DIALOGUE };
+        assert_eq!(encoder_tokens(Method::Pid, &work), u64::MAX);
     }
 
     #[test]

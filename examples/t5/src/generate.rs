@@ -7,8 +7,8 @@ use indicatif::ProgressBar;
 
 use crate::cost::Method;
 
-use crate::backend::{Backend, BatchRow, RowsSpec, Rules};
-use crate::config::Config;
+use crate::backend::{Backend, BatchRow, RowsSpec};
+use crate::config::{Config, Rules};
 use crate::model::{Decoding, Memory, Model, Seat};
 use crate::schedule::{Entered, Schedule, Seated, places};
 
@@ -166,6 +166,7 @@ impl<'m, 'b, B: Backend> Session<'m, 'b, B> {
             most_tokens: tokens.iter().map(Vec::len).max().unwrap_or(0),
             max_new_tokens: limits.max_new_tokens,
             rules: if limits.stop_at_eos { model.config.rules.clone() } else { Rules::default() },
+            ..RowsSpec::default()
         })?;
         let mut session = Self {
             model,
@@ -209,7 +210,7 @@ impl<'m, 'b, B: Backend> Session<'m, 'b, B> {
         }
         stats.rows = outputs.len();
         stats.new_tokens = outputs.iter().map(Vec::len).sum();
-        stats.peak_bytes = self.model.backend.peak_bytes();
+        stats.peak_bytes = self.model.backend.memory()?.map(|memory| memory.peak);
         let mut outputs = outputs.into_iter();
         Ok((self.prompts.iter().map(|rows| outputs.by_ref().take(*rows).collect()).collect(), stats))
     }

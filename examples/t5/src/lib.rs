@@ -1,28 +1,29 @@
 //! What the T5 program is made of, and what its tests test by itself.
+//!
+//! One prompt, from the command line to the fused cross-attention on a card, passes through five files:
+//!
+//! 1. `main.rs`: chooses a device; for every method loads the model and has it answer the tasks.
+//! 2. [`generate`]: decides which rows are decoded together, encodes their inputs once, takes steps until all have ended.
+//! 3. [`model`]: the layers of T5; gives all rows of an input to the device as query rows over its one K/V.
+//! 4. [`backend`]: the seam, what is asked of a device.
+//! 5. `backend/cuda.rs`: plans the cross-attention once per batch (`plan_cross`) and runs it (`attend`: `Prepared::run`).
+//!
+//! Beside them: the folder ([`config`], [`weights`], [`tokenize`], [`load`]), the turns of rows ([`schedule`]), the bias
+//! ([`buckets`]), the paper's analysis ([`cost`]). What is not the method is in [`cli`] and [`advice`].
 #![allow(missing_docs, clippy::new_without_default, reason = "no interface: the program's parts")]
 
 #[macro_use]
-pub mod out;
+pub mod cli;
 
-pub mod arguments;
-pub mod asked;
+pub mod advice;
 pub mod backend;
 pub mod buckets;
-pub mod command;
 pub mod config;
-pub mod convert;
 pub mod cost;
-pub mod count;
-pub mod doubts;
-pub mod explain;
 pub mod generate;
 pub mod load;
-pub mod memory;
 pub mod model;
-pub mod progress;
 pub mod read;
-pub mod report;
 pub mod schedule;
 pub mod tokenize;
-pub mod ways;
 pub mod weights;

@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use crate::backend::Backend;
+use crate::cli::out;
 use crate::config::{Config, Reading};
 use crate::model::{Model, Source};
-use crate::progress;
 use crate::weights::{Head, Weights};
 
 /// Loads the model in `folder`, whose config was read from there; where that does not say how transformers reads the
@@ -39,7 +39,7 @@ pub fn folder<'b, B: Backend>(
             if head.is_none() { " (the file has no lm_head.weight)" } else { "" }
         ),
     };
-    let model = Model::load(config, reading, &mut weights, backend, &progress::bar("loading"))?;
+    let model = Model::load(config, reading, &mut weights, backend, &out::bar("loading"))?;
     let unused = weights.unused();
     if !unused.is_empty() {
         let more = if unused.len() > 3 { format!(" and {} more", unused.len() - 3) } else { String::new() };
@@ -123,7 +123,7 @@ impl Source for Random {
 /// A model of random weights.
 pub fn random<'b, B: Backend>(config: Config, seed: u64, backend: &'b B) -> Result<Model<'b, B>> {
     let mut source = Random::new(seed, config.d_kv);
-    let bar = progress::bar("drawing weights");
+    let bar = out::bar("drawing weights");
     let reading = config.readings[0];
     Model::load(config, reading, &mut source, backend, &bar)
 }

@@ -5,25 +5,27 @@
 //! `--features cuda` it does so on an NVIDIA card, if there is one.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::hash_map::Entry;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
-use safetensors::tensor::TensorView;
-use serde_json::{Map, Value, json};
-use t5::arguments::{Arguments, Device, Dtype};
-use t5::asked::Asked;
+use anyhow::{Result, bail};
+use t5::advice::doubts::doubts;
+use t5::advice::explain::{Prediction, workload};
+use t5::advice::memory;
 use t5::backend::Backend;
 use t5::backend::cpu::Cpu;
-use t5::command::{self, one_line};
+use t5::cli::answers::{Answers, tell_sweep, write_logits};
+use t5::cli::arguments::{Arguments, Device, Dtype};
+use t5::cli::asked::Asked;
+use t5::cli::command::{self, one_line};
+use t5::cli::out;
+use t5::cli::report::Figures;
 use t5::cost::Method;
-use t5::doubts::doubts;
-use t5::explain::{Prediction, workload};
 use t5::generate::{self, Limits, forced_logits, generate};
-use t5::load::{self, Shape};
+use t5::load;
 use t5::model::Model;
-use t5::report::{Figures, figures_table, name, outputs_table};
-use t5::{memory, println, progress};
+use t5::println;
 
 fn main() -> ExitCode {
     command::main(run)
@@ -65,216 +67,84 @@ fn on_card(arguments: &Arguments) -> Result<Option<String>> {
     }
 }
 
-/// `why`: how this backend was chosen, if it was not asked for.
+/// Texts or ids once, or random ids at every length and number of prompts. `why`: how this backend was chosen, if it was
+/// not asked for.
 fn with<B: Backend>(arguments: &Arguments, backend: &B, why: &str) -> Result<()> {
-    let run = Run { arguments, backend, device: format!("{}{why}", backend.describe()) };
-    match arguments.random {
-        Some(shape) => run.sweep(shape),
-        None => run.answer(&Asked::read(arguments)?),
-    }
+    let device = format!("{}{why}", backend.facts().name);
+    let mut models = HashMap::new();
+    let Some(shape) = arguments.random else {
+        let asked = Asked::read(arguments)?;
+        return answer(arguments, backend, &asked, &mut models)?.tell(arguments, &asked, &device);
+    };
+    tell_sweep(arguments, &device, |keys, prompts| {
+        answer(arguments, backend, &Asked::random(arguments, shape, keys, prompts)?, &mut models)
+    })
 }
 
-/// The methods that ran, with what they gave, and those that did not.
-#[derive(Default)]
-struct Answers {
-    /// Answers in the order of inputs, and within them of prompts.
-    ran: Vec<(Figures, Vec<Value>)>,
-    /// Why they did not run.
-    refused: Vec<(Method, String)>,
-    prediction: Option<Prediction>,
-    /// Settings of the models' folders that are not obeyed.
-    ignored: Map<String, Value>,
-}
-
-impl Answers {
-    /// An error where nothing could run.
-    fn some_ran(&self) -> Result<()> {
-        let refused = self.refused.first().filter(|_| self.ran.is_empty());
-        refused.map_or(Ok(()), |(_, why)| bail!("{why}"))
-    }
-
-    fn figures(self, device: &str) -> Value {
-        let mut figures = Map::new();
-        let prediction = self.prediction.as_ref().map_or(Value::Null, Prediction::json);
-        let ran = self.ran.iter().map(|(f, _)| (f.name(), f.json()));
-        let refused = self.refused.iter().map(|(method, why)| (name(*method), json!({ "error": why })));
-        for (name, mut json) in ran.chain(refused) {
-            json["device"] = json!(device);
-            json["predicted"] = prediction.clone();
-            figures.insert(name.to_lowercase(), json);
+/// Answers by every method that fits the device's memory; where advice is all that is wanted, no more than that. `models`
+/// are loaded once, by their folder.
+fn answer<'b, B: Backend>(
+    arguments: &Arguments,
+    backend: &'b B,
+    asked: &Asked,
+    models: &mut HashMap<PathBuf, Model<'b, B>>,
+) -> Result<Answers> {
+    let limits = Limits {
+        max_new_tokens: asked.max_new_tokens(arguments),
+        stop_at_eos: arguments.random.is_none(),
+        batch_rows: arguments.batch_rows,
+    };
+    let batch_rows = limits.batch_rows.map_or(u64::MAX, |rows| rows as u64);
+    let mut answers = Answers::default();
+    for &method in arguments.methods() {
+        let (folder, config) = asked.model(arguments, method)?;
+        answers.ignored.clone_from(&config.ignored);
+        let facts = backend.facts();
+        let shape = config.cost_shape(backend.head_dim(&config)?, facts.element_bytes);
+        let text = asked.tokenizer(&folder, &config)?;
+        let tasks = asked.tasks(text.as_ref(), method)?;
+        generate::check(&config, &tasks, limits)?;
+        // As it was before the model was loaded, if it is.
+        let taken = if models.contains_key(&folder) { shape.weight_bytes() } else { 0 };
+        let free = backend.memory()?.map(|memory| memory.free as u64 + taken);
+        if answers.prediction.is_none() {
+            // As it was asked: PIE's own tasks have the prompts in their inputs.
+            let work = workload(&asked.tasks(text.as_ref(), Method::Pid)?, limits.max_new_tokens);
+            let device = arguments.roofline()?.or(facts.roofline);
+            let (methods, free_bytes, model) = (arguments.methods(), free, shape);
+            let doubts = doubts(&work, asked.prompt_texts());
+            let prediction = Prediction { model, work, batch_rows, methods, free_bytes, device, doubts };
+            answers.prediction = Some(prediction);
         }
-        Value::Object(figures)
-    }
-
-    fn print(self, device: &str) {
-        let figures: Vec<Figures> = self.ran.into_iter().map(|(figures, _)| figures).collect();
-        figures.iter().for_each(|figures| println!("{}", figures.legend()));
-        println!("{}", figures_table(&figures));
-        for (method, why) in self.refused {
-            println!("{} was not run: {why}", name(method));
+        if arguments.explain {
+            break;
         }
-        println!("{device}");
-    }
-}
-
-struct Run<'a, B: Backend> {
-    arguments: &'a Arguments,
-    backend: &'a B,
-    device: String,
-}
-
-impl<B: Backend> Run<'_, B> {
-    /// Asks by every method, those that fit the device's memory; models that are `loaded` serve all. Where that is all that
-    /// is wanted, no more than a prediction.
-    fn ask<'s>(&'s self, asked: &Asked, loaded: &mut HashMap<PathBuf, Model<'s, B>>) -> Result<Answers> {
-        let (arguments, backend) = (self.arguments, self.backend);
-        let limits = Limits {
-            max_new_tokens: asked.max_new_tokens(arguments),
-            stop_at_eos: arguments.random.is_none(),
-            batch_rows: arguments.batch_rows,
-        };
-        let batch_rows = limits.batch_rows.map_or(u64::MAX, |rows| rows as u64);
-        let mut answers = Answers::default();
-        for &method in arguments.methods() {
-            let (folder, config) = asked.model(arguments, method)?;
-            answers.ignored.clone_from(&config.ignored);
-            let shape = config.cost_shape(backend.head_dim(&config)?, backend.element_bytes());
-            let text = asked.tokenizer(&folder, &config)?;
-            let tasks = asked.tasks(text.as_ref(), method)?;
-            generate::check(&config, &tasks, limits)?;
-            // As it was before the model was loaded, if it is.
-            let taken = if loaded.contains_key(&folder) { shape.weight_bytes() } else { 0 };
-            let free = backend.free_bytes()?.map(|free| free as u64 + taken);
-            if answers.prediction.is_none() {
-                let device = arguments.roofline()?.or(backend.roofline());
-                // With the prompts in the encoder the tasks are others than were asked.
-                let plain = (method == Method::Pie).then(|| asked.tasks(text.as_ref(), Method::Pid));
-                let work = workload(plain.transpose()?.as_ref().unwrap_or(&tasks), limits.max_new_tokens);
-                let (methods, free_bytes, model) = (arguments.methods(), free, shape);
-                let doubts = doubts(&work, asked.prompt_texts());
-                let prediction = Prediction { model, work, batch_rows, methods, free_bytes, device, doubts };
-                answers.prediction = Some(prediction);
-                if arguments.explain {
-                    break;
-                }
-            }
-            let work = workload(&tasks, limits.max_new_tokens);
-            let fits = |free| memory::check(method, &shape, &work, batch_rows, free);
-            if let Some(Err(error)) = free.map(fits) {
-                answers.refused.push((method, one_line(&error)));
-                continue;
-            }
-            let said = answers.prediction.as_ref().and_then(Prediction::memory_line);
-            let said = said.filter(|_| answers.ran.is_empty() && !arguments.json);
-            said.iter().for_each(|line| println!("{line}"));
-            if !loaded.contains_key(&folder) {
+        let work = workload(&tasks, limits.max_new_tokens);
+        let fits = |free| memory::check(method, &shape, &work, batch_rows, free);
+        if let Some(Err(error)) = free.map(fits) {
+            answers.refused.push((method, one_line(&error)));
+            continue;
+        }
+        let memory = answers.prediction.as_ref().and_then(Prediction::memory_line);
+        if let Some(line) = memory.filter(|_| answers.ran.is_empty() && !arguments.json) {
+            println!("{line}");
+        }
+        let model = match models.entry(folder) {
+            Entry::Occupied(model) => model.into_mut(),
+            Entry::Vacant(place) => {
                 let model = match arguments.random {
                     Some(_) => load::random(config, 1, backend)?,
-                    None => load::folder(&folder, config, arguments.transformers, backend)?,
+                    None => load::folder(place.key(), config, arguments.transformers, backend)?,
                 };
-                loaded.insert(folder.clone(), model);
+                place.insert(model)
             }
-            let model = &loaded[&folder];
-            let (outputs, stats) =
-                generate(model, method, &tasks, limits, arguments.runs, &progress::bar(""))?;
-            if let Some(path) = &arguments.logits {
-                write_logits(path, &forced_logits(model, &tasks[..1])?, model.config.vocab)?;
-            }
-            let answer = |ids: &Vec<u32>| match &text {
-                Some(text) => Ok(json!(text.decode(ids)?)),
-                None => Ok(json!(ids)),
-            };
-            let of_method = outputs.iter().flatten().map(answer).collect::<Result<_>>()?;
-            let figures = Figures::new(method, stats, &shape, &tasks, &outputs);
-            answers.ran.push((figures, of_method));
-        }
-        Ok(answers)
-    }
-
-    /// What is asked, answered by every method.
-    fn answer(&self, asked: &Asked) -> Result<()> {
-        let (arguments, answers) = (self.arguments, self.ask(asked, &mut HashMap::new())?);
-        if arguments.explain {
-            return self.explain(answers.prediction.as_ref());
-        }
-        answers.some_ran()?;
-        let (inputs, prompts) = asked.names();
-        // Answers of an input, by method.
-        let of_input = |i: usize| {
-            let range = i * prompts.len()..(i + 1) * prompts.len();
-            answers.ran.iter().map(move |(figures, answers)| (figures.name(), &answers[range.clone()]))
         };
-        if arguments.json {
-            let line = |i, p: usize| {
-                let mut line = json!({ "prompt": prompts[p] });
-                of_input(i).for_each(|(name, answers)| line[name.to_lowercase()] = answers[p].clone());
-                line
-            };
-            let outputs = |i| (0..prompts.len()).map(|p| line(i, p)).collect::<Value>();
-            let inputs = (0..inputs.len()).map(|i| json!({ "input": inputs[i], "outputs": outputs(i) }));
-            let (inputs, ignored) = (inputs.collect::<Value>(), answers.ignored.clone());
-            let figures = answers.figures(&self.device);
-            println!("{:#}", json!({ "inputs": inputs, "ignored": ignored, "figures": figures }));
-            return Ok(());
+        let (outputs, stats) = generate(model, method, &tasks, limits, arguments.runs, &out::bar(""))?;
+        if let Some(path) = &arguments.logits {
+            write_logits(path, &forced_logits(model, &tasks[..1])?, model.config.vocab)?;
         }
-        for i in 0..inputs.len() {
-            println!("{}\n", asked.heading(arguments, i));
-            println!("{}\n", outputs_table(&prompts, &of_input(i).collect::<Vec<_>>()));
-        }
-        if arguments.model.is_none() && answers.ran.iter().any(|(f, _)| f.method == Method::Pie) {
-            println!("The built-in models are tiny, and the PIE one answers worse: see tools/tiny-t5.");
-        }
-        answers.print(&self.device);
-        Ok(())
+        let figures = Figures::new(method, stats, &shape, &tasks, &outputs);
+        answers.ran.push((figures, asked.answers(text.as_ref(), &outputs)?));
     }
-
-    /// Figures of random weights on random ids, at every length and number of prompts.
-    fn sweep(&self, shape: Shape) -> Result<()> {
-        let (arguments, mut loaded, mut reports) = (self.arguments, HashMap::new(), Vec::new());
-        let points = arguments.keys.iter().flat_map(|n| arguments.prompt_count.iter().map(move |u| (*n, *u)));
-        let points: Vec<(usize, usize)> = points.collect();
-        for &(keys, prompts) in &points {
-            if points.len() > 1 && !arguments.json {
-                println!("{keys} input tokens, {prompts} prompts");
-            }
-            let answers = self.ask(&Asked::random(arguments, shape, keys, prompts)?, &mut loaded)?;
-            if points.len() == 1 {
-                answers.some_ran()?;
-            }
-            if arguments.explain {
-                self.explain(answers.prediction.as_ref())?;
-            } else if arguments.json {
-                reports.push(answers.figures(&self.device));
-            } else {
-                answers.print(&self.device);
-            }
-        }
-        match &reports[..] {
-            [] => (),
-            [report] => println!("{report:#}"),
-            reports => println!("{:#}", json!(reports)),
-        }
-        Ok(())
-    }
-
-    fn explain(&self, prediction: Option<&Prediction>) -> Result<()> {
-        let prediction = prediction.context("nothing was predicted")?;
-        if self.arguments.json {
-            println!("{:#}", prediction.json());
-        } else {
-            prediction.print();
-            println!("{}", self.device);
-        }
-        Ok(())
-    }
-}
-
-fn write_logits(path: &Path, logits: &[Vec<f32>], vocab: usize) -> Result<()> {
-    let mut tensors = Vec::new();
-    for (i, logits) in logits.iter().enumerate() {
-        let (shape, bytes) = (vec![logits.len() / vocab, vocab], bytemuck::cast_slice(logits));
-        tensors.push((format!("logits.{i}"), TensorView::new(safetensors::Dtype::F32, shape, bytes)?));
-    }
-    safetensors::serialize_to_file(tensors, None, path)
-        .with_context(|| format!("cannot write {}", path.display()))
+    Ok(answers)
 }

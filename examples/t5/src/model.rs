@@ -73,8 +73,6 @@ pub struct Seat<'a> {
 /// Rows in the middle of decoding.
 pub struct Decoding<B: Backend> {
     rows: B::Rows,
-    caches: Vec<B::SelfCache>,
-    biases: Vec<B::Bias>,
     /// The cross-attention of a pass in which rows begin, and of all others, over one token a row.
     prefill: Option<Planned<B>>,
     steps: Option<Planned<B>>,
@@ -183,7 +181,7 @@ impl<'b, B: Backend> Model<'b, B> {
             }
             let hidden = self.encode_chunk(&ids)?;
             for (layer, kv) in self.decoder.iter().zip(&mut memory.layers) {
-                self.backend.project_cross_kv(kv, start, &hidden, &layer.kv)?;
+                self.backend.project(kv, start, &hidden, &layer.kv)?;
             }
             progress.inc(tokens as u64);
         }
@@ -201,8 +199,8 @@ impl<'b, B: Backend> Model<'b, B> {
         let mut x = b.embed(&self.embedding, &inputs.concat(), next())?;
         for (layer, bias) in self.encoder.iter().zip(biases.iter().cycle()) {
             let qkv = self.project(&mut x, &layer.attention)?;
-            let attended = b.encoder_attention(&qkv, &offsets, bias)?;
-            b.add_linear(&mut x, &attended, &layer.attention.out, &layer.feed_forward.norm)?;
+            let attended = b.attend_inputs(&qkv, &offsets, bias)?;
+            b.add(&mut x, &attended, &layer.attention.out, &layer.feed_forward.norm)?;
             self.feed_forward(&mut x, &layer.feed_forward, next())?;
         }
         b.rms_norm(&mut x, &self.encoder_norm, c.epsilon)
@@ -228,24 +226,17 @@ impl<'b, B: Backend> Model<'b, B> {
     ) -> Result<()> {
         let (start, at) = (from.offsets[place], to.offsets[at]);
         for (from, to) in from.layers.iter().zip(&mut to.layers) {
-            self.backend.copy_cross_kv(from, start..start + keys, to, at)?;
+            self.backend.copy(from, start..start + keys, to, at)?;
         }
         Ok(())
     }
 
-    /// Room for rows; none is in the batch.
+    /// Room for rows; none is in the batch. The spec's layers become those of the model.
     pub fn begin(&self, spec: RowsSpec) -> Result<Decoding<B>> {
-        let b = self.backend;
-        let longest = spec.longest();
-        let cache = |_| b.self_cache(spec.slots, longest, self.config.heads * self.head_dim);
-        Ok(Decoding {
-            caches: self.decoder.iter().map(cache).collect::<Result<_>>()?,
-            biases: self.biases(&self.decoder_bias, Direction::Back, longest)?,
-            rows: b.rows(spec)?,
-            prefill: None,
-            steps: None,
-            begins: false,
-        })
+        let biases = self.biases(&self.decoder_bias, Direction::Back, spec.longest())?;
+        let inner = self.config.heads * self.head_dim;
+        let spec = RowsSpec { layers: self.decoder.len(), inner, ..spec };
+        Ok(Decoding { rows: self.backend.rows(spec, biases)?, prefill: None, steps: None, begins: false })
     }
 
     /// Makes these rows the batch, those of a place side by side and places ascending; whether recorded steps are
@@ -308,30 +299,29 @@ impl<'b, B: Backend> Model<'b, B> {
     }
 
     /// One pass over the next tokens of all rows: the residual stream `[tokens, d_model]`.
-    pub fn pass(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<B::Residual> {
+    pub fn pass(&self, decoding: &mut Decoding<B>, memory: &Memory<B>) -> Result<B::Stream> {
         let b = self.backend;
-        let Decoding { rows, caches, biases, prefill, steps, begins, .. } = decoding;
+        let Decoding { rows, prefill, steps, begins } = decoding;
         let Some(Planned { cross, .. }) = (if *begins { prefill } else { steps }) else {
             bail!("no rows are in the batch")
         };
         let mut norms = self.decoder.iter().map(|layer| &layer.attention.norm).chain([&self.decoder_norm]);
         let mut next = || norms.next().unwrap_or(&self.decoder_norm);
         let mut x = b.embed_next(&self.embedding, rows, next())?;
-        let of_layers = self.decoder.iter().zip(caches).zip(&memory.layers).zip(biases.iter().cycle());
-        for (((layer, cache), kv), bias) in of_layers {
+        for (i, (layer, kv)) in self.decoder.iter().zip(&memory.layers).enumerate() {
             let qkv = self.project(&mut x, &layer.attention)?;
-            let attended = b.decoder_attention(&qkv, cache, rows, bias)?;
-            b.add_linear(&mut x, &attended, &layer.attention.out, &layer.cross.norm)?;
+            let attended = b.attend_rows(&qkv, i, rows)?;
+            b.add(&mut x, &attended, &layer.attention.out, &layer.cross.norm)?;
             let q = self.project(&mut x, &layer.cross)?;
-            let attended = b.cross_attention(&q, kv, cross)?;
-            b.add_linear(&mut x, &attended, &layer.cross.out, &layer.feed_forward.norm)?;
+            let attended = b.attend_cross(&q, kv, cross)?;
+            b.add(&mut x, &attended, &layer.cross.out, &layer.feed_forward.norm)?;
             self.feed_forward(&mut x, &layer.feed_forward, next())?;
         }
         Ok(x)
     }
 
     /// Logits of the residual stream `x`.
-    pub fn logits(&self, x: &mut B::Residual) -> Result<B::Matrix> {
+    pub fn logits(&self, x: &mut B::Stream) -> Result<B::Matrix> {
         let hidden = self.backend.rms_norm(x, &self.decoder_norm, self.config.epsilon)?;
         self.backend.logits(&hidden, &self.head)
     }
@@ -352,16 +342,16 @@ impl<'b, B: Backend> Model<'b, B> {
     }
 
     /// What the residual stream gives a sublayer.
-    fn project(&self, x: &mut B::Residual, layer: &Sublayer<B>) -> Result<B::Matrix> {
+    fn project(&self, x: &mut B::Stream, layer: &Sublayer<B>) -> Result<B::Matrix> {
         self.backend.linear(&self.backend.rms_norm(x, &layer.norm, self.config.epsilon)?, &layer.into)
     }
 
     /// `next`: the norm behind it.
-    fn feed_forward(&self, x: &mut B::Residual, layer: &Sublayer<B>, next: &B::Norm) -> Result<()> {
+    fn feed_forward(&self, x: &mut B::Stream, layer: &Sublayer<B>, next: &B::Norm) -> Result<()> {
         let (b, c) = (self.backend, &self.config);
         let normed = b.rms_norm(x, &layer.norm, c.epsilon)?;
         let by = Activated { activation: c.activation, gated: c.gated };
-        b.add_linear(x, &b.linear_activated(&normed, &layer.into, by)?, &layer.out, next)
+        b.add(x, &b.linear_activated(&normed, &layer.into, by)?, &layer.out, next)
     }
 }
 

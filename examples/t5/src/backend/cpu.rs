@@ -14,8 +14,8 @@ use product::{Packed, Rows as Activations, product};
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::{Backend, BatchRow, RowsSpec, Rules, overflow};
-use crate::config::{Activated, Config};
+use super::{Backend, BatchRow, DeviceMemory, Facts, RowsSpec, Step, overflow};
+use crate::config::{Activated, Config, Rules};
 
 /// Query rows of a sequence's self-attention per task: their scores stay in the L2 cache.
 const BLOCK_ROWS: usize = 64;
@@ -91,6 +91,9 @@ enum Sees {
 /// Rows by slot.
 pub struct Rows {
     rows: Vec<Row>,
+    /// K and V of every layer's self-attention, by slot.
+    caches: Vec<Vec<RowCache>>,
+    biases: Vec<Bias>,
     /// Slots of the rows in the batch.
     batch: Vec<usize>,
     max_new_tokens: usize,
@@ -113,16 +116,10 @@ impl Rows {
 }
 
 /// K and V of one row, `[tokens, inner]` each.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct RowCache {
     k: Vec<f32>,
     v: Vec<f32>,
-}
-
-/// Self-attention cache of one layer.
-pub struct SelfCache {
-    rows: Vec<RowCache>,
-    inner: usize,
 }
 
 /// Cross-attention K/V of one layer, `[keys, 2, inner]`.
@@ -220,12 +217,11 @@ impl Cpu {
 
 impl Backend for Cpu {
     type Matrix = Matrix;
-    type Residual = Matrix;
+    type Stream = Matrix;
     type Linear = Packed;
     type Norm = Vec<f32>;
     type Bias = Bias;
     type Rows = Rows;
-    type SelfCache = SelfCache;
     type CrossKv = CrossKv;
     type Cross = Problem;
     type Recording = ();
@@ -234,20 +230,27 @@ impl Backend for Cpu {
     const STEPS_PER_LOOK: usize = 1;
     const DROP_AT: f64 = 1.0;
 
-    fn describe(&self) -> String {
-        format!("cpu, f32, {} threads", rayon::current_num_threads())
+    fn facts(&self) -> Facts {
+        let name = format!("cpu, f32, {} threads", rayon::current_num_threads());
+        Facts { name, element_bytes: size_of::<f32>(), roofline: None }
     }
 
     fn head_dim(&self, config: &Config) -> Result<usize> {
         Ok(config.d_kv)
     }
 
-    fn element_bytes(&self) -> usize {
-        size_of::<f32>()
+    fn memory(&self) -> Result<Option<DeviceMemory>> {
+        Ok(None)
     }
 
     fn release(&self) -> Result<()> {
         self.kept.clear();
+        Ok(())
+    }
+
+    fn trim(&self) {}
+
+    fn synchronize(&self) -> Result<()> {
         Ok(())
     }
 
@@ -287,7 +290,7 @@ impl Backend for Cpu {
         Ok(out)
     }
 
-    fn add_linear(&self, x: &mut Matrix, y: &Matrix, weights: &Packed, _next: &Vec<f32>) -> Result<()> {
+    fn add(&self, x: &mut Matrix, y: &Matrix, weights: &Packed, _next: &Vec<f32>) -> Result<()> {
         self.product(&mut x.data, y, weights, true);
         Ok(())
     }
@@ -316,8 +319,8 @@ impl Backend for Cpu {
         Ok(x.data.clone())
     }
 
-    fn encoder_attention(&self, qkv: &Matrix, offsets: &[usize], bias: &Bias) -> Result<Matrix> {
-        let inputs: Vec<Range<usize>> = offsets.windows(2).map(|w| w[0]..w[1]).collect();
+    fn attend_inputs(&self, qkv: &Matrix, starts: &[usize], bias: &Bias) -> Result<Matrix> {
+        let inputs: Vec<Range<usize>> = starts.windows(2).map(|w| w[0]..w[1]).collect();
         let mut out = self.matrix(qkv.rows, qkv.cols / 3);
         self.attend_sequences(&mut out, qkv, &inputs, bias, Sees::All);
         Ok(out)
@@ -327,15 +330,15 @@ impl Backend for Cpu {
         Ok(CrossKv { data: vec![0.0; keys * 2 * inner], inner })
     }
 
-    fn project_cross_kv(&self, kv: &mut CrossKv, at: usize, hidden: &Matrix, weights: &Packed) -> Result<()> {
-        let out = &mut kv.data[at * 2 * kv.inner..][..hidden.rows * 2 * kv.inner];
-        self.product(out, hidden, weights, false);
+    fn project(&self, kv: &mut CrossKv, at: usize, x: &Matrix, weights: &Packed) -> Result<()> {
+        let out = &mut kv.data[at * 2 * kv.inner..][..x.rows * 2 * kv.inner];
+        self.product(out, x, weights, false);
         Ok(())
     }
 
-    fn copy_cross_kv(&self, from: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
-        let key = 2 * from.inner;
-        let copied = &from.data[keys.start * key..keys.end * key];
+    fn copy(&self, of: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
+        let key = 2 * of.inner;
+        let copied = &of.data[keys.start * key..keys.end * key];
         to.data[at * key..][..copied.len()].copy_from_slice(copied);
         Ok(())
     }
@@ -348,7 +351,7 @@ impl Backend for Cpu {
         Ok(problem.clone())
     }
 
-    fn cross_attention(&self, q: &Matrix, kv: &CrossKv, problem: &Problem) -> Result<Matrix> {
+    fn attend_cross(&self, q: &Matrix, kv: &CrossKv, problem: &Problem) -> Result<Matrix> {
         let mut out = self.matrix(q.rows, q.cols);
         let strides = Strides::new(2 * kv.inner, problem.head_dim());
         let of = |data| onekv::View::strided(problem.kv_shape(), strides, data);
@@ -363,9 +366,11 @@ impl Backend for Cpu {
         Ok(out)
     }
 
-    fn rows(&self, spec: RowsSpec) -> Result<Rows> {
+    fn rows(&self, spec: RowsSpec, biases: Vec<Bias>) -> Result<Rows> {
         Ok(Rows {
             rows: vec![Row::default(); spec.slots],
+            caches: vec![vec![RowCache::default(); spec.slots]; spec.layers],
+            biases,
             batch: Vec::new(),
             max_new_tokens: spec.max_new_tokens,
             rules: spec.rules,
@@ -383,32 +388,23 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn self_cache(&self, slots: usize, _longest: usize, inner: usize) -> Result<SelfCache> {
-        Ok(SelfCache { rows: (0..slots).map(|_| RowCache::default()).collect(), inner })
-    }
-
     fn embed_next(&self, table: &Matrix, rows: &Rows, norm: &Vec<f32>) -> Result<Matrix> {
         let next: Vec<u32> = rows.batch().flat_map(|row| &row.next).copied().collect();
         self.embed(table, &next, norm)
     }
 
-    fn decoder_attention(
-        &self,
-        qkv: &Matrix,
-        cache: &mut SelfCache,
-        rows: &Rows,
-        bias: &Bias,
-    ) -> Result<Matrix> {
-        let inner = cache.inner;
-        let dim = inner / bias.values.len();
+    fn attend_rows(&self, qkv: &Matrix, layer: usize, rows: &mut Rows) -> Result<Matrix> {
+        let inner = qkv.cols / 3;
         let mut out = self.matrix(qkv.rows, inner);
+        // Taken out while they are worked on: the batch has its rows in any order of slots.
+        let take = |slot: &usize| std::mem::take(&mut rows.caches[layer][*slot]);
+        let mut caches: Vec<RowCache> = rows.batch.iter().map(take).collect();
+        let bias = &rows.biases[layer % rows.biases.len()];
+        let dim = inner / bias.values.len();
         let long =
             rows.batch().zip(rows.tokens()).filter_map(|(row, tokens)| row.is_long().then_some(tokens));
         let long: Vec<Range<usize>> = long.collect();
         self.attend_sequences(&mut out, qkv, &long, bias, Sees::Earlier);
-        // Taken out while they are worked on: the batch has its rows in any order of slots.
-        let mut caches: Vec<RowCache> =
-            rows.batch.iter().map(|slot| std::mem::take(&mut cache.rows[*slot])).collect();
         let (mut qkv_rest, mut out_rest) = (&qkv.data[..], &mut out.data[..]);
         let mut parts = Vec::with_capacity(caches.len());
         for (row, cache) in rows.batch().zip(&mut caches) {
@@ -438,7 +434,7 @@ impl Backend for Cpu {
                 }
             }
         });
-        rows.batch.iter().zip(caches).for_each(|(slot, row)| cache.rows[*slot] = row);
+        rows.batch.iter().zip(caches).for_each(|(slot, row)| rows.caches[layer][*slot] = row);
         Ok(out)
     }
 
@@ -485,5 +481,9 @@ impl Backend for Cpu {
 
     fn outputs(&self, rows: &Rows) -> Result<Vec<Vec<u32>>> {
         Ok(rows.batch().map(|row| row.output.clone()).collect())
+    }
+
+    fn repeat(&self, _recording: &mut Option<()>, times: usize, step: Step<'_>) -> Result<()> {
+        (0..times).try_for_each(|_| step())
     }
 }

@@ -19,7 +19,7 @@ use cublaslt::CublasLt;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use driver::Driver;
 use half::{bf16, f16};
-use kernels::{Begun, Bias, Ids, Matrix, Residual, SelfCache, Target, Tile};
+use kernels::{Begun, Bias, Ids, Matrix, Residual, Target, Tile};
 use memory::{Buffer, Pinned, Pool};
 use onekv::cuda::{Memory, Prepared, Queue, Recorder};
 use onekv::plan::{Plan, PlanOptions};
@@ -27,8 +27,8 @@ use onekv::{DType, Element, Problem, SharedKv, Strides, View};
 use rayon::prelude::*;
 use rows::{OVERFLOWED, RowState, Rows};
 
-use super::{Backend, BatchRow, RowsSpec, overflow};
-use crate::arguments::{Dtype, Products};
+use super::{Backend, BatchRow, DeviceMemory, Facts, RowsSpec, Step, overflow};
+use crate::cli::arguments::{Dtype, Products};
 use crate::config::{Activated, Config};
 
 /// Elements per head that the kernels of `cuda/` and of onekv are there for; smaller heads are filled up.
@@ -57,9 +57,6 @@ pub struct CrossKv {
     keys: usize,
     inner: usize,
 }
-
-/// A planned cross-attention.
-pub struct Cross(Prepared);
 
 /// A decode step as a graph; none yet where the step has only been tried.
 pub struct Recording {
@@ -135,9 +132,22 @@ impl Cuda {
         self.multiply(x, weights, Target { data: &mut out.data, at: 0, dtype, add: false })?;
         Ok(out)
     }
-}
 
-impl Cuda {
+    fn roofline(&self) -> Option<Roofline> {
+        let known = |attribute| self.driver.context.attribute(attribute).ok().filter(|value| *value > 0);
+        let of = |attribute| known(attribute).map(f64::from);
+        // kHz, and a double data rate.
+        let clock = of(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? * 1e3;
+        let memory_clock = of(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? * 1e3;
+        let bus_bytes = of(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
+        let (tensor, plain) = flops_per_clock(self.driver.context.compute_capability().ok()?);
+        let per_clock = if self.dtype == DType::F32 { plain } else { tensor };
+        Some(Roofline {
+            flops_per_s: clock * self.driver.multiprocessors as f64 * per_clock,
+            bytes_per_s: 2.0 * memory_clock * bus_bytes,
+        })
+    }
+
     fn embedded(&self, table: &Matrix, ids: Ids<'_>, tokens: usize, next: &Buffer) -> Result<Residual> {
         let mut sum = self.matrix(tokens, table.cols, DType::F32)?;
         let mut begun = self.begin(tokens, next, table.cols, 1)?;
@@ -185,24 +195,24 @@ fn flops_per_clock(capability: (i32, i32)) -> (f64, f64) {
 
 impl Backend for Cuda {
     type Matrix = Matrix;
-    type Residual = Residual;
+    type Stream = Residual;
     type Linear = Matrix;
     type Norm = Buffer;
     type Bias = Bias;
     type Rows = Rows;
-    type SelfCache = SelfCache;
     type CrossKv = CrossKv;
-    type Cross = Cross;
+    type Cross = Prepared;
     type Recording = Recording;
 
     const STEPS_PER_LOOK: usize = 4;
     // A smaller batch needs another recording.
     const DROP_AT: f64 = 0.5;
 
-    fn describe(&self) -> String {
+    fn facts(&self) -> Facts {
         let card = self.driver.context.name().unwrap_or_else(|_| "unknown card".into());
         let products = if self.products.is_some() { "cublasLt" } else { "own gemm" };
-        format!("cuda: {card}, {}, {products}", self.dtype)
+        let name = format!("cuda: {card}, {}, {products}", self.dtype);
+        Facts { name, element_bytes: self.dtype.size_bytes(), roofline: self.roofline() }
     }
 
     fn head_dim(&self, config: &Config) -> Result<usize> {
@@ -217,16 +227,10 @@ impl Backend for Cuda {
         }
     }
 
-    fn element_bytes(&self) -> usize {
-        self.dtype.size_bytes()
-    }
-
-    fn free_bytes(&self) -> Result<Option<usize>> {
-        Ok(Some(self.driver.context.mem_get_info().context("cannot ask the card for its free memory")?.0))
-    }
-
-    fn peak_bytes(&self) -> Option<usize> {
-        Some(self.pool.peak())
+    fn memory(&self) -> Result<Option<DeviceMemory>> {
+        let info = self.driver.context.mem_get_info();
+        let (free, _) = info.context("cannot ask the card for its free memory")?;
+        Ok(Some(DeviceMemory { free, peak: self.pool.peak() }))
     }
 
     fn release(&self) -> Result<()> {
@@ -236,21 +240,6 @@ impl Backend for Cuda {
 
     fn trim(&self) {
         self.pool.trim();
-    }
-
-    fn roofline(&self) -> Option<Roofline> {
-        let known = |attribute| self.driver.context.attribute(attribute).ok().filter(|value| *value > 0);
-        let of = |attribute| known(attribute).map(f64::from);
-        // kHz, and a double data rate.
-        let clock = of(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? * 1e3;
-        let memory_clock = of(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? * 1e3;
-        let bus_bytes = of(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
-        let (tensor, plain) = flops_per_clock(self.driver.context.compute_capability().ok()?);
-        let per_clock = if self.dtype == DType::F32 { plain } else { tensor };
-        Some(Roofline {
-            flops_per_s: clock * self.driver.multiprocessors as f64 * per_clock,
-            bytes_per_s: 2.0 * memory_clock * bus_bytes,
-        })
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -292,7 +281,7 @@ impl Backend for Cuda {
         self.product(x, weights, self.dtype)
     }
 
-    fn add_linear(&self, x: &mut Residual, y: &Matrix, weights: &Matrix, next: &Buffer) -> Result<()> {
+    fn add(&self, x: &mut Residual, y: &Matrix, weights: &Matrix, next: &Buffer) -> Result<()> {
         let Residual { sum, begun } = x;
         let target = Target { data: &mut sum.data, at: 0, dtype: sum.dtype, add: true };
         *begun = self.begin(sum.rows, next, sum.cols, Begun::parts_of_product(sum.cols))?;
@@ -322,21 +311,21 @@ impl Backend for Cuda {
         self.pool.download_as(&x.data, x.rows * x.cols, x.dtype)
     }
 
-    fn encoder_attention(&self, qkv: &Matrix, offsets: &[usize], bias: &Bias) -> Result<Matrix> {
-        let longest = offsets.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+    fn attend_inputs(&self, qkv: &Matrix, starts: &[usize], bias: &Bias) -> Result<Matrix> {
+        let longest = starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
         let reaches = longest <= bias.zero + 1 && bias.zero + longest <= bias.span;
-        if !reaches || offsets.last() != Some(&qkv.rows) {
+        if !reaches || starts.last() != Some(&qkv.rows) {
             bail!("the encoder's offsets or bias do not fit its activations");
         }
         let mut out = self.matrix(qkv.rows, qkv.cols / 3, self.dtype)?;
         let mut tiles = self.tiles.borrow_mut();
-        if tiles.as_ref().is_none_or(|(of, ..)| of != offsets) {
+        if tiles.as_ref().is_none_or(|(of, ..)| of != starts) {
             let of_input = |w: &[usize]| {
                 let (start, end) = (w[0] as i32, w[1] as i32);
                 (start..end).step_by(kernels::tile_rows(self.dtype)).map(move |first| [start, end, first, 0])
             };
-            let list: Vec<Tile> = offsets.windows(2).flat_map(of_input).collect();
-            *tiles = Some((offsets.to_vec(), self.pool.upload(&list)?, list.len()));
+            let list: Vec<Tile> = starts.windows(2).flat_map(of_input).collect();
+            *tiles = Some((starts.to_vec(), self.pool.upload(&list)?, list.len()));
         }
         let Some((_, list, count)) = tiles.as_ref() else { bail!("no tiles") };
         kernels::attend_encoder(&self.driver, qkv, (list, *count), bias, &mut out)?;
@@ -345,48 +334,43 @@ impl Backend for Cuda {
 
     fn cross_kv(&self, keys: usize, inner: usize) -> Result<CrossKv> {
         // Kernels load whole tiles, also past the keys of an input that does not fill its place.
-        Ok(CrossKv { data: self.pool.zeros(keys * 2 * inner * self.element_bytes())?, keys, inner })
+        Ok(CrossKv { data: self.pool.zeros(keys * 2 * inner * self.dtype.size_bytes())?, keys, inner })
     }
 
-    fn project_cross_kv(&self, kv: &mut CrossKv, at: usize, hidden: &Matrix, weights: &Matrix) -> Result<()> {
-        let at = at * 2 * kv.inner * self.element_bytes();
-        self.multiply(hidden, weights, Target { data: &mut kv.data, at, dtype: self.dtype, add: false })
+    fn project(&self, kv: &mut CrossKv, at: usize, x: &Matrix, weights: &Matrix) -> Result<()> {
+        let at = at * 2 * kv.inner * self.dtype.size_bytes();
+        self.multiply(x, weights, Target { data: &mut kv.data, at, dtype: self.dtype, add: false })
     }
 
-    fn copy_cross_kv(&self, from: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
-        let key_bytes = 2 * from.inner * self.element_bytes();
+    fn copy(&self, of: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
+        let key_bytes = 2 * of.inner * self.dtype.size_bytes();
         let bytes = keys.len() * key_bytes;
-        self.pool.copy(&from.data, keys.start * key_bytes, &mut to.data, at * key_bytes, bytes)
+        self.pool.copy(&of.data, keys.start * key_bytes, &mut to.data, at * key_bytes, bytes)
     }
 
     fn cross_kv_bytes(&self, kv: &CrossKv) -> usize {
         kv.data.bytes()
     }
 
-    fn plan_cross(&self, problem: &Problem) -> Result<Cross> {
+    fn plan_cross(&self, problem: &Problem) -> Result<Prepared> {
         let plan = Plan::new(problem, self.dtype, self.attention.facts(), &self.plans)?;
-        Ok(Cross(self.queue.prepare(&plan)?))
+        Ok(self.queue.prepare(&plan)?)
     }
 
-    fn cross_attention(&self, q: &Matrix, kv: &CrossKv, cross: &Cross) -> Result<Matrix> {
+    fn attend_cross(&self, q: &Matrix, kv: &CrossKv, plan: &Prepared) -> Result<Matrix> {
         match self.dtype {
-            DType::F16 => self.attend::<f16>(q, kv, &cross.0),
-            DType::Bf16 => self.attend::<bf16>(q, kv, &cross.0),
-            _ => self.attend::<f32>(q, kv, &cross.0),
+            DType::F16 => self.attend::<f16>(q, kv, plan),
+            DType::Bf16 => self.attend::<bf16>(q, kv, plan),
+            _ => self.attend::<f32>(q, kv, plan),
         }
     }
 
-    fn rows(&self, spec: RowsSpec) -> Result<Rows> {
-        Rows::new(&self.pool, spec)
+    fn rows(&self, spec: RowsSpec, biases: Vec<Bias>) -> Result<Rows> {
+        Rows::new(&self.pool, spec, self.dtype, biases)
     }
 
     fn seat(&self, rows: &mut Rows, batch: &[BatchRow<'_>]) -> Result<()> {
         rows.seat(&self.pool, batch)
-    }
-
-    fn self_cache(&self, slots: usize, longest: usize, inner: usize) -> Result<SelfCache> {
-        let data = self.pool.keep(slots * longest * 2 * inner * self.element_bytes())?;
-        Ok(SelfCache { data, slots, capacity: longest, inner })
     }
 
     fn embed_next(&self, table: &Matrix, rows: &Rows, next: &Buffer) -> Result<Residual> {
@@ -394,13 +378,8 @@ impl Backend for Cuda {
         self.embedded(table, ids, rows.pass().tokens, next)
     }
 
-    fn decoder_attention(
-        &self,
-        qkv: &Matrix,
-        cache: &mut SelfCache,
-        rows: &Rows,
-        bias: &Bias,
-    ) -> Result<Matrix> {
+    fn attend_rows(&self, qkv: &Matrix, layer: usize, rows: &mut Rows) -> Result<Matrix> {
+        let (cache, bias) = (&rows.caches[layer], &rows.biases[layer % rows.biases.len()]);
         let mut out = self.matrix(qkv.rows, cache.inner, self.dtype)?;
         kernels::attend_self(&self.driver, qkv, cache, rows, bias, &mut out)?;
         Ok(out)
@@ -441,12 +420,7 @@ impl Backend for Cuda {
         Ok(rows.live.iter().map(of_slot).collect())
     }
 
-    fn repeat(
-        &self,
-        recording: &mut Option<Recording>,
-        times: usize,
-        step: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
+    fn repeat(&self, recording: &mut Option<Recording>, times: usize, step: Step<'_>) -> Result<()> {
         let mut left = times;
         if recording.is_none() && left > 0 {
             // The first step is run as it is: it loads and allocates what a recorded one finds ready.
@@ -457,7 +431,7 @@ impl Backend for Cuda {
         let Some(recorded) = recording.as_mut().filter(|_| left > 0) else { return Ok(()) };
         if recorded.step.is_none() {
             let mut recorder = self.queue.record()?;
-            // SAFETY: K and V of the encoder are written when an input is admitted (`project_cross_kv`, `copy_cross_kv`), before
+            // SAFETY: K and V of the encoder are written when an input is admitted (`project`, `copy`), before
             // its steps are replayed and never by a step.
             unsafe { recorder.assume_kv_settled() };
             self.driver.lane.set(recorder.cu_stream());

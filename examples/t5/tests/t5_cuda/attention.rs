@@ -3,7 +3,7 @@
 use onekv::DType;
 
 use crate::backend::cuda::kernels;
-use crate::backend::{Backend as _, BatchRow, RowsSpec, Rules};
+use crate::backend::{Backend as _, BatchRow, RowsSpec};
 use crate::reference::{attend, part};
 use crate::support::{DTYPES, assert_close, bias, card, matrix, noise, poisoned, result, unit};
 
@@ -78,12 +78,12 @@ fn the_decoder_attends_to_all_before() {
             let (inner, steps) = (heads * dim, 6);
             let most_tokens = *counts.iter().max().unwrap();
             let spec =
-                RowsSpec { slots: counts.len(), most_tokens, max_new_tokens: steps, rules: Rules::default() };
+                RowsSpec { slots: counts.len(), most_tokens, max_new_tokens: steps, ..RowsSpec::default() };
             let (capacity, tokens) = (spec.longest(), vec![0; most_tokens]);
-            let mut rows = cuda.rows(spec).unwrap();
+            let mut rows = cuda.rows(spec, Vec::new()).unwrap();
             let poison = vec![f32::NAN; counts.len() * capacity * 2 * inner];
             let data = matrix(&mut cuda, &poison, 1, poison.len(), dtype).data;
-            let mut cache = kernels::SelfCache { data, slots: counts.len(), capacity, inner };
+            let cache = kernels::SelfCache { data, slots: counts.len(), capacity, inner };
             let biases = noise(5, heads * capacity, 3.0, DType::F32);
             let bias_data = bias(&cuda, &biases, heads, capacity - 1);
             // By slot, the qkv so far of its row.
@@ -113,8 +113,7 @@ fn the_decoder_attends_to_all_before() {
                 let qkv = noise((step * 100 + total) as u64, total * 3 * inner, 0.7, dtype);
                 let qkv_data = matrix(&mut cuda, &qkv, total, 3 * inner, dtype);
                 let mut out = poisoned(&mut cuda, total, inner, dtype);
-                kernels::attend_self(&cuda.driver, &qkv_data, &mut cache, &rows, &bias_data, &mut out)
-                    .unwrap();
+                kernels::attend_self(&cuda.driver, &qkv_data, &cache, &rows, &bias_data, &mut out).unwrap();
                 let mut rest = &qkv[..];
                 let mut want = Vec::new();
                 for (row, count) in live.iter().zip(&counts) {
@@ -146,9 +145,9 @@ fn an_infinite_value_stays_infinite() {
     let Some(mut cuda) = card() else { return };
     for dtype in DTYPES {
         let (heads, dim) = (1, 64);
-        let spec = RowsSpec { slots: 1, most_tokens: 3, max_new_tokens: 1, rules: Rules::default() };
+        let spec = RowsSpec { slots: 1, most_tokens: 3, max_new_tokens: 1, ..RowsSpec::default() };
         let capacity = spec.longest();
-        let mut rows = cuda.rows(spec).unwrap();
+        let mut rows = cuda.rows(spec, Vec::new()).unwrap();
         cuda.seat(&mut rows, &[BatchRow { slot: 0, begins: Some(&[0; 3]) }]).unwrap();
         let mut qkv = noise(1, 3 * 3 * dim, 0.7, dtype);
         // One column of the last token's V.
@@ -156,10 +155,10 @@ fn an_infinite_value_stays_infinite() {
         qkv[8 * dim + column] = f32::INFINITY;
         let qkv = matrix(&mut cuda, &qkv, 3, 3 * dim, dtype);
         let data = matrix(&mut cuda, &vec![0.0; capacity * 2 * dim], 1, capacity * 2 * dim, dtype).data;
-        let mut cache = kernels::SelfCache { data, slots: 1, capacity, inner: dim };
+        let cache = kernels::SelfCache { data, slots: 1, capacity, inner: dim };
         let biases = bias(&cuda, &vec![0.0; capacity], heads, capacity - 1);
         let mut out = poisoned(&mut cuda, 3, dim, dtype);
-        kernels::attend_self(&cuda.driver, &qkv, &mut cache, &rows, &biases, &mut out).unwrap();
+        kernels::attend_self(&cuda.driver, &qkv, &cache, &rows, &biases, &mut out).unwrap();
         for (i, x) in result(&cuda, &out).into_iter().enumerate() {
             let infinite = i == 2 * dim + column;
             assert!(if infinite { x == f32::INFINITY } else { x.is_finite() }, "{dtype}: element {i} is {x}");

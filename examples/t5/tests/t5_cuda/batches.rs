@@ -14,7 +14,7 @@ use crate::generate::{Limits, Outputs, Session, Stats, Task, forced_logits, gene
 use crate::model::Model;
 use crate::models::{config, cost_shape, load};
 use crate::support::card;
-use t5::memory::{Need, REST, most_rows};
+use t5::advice::memory::{Need, REST, most_rows};
 
 const METHODS: [Method; 3] = [Method::Pid, Method::PidReplicated, Method::Pie];
 
@@ -207,7 +207,7 @@ fn memory_stays_below_what_the_limit_needs() {
         let inputs: Vec<(usize, &[u32])> = (0..).zip(lengths.iter().map(|n| &ids[..*n])).collect();
         cuda.release().unwrap();
         model.encode(&inputs, &mut memory, &ProgressBar::hidden()).unwrap();
-        cuda.peak_bytes().unwrap()
+        cuda.memory().unwrap().unwrap().peak
     };
     let (several, longest) = (peak_of(&[40, 63, 33, 20]), peak_of(&[63]));
     // And the list of tiles of the one before.

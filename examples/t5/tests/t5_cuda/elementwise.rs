@@ -6,8 +6,8 @@ use crate::arguments::Products;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::kernels::{self, Target};
 use crate::backend::cuda::rows::Rows;
-use crate::backend::{Backend as _, BatchRow, RowsSpec, Rules, overflow};
-use crate::config::Activated;
+use crate::backend::{Backend as _, BatchRow, RowsSpec, overflow};
+use crate::config::{Activated, Rules};
 use crate::reference::{activated, product};
 use crate::support::{
     ACTIVATIONS, DTYPES, PRODUCTS, assert_close, card, card_with, matrix, noise, poisoned, result, unit,
@@ -127,8 +127,9 @@ fn the_next_token_is_the_first_of_the_largest() {
             most_tokens: 1,
             max_new_tokens: 3,
             rules: Rules { ends: vec![1], ..Rules::default() },
+            ..RowsSpec::default()
         };
-        let mut rows = cuda.rows(spec).unwrap();
+        let mut rows = cuda.rows(spec, Vec::new()).unwrap();
         let begins = |slot| BatchRow { slot, begins: Some(&[0]) };
         let goes_on = |slot| BatchRow { slot, begins: None };
         cuda.seat(&mut rows, &[0, 1, 2, 3].map(begins)).unwrap();
@@ -196,8 +197,14 @@ fn likes(vocab: usize, ids: &[u32]) -> Vec<f32> {
 /// Rows of one batch under the same rules, in slots of another order.
 #[track_caller]
 fn check_rules(cuda: &mut Cuda, vocab: usize, rules: &Rules, max_new_tokens: usize, rows: &[Expected<'_>]) {
-    let spec = RowsSpec { slots: rows.len(), most_tokens: 3, max_new_tokens, rules: rules.clone() };
-    let mut on_card = cuda.rows(spec).unwrap();
+    let spec = RowsSpec {
+        slots: rows.len(),
+        most_tokens: 3,
+        max_new_tokens,
+        rules: rules.clone(),
+        ..RowsSpec::default()
+    };
+    let mut on_card = cuda.rows(spec, Vec::new()).unwrap();
     let slots = (0..rows.len()).rev();
     let batch: Vec<BatchRow<'_>> =
         slots.zip(rows).map(|(slot, row)| BatchRow { slot, begins: Some(row.0) }).collect();
@@ -276,7 +283,8 @@ fn rules_are_obeyed() {
 fn rules_of_another_vocabulary_are_refused() {
     let Some(mut cuda) = card() else { return };
     let rules = Rules { suppressed: vec![9], ..Rules::default() };
-    let mut rows = cuda.rows(RowsSpec { slots: 1, most_tokens: 1, max_new_tokens: 1, rules }).unwrap();
+    let spec = RowsSpec { slots: 1, most_tokens: 1, max_new_tokens: 1, rules, ..RowsSpec::default() };
+    let mut rows = cuda.rows(spec, Vec::new()).unwrap();
     cuda.seat(&mut rows, &[BatchRow { slot: 0, begins: Some(&[0]) }]).unwrap();
     let logits = matrix(&mut cuda, &[0.0; 9], 1, 9, DType::F32);
     let error = cuda.choose(logits, &mut rows).unwrap_err().to_string();
@@ -292,8 +300,14 @@ fn rows_without_a_finite_logit_have_overflowed() {
         let begins = |slot| BatchRow { slot, begins: Some(&[0]) };
         let rules = Rules { ends: vec![1], suppressed: vec![3], ..Rules::default() };
         let start = |cuda: &mut Cuda| {
-            let spec = RowsSpec { slots: 2, most_tokens: 1, max_new_tokens: 4, rules: rules.clone() };
-            let mut rows = cuda.rows(spec).unwrap();
+            let spec = RowsSpec {
+                slots: 2,
+                most_tokens: 1,
+                max_new_tokens: 4,
+                rules: rules.clone(),
+                ..RowsSpec::default()
+            };
+            let mut rows = cuda.rows(spec, Vec::new()).unwrap();
             cuda.seat(&mut rows, &[0, 1].map(begins)).unwrap();
             rows
         };
@@ -350,8 +364,8 @@ fn rows_without_a_finite_logit_have_overflowed() {
 #[test]
 fn the_last_token_of_every_row_is_taken() {
     let Some(mut cuda) = card() else { return };
-    let spec = RowsSpec { slots: 3, most_tokens: 5, max_new_tokens: 1, rules: Rules::default() };
-    let mut rows = cuda.rows(spec).unwrap();
+    let spec = RowsSpec { slots: 3, most_tokens: 5, max_new_tokens: 1, ..RowsSpec::default() };
+    let mut rows = cuda.rows(spec, Vec::new()).unwrap();
     let tokens = [0; 5];
     let batch = [(2, 3), (0, 1), (1, 5)].map(|(slot, n)| BatchRow { slot, begins: Some(&tokens[..n]) });
     cuda.seat(&mut rows, &batch).unwrap();
@@ -397,7 +411,7 @@ fn norms_are_begun_and_ended_by_neighbours() {
         for (norm, weight) in norms.iter().zip(&weights) {
             assert!(x.begun.is_some());
             if norm.at() == norms[1].at() {
-                cuda.add_linear(&mut x, &y_data, &into_data, norm).unwrap();
+                cuda.add(&mut x, &y_data, &into_data, norm).unwrap();
                 let before: Vec<f32> = stream.iter().map(|x| *x as f32).collect();
                 stream = product(&y, &into, &before, width, inputs);
                 let got = cuda.to_host(&x.sum).unwrap();
@@ -433,7 +447,7 @@ fn norms_are_begun_and_ended_by_neighbours() {
             assert_close(&what, &cuda.to_host(&got).unwrap(), &gated, 8.0 * unit(dtype), size);
             // Another norm than the one that was begun is computed from the stream.
             let nothing = matrix(&mut cuda, &vec![0.0; tokens * inputs], tokens, inputs, dtype);
-            cuda.add_linear(&mut x, &nothing, &into_data, norm).unwrap();
+            cuda.add(&mut x, &nothing, &into_data, norm).unwrap();
         }
         assert!(cuda.rms_norm(&mut x, &norms[0], 1e-6).unwrap().squares.is_none());
     }

@@ -13,7 +13,8 @@ mod reference;
 mod support;
 
 // The tests name the program's parts by these paths.
-use t5::{arguments, backend, config, generate, load, model};
+use t5::cli::arguments;
+use t5::{backend, config, generate, load, model};
 
 #[path = "../t5_example/mod.rs"]
 mod t5_example;

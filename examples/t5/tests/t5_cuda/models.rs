@@ -7,8 +7,8 @@ use t5::cost::{Method, ModelShape};
 
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
-use crate::backend::{Backend, BatchRow, RowsSpec, Rules, overflow};
-use crate::config::{Activation, Config, Reading};
+use crate::backend::{Backend, BatchRow, RowsSpec, overflow};
+use crate::config::{Activation, Config, Reading, Rules};
 use crate::generate::{Limits, Outputs, Session, Stats, Task, forced_logits, generate};
 use crate::load::{Random, Shape};
 use crate::model::{Model, Seat, Source};
@@ -48,7 +48,7 @@ impl Source for Lively {
 /// What the cost model takes of it.
 pub fn cost_shape<B: Backend>(model: &Model<'_, B>) -> ModelShape {
     let head_dim = model.backend.head_dim(&model.config).unwrap();
-    model.config.cost_shape(head_dim, model.backend.element_bytes())
+    model.config.cost_shape(head_dim, model.backend.facts().element_bytes)
 }
 
 pub fn load<'b, B: Backend>(config: &Config, backend: &'b B) -> Model<'b, B> {
@@ -275,7 +275,7 @@ fn steps_are_recorded_and_replayed() {
     let mut memory = model.memory([keys].into_iter()).unwrap();
     model.encode(&[(0, &task.input)], &mut memory, &ProgressBar::hidden()).unwrap();
     let tokens = [vec![0u32], vec![0, 5]];
-    let spec = RowsSpec { slots: 2, most_tokens: 2, max_new_tokens: 9, rules: Rules::default() };
+    let spec = RowsSpec { slots: 2, most_tokens: 2, max_new_tokens: 9, ..RowsSpec::default() };
     let mut decoding = model.begin(spec).unwrap();
     let seat = |slot| Seat { row: BatchRow { slot, begins: Some(&tokens[slot]) }, place: 0, keys };
     assert!(!model.seat(&mut decoding, &memory, &[0, 1].map(seat)).unwrap());
@@ -356,10 +356,10 @@ fn memory_stays_below_what_is_predicted() {
     for method in [Method::Pid, Method::PidReplicated, Method::Pie] {
         let (_, stats) = run(&model, method, limits);
         let work = t5::cost::Workload { inputs: 4, prompts: 3, keys: 70, prompt_tokens: 6, new_tokens: 5 };
-        let need = t5::memory::Need::new(method, &cost_shape(&model), &work, u64::MAX).total();
+        let need = t5::advice::memory::Need::new(method, &cost_shape(&model), &work, u64::MAX).total();
         let peak = stats.peak_bytes.unwrap() as u64;
         assert!(peak <= need, "{method:?}: {peak} of {need}");
-        let fixed = t5::memory::Need::new(
+        let fixed = t5::advice::memory::Need::new(
             method,
             &cost_shape(&model),
             &t5::cost::Workload { inputs: 0, ..work },

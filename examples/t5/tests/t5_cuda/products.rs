@@ -215,7 +215,7 @@ fn check_kv_stores(mut cuda: Cuda) {
         // Tokens `from..to`, and the key that they begin at.
         for (from, to, at) in [(0, 2, 3), (2, 5, 0), (4, 5, 3), (0, 2, 1)] {
             let part = matrix(&mut cuda, &hidden[from * width..to * width], to - from, width, dtype);
-            cuda.project_cross_kv(&mut kv, at, &part, &w_data).unwrap();
+            cuda.project(&mut kv, at, &part, &w_data).unwrap();
             (from..to).for_each(|token| there[at + token - from] = token);
         }
         let read = |kv: &CrossKv, keys: usize| {
@@ -230,7 +230,7 @@ fn check_kv_stores(mut cuda: Cuda) {
         }
         let mut copy = cuda.cross_kv(4, inner).unwrap();
         for (keys, at) in [(1..2, 3), (3..5, 0), (3..4, 2)] {
-            cuda.copy_cross_kv(&kv, keys, &mut copy, at).unwrap();
+            cuda.copy(&kv, keys, &mut copy, at).unwrap();
         }
         assert_eq!(read(&copy, 4), [3, 4, 3, 1].map(|key| all[key].clone()));
     }

@@ -1,7 +1,8 @@
 //! The CPU's choice of the next token under rules, worked out by hand.
 
 use crate::backend::cpu::Cpu;
-use crate::backend::{Backend as _, BatchRow, RowsSpec, Rules};
+use crate::backend::{Backend as _, BatchRow, RowsSpec};
+use crate::config::Rules;
 
 #[test]
 fn rules_are_obeyed() {
@@ -13,7 +14,8 @@ fn rules_are_obeyed() {
         forced_first: Some(1),
         forced_last: Some(0),
     };
-    let mut rows = cpu.rows(RowsSpec { slots: 3, most_tokens: 2, max_new_tokens: 3, rules }).unwrap();
+    let spec = RowsSpec { slots: 3, most_tokens: 2, max_new_tokens: 3, rules, ..RowsSpec::default() };
+    let mut rows = cpu.rows(spec, Vec::new()).unwrap();
     let begins = |slot, tokens| BatchRow { slot, begins: Some(tokens) };
     let batch = [begins(0, &[0][..]), begins(1, &[0, 9]), begins(2, &[0, 9])];
     cpu.seat(&mut rows, &batch).unwrap();

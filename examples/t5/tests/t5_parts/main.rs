@@ -8,4 +8,5 @@ mod positions;
 mod turns;
 
 // The tests name the program's parts by these paths.
-use t5::{backend, buckets, config, load, memory, schedule, tokenize};
+use t5::advice::memory;
+use t5::{backend, buckets, config, load, schedule, tokenize};

@@ -247,7 +247,7 @@ pub fn last_tokens(driver: &Driver, x: &Matrix, rows: &Rows, out: &mut Matrix) -
 pub fn attend_self(
     driver: &Driver,
     qkv: &Matrix,
-    cache: &mut SelfCache,
+    cache: &SelfCache,
     rows: &Rows,
     bias: &Bias,
     out: &mut Matrix,

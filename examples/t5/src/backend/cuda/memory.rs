@@ -25,6 +25,7 @@ const GRAIN: usize = 512;
 /// What nobody uses, by class.
 type Free = HashMap<usize, Vec<Memory<u8>>>;
 
+#[derive(Default)]
 struct State {
     free: RefCell<Free>,
     /// Bytes that the pool holds, in use or not, and the most there ever were.
@@ -56,15 +57,7 @@ pub struct Pinned(Rc<State>);
 
 impl Pool {
     pub fn new(queue: &Queue) -> Self {
-        let state = State {
-            free: RefCell::default(),
-            held: Cell::new(0),
-            peak: Cell::new(0),
-            recordings: Cell::new(0),
-            recorded: RefCell::default(),
-            recording: Cell::new(false),
-        };
-        Self { queue: queue.clone(), state: Rc::new(state) }
+        Self { queue: queue.clone(), state: Rc::default() }
     }
 
     /// Memory for what a pass computes, in classes an eighth apart, so that passes of unlike length share it.

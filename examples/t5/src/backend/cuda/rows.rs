@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use bytemuck::{Pod, Zeroable};
+use onekv::DType;
 
+use super::kernels::{Bias, SelfCache};
 use super::memory::{Buffer, Pool};
 use crate::backend::{BatchRow, RowsSpec};
 
@@ -63,6 +65,9 @@ pub struct Rows {
     pub listed: Buffer,
     /// Words that the rules need there to be.
     pub words: usize,
+    /// Of every layer's self-attention: K and V, and the bias, one for all layers or one for each.
+    pub caches: Vec<SelfCache>,
+    pub biases: Vec<Bias>,
     /// Over whole prompts of rows that begin and a token of each that goes on, if it comes next.
     pub first_pass: Option<Pass>,
     /// Over one token a row.
@@ -70,8 +75,12 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub fn new(pool: &Pool, spec: RowsSpec) -> Result<Self> {
-        let total = spec.slots;
+    pub fn new(pool: &Pool, spec: RowsSpec, dtype: DType, biases: Vec<Bias>) -> Result<Self> {
+        let (total, capacity, inner) = (spec.slots, spec.longest(), spec.inner);
+        let cache = |_| {
+            let data = pool.keep(total * capacity * 2 * inner * dtype.size_bytes())?;
+            Ok(SelfCache { data, slots: total, capacity, inner })
+        };
         let numbers: Vec<i32> = (0..=total as i32).collect();
         let rules = &spec.rules;
         let more_ends = rules.ends.get(1..).unwrap_or_default();
@@ -85,7 +94,7 @@ impl Rows {
             outputs: pool.zeros(total * spec.max_new_tokens * 4)?,
             total,
             max_new_tokens: spec.max_new_tokens,
-            longest: spec.longest(),
+            longest: capacity,
             rules: RowRules {
                 end: id(rules.ends.first()),
                 more_ends: more_ends.len() as i32,
@@ -97,6 +106,8 @@ impl Rows {
             },
             listed: pool.upload(&listed)?,
             words: named.max().map_or(0, |id| *id as usize + 1),
+            caches: (0..spec.layers).map(cache).collect::<Result<_>>()?,
+            biases,
             first_pass: None,
             // Row r of the batch has token r, however many there are.
             step: Pass {

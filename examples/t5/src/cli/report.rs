@@ -75,6 +75,11 @@ impl Figures {
         self.stats.new_tokens as f64 / self.stats.total().as_secs_f64()
     }
 
+    /// What is worth a line where rows did not all enter at once.
+    fn in_turns(&self, count: usize) -> Option<f64> {
+        (self.stats.admissions > 1).then_some(count as f64)
+    }
+
     pub fn json(&self) -> Value {
         let s = &self.stats;
         let step = s.step().map(|step| step.as_secs_f64());
@@ -135,25 +140,48 @@ pub fn outputs_table(prompts: &[Value], columns: &[(&str, &[Value])]) -> Table {
     table
 }
 
-/// Work, memory and time of each method; how many times as much the others take as PID.
-pub fn figures_table(figures: &[Figures]) -> Table {
+/// A line of a table: what it is called, found by and written as.
+pub type Measure<T> = (&'static str, fn(&T) -> Option<f64>, fn(f64) -> String);
+
+/// A column of measures for each of `all`, and how many times as much the others take as the one at `base`, told to so many
+/// digits.
+pub fn measures_table<T>(
+    all: &[&T],
+    name: fn(&T) -> &'static str,
+    base: Option<usize>,
+    digits: usize,
+    lines: &[Measure<T>],
+) -> Table {
     let mut table = table();
-    let mut header = vec![String::new()];
-    header.extend(figures.iter().map(|f| f.name().to_string()));
-    let pid = figures.iter().find(|f| f.method == Method::Pid);
-    let others: Vec<&Figures> = figures.iter().filter(|f| pid.is_some() && f.method != Method::Pid).collect();
-    header.extend(others.iter().map(|f| format!("{} / PID", f.name())));
-    table.set_header(header);
-    type Measure = (&'static str, fn(&Figures) -> Option<f64>, fn(f64) -> String);
-    let lines: [Measure; 14] = [
+    let base = base.map(|base| all[base]);
+    let others: Vec<&T> =
+        base.iter().flat_map(|base| all.iter().filter(|x| !std::ptr::eq(**x, *base))).copied().collect();
+    let ratios = base.iter().flat_map(|base| others.iter().map(|x| format!("{} / {}", name(x), name(base))));
+    let names = all.iter().map(|x| name(x).to_string());
+    table.set_header(std::iter::once(String::new()).chain(names).chain(ratios));
+    for (line, value, written) in lines {
+        let mut row = vec![line.to_string()];
+        row.extend(all.iter().map(|x| value(x).map_or("-".into(), written)));
+        row.extend(others.iter().map(|x| match (value(x), base.and_then(value)) {
+            (Some(other), Some(base)) => format!("{:.digits$}x", other / base),
+            _ => "-".into(),
+        }));
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Work, memory and time of each method; how many times as much the others take as PID.
+pub fn figures_table(figures: &[&Figures]) -> Table {
+    let pid = figures.iter().position(|f| f.method == Method::Pid);
+    let lines: [Measure<Figures>; 14] = [
         ("encoder tokens", |f| Some(f.stats.encoder_tokens as f64), |x| format!("{x}")),
         ("cross-attention K/V", |f| Some(f.stats.cross_kv_bytes as f64), megabytes),
-        (
-            "rows at once",
-            |f| (f.stats.admissions > 1).then_some(f.stats.batch_rows as f64),
-            |x| format!("{x}"),
-        ),
-        ("admissions", |f| (f.stats.admissions > 1).then_some(f.stats.admissions as f64), |x| format!("{x}")),
+        ("rows at once", |f| f.in_turns(f.stats.batch_rows), |x| format!("{x}")),
+        ("admissions", |f| f.in_turns(f.stats.admissions), |x| format!("{x}")),
         ("FLOPs, by formula", |f| Some(f.flops as f64), |x| format!("{:.2} G", x / 1e9)),
         ("peak device memory", |f| f.stats.peak_bytes.map(|b| b as f64), megabytes),
         ("time: set up", |f| some(f.stats.setup.as_secs_f64()), milliseconds),
@@ -165,22 +193,9 @@ pub fn figures_table(figures: &[Figures]) -> Table {
         ("one decode step", |f| f.stats.step().map(|s| s.as_secs_f64()), milliseconds),
         ("tokens per second", |f| some(f.tokens_per_s()), |x| format!("{x:.0}")),
     ];
-    for (name, value, format) in lines {
-        if figures.iter().all(|f| value(f).is_none()) {
-            continue;
-        }
-        let mut row = vec![name.to_string()];
-        row.extend(figures.iter().map(|f| value(f).map_or("-".into(), format)));
-        row.extend(others.iter().map(|f| match (value(f), pid.and_then(value)) {
-            (Some(other), Some(pid)) => format!("{:.1}x", other / pid),
-            _ => "-".into(),
-        }));
-        table.add_row(row);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+    // What no method did has no line.
+    let lines = lines.into_iter().filter(|(_, value, _)| figures.iter().any(|f| value(f).is_some()));
+    measures_table(figures, Figures::name, pid, 1, &lines.collect::<Vec<_>>())
 }
 
 /// Nothing where nothing was done.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::command::whole;
+use crate::cli::command::whole;
 use crate::cost::{Method, Roofline};
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};

@@ -1,11 +1,10 @@
 //! What a run needs of a device's memory, said and checked before anything is loaded.
 
-use crate::cost::{self, Method, ModelShape, Workload};
-use crate::count::Count;
+use crate::cost::{self, Method, ModelShape, Workload, count};
 use anyhow::{Result, bail};
 
+use crate::cli::report::name;
 use crate::model::ENCODE_TOKENS;
-use crate::report::name;
 use crate::schedule::places;
 
 /// Memory for what a formula does not see: kernels, their workspaces, work lists, biases.
@@ -28,9 +27,7 @@ impl Need {
     /// Of `work` by one method, at most `batch_rows` rows at once; where inputs and prompts are of unlike length,
     /// `work` has the longest.
     pub fn new(method: Method, model: &ModelShape, work: &Workload, batch_rows: u64) -> Self {
-        let inner = model.inner();
-        let rows = batch_rows.min((Count(work.inputs) * work.prompts).0);
-        let prompt = Count(1) + if method == Method::Pie { 0 } else { work.prompt_tokens };
+        let rows = batch_rows.min(count(work.rows()));
         // With the prompt in the encoder, or copies, every row has K/V of its own.
         let of_rows = &Workload { inputs: rows, prompts: 1, ..*work };
         let of_inputs = &Workload { inputs: places(work.inputs, work.prompts, batch_rows), ..*work };
@@ -42,20 +39,20 @@ impl Need {
                 originals.saturating_add(cost::cross_kv_bytes(method, model, of_rows))
             }
         };
-        let of_layer = if model.gated { 3 } else { 2 } * Count(model.d_ff);
-        let per_token = 2 * 4 * Count(model.d_model)
-            + model.element_bytes * (2 * Count(model.d_model) + 5 * inner + of_layer);
-        let sequence = Count(work.keys) + if method == Method::Pie { work.prompt_tokens } else { 0 };
+        let [d_model, d_ff, bytes] = [model.d_model, model.d_ff, model.element_bytes].map(|n| n as f64);
+        let of_layer = if model.gated { 3.0 } else { 2.0 } * d_ff;
+        let per_token = 2.0 * 4.0 * d_model + bytes * (2.0 * d_model + 5.0 * model.inner() + of_layer);
         let together = cost::encoder_tokens(method, if method == Method::Pie { of_rows } else { of_inputs });
-        let encoded = Count(together).min(Count(ENCODE_TOKENS as u64).max(sequence));
+        let encoded = (together as f64).min((ENCODE_TOKENS as f64).max(cost::sequence(method, work)));
+        let (rows, prefill) = (rows as f64, cost::prefill(method, work));
         // Logits are f32. Memory that is kept for reuse is rounded up by at most an eighth.
-        let activations = (encoded + rows * prompt + rows) * per_token + 4 * Count(rows) * model.vocab;
-        let self_kv = 2 * Count(rows) * (prompt + work.new_tokens) * inner;
+        let activations = (encoded + rows * prefill + rows) * per_token + 4.0 * rows * model.vocab as f64;
+        let self_kv = 2.0 * rows * (prefill + work.new_tokens as f64) * model.inner();
         Self {
             weights: model.weight_bytes(),
             cross_kv,
-            self_kv: (self_kv * model.element_bytes * model.decoder_layers).0,
-            activations: (activations + activations / 8 + REST).0,
+            self_kv: count(self_kv * bytes * model.decoder_layers as f64),
+            activations: count(activations * 1.125 + REST as f64),
         }
     }
 
@@ -80,7 +77,7 @@ pub fn check(method: Method, model: &ModelShape, work: &Workload, batch_rows: u6
         "{} with {} prompts at once needs {total} of device memory ({weights} of weights, {cross_kv} of cross-attention \
          K/V, {self_kv} of self-attention K/V, {activations} of activations), free: {free}; {fits}",
         name(method),
-        batch_rows.min((Count(work.inputs) * work.prompts).0),
+        batch_rows.min(count(work.rows())),
     )
 }
 

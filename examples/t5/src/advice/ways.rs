@@ -1,9 +1,8 @@
 //! Ways to have many outputs of one input, by what they cost: those that the example runs, and two that it does not.
 
+use crate::advice::memory::Need;
+use crate::cli::report::name;
 use crate::cost::{self, Cost, Method, ModelShape, Roofline, Workload};
-use crate::count::Count;
-use crate::memory::Need;
-use crate::report::name;
 
 /// How `U` outputs are had of one input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +51,8 @@ impl Way {
             Self::Prompts(method) => (method, *work),
             // A token parts an answer from the next.
             Self::OneSequence => {
-                let parted = Count(work.prompts) * work.new_tokens + work.prompts.saturating_sub(1);
-                (Method::Pid, Workload { new_tokens: if work.new_tokens == 0 { 0 } else { parted.0 }, ..one })
+                let parted = work.new_tokens.saturating_add(1).saturating_mul(work.prompts).saturating_sub(1);
+                (Method::Pid, Workload { new_tokens: if work.new_tokens == 0 { 0 } else { parted }, ..one })
             }
             Self::SeparateDecoders => (Method::Pid, Workload { prompt_tokens: 0, ..one }),
         }
@@ -68,9 +67,9 @@ impl Way {
     pub fn cost(self, model: &ModelShape, work: &Workload) -> Cost {
         let (method, pass) = self.pass(work);
         let first = cost::breakdown(method, model, &pass);
-        let more = Count(self.more_decoders(work));
-        let again = first.decoder();
-        first.total() + Cost { flops: (more * again.flops).0, bytes: (more * again.bytes).0 }
+        let (more, again) = (self.more_decoders(work), first.decoder());
+        let (flops, bytes) = (more.saturating_mul(again.flops), more.saturating_mul(again.bytes));
+        first.total() + Cost { flops, bytes }
     }
 
     /// Seconds that a device cannot do without, as [`cost::least_seconds`].
@@ -86,8 +85,8 @@ impl Way {
         let (method, pass) = self.pass(work);
         let need = Need::new(method, model, &pass, batch_rows);
         // Decoders take turns: K and V are there of one at a time.
-        let others = Count(self.more_decoders(work)) * cost::decoder_weight_bytes(model);
-        need.total().saturating_add(others.0)
+        let others = self.more_decoders(work).saturating_mul(cost::decoder_weight_bytes(model));
+        need.total().saturating_add(others)
     }
 }
 

@@ -4,10 +4,10 @@
 use crate::cost::{self, Crossover, Method, ModelShape, Roofline, SEARCHED, Workload};
 use serde_json::{Map, Value, json};
 
+use crate::advice::memory::{Need, gigabytes, most_prompts, most_rows};
+use crate::advice::ways::{WAYS, Way, cheapest, fewest};
+use crate::cli::report::{name, table};
 use crate::generate::Task;
-use crate::memory::{Need, gigabytes, most_prompts, most_rows};
-use crate::report::{name, table};
-use crate::ways::{WAYS, Way, cheapest, fewest};
 
 /// PID pays where it is this many times as fast as PIE.
 const PAYS: f64 = 1.1;
@@ -117,17 +117,13 @@ impl Prediction {
             "max_new_tokens": w.new_tokens,
             "free_bytes": self.free_bytes,
             "most_prompts_that_fit": fit,
-            "roofline": self.device.map(|d| json!({ "flops_per_s": d.flops_per_s, "bytes_per_s": d.bytes_per_s })),
+            "roofline": self.device,
             "ways": self.ways_json(),
             "cheapest": self.cheapest().map(|way| way.name().to_lowercase()),
             "doubts": self.doubts,
             "pays_from": PAYS,
             "gain": self.crossover().map(|(gain, _)| gain),
-            "crossover": self.crossover().map(|(_, c)| json!({
-                "least_prompts": c.least_prompts,
-                "least_keys": c.least_keys,
-                "most_new_tokens": c.most_new_tokens,
-            })),
+            "crossover": self.crossover().map(|(_, crossover)| crossover),
         })
     }
 

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::arguments::Arguments;
+use crate::cli::arguments::Arguments;
 use crate::config::Config;
-use crate::generate::Task;
+use crate::generate::{Outputs, Task};
 use crate::load::Shape;
 use crate::read;
 use crate::tokenize::Text;
@@ -134,6 +134,15 @@ impl Asked {
             }
         }
         Ok(tasks)
+    }
+
+    /// Outputs as they were asked for: texts, or ids.
+    pub fn answers(&self, text: Option<&Text>, outputs: &Outputs) -> Result<Vec<Value>> {
+        let answer = |ids: &Vec<u32>| match text {
+            Some(text) => Ok(json!(text.decode(ids)?)),
+            None => Ok(json!(ids)),
+        };
+        outputs.iter().flatten().map(answer).collect()
     }
 
     /// Inputs and prompts as they were given.
