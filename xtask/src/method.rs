@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use t5::advice::ways::Way;
 use t5::cost::{Method, ModelShape, Workload, breakdown};
 use t5::load;
-use t5::ways::Way;
 
 use crate::run::{cargo, command, date, machine, root, step};
 use crate::virtual_gpu::release;
