@@ -94,6 +94,22 @@ MANY_ROWS = 64
 WIDTH = 12 * 64
 
 
+def in_short(run):
+    return over_lengths(run) + of_fma(run)
+
+
+def over_lengths(run):
+    """Times as long as ours, the least and the most over all input lengths."""
+    lines = [line for line in run.lines if line.of_ours]
+    of = {}
+    for line in lines:
+        of.setdefault((line.rows, line.system), []).append(line.of_ours.median)
+    names = systems(lines)
+    cell = lambda found: f"{min(found):.2f} to {max(found):.2f}x" if found else ""
+    rows = [[rows, *(cell(of.get((rows, name))) for name in names)] for rows in distinct(line.rows for line in lines)]
+    return prose("over lengths") + table(["U", *names], rows) if lines else ""
+
+
 def of_fma(run):
     """How much of the machine's multiply-adds ours does, softmax not counted."""
     lines = [line for line in run.lines if line.rows >= MANY_ROWS and line.system.startswith("onekv")]
@@ -116,7 +132,7 @@ PARTS = {
         "Shared cross-attention, 12 heads x 64, f32",
         "Attention on the CPU",
         "",
-        of_fma,
+        in_short,
         "ms",
         1e3,
     ),
