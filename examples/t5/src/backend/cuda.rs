@@ -19,13 +19,13 @@ use cublaslt::CublasLt;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use driver::Driver;
 use half::{bf16, f16};
-use kernels::{Begun, Bias, Ids, Matrix, Residual, Target, Tile};
+use kernels::{Begun, Ids, Matrix, Residual, Target, Tile};
 use memory::{Buffer, Pinned, Pool};
 use onekv::cuda::{Memory, Prepared, Queue, Recorder};
 use onekv::plan::{Plan, PlanOptions};
 use onekv::{DType, Element, Problem, SharedKv, Strides, View};
 use rayon::prelude::*;
-use rows::{OVERFLOWED, RowState, Rows};
+use rows::{Bias, OVERFLOWED, RowState, Rows};
 
 use super::{Backend, BatchRow, DeviceMemory, Facts, RowsSpec, Step, overflow};
 use crate::cli::arguments::{Dtype, Products};

@@ -3,6 +3,7 @@
 use onekv::DType;
 
 use crate::backend::cuda::kernels;
+use crate::backend::cuda::rows::SelfCache;
 use crate::backend::{Backend as _, BatchRow, RowsSpec};
 use crate::reference::{attend, part};
 use crate::support::{DTYPES, assert_close, bias, card, matrix, noise, poisoned, result, unit};
@@ -83,7 +84,7 @@ fn the_decoder_attends_to_all_before() {
             let mut rows = cuda.rows(spec, Vec::new()).unwrap();
             let poison = vec![f32::NAN; counts.len() * capacity * 2 * inner];
             let data = matrix(&mut cuda, &poison, 1, poison.len(), dtype).data;
-            let cache = kernels::SelfCache { data, slots: counts.len(), capacity, inner };
+            let cache = SelfCache { data, slots: counts.len(), capacity, inner };
             let biases = noise(5, heads * capacity, 3.0, DType::F32);
             let bias_data = bias(&cuda, &biases, heads, capacity - 1);
             // By slot, the qkv so far of its row.
@@ -155,7 +156,7 @@ fn an_infinite_value_stays_infinite() {
         qkv[8 * dim + column] = f32::INFINITY;
         let qkv = matrix(&mut cuda, &qkv, 3, 3 * dim, dtype);
         let data = matrix(&mut cuda, &vec![0.0; capacity * 2 * dim], 1, capacity * 2 * dim, dtype).data;
-        let cache = kernels::SelfCache { data, slots: 1, capacity, inner: dim };
+        let cache = SelfCache { data, slots: 1, capacity, inner: dim };
         let biases = bias(&cuda, &vec![0.0; capacity], heads, capacity - 1);
         let mut out = poisoned(&mut cuda, 3, dim, dtype);
         kernels::attend_self(&cuda.driver, &qkv, &cache, &rows, &biases, &mut out).unwrap();

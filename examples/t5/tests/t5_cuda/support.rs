@@ -7,7 +7,8 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::arguments::{Dtype, Products};
 use crate::backend::cuda::Cuda;
-use crate::backend::cuda::kernels::{Bias, Matrix};
+use crate::backend::cuda::kernels::Matrix;
+use crate::backend::cuda::rows::Bias;
 use crate::config::Activation;
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];

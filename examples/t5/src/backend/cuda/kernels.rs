@@ -7,7 +7,7 @@ use onekv::cuda::Grid;
 
 use super::driver::{Argument, Driver, boxes};
 use super::memory::{Buffer, Pool};
-use super::rows::Rows;
+use super::rows::{Bias, Rows, SelfCache};
 use crate::config::Activated;
 use Argument::{At, Bytes, Float, Int, Long, Map};
 
@@ -74,22 +74,6 @@ impl Begun {
         same("width of the norm", self.scaled.cols, cols)?;
         same("parts of the norm", self.parts, parts)
     }
-}
-
-/// Bias `[heads, span]`, f32, offset 0 at `zero`.
-pub struct Bias {
-    pub data: Buffer,
-    pub heads: usize,
-    pub span: usize,
-    pub zero: usize,
-}
-
-/// Self-attention K/V of one layer, `[slots, capacity, 2, inner]`.
-pub struct SelfCache {
-    pub data: Buffer,
-    pub slots: usize,
-    pub capacity: usize,
-    pub inner: usize,
 }
 
 /// Where a product goes: `[m, n]` from byte `at` of `data` on.

@@ -4,9 +4,24 @@ use anyhow::Result;
 use bytemuck::{Pod, Zeroable};
 use onekv::DType;
 
-use super::kernels::{Bias, SelfCache};
 use super::memory::{Buffer, Pool};
 use crate::backend::{BatchRow, RowsSpec};
+
+/// Bias `[heads, span]`, f32, offset 0 at `zero`.
+pub struct Bias {
+    pub data: Buffer,
+    pub heads: usize,
+    pub span: usize,
+    pub zero: usize,
+}
+
+/// Self-attention K/V of one layer, `[slots, capacity, 2, inner]`.
+pub struct SelfCache {
+    pub data: Buffer,
+    pub slots: usize,
+    pub capacity: usize,
+    pub inner: usize,
+}
 
 /// `T5Row` of cuda/row.cuh.
 #[repr(C)]
