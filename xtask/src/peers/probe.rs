@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// Rates of all threads together.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Serialize)]
 pub struct Probe {
     /// Multiplications and additions in f32 per second.
     pub fma_flops_per_s: f64,

@@ -96,6 +96,8 @@ impl Rows {
             let data = pool.keep(total * capacity * 2 * inner * dtype.size_bytes())?;
             Ok(SelfCache { data, slots: total, capacity, inner })
         };
+        // They are the largest: where there is no room, nothing else is filled first.
+        let caches = (0..spec.layers).map(cache).collect::<Result<_>>()?;
         let numbers: Vec<i32> = (0..=total as i32).collect();
         let rules = &spec.rules;
         let more_ends = rules.ends.get(1..).unwrap_or_default();
@@ -121,7 +123,7 @@ impl Rows {
             },
             listed: pool.upload(&listed)?,
             words: named.max().map_or(0, |id| *id as usize + 1),
-            caches: (0..spec.layers).map(cache).collect::<Result<_>>()?,
+            caches,
             biases,
             first_pass: None,
             // Row r of the batch has token r, however many there are.
