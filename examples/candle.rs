@@ -24,12 +24,12 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     // One new token of every prompt, and the encoder's output; weights as of T5-base.
     let device = Device::cuda_if_available(0)?;
     let (hidden, encoded) = (noise((PROMPTS, WIDTH), 1, &device)?, noise((KEYS, WIDTH), 2, &device)?);
-    let weights = (3..6).map(|seed| noise((WIDTH, WIDTH), seed, &device)? / 100.0);
-    let weights = weights.collect::<Result<Vec<_>>>()?;
-    let q = hidden.matmul(&weights[0])?.reshape((PROMPTS, HEADS, HEAD_DIM))?;
+    let projections = (3..6).map(|seed| noise((WIDTH, WIDTH), seed, &device)? / 100.0);
+    let projections = projections.collect::<Result<Vec<_>>>()?;
+    let q = hidden.matmul(&projections[0])?.reshape((PROMPTS, HEADS, HEAD_DIM))?;
     // Once per input, for all prompts and steps.
-    let k = encoded.matmul(&weights[1])?.reshape((KEYS, HEADS, HEAD_DIM))?;
-    let v = encoded.matmul(&weights[2])?.reshape((KEYS, HEADS, HEAD_DIM))?;
+    let k = encoded.matmul(&projections[1])?.reshape((KEYS, HEADS, HEAD_DIM))?;
+    let v = encoded.matmul(&projections[2])?.reshape((KEYS, HEADS, HEAD_DIM))?;
 
     let problem = Problem::new(ProblemSpec {
         heads: HEADS,
@@ -43,24 +43,20 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let planned = Attention::new(&device)?.plan(&problem, DType::F32, &PlanOptions::default())?;
     let out = planned.run(&q, &k, &v)?;
 
-    // [prompts, heads, 1, head_dim] against [prompts, heads, keys, head_dim].
+    // Candle by itself: [prompts, heads, 1, head_dim] against [prompts, heads, keys, head_dim].
     let expand = |kv: &Tensor| -> Result<Tensor> {
         kv.transpose(0, 1)?.unsqueeze(0)?.expand((PROMPTS, HEADS, KEYS, HEAD_DIM))?.contiguous()
     };
     let (copies_k, copies_v) = (expand(&k)?, expand(&v)?);
     let scores = q.unsqueeze(2)?.matmul(&copies_k.t()?)?;
-    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-    let expanded = weights.matmul(&copies_v)?.squeeze(2)?;
+    let exps = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    let weights = exps.broadcast_div(&exps.sum_keepdim(D::Minus1)?)?;
+    let over_copies = weights.matmul(&copies_v)?.squeeze(2)?;
 
-    let bytes = |kv: &Tensor| kv.elem_count() * kv.dtype().size_in_bytes() * 2 / 1024;
-    println!(
-        "{PROMPTS} prompts over {KEYS} keys: {} KiB of K/V, {} KiB as copies",
-        bytes(&k),
-        bytes(&copies_k)
-    );
+    let kib = |k: &Tensor| 2 * k.elem_count() * k.dtype().size_in_bytes() / 1024;
+    println!("{PROMPTS} prompts over {KEYS} keys: {} KiB of K/V, {} KiB as copies", kib(&k), kib(&copies_k));
     let largest = |x: Tensor| x.abs()?.max_all()?.to_scalar::<f32>();
-    let worst = largest((out - &expanded)?)? / largest(expanded)?;
+    let worst = largest((out - &over_copies)?)? / largest(over_copies)?;
     println!("largest difference from attention on the copies: {worst:.1e} of the largest value");
     assert!(worst < 1e-5, "shared attention is not attention on copies");
     Ok(())

@@ -1,4 +1,4 @@
-//! From slices to the result: 30 query rows over one shared K/V of 512 keys, on the card if there is one.
+//! From slices to the result: 30 query rows over one shared K/V of 512 keys, on the first card if there is one.
 //!
 //! `cargo run --release --example cross_attention [--features cuda]`
 

@@ -1,5 +1,5 @@
-//! One attention on two cards: its heads shared out, each card with the K/V of its own; or its keys, and what each
-//! card found brought to one of them and joined there by its LSE.
+//! One attention on two cards. Either its heads are shared out, and each card has the K/V of its own heads; or its
+//! keys, and what each card found is brought to the first and joined there by its LSE.
 //!
 //! `cargo run --release --features cuda --example two_cards`
 
@@ -31,11 +31,11 @@ pub struct OnCard<E> {
     pub lse: CudaSlice<f32>,
 }
 
-/// The same in the host's.
+/// Output and LSE in the host's memory.
 pub type Answer<E> = (Vec<E>, Vec<f32>);
 
 impl Card {
-    /// The first two, or which of them there is not.
+    /// The machine's first two, or an error that says which of them is not there.
     pub fn two() -> Result<[Self; 2]> {
         let open = |ordinal| Self::open(ordinal).context("this wants two cards");
         Ok([open(0)?, open(1)?])
@@ -58,7 +58,7 @@ impl Card {
         let problem = Problem::new(spec)?;
         let plan = Plan::new(&problem, E::DTYPE, self.queue.kernels().facts(), options)?;
         let prepared = self.queue.prepare(&plan)?;
-        // Of no elements there is no memory: one more, which is not read.
+        // A part may have no keys, and a card gives no memory for no elements: one more, which is never read.
         let upload = |x: &[E]| self.stream.clone_htod(&[x, &[E::from_f32(0.0)]].concat());
         let [q, k, v] = [upload(q)?, upload(k)?, upload(v)?];
         let mut out = self.stream.alloc_zeros::<E>(problem.query_shape().elements())?;
@@ -79,24 +79,24 @@ impl Card {
         parts: [(CudaView<'_, E>, CudaView<'_, f32>); 2],
     ) -> Result<OnCard<E>> {
         let shape = [spec.row_offsets[spec.row_offsets.len() - 1], spec.heads, spec.head_dim];
-        let sums = [shape[0], shape[1]];
+        let lse_shape = [shape[0], shape[1]];
         let mut out = self.stream.alloc_zeros::<E>(shape.iter().product())?;
-        let mut lse = self.stream.alloc_zeros::<f32>(sums.iter().product())?;
+        let mut lse = self.stream.alloc_zeros::<f32>(lse_shape.iter().product())?;
         self.queue.merge_states(
             &parts.map(|(out, lse)| PartialState::contiguous(shape, out, lse)),
             View::contiguous(shape, out.as_view_mut()),
-            Some(View::contiguous(sums, lse.as_view_mut())),
+            Some(View::contiguous(lse_shape, lse.as_view_mut())),
         )?;
         Ok(OnCard { out, lse })
     }
 
-    /// Waits for it.
+    /// Waits for this card, and copies what it found to the host.
     pub fn read<E: Real>(&self, from: &OnCard<E>) -> Result<Answer<E>> {
         Ok((self.stream.clone_dtoh(&from.out)?, self.stream.clone_dtoh(&from.lse)?))
     }
 }
 
-/// On one card: `q` is `[rows, heads, head_dim]`, `k` and `v` are `[keys, kv_heads, head_dim]`.
+/// All of it on one card: `q` is `[rows, heads, head_dim]`, `k` and `v` are `[keys, kv_heads, head_dim]`.
 pub fn whole<E: Real>(
     card: &Card,
     spec: &ProblemSpec,
@@ -115,7 +115,7 @@ pub fn heads_apart<E: Real>(
 ) -> Result<[OnCard<E>; 2]> {
     ensure!(spec.kv_heads.is_multiple_of(2), "kv_heads is {}, allowed: an even number", spec.kv_heads);
     let half = ProblemSpec { heads: spec.heads / 2, kv_heads: spec.kv_heads / 2, ..spec.clone() };
-    // As layers whose weights are shared out by heads would leave it.
+    // A card's heads alone, as layers would leave them whose weights are shared out by heads (tensor parallelism).
     let part = |all: &[E], heads: usize, card: usize| -> Vec<E> {
         let own = heads / 2 * spec.head_dim;
         all.chunks(2 * own).flat_map(|token| &token[card * own..][..own]).copied().collect()
@@ -128,13 +128,14 @@ pub fn heads_apart<E: Real>(
     Ok([first?, second?])
 }
 
-/// The heads of both. (The output projection that follows would go on by heads, and add up.)
+/// The heads of both cards, by row. (An engine would not: the output projection goes on with each card's heads and adds
+/// up.)
 pub fn side_by_side<E: Real>(spec: &ProblemSpec, [first, second]: [Answer<E>; 2]) -> Answer<E> {
-    fn beside<T: Copy>(row: usize, first: &[T], second: &[T]) -> Vec<T> {
-        first.chunks(row).zip(second.chunks(row)).flat_map(|(a, b)| a.iter().chain(b)).copied().collect()
+    fn interleave<T: Copy>(len: usize, first: &[T], second: &[T]) -> Vec<T> {
+        first.chunks(len).zip(second.chunks(len)).flat_map(|(a, b)| a.iter().chain(b)).copied().collect()
     }
     let heads = spec.heads / 2;
-    (beside(heads * spec.head_dim, &first.0, &second.0), beside(heads, &first.1, &second.1))
+    (interleave(heads * spec.head_dim, &first.0, &second.0), interleave(heads, &first.1, &second.1))
 }
 
 /// Of each input the first `cuts` keys on the first card, the others on the second.
@@ -188,17 +189,18 @@ pub fn by_keys<E: Real>(
     cuts: &[usize],
 ) -> Result<Answer<E>> {
     let [here, there] = keys_apart(cards, spec, options, operands, cuts)?;
-    // A peer copy, which the driver makes over NVLink, PCIe or the host; the first card's stream waits for the second's.
+    // A peer copy, for which the first card's stream waits for the second's. The driver makes it over NVLink, PCIe or
+    // the host.
     let stream = &cards[0].stream;
     let brought = OnCard { out: stream.clone_dtod(&there.out)?, lse: stream.clone_dtod(&there.lse)? };
-    // Then the second's waits for the copy: in its order cudarc frees what was copied.
+    // The second's stream waits for the copy in turn: cudarc frees what was copied in the order of that stream.
     cards[1].stream.join(stream)?;
     drop(there);
     let parts = [&here, &brought].map(|part| (part.out.as_view(), part.lse.as_view()));
     cards[0].read(&cards[0].join(spec, parts)?)
 }
 
-/// Both ways, on numbers that anybody can make, held to one card and to the definition in f64.
+/// Runs both ways on made-up numbers, and holds heads to one card and both to the definition in f64.
 pub fn show(
     cards: &[Card; 2],
     by_heads: impl Fn(&[Card; 2], &ProblemSpec, &PlanOptions, [&[f32]; 3]) -> Result<Answer<f32>>,
@@ -218,14 +220,15 @@ pub fn show(
         (0..len).map(|i| ((i * 7919 + seed) % 8191) as f32 / 4095.5 - 1.0).collect::<Vec<f32>>()
     };
     let problem = Problem::new(spec.clone())?;
-    let (rows, keys) = (problem.query_shape(), problem.kv_shape());
-    let (q, k, v) = (noise(rows.elements(), 1), noise(keys.elements(), 2), noise(keys.elements(), 3));
+    let (query_shape, kv_shape) = (problem.query_shape(), problem.kv_shape());
+    let q = noise(query_shape.elements(), 1);
+    let (k, v) = (noise(kv_shape.elements(), 2), noise(kv_shape.elements(), 3));
     let mut want = vec![0.0; q.len()];
     reference::attend(
         &problem,
-        View::contiguous(rows, &q[..]),
-        SharedKv::contiguous(keys, &k[..], &v[..]),
-        View::contiguous(rows, &mut want[..]),
+        View::contiguous(query_shape, &q[..]),
+        SharedKv::contiguous(kv_shape, &k[..], &v[..]),
+        View::contiguous(query_shape, &mut want[..]),
         None,
     )?;
     let worst = |got: &[f32]| got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
@@ -244,7 +247,7 @@ pub fn show(
     Ok(())
 }
 
-/// Without a library between the cards.
+/// With peer copies between the cards (`interop/nccl` does it with NCCL).
 pub fn main() -> Result<()> {
     show(&Card::two()?, by_heads, by_keys)
 }

@@ -1,4 +1,4 @@
-//! Values from bytes. Where they end, all are zeros: every input is one.
+//! Values from bytes. Behind the last byte all are 0, so that any input makes whole values.
 
 pub struct Bytes<'a>(&'a [u8]);
 
@@ -21,7 +21,7 @@ impl<'a> Bytes<'a> {
         std::array::from_fn(|_| self.byte())
     }
 
-    /// One of so many, at most 256.
+    /// A number below `count`, which is at most 256.
     pub fn below(&mut self, count: usize) -> usize {
         usize::from(self.byte()) % count
     }
@@ -35,7 +35,7 @@ impl<'a> Bytes<'a> {
         self.below(times) == times - 1
     }
 
-    /// A count as programs have it or, once in eight times, of any size.
+    /// A count up to `usual` or, once in eight times, of any size.
     pub fn count(&mut self, usual: usize) -> usize {
         if self.once_in(8) { self.number() } else { self.below(usual + 1) }
     }
@@ -55,7 +55,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// Any bits, those of numbers that are no usual ones often.
+    /// Small numbers, special ones, any bits.
     pub fn float(&mut self) -> f32 {
         match self.below(12) {
             0..5 => f32::from(self.byte()) / 64.0,

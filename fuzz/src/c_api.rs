@@ -1,7 +1,7 @@
 //! The C interface's CPU part: structures from bytes, of any sizes and strides; memory is as large as `len` says, or NULL.
 //!
-//! Promised: no panic, which would be ONEKV_PANIC; a call that fails has a message that says what is allowed, and wrote nothing
-//! but NULL to the handle.
+//! Promised: no panic, which would be ONEKV_PANIC; a call that fails has a message that says what is allowed, and wrote
+//! nothing but NULL for a handle.
 
 use std::ffi::{CStr, c_void};
 use std::ptr::{null, null_mut};
@@ -16,12 +16,13 @@ use onekv_c::problem::{onekv_problem, onekv_problem_free, onekv_problem_new, one
 use onekv_c::problem::{onekv_problem_spec, onekv_shapes};
 use onekv_c::status::{onekv_last_error, onekv_status};
 
-use crate::attention::{spec, strides};
 use crate::bytes::Bytes;
+use crate::operands::{spec, strides};
 
-/// Bytes of an operand at most.
+/// Most bytes of an operand.
 const MOST_BYTES: usize = 256 << 10;
-const FILLED: u8 = 0x3c;
+/// What all memory is filled with before a call.
+const FILL: u8 = 0x3c;
 
 pub fn run(data: &[u8]) {
     let mut bytes = Bytes::new(data);
@@ -33,11 +34,11 @@ pub fn run(data: &[u8]) {
     // SAFETY: a place for the handle.
     let status = unsafe { onekv_kernels_new(bytes.number() as i32, &mut kernels) };
     assert!(kernels.is_null(), "a card, in a build without CUDA");
-    failed(status);
+    assert_refused(status);
 }
 
-/// What a call that failed says.
-fn failed(status: onekv_status) {
+/// Asserts that a call was refused, with a message that says what is allowed.
+fn assert_refused(status: onekv_status) {
     // SAFETY: a string of this thread, copied before its next failure.
     let message = unsafe { CStr::from_ptr(onekv_last_error()) }.to_string_lossy().into_owned();
     assert!(
@@ -57,9 +58,9 @@ impl Operand {
     fn of(bytes: &mut Bytes, shape: Shape, size: usize) -> Self {
         let Strides { input, row, head } = strides(bytes, shape);
         let strides = onekv_strides { input, row, head };
-        let span = crate::attention::span(shape, Strides { input, row, head });
+        let span = crate::operands::span(shape, Strides { input, row, head });
         let len = if bytes.once_in(8) { bytes.below(256) } else { span }.min(MOST_BYTES / size);
-        let memory = vec![u128::from_ne_bytes([FILLED; 16]); (len * size).div_ceil(16) + 1];
+        let memory = vec![u128::from_ne_bytes([FILL; 16]); (len * size).div_ceil(16) + 1];
         let offset = if bytes.once_in(16) { usize::from(bytes.byte() % 16) } else { 0 };
         let data = memory.as_ptr().cast::<c_void>().wrapping_byte_add(offset);
         let (data, len) = match bytes.below(32) {
@@ -74,7 +75,7 @@ impl Operand {
 
     fn view_mut(&mut self) -> onekv_view_mut {
         let onekv_view { data, len, strides } = self.view;
-        // The pointer that writes comes from the memory anew.
+        // From a mutable borrow: through the view's pointer nothing may be written.
         let offset = (data as usize).wrapping_sub(self.memory.as_ptr() as usize);
         let at = self.memory.as_mut_ptr().cast::<c_void>().wrapping_byte_add(offset);
         onekv_view_mut { data: if data.is_null() { null_mut() } else { at }, len, strides }
@@ -82,12 +83,13 @@ impl Operand {
 
     fn assert_unwritten(&self, what: &str) {
         assert!(
-            self.memory.iter().all(|x| *x == u128::from_ne_bytes([FILLED; 16])),
+            self.memory.iter().all(|x| *x == u128::from_ne_bytes([FILL; 16])),
             "{what} was written by a call that failed"
         );
     }
 }
 
+/// A type, most often a known one, and the bytes of an element.
 fn dtype(bytes: &mut Bytes) -> (u32, usize) {
     match bytes.below(16) {
         0 => (bytes.number() as u32 | 4, 4),
@@ -102,7 +104,7 @@ fn attend(bytes: &mut Bytes) {
         onekv::Keys::Packed { offsets } => (offsets.clone(), Vec::new(), 0),
         onekv::Keys::Padded { max_keys, lengths } => (Vec::new(), lengths.clone(), *max_keys),
     };
-    // As many as every list has.
+    // Inputs that the list of keys is for.
     let listed = if key_lengths.is_empty() { key_offsets.len().saturating_sub(1) } else { key_lengths.len() };
     let inputs = match bytes.below(32) {
         0 => usize::MAX - bytes.below(4),
@@ -129,7 +131,8 @@ fn attend(bytes: &mut Bytes) {
         3 => spec.max_keys = bytes.number(),
         _ => {}
     }
-    // A list of a size that there cannot be is refused; one that could be must be there.
+    // The library reads lists as far as `inputs` says, but for sizes that no memory can have, which it refuses. A count
+    // between the two would take it past their ends.
     if spec.inputs > listed && spec.inputs < isize::MAX as usize / 8 {
         return;
     }
@@ -138,7 +141,7 @@ fn attend(bytes: &mut Bytes) {
     let status = unsafe { onekv_problem_new(&spec, &mut problem) };
     if status != onekv_status::ONEKV_OK {
         assert!(problem.is_null(), "a handle of a call that failed");
-        return failed(status);
+        return assert_refused(status);
     }
     let mut shapes = std::mem::MaybeUninit::<onekv_shapes>::uninit();
     // SAFETY: a problem, and room for its shapes.
@@ -155,12 +158,12 @@ fn attend(bytes: &mut Bytes) {
     let mut out = Operand::of(bytes, of(shapes.query), size);
     let mut lse = Operand::of(bytes, of(shapes.lse), 4);
     let (to, lse_to) = (out.view_mut(), lse.view_mut());
-    // Now and then over the query.
+    // Now and then the output lies over the query.
     let to = if bytes.once_in(32) { onekv_view_mut { data: q.view.data.cast_mut(), ..to } } else { to };
     let lse_at = if bytes.once_in(4) { null() } else { &raw const lse_to };
     let q_at = if bytes.once_in(32) { null() } else { &raw const q.view };
     let overlaps = to.data.cast_const() == q.view.data && to.len.min(q.view.len) > 0;
-    // What overlaps is refused before anything is written; as long as memory is what it says.
+    // What overlaps is refused before anything is written. The query's memory must have what the output's `len` says.
     let fits = !overlaps || to.len <= q.view.len;
     if fits {
         // SAFETY: memory of `len` elements, NULL, or of a size that there cannot be.
@@ -168,7 +171,7 @@ fn attend(bytes: &mut Bytes) {
         if status == onekv_status::ONEKV_OK {
             assert!(!overlaps, "the output over the query");
         } else {
-            failed(status);
+            assert_refused(status);
             [(&q, "q"), (&out, "out"), (&lse, "lse")]
                 .iter()
                 .for_each(|(operand, what)| operand.assert_unwritten(what));
@@ -212,7 +215,7 @@ fn merge(bytes: &mut Bytes) {
         )
     };
     if status != onekv_status::ONEKV_OK {
-        failed(status);
+        assert_refused(status);
         [(&out, "out"), (&lse, "lse")].iter().for_each(|(operand, what)| operand.assert_unwritten(what));
     }
 }

@@ -1,8 +1,8 @@
 //! The virtual GPU's driver: its functions in any order, with handles, addresses and sizes that fit and that do not.
 //!
-//! Promised: no panic, which the driver answers as CUDA_ERROR_UNKNOWN; every call ends; host memory that the driver takes is
-//! bounded, whatever sizes and counts say. Host pointers are memory that there is, end, or are not mapped: the driver probes
-//! them. Host functions are real ones: those it calls.
+//! Promised: no panic, which the driver answers as CUDA_ERROR_UNKNOWN; every call ends; host memory that the driver
+//! takes is bounded, whatever sizes and counts say. Host pointers are good, or run into a page that is not there, or
+//! are wild: the driver probes them. Host functions are real ones, as it calls them.
 
 use std::ffi::c_void;
 use std::sync::OnceLock;
@@ -12,15 +12,16 @@ use ptxsim_driver::api::{occupancy, pool, stream, unified};
 
 use crate::bytes::Bytes;
 
-/// Calls of a run.
+/// Most calls of a run.
 const CALLS: usize = 40;
 /// Bytes of the program's memory; behind them nothing is mapped.
 const HOST_BYTES: usize = 64 << 10;
 const PAGE: usize = 4096;
 
+/// CUDA_ERROR_UNKNOWN.
 const UNKNOWN: i32 = 999;
 
-/// Where things stand in the program's memory.
+// Offsets in the program's memory: of results, names, structures and arrays, a kernel's parameters, images.
 const OUT: usize = 0;
 const NAME: usize = 256;
 const WORDS: usize = 512;
@@ -59,12 +60,14 @@ fn host() -> usize {
     })
 }
 
+/// Writes to the program's memory.
 fn write(at: usize, data: &[u8]) {
     assert!(at + data.len() <= HOST_BYTES);
     // SAFETY: within the mapping of `host`, which nothing else refers to between calls.
     unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), (host() + at) as *mut u8, data.len()) }
 }
 
+/// A word of the program's memory.
 fn word(at: usize) -> usize {
     // SAFETY: as above; any bits are a number.
     unsafe { ((host() + at) as *const usize).read_unaligned() }
@@ -74,7 +77,7 @@ unsafe extern "C" fn host_function(_: *mut c_void) {}
 
 pub fn run(data: &[u8]) {
     let mut bytes = Bytes::new(data);
-    // SAFETY: all of it is there.
+    // SAFETY: the whole mapping of `host`, which nothing else refers to between calls.
     unsafe { std::ptr::write_bytes(host() as *mut u8, 0, HOST_BYTES) };
     write(NAME, b"store\0");
     write(NAME + 16, b"table\0");
@@ -83,7 +86,7 @@ pub fn run(data: &[u8]) {
     write(NAME + 64, b"none\0");
     assert_eq!(ptxsim_driver::api::info::cuInit(0), 0, "cuInit");
     let mut program = Program { known: vec![0, 1, 2], begun: Vec::new() };
-    program.ask(context::cuDevicePrimaryCtxRetain(host() + OUT, 0), None);
+    program.keep(context::cuDevicePrimaryCtxRetain(host() + OUT, 0), None);
     let primary = program.known[3];
     assert_eq!(context::cuCtxSetCurrent(primary), 0, "the primary context");
     for _ in 0..CALLS {
@@ -99,7 +102,7 @@ pub fn run(data: &[u8]) {
 /// What a program knows: handles and addresses that it was given, and numbers.
 struct Program {
     known: Vec<usize>,
-    /// What is to be ended, and how.
+    /// What is to be ended, and by which call.
     begun: Vec<(End, usize)>,
 }
 
@@ -116,7 +119,7 @@ extern "C" fn end_capture(stream: usize) -> i32 {
     }
 }
 
-/// What ends that which call number `which` of [`Program::call`] begins.
+/// The call that ends what call number `which` of [`Program::call`] made.
 fn end_of(which: usize) -> Option<End> {
     Some(match which {
         0..=5 | 92 => free,
@@ -135,8 +138,8 @@ fn end_of(which: usize) -> Option<End> {
 }
 
 impl Program {
-    /// Keeps what a call wrote, where it succeeded.
-    fn ask(&mut self, code: i32, end: Option<End>) -> i32 {
+    /// Keeps the handle or address that a call wrote, where it succeeded, and how that is ended.
+    fn keep(&mut self, code: i32, end: Option<End>) -> i32 {
         if code == 0 {
             self.known.push(word(OUT));
             self.begun.extend(end.map(|end| (end, word(OUT))));
@@ -255,14 +258,14 @@ impl Program {
         if bytes.once_in(16) { self.pointer(bytes) } else { host() + WORDS }
     }
 
-    /// One call.
+    /// One call. Those that make something leave it at `OUT`, to be kept; all others return at once.
     fn call(&mut self, b: &mut Bytes) -> i32 {
         let which = b.below(96);
-        // Arguments in the order of the functions'.
         let code = match which {
             0 | 1 => memory::cuMemAlloc_v2(self.out(b), self.size(b)),
             2 => {
-                // A product of both may be a size that the card has and a test does not ask for.
+                // A few rows, or so many that the product overflows: between lie sizes that the card has and no test
+                // asks for.
                 let (out, pitch, width) = (self.out(b), self.pointer(b), self.size(b));
                 let height = if b.once_in(4) { usize::MAX } else { b.below(8) };
                 memory::cuMemAllocPitch_v2(out, pitch, width, height, self.flags(b).wrapping_mul(4))
@@ -536,10 +539,10 @@ impl Program {
                 }
             },
         };
-        self.ask(code, end_of(which))
+        self.keep(code, end_of(which))
     }
 
-    /// Ends whatever there may be.
+    /// Ends all that was begun, and the primary contexts.
     fn end(&mut self) {
         while let Some((end, handle)) = self.begun.pop() {
             assert_ne!(end(handle), UNKNOWN, "CUDA_ERROR_UNKNOWN: the simulator panicked");

@@ -1,11 +1,11 @@
 //! Containers of images, packed or not.
 //!
-//! Promised: no panic; no more than 255 bytes of memory for one of LZ4, and what zstd's blocks say, 128 KiB for four of its
-//! bytes; entries lie in the container.
+//! Promised: no panic; memory by the container's size: at most 255 bytes for a byte of LZ4, and for zstd what its
+//! blocks say, 128 KiB for four bytes; entries lie in the container.
 
 use ptxsim_driver::fatbin;
 
-/// Longer containers find nothing more, and zstd's blocks may each be 128 KiB of memory.
+/// Bytes of a container: longer ones find nothing more, and every block of zstd may be 128 KiB of memory.
 const LONGEST: usize = 4096;
 
 pub fn run(data: &[u8]) {

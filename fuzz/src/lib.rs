@@ -4,18 +4,19 @@
 //! | --- | --- |
 //! | `memory` | the allocator that counts, and ends a run that takes more than its target may |
 //! | `bytes` | values from bytes: small ones often, the ends of ranges often, all now and then |
-//! | `attention` | problems and operands from bytes |
+//! | `operands` | problems and operands from bytes |
 //! | `t5_folder` | a T5 of a few kilobytes |
-//! | one for each target | what it promises, and how it is seen |
+//! | one for each target | what is promised, and how it is checked |
+//! | `replay` | in tests: the corpus of every target, and mutations of it |
 //!
 //! See the README for how to run them.
 
-mod attention;
 mod bytes;
 mod c_api;
 mod driver;
 mod fatbin;
 mod memory;
+mod operands;
 mod plan;
 mod problem;
 mod ptx;
@@ -41,7 +42,7 @@ macro_rules! targets {
 targets! {
     /// Problems, operands, `cpu::attend`, `merge_states` and e4m3.
     problem: 64 MiB,
-    /// Plans for cards that there may never be.
+    /// Plans, for cards that exist and for others.
     plan: 768 MiB,
     /// The files of a T5's folder.
     t5_files: 256 MiB,

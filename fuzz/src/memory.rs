@@ -9,9 +9,9 @@ struct Counting;
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Bytes that are allocated, by all threads.
+/// Bytes that all threads hold.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
-/// How many there may be.
+/// Most bytes that they may hold.
 static MOST: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 /// Runs `body`, in which no more than `most` bytes may be allocated beside those that were before.
@@ -27,7 +27,7 @@ fn take(bytes: usize) {
     let live = LIVE.fetch_add(bytes, Relaxed).saturating_add(bytes);
     let most = MOST.load(Relaxed);
     if live > most {
-        // To say so takes memory.
+        // Saying so allocates, too.
         MOST.store(usize::MAX, Relaxed);
         eprintln!(
             "{bytes} bytes more make {live} bytes of memory, allowed: {most}, the target's bound on top of what was there \

@@ -1,7 +1,8 @@
-//! Plans for cards that there may never be.
+//! Plans, for cards that exist and for others.
 //!
-//! Promised: no panic, no overflow; no more memory than the largest plan's lists take, whatever the problem; the same plan twice;
-//! every key of every row of a plan in one block, or one of its states.
+//! Promised: no panic, no overflow; no more memory than the largest plan's lists take, whatever the problem; the same
+//! plan from the same request; every key of every row in exactly one block, and every partial state written and
+//! combined once.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,8 +10,8 @@ use std::ops::Range;
 use onekv::plan::{Architecture, DeviceFacts, Plan, PlanOptions};
 use onekv::{DType, Problem};
 
-use crate::attention::{assert_named, spec};
 use crate::bytes::Bytes;
+use crate::operands::{assert_named, spec};
 
 const FIELDS: [&str; 8] = [
     "split_keys",
@@ -22,7 +23,7 @@ const FIELDS: [&str; 8] = [
     "multiprocessors",
     "inputs",
 ];
-/// Blocks that are looked at one by one.
+/// Most blocks of a plan whose blocks are looked at one by one.
 const FEW: usize = 1 << 16;
 
 pub fn run(data: &[u8]) {
@@ -58,12 +59,12 @@ fn facts(bytes: &mut Bytes) -> DeviceFacts {
         ((10, 0), 148, 227 << 10, 228 << 10, 2048),
         ((12, 0), 170, 99 << 10, 100 << 10, 1536),
     ];
-    let (compute_capability, multiprocessors, shared, shared_of_all, threads) = bytes.one_of(&known);
+    let (compute_capability, multiprocessors, block_shared, shared, threads) = bytes.one_of(&known);
     let mut any = |usual| if bytes.once_in(8) { bytes.number() } else { usual };
     DeviceFacts {
         multiprocessors: any(multiprocessors),
-        shared_bytes_per_block: any(shared),
-        shared_bytes_per_multiprocessor: any(shared_of_all),
+        shared_bytes_per_block: any(block_shared),
+        shared_bytes_per_multiprocessor: any(shared),
         threads_per_multiprocessor: any(threads),
         compute_capability: match any(0) {
             0 => compute_capability,

@@ -6,8 +6,8 @@
 use half::{bf16, f16};
 use onekv::{Element, Error, PartialState, Problem, SharedKv, View, cpu, e4m3, reference};
 
-use crate::attention::{Filling, Operand, assert_named, same, spec};
 use crate::bytes::Bytes;
+use crate::operands::{Filling, Operand, assert_named, same, spec};
 
 const SPEC: [&str; 9] = [
     "heads",
@@ -21,7 +21,7 @@ const SPEC: [&str; 9] = [
     "rows x heads",
 ];
 const OPERANDS: [&str; 7] = ["q", "k", "v", "out", "lse", "data", "states"];
-/// Products of a problem that is small enough for the reference.
+/// Most products, rows x keys x heads x head_dim, of a problem that the reference computes.
 const SMALL: usize = 1 << 18;
 
 pub fn run(data: &[u8]) {
@@ -33,11 +33,11 @@ pub fn run(data: &[u8]) {
         4 => merge::<f32, f32>(&mut bytes),
         5 => merge::<f32, bf16>(&mut bytes),
         6 => merge::<f16, f16>(&mut bytes),
-        _ => codes(&mut bytes),
+        _ => e4m3_code(&mut bytes),
     }
 }
 
-/// What stood in the memory of a result.
+/// What was in the memory of the results before a call.
 struct Before<E> {
     out: Vec<E>,
     lse: Option<Vec<f32>>,
@@ -48,8 +48,9 @@ impl<E: Element> Before<E> {
         Self { out: out.elements(), lse: lse.map(Operand::elements) }
     }
 
-    /// Whether a call was accepted: then only what rows cover was written, else nothing, and the error names one of `fields`.
-    fn is_well(
+    /// Whether a call was accepted. Asserts that then only what rows cover was written, else nothing, and that the
+    /// error names one of `fields`.
+    fn accepted(
         &self,
         done: Result<(), Error>,
         fields: &[&str],
@@ -91,10 +92,10 @@ fn attend<E: Element>(bytes: &mut Bytes) {
         problem.check(&q.view(), &kv, &out.view_mut(), lse.as_mut().map(Operand::view_mut).as_ref());
     let done = cpu::attend(&problem, q.view(), kv, out.view_mut(), lse.as_mut().map(Operand::view_mut));
     assert_eq!(checked, done, "check and attend");
-    if !before.is_well(done, &OPERANDS, &out, lse.as_ref()) {
+    if !before.accepted(done, &OPERANDS, &out, lse.as_ref()) {
         return;
     }
-    quantized(&problem, &k);
+    check_quantized(&problem, &k);
     let softcap = problem.softcap().unwrap_or(1.0);
     let usual = filling == Filling::Small && problem.scale() <= 8.0 && (0.01..=1e4).contains(&softcap);
     let products =
@@ -104,20 +105,22 @@ fn attend<E: Element>(bytes: &mut Bytes) {
     }
 }
 
-/// Within what f32 allows: a score's sum of `n` products is off by `n` roundings of its parts at most, its softcap and the
-/// exponential by a few more; weights are off by as much, relatively, and values are at most 1.
+/// Asserts that results equal the reference's, within what f32 allows: a score's sum of `n` products is off by `n`
+/// roundings of its parts at most, its softcap and the exponential by a few more; weights are off by as much,
+/// relatively, and values are at most 1.
 fn compare<E: Element>(
     problem: &Problem,
     (q, k, v): (&Operand<E>, &Operand<E>, &Operand<E>),
     out: &Operand<E>,
     lse: Option<&Operand<f32>>,
 ) {
-    let (query, scalars) = (problem.query_shape(), problem.lse_shape());
-    let mut wanted = vec![E::from_f32(0.0); query.elements()];
-    let mut wanted_lse = vec![0.0; scalars.elements()];
+    let (query_shape, lse_shape) = (problem.query_shape(), problem.lse_shape());
+    let mut wanted = vec![E::from_f32(0.0); query_shape.elements()];
+    let mut wanted_lse = vec![0.0; lse_shape.elements()];
     let kv = SharedKv { k: k.view(), v: v.view() };
-    let lse_view = View::contiguous(scalars, &mut wanted_lse[..]);
-    reference::attend(problem, q.view(), kv, View::contiguous(query, &mut wanted[..]), Some(lse_view))
+    let out_view = View::contiguous(query_shape, &mut wanted[..]);
+    let lse_view = View::contiguous(lse_shape, &mut wanted_lse[..]);
+    reference::attend(problem, q.view(), kv, out_view, Some(lse_view))
         .expect("the reference takes what the backend took");
     let dim = problem.head_dim() as f32;
     let score =
@@ -149,23 +152,23 @@ fn compare<E: Element>(
 fn merge<P: Element, E: Element>(bytes: &mut Bytes) {
     let head_dim = if bytes.once_in(8) { bytes.number() } else { bytes.below(40) };
     let shape = [bytes.count(6), bytes.count(4), head_dim];
-    let scalars = [shape[0], shape[1], 1];
+    let lse_shape = [shape[0], shape[1], 1];
     let filling = Filling::of(bytes);
     let states: Vec<_> = (0..bytes.below(5))
         .map(|_| {
             let out = Operand::<P>::of(bytes, shape.into(), filling);
             let filling = Filling::of(bytes);
-            (out, Operand::<f32>::of(bytes, scalars.into(), filling))
+            (out, Operand::<f32>::of(bytes, lse_shape.into(), filling))
         })
         .collect();
     let mut out = Operand::<E>::of(bytes, shape.into(), Filling::Small);
-    let mut lse = (!bytes.once_in(4)).then(|| Operand::<f32>::of(bytes, scalars.into(), Filling::Small));
+    let mut lse = (!bytes.once_in(4)).then(|| Operand::<f32>::of(bytes, lse_shape.into(), Filling::Small));
     let before = Before::of(&out, lse.as_ref());
     let parts: Vec<_> =
         states.iter().map(|(out, lse)| PartialState { out: out.view(), lse: lse.view() }).collect();
     let done = cpu::merge_states(&parts, out.view_mut(), lse.as_mut().map(Operand::view_mut));
     let fields = ["out", "lse", "states", "heads", "head_dim", "inputs"];
-    if !before.is_well(done, &fields, &out, lse.as_ref()) {
+    if !before.accepted(done, &fields, &out, lse.as_ref()) {
         return;
     }
     let all = states.iter().map(|(out, lse)| (out.elements(), lse.elements())).collect::<Vec<_>>();
@@ -176,12 +179,13 @@ fn merge<P: Element, E: Element>(bytes: &mut Bytes) {
     {
         return;
     }
-    let (of, got) = (|part: usize| &states[part], out.elements());
+    let got = out.elements();
     let merged: Vec<_> = out.places().map(|(_, _, at)| got[at].to_f32()).collect();
-    let values: Vec<Vec<f32>> =
-        (0..all.len()).map(|p| of(p).0.places().map(|(_, _, at)| all[p].0[at].to_f32()).collect()).collect();
+    let values: Vec<Vec<f32>> = (0..all.len())
+        .map(|p| states[p].0.places().map(|(_, _, at)| all[p].0[at].to_f32()).collect())
+        .collect();
     let weights: Vec<Vec<f32>> =
-        (0..all.len()).map(|p| of(p).1.places().map(|(_, _, at)| all[p].1[at]).collect()).collect();
+        (0..all.len()).map(|p| states[p].1.places().map(|(_, _, at)| all[p].1[at]).collect()).collect();
     for (i, merged) in merged.iter().enumerate() {
         let vector = i / out.shape.vector;
         let parts = (0..all.len()).map(|p| (f64::from(weights[p][vector]).exp(), f64::from(values[p][i])));
@@ -195,8 +199,8 @@ fn merge<P: Element, E: Element>(bytes: &mut Bytes) {
     }
 }
 
-/// K in e4m3: within a step of its format.
-fn quantized<E: Element>(problem: &Problem, k: &Operand<E>) {
+/// K in e4m3 is within a step of that format.
+fn check_quantized<E: Element>(problem: &Problem, k: &Operand<E>) {
     let quantized = e4m3::quantize(problem, k.view()).expect("what attend took");
     let (shape, codes) = (quantized.shape, quantized.dequantize());
     assert_eq!(codes.len(), shape.elements());
@@ -236,14 +240,14 @@ fn quantized<E: Element>(problem: &Problem, k: &Operand<E>) {
     }
 }
 
-/// Codes of any number.
-fn codes(bytes: &mut Bytes) {
+/// The e4m3 code of any number: its value is the nearest there is, and has that code.
+fn e4m3_code(bytes: &mut Bytes) {
     let value = f32::from_bits(u32::from_le_bytes(bytes.take()));
     let code = e4m3::encode(value);
     let back = e4m3::decode(code);
     assert_eq!(value.is_nan(), back.is_nan());
     assert_eq!(e4m3::encode(back), code, "{value} is {code:#x}, which is {back}");
-    // No other is nearer.
+    // No other code is nearer.
     let within = value.clamp(-e4m3::MAX, e4m3::MAX);
     let far = |code: u8| (e4m3::decode(code) - within).abs();
     let least = (0..=255).map(far).fold(f32::INFINITY, f32::min);

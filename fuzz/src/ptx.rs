@@ -5,10 +5,11 @@
 
 use ptxsim::{Card, Checks, GlobalMemory, LaunchConfig, Module, Options};
 
-/// Bytes of the card that is played.
+/// Bytes of the virtual card's memory.
 const CARD_BYTES: u64 = 1 << 20;
+/// Most instructions of a warp.
 const INSTRUCTIONS: u64 = 4000;
-/// Kernels of a module that are launched.
+/// Most kernels of a module that are launched.
 const KERNELS: usize = 3;
 
 pub fn run(data: &[u8]) {
@@ -43,6 +44,7 @@ pub fn run(data: &[u8]) {
         let options =
             Options { checks, seed, threads: 1, instruction_limit: INSTRUCTIONS, ..Options::default() };
         match module.launch(name, &config, &parameters, &memory, options) {
+            // Two blocks of at most two warps.
             Ok(counters) => assert!(counters.warp_instructions <= 2 * 2 * INSTRUCTIONS),
             Err(error) => assert!(error.to_string().contains(name.as_str()), "{error} does not name {name}"),
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-/// Of bytes (SplitMix64), the same in every run.
+/// Random numbers (SplitMix64), the same in every run.
 struct Random(u64);
 
 impl Random {
@@ -15,7 +15,7 @@ impl Random {
     }
 }
 
-/// What bytes often become.
+/// Values that mutated bytes often take.
 const EDGES: [u8; 8] = [0, 1, 7, 0x20, 0x7f, 0x80, 0xfe, 0xff];
 
 fn mutate(random: &mut Random, input: &mut Vec<u8>, others: &[Vec<u8>]) {
@@ -42,10 +42,10 @@ fn mutate(random: &mut Random, input: &mut Vec<u8>, others: &[Vec<u8>]) {
     }
 }
 
-/// Leaves the input behind where the target panics.
-struct Leaves<'a>(&'a str, &'a [u8]);
+/// Writes the input to a file where the target panics.
+struct SavesInput<'a>(&'a str, &'a [u8]);
 
-impl Drop for Leaves<'_> {
+impl Drop for SavesInput<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let file = std::env::temp_dir().join(format!("onekv-fuzz-{}", self.0));
@@ -56,12 +56,12 @@ impl Drop for Leaves<'_> {
 }
 
 fn replay(name: &str, mutations: usize) {
-    // One at a time: memory is counted of the process, and the driver's state is the process's.
+    // One at a time: the memory that is counted and the driver's state are the process's.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (_, run) = crate::TARGETS.iter().find(|(target, _)| *target == name).expect("a target of that name");
     let run = |input: &[u8]| {
-        let _leaves = Leaves(name, input);
+        let _saves = SavesInput(name, input);
         run(input);
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);

@@ -15,7 +15,7 @@ use t5::tokenize::Text;
 use crate::bytes::Bytes;
 use crate::t5_folder::{assert_told, folder, write};
 
-/// Numbers of a model of random weights that is made of a config.
+/// Most weights of a model that is drawn at random for a config.
 const SMALL: u64 = 1 << 18;
 const TEXT: &str = "a b, <extra_id_0> c </s> n't . x";
 
@@ -32,13 +32,13 @@ pub fn run(data: &[u8]) {
     ];
     let at = usize::from(kind & 7);
     let folder = folder();
-    let (name, bytes) = (names.get(at).copied(), kind & 8 != 0);
+    let (name, without_tokenizer) = (names.get(at).copied(), kind & 8 != 0);
     write(folder.path(), &name.map(|name| (name, contents)).into_iter().collect::<Vec<_>>());
-    // Without one its class or its vocabulary make it ByT5.
-    if bytes && at != 2 {
+    // Without tokenizer.json the tokenizer's class or the vocabulary's size make it ByT5.
+    if without_tokenizer && at != 2 {
         std::fs::remove_file(folder.path().join("tokenizer.json")).expect("it was written");
     }
-    // An index counts where there is no whole file.
+    // An index is read where there is no model.safetensors.
     if at == 6 {
         let whole = folder.path().join("model.safetensors");
         std::fs::rename(whole, folder.path().join("part.safetensors")).expect("it was written");
@@ -47,12 +47,12 @@ pub fn run(data: &[u8]) {
         Ok(config) => config,
         Err(error) => return assert_told(&error),
     };
-    limits(&config);
+    assert_in_limits(&config);
     match Text::read(folder.path(), &config) {
-        Ok(text) => tokenized(&text, &config),
+        Ok(text) => tokenize(&text, &config),
         Err(error) => assert_told(&error),
     }
-    memory_is_counted(&config, contents);
+    count_memory(&config, contents);
     let backend = Cpu::new();
     let small = config.cost_shape(config.d_kv, 4).weight_bytes() <= 4 * SMALL && config.buckets <= 1024;
     let model = match at {
@@ -81,8 +81,8 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// What is accepted is within what errors say is allowed.
-fn limits(config: &Config) {
+/// Asserts that an accepted config is within what errors say is allowed.
+fn assert_in_limits(config: &Config) {
     let vocab = config.vocab;
     assert!((2..=1 << 24).contains(&vocab) && config.d_kv <= onekv::MAX_HEAD_DIM);
     assert!(config.heads > 0 && config.d_model > 0 && config.max_distance > config.buckets / 2);
@@ -92,7 +92,8 @@ fn limits(config: &Config) {
     assert!(ids.chain(&rules.forced_first).chain(&rules.forced_last).all(|id| (*id as usize) < vocab));
 }
 
-fn tokenized(text: &Text, config: &Config) {
+/// Text to ids of the vocabulary and back, and ids that are none.
+fn tokenize(text: &Text, config: &Config) {
     for ids in [text.input(TEXT), text.prompt(TEXT)] {
         match ids {
             Ok(ids) => {
@@ -105,8 +106,8 @@ fn tokenized(text: &Text, config: &Config) {
     text.decode(&[0, 2, 258, 300, u32::MAX]).map(drop).unwrap_or_else(|error| assert_told(&error));
 }
 
-/// Any request to a model of any size needs some memory, and fits or does not.
-fn memory_is_counted(config: &Config, contents: &[u8]) {
+/// Whether any request to a model of any size fits in memory can be said, without an overflow.
+fn count_memory(config: &Config, contents: &[u8]) {
     let mut bytes = Bytes::new(contents);
     let mut count = |most: usize| (bytes.number() % most) as u64;
     let work = Workload {

@@ -1,4 +1,4 @@
-//! A T5 that fits in a few kilobytes, as a folder.
+//! A folder with a T5 of a few kilobytes.
 
 use std::path::Path;
 
@@ -50,7 +50,7 @@ pub fn weights() -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
 }
 
-/// Writes it, but for the files in `instead`.
+/// Writes its files and those in `instead`, which take the place of its own of the same name.
 pub fn write(folder: &Path, instead: &[(&str, &[u8])]) {
     let weights = weights();
     let own = [
@@ -65,13 +65,13 @@ pub fn write(folder: &Path, instead: &[(&str, &[u8])]) {
     }
 }
 
-/// A folder that is gone when it is dropped, in memory where the system has such a place.
+/// A new folder, in memory where the system has such a place, deleted when it is dropped.
 pub fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a folder")
 }
 
-/// That an error says where, or what is allowed.
+/// Asserts that an error says what is wrong, or what is allowed.
 pub fn assert_told(error: &anyhow::Error) {
     let told = format!("{error:#}");
     let says = [

@@ -13,7 +13,7 @@ use t5::load;
 
 use crate::t5_folder::{assert_told, folder, write};
 
-/// Tokens and rows that are decoded.
+/// Most tokens of inputs and prompts, start tokens included, of a request that is decoded.
 const FEW: usize = 64;
 
 pub fn run(data: &[u8]) {
@@ -75,7 +75,7 @@ fn files(options: &[&str], given: &[(&str, &[u8])]) {
     }
 }
 
-/// Words of a command line; no path leads out of where the program runs.
+/// Words of a command line, without those that hold a path.
 fn arguments(contents: &[u8]) {
     let text = String::from_utf8_lossy(contents);
     let words = text.split(['\n', '\0']).filter(|word| !word.contains(['/', '\\']));

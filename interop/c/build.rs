@@ -1,4 +1,5 @@
-//! The name by which programs load the library, also those that were linked with its path.
+//! Sets the library's soname, by which programs load it. Without one, those that were linked by the library's path
+//! would look for it at that path alone.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

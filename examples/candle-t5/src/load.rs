@@ -27,13 +27,13 @@ pub fn folder(folder: &Path, device: &Device) -> Result<T5> {
         .with_context(|| format!("in {}: not safetensors", path.display()))?;
     check(&config, &weights).with_context(|| format!("in {}", folder.display()))?;
     let reading = config.readings[1];
-    // transformers 4 wants the head of a model that is not tied.
+    // Where transformers 4 would draw a head at random the file must have it, else the embedding may stand in for it.
     let own_head = config.head_by_4 || reading.own_head && weights.contains_tensor("lm_head.weight");
     let reading = Reading { own_head, ..reading };
     T5::new(config, reading, &weights).with_context(|| format!("in {}", path.display()))
 }
 
-/// What this example leaves out is refused.
+/// Refuses what this example leaves out.
 fn check(config: &Config, weights: &VarBuilder) -> Result<()> {
     if let Some((name, value)) = config.ignored.iter().next() {
         bail!("generation's {name} is {value}, allowed: greedy decoding without it");
@@ -52,7 +52,7 @@ fn check(config: &Config, weights: &VarBuilder) -> Result<()> {
     Ok(())
 }
 
-/// One model of random weights, ours and candle's. It has a head of its own: there candle's logits are right.
+/// One model of random weights, ours and candle's. It has a head of its own, since candle's tied logits are wrong.
 pub struct Both {
     pub ours: T5,
     pub candles: T5ForConditionalGeneration,
@@ -67,7 +67,7 @@ pub fn random(config: &Config, device: &Device) -> Result<Both> {
     Ok(Both { ours, candles, weights })
 }
 
-/// The same shape, untied, as candle has it. Of activations it has those of T5 v1.0 and v1.1.
+/// The same shape, untied, as candle's own config; feed-forwards of T5 v1.0 and v1.1 alone.
 fn candles_config(c: &Config) -> Result<CandlesConfig> {
     let feed_forward_proj = match (c.gated, c.activation) {
         (false, Activation::Relu) => "relu",
@@ -102,7 +102,7 @@ impl SimpleBackend for Random {
         if let Some(tensor) = drawn.get(name) {
             return Ok(tensor.clone());
         }
-        // Far from each other, since a large tensor takes a seed for each of its pieces.
+        // Seeds far from each other, since a large tensor takes one for each of its pieces.
         let seed = (drawn.len() as u64) << 32;
         let values = t5::load::Random::new(seed, self.d_kv).take(name, shape.dims());
         let values = values.map_err(|error| candle_core::Error::msg(error.to_string()))?;

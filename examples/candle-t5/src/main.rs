@@ -44,7 +44,7 @@ struct Arguments {
     orders: bool,
 }
 
-/// Copies of K and V that are made to be measured; larger ones fit no common machine.
+/// The most that copies of K and V may take to be made and measured; larger ones fit no common machine.
 const MOST_BYTES: usize = 1 << 30;
 
 /// Sizes up to what a machine may hold.
@@ -67,7 +67,8 @@ fn main() -> Result<()> {
         ours = fastest(ours, seconds);
         let (seconds, candles_logits) = measure::candles(&mut both, &work)?;
         candles = fastest(candles, seconds);
-        // From its tenth token on candle's decoder has the encoder's positions: 1 + 8 are right.
+        // candle's decoder is wrong from its tenth token on (README.md): the start token and eight of a prompt are
+        // right.
         let off = measure::difference(&logits, &candles_logits)?;
         if prompt_tokens <= 8 && (off.is_nan() || off > 1e-3) {
             bail!("the first logits differ by {off} of the largest: these are not the same model");

@@ -130,8 +130,8 @@ const WARMING_S: f64 = 2.0;
 pub fn orders(input: impl BufRead, mut answers: impl Write, most_bytes: usize) -> Result<()> {
     let mut attention: Option<Attentions> = None;
     let mut model: Option<(String, Both)> = None;
-    // What ran at the present point of T5.
-    let mut ran: (Option<Work>, Vec<String>) = (None, Vec::new());
+    // Systems that are warm: a short first run of theirs on this work was not counted.
+    let mut warm: (Option<Work>, Vec<String>) = (None, Vec::new());
     for line in input.lines() {
         let answer = match serde_json::from_str(&line?)? {
             Order::Attention { system, rows, keys, seconds } => {
@@ -149,8 +149,8 @@ pub fn orders(input: impl BufRead, mut answers: impl Write, most_bytes: usize) -
                 }
                 let (_, both) = model.as_mut().context("no model")?;
                 let work = Work { input_tokens: keys, prompts: rows, prompt_tokens, new_tokens };
-                if ran.0 != Some(work) {
-                    ran = (Some(work), Vec::new());
+                if warm.0 != Some(work) {
+                    warm = (Some(work), Vec::new());
                 }
                 let mut run = || -> Result<f64> {
                     let (seconds, _) = match system.as_str() {
@@ -161,8 +161,8 @@ pub fn orders(input: impl BufRead, mut answers: impl Write, most_bytes: usize) -
                     Ok(seconds.total_s)
                 };
                 let first = run();
-                if !ran.1.contains(&system) && matches!(first, Ok(seconds) if seconds < WARMING_S) {
-                    ran.1.push(system.clone());
+                if !warm.1.contains(&system) && matches!(first, Ok(seconds) if seconds < WARMING_S) {
+                    warm.1.push(system.clone());
                     run().map(|seconds| vec![seconds])
                 } else {
                     first.map(|seconds| vec![seconds])
@@ -187,7 +187,7 @@ struct Attentions {
     rows: usize,
     keys: usize,
     most_bytes: usize,
-    works: BTreeMap<&'static str, Attend>,
+    systems: BTreeMap<&'static str, Attend>,
 }
 
 impl Attentions {
@@ -206,10 +206,10 @@ impl Attentions {
         let planned = Attention::new(&Device::Cpu)?.plan(&problem, DType::F32, &PlanOptions::default())?;
         let want = planned.run(&q, &k, &v)?;
         let head_major = |x: &Tensor| x.transpose(1, 2)?.contiguous();
-        let mut works: BTreeMap<&'static str, Attend> = BTreeMap::new();
+        let mut systems: BTreeMap<&'static str, Attend> = BTreeMap::new();
         {
             let (q, k, v) = (head_major(&q)?, head_major(&k)?, head_major(&v)?);
-            works.insert("candle matmul, queries folded", Box::new(move || by_matmul(&q, &k, &v)));
+            systems.insert("candle matmul, queries folded", Box::new(move || by_matmul(&q, &k, &v)));
         }
         if 2 * rows * keys * HEADS * HEAD_DIM * size_of::<f32>() <= most_bytes {
             // A row, and K and V, for each prompt.
@@ -217,37 +217,37 @@ impl Attentions {
             let copies = |x: &Tensor| x.repeat((rows, 1, 1, 1));
             let (one, ks, vs) =
                 (head_major(&by_prompt)?, copies(&head_major(&k)?)?, copies(&head_major(&v)?)?);
-            works.insert("candle matmul, K/V expanded", Box::new(move || by_matmul(&one, &ks, &vs)));
+            systems.insert("candle matmul, K/V expanded", Box::new(move || by_matmul(&one, &ks, &vs)));
             let (ks, vs) = (copies(&k)?, copies(&v)?);
-            works.insert("candle flash, K/V expanded", Box::new(move || flash(&by_prompt, &ks, &vs)));
+            systems.insert("candle flash, K/V expanded", Box::new(move || flash(&by_prompt, &ks, &vs)));
         }
-        works.insert("candle flash, queries folded", Box::new(move || flash(&q, &k, &v)));
-        for (system, work) in &works {
+        systems.insert("candle flash, queries folded", Box::new(move || flash(&q, &k, &v)));
+        for (system, attend) in &systems {
             // [inputs, heads, tokens, head_dim]
-            let got = work()?.transpose(1, 2)?.reshape(want.dims())?;
+            let got = attend()?.transpose(1, 2)?.reshape(want.dims())?;
             let off = difference(&got, &want)?;
             if off.is_nan() || off > 1e-4 {
                 bail!("{system}, {rows} rows, {keys} keys: off by {off} of the largest value from onekv's");
             }
         }
-        Ok(Self { rows, keys, most_bytes, works })
+        Ok(Self { rows, keys, most_bytes, systems })
     }
 
-    /// Seconds of runs after some that warm up.
+    /// Seconds of each run, for so many seconds, after runs that warm up.
     fn burst(&self, system: &str, seconds: f64) -> Result<Vec<f64>> {
-        let work = self.works.get(system).with_context(|| {
+        let attend = self.systems.get(system).with_context(|| {
             format!("copies of K and V for every prompt would take more than {} MiB", self.most_bytes >> 20)
         })?;
         let settled = Instant::now() + Duration::from_secs_f64(SETTLING_S);
-        black_box(work()?);
+        black_box(attend()?);
         while Instant::now() < settled {
-            black_box(work()?);
+            black_box(attend()?);
         }
         let mut times = Vec::new();
         let end = Instant::now() + Duration::from_secs_f64(seconds);
         while times.len() < LEAST_RUNS || Instant::now() < end {
             let start = Instant::now();
-            black_box(work()?);
+            black_box(attend()?);
             times.push(start.elapsed().as_secs_f64());
         }
         Ok(times)

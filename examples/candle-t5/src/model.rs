@@ -23,9 +23,9 @@ pub struct T5 {
     decoder_bias: RelativeBias,
     decoder_norm: RmsNorm,
     head: Linear,
-    /// The logits' factor.
+    /// Of what the head gets: d_model^-0.5 where logits are scaled, else 1.
     scale: f64,
-    /// onekv, on the device.
+    /// onekv's, for every cross-attention.
     attention: Attention,
 }
 
@@ -40,7 +40,7 @@ struct DecoderLayer {
     feed_forward: FeedForward,
 }
 
-/// A norm and the projections of an attention.
+/// The projections of an attention, and the norm before them.
 struct Projections {
     norm: RmsNorm,
     q: Linear,
@@ -53,9 +53,9 @@ struct Projections {
 
 struct FeedForward {
     norm: RmsNorm,
-    /// Two where it is gated.
-    into: Vec<Linear>,
-    out: Linear,
+    /// One, or wi_0 and wi_1 where it is gated.
+    wi: Vec<Linear>,
+    wo: Linear,
     activation: Activation,
 }
 
@@ -182,7 +182,7 @@ impl T5 {
         if prompts.len() != inputs || prompts.iter().all(Vec::is_empty) {
             bail!("prompts are for {} inputs, allowed: for {inputs}, with a prompt at least", prompts.len());
         }
-        // Behind the start token; the shorter ones padded at their end, where no token of theirs looks.
+        // Behind the start token; shorter ones are padded at their end, where none of their tokens looks.
         let started: Vec<Vec<u32>> = prompts
             .iter()
             .flatten()
@@ -212,7 +212,7 @@ impl T5 {
         };
         let positions = vec![(0..longest).collect(); lengths.len()];
         let x = decoding.forward(&ids, positions, |prompt, column| column < lengths[prompt])?;
-        // Of each prompt its last token's.
+        // The last token of each prompt, whose logits are asked for.
         let last: Vec<u32> =
             lengths.iter().enumerate().map(|(i, length)| (i * longest + length - 1) as u32).collect();
         let x = x.flatten(0, 1)?.index_select(&Tensor::new(last, &self.device)?, 0)?;
@@ -313,7 +313,7 @@ impl Decoding<'_> {
             heads: config.heads,
             kv_heads: config.heads,
             head_dim: config.d_kv,
-            // T5's queries have it in them.
+            // T5 does not scale its scores.
             scale: 1.0,
             softcap: None,
             row_offsets,
@@ -352,19 +352,19 @@ impl Projections {
         Ok(projected.reshape([leading, &[self.heads, self.head_dim]].concat())?)
     }
 
-    /// Attention of every row of `x`, `[rows, tokens, d_model]`, to itself, added to it. `all` takes the new K and V and
-    /// gives all that are attended to, `[rows, heads, keys, head_dim]`.
+    /// Attention of every row of `x`, `[rows, tokens, d_model]`, to itself, added to it. `with_cached` takes K and V of
+    /// these tokens and gives all that they attend to, `[rows, heads, keys, head_dim]`.
     fn attend_to_self(
         &self,
         x: &Tensor,
         bias: &Tensor,
-        all: impl FnOnce(Tensor, Tensor) -> Result<(Tensor, Tensor)>,
+        with_cached: impl FnOnce(Tensor, Tensor) -> Result<(Tensor, Tensor)>,
     ) -> Result<Tensor> {
         let normed = self.norm.forward(x)?;
         let head_major = |projection| {
             Ok::<_, anyhow::Error>(self.by_head(projection, &normed)?.transpose(1, 2)?.contiguous()?)
         };
-        let (k, v) = all(head_major(&self.k)?, head_major(&self.v)?)?;
+        let (k, v) = with_cached(head_major(&self.k)?, head_major(&self.v)?)?;
         let scores = head_major(&self.q)?.matmul(&k.t()?)?.broadcast_add(bias)?;
         let attended = ops::softmax_last_dim(&scores)?.matmul(&v)?;
         Ok((x + self.o.forward(&attended.transpose(1, 2)?.contiguous()?.flatten_from(2)?)?)?)
@@ -378,11 +378,11 @@ impl FeedForward {
         let names: &[&str] = if config.gated { &["wi_0", "wi_1"] } else { &["wi"] };
         Ok(Self {
             norm: rms_norm(d, config.epsilon.into(), layer.pp("layer_norm"))?,
-            into: names
+            wi: names
                 .iter()
                 .map(|name| linear_no_bias(d, ff, weights.pp(name)))
                 .collect::<candle_core::Result<_>>()?,
-            out: linear_no_bias(ff, d, weights.pp("wo"))?,
+            wo: linear_no_bias(ff, d, weights.pp("wo"))?,
             activation: match config.activation {
                 config::Activation::Relu => Activation::Relu,
                 config::Activation::Gelu => Activation::Gelu,
@@ -394,10 +394,10 @@ impl FeedForward {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let normed = self.norm.forward(x)?;
-        let mut hidden = self.activation.forward(&self.into[0].forward(&normed)?)?;
-        if let Some(gate) = self.into.get(1) {
+        let mut hidden = self.activation.forward(&self.wi[0].forward(&normed)?)?;
+        if let Some(gate) = self.wi.get(1) {
             hidden = (hidden * gate.forward(&normed)?)?;
         }
-        Ok((x + self.out.forward(&hidden)?)?)
+        Ok((x + self.wo.forward(&hidden)?)?)
     }
 }

@@ -1,4 +1,4 @@
-//! Ours against transformers.
+//! Logits and answers of ours against transformers', and what ours refuses.
 
 mod common;
 

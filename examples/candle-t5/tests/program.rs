@@ -1,4 +1,4 @@
-//! The program.
+//! The program, run as its users and `cargo xtask peers` run it.
 
 use std::process::{Command, Output};
 

@@ -22,8 +22,8 @@ pub struct Arguments {
     /// Shape of random weights
     #[arg(long, value_enum, default_value_t = Shape::Small, conflicts_with = "model")]
     pub shape: Shape,
-    /// Hugging Face folder of a Llama instead: config.json and model.safetensors (or sharded) in f32, f16 or bf16. Scaled
-    /// RoPE, as Llama 3.1 and later have it, is not supported
+    /// Hugging Face folder of a Llama instead: config.json and model.safetensors (or sharded) in f32, f16 or bf16; RoPE
+    /// as Llama 2 has it, or scaled as Llama 3.1 and later do
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// Token ids instead of random ones: {"document": [..], "prompts": [[..], ..]}. The folder's eos_token_id ends answers

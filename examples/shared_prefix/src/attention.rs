@@ -23,9 +23,9 @@ use crate::config::Config;
 
 /// Sequences in the middle of generation.
 pub struct Sequences {
-    /// The document, which all of them are behind: one slot, all of which each of them reads.
+    /// The document that all of them are behind: one slot, which each of them reads whole.
     pub prefix: Option<KvCache>,
-    /// What each has for itself. Without a prefix, all that it has.
+    /// What each has behind the prefix; without one, all that it has.
     pub own: KvCache,
 }
 
@@ -40,10 +40,11 @@ impl Sequences {
         self.prefix.as_ref().map_or(0, KvCache::bytes) + self.own.bytes()
     }
 
-    /// Bytes of K/V that the step reads that was just taken: those of the sequences that took part, and the document once.
+    /// Bytes of K/V that the last step read, which had `new` tokens of each sequence: those of the sequences that took
+    /// part, and the document's once.
     pub fn step_kv_bytes(&self, new: &[usize]) -> usize {
-        let took_part = self.own.lengths().iter().zip(new).filter(|(_, new)| **new > 0);
-        let own: usize = took_part.map(|(length, _)| length).sum();
+        let in_step = self.own.lengths().iter().zip(new).filter(|(_, new)| **new > 0);
+        let own: usize = in_step.map(|(length, _)| length).sum();
         let prefix = self.prefix.as_ref().map_or(0, |prefix| prefix.lengths()[0]);
         (prefix + own) * self.own.token_bytes()
     }
@@ -64,17 +65,18 @@ impl Sequences {
         self.own.write(layer, k, v, new)?;
         let mut parts = Vec::new();
         if let Some(prefix) = &self.prefix {
-            let keys = slots(prefix, prefix.lengths().to_vec());
-            parts.push(over(config, &[new.iter().sum()], keys, q, prefix.layer(layer))?);
+            let keys = slot_keys(prefix, prefix.lengths().to_vec());
+            parts.push(unmasked(config, &[new.iter().sum()], keys, q, prefix.layer(layer))?);
         }
         let own = self.own.layer(layer);
         let before = self.own.lengths();
         if new.iter().all(|new| *new <= 1) {
+            // A sequence's only token reads all keys before it and its own: they are one part.
             let lengths = before.iter().zip(new).map(|(before, new)| before + new).collect();
-            parts.push(over(config, new, slots(&self.own, lengths), q, own)?);
+            parts.push(unmasked(config, new, slot_keys(&self.own, lengths), q, own)?);
         } else {
             if before.iter().any(|before| *before > 0) {
-                parts.push(over(config, new, slots(&self.own, before.to_vec()), q, own)?);
+                parts.push(unmasked(config, new, slot_keys(&self.own, before.to_vec()), q, own)?);
             }
             parts.push(causal(config, (q, k, v), new)?);
         }
@@ -90,13 +92,13 @@ struct State {
     lse: Vec<f32>,
 }
 
-/// The first tokens of a cache's slots.
-fn slots(cache: &KvCache, lengths: Vec<usize>) -> Keys {
+/// The first tokens of a cache's slots, as keys.
+fn slot_keys(cache: &KvCache, lengths: Vec<usize>) -> Keys {
     Keys::Padded { max_keys: cache.capacity(), lengths }
 }
 
-/// Attention of `rows` of each input over all of its keys.
-fn over(config: &Config, rows: &[usize], keys: Keys, q: &[f32], kv: SharedKv<&[f32]>) -> Result<State> {
+/// Attention of each input's rows, `rows` of them, over all of its keys.
+fn unmasked(config: &Config, rows: &[usize], keys: Keys, q: &[f32], kv: SharedKv<&[f32]>) -> Result<State> {
     let problem = Problem::new(ProblemSpec {
         heads: config.heads,
         kv_heads: config.kv_heads,
@@ -125,7 +127,8 @@ fn causal(config: &Config, (q, k, v): (&[f32], &[f32], &[f32]), new: &[usize]) -
     let shape = [starts[new.len()], config.kv_heads, config.head_dim];
     let mut all = State { out: vec![0.0; q.len()], lse: vec![0.0; q.len() / config.head_dim] };
     for i in 0..new.iter().copied().max().unwrap_or(0) {
-        // The tokens of a sequence that its row reads are an input, and those behind them one that no row reads.
+        // A sequence is two inputs: the tokens that its row reads, and those behind them, which have no row. A sequence
+        // of fewer tokens has no row this time.
         let (mut rows, mut keys, mut tokens) = (Vec::new(), vec![0], Vec::new());
         for (start, new) in starts.iter().zip(new).filter(|(_, new)| **new > 0) {
             let read = (i + 1).min(*new);
@@ -135,7 +138,7 @@ fn causal(config: &Config, (q, k, v): (&[f32], &[f32], &[f32]), new: &[usize]) -
         }
         let q: Vec<f32> = tokens.iter().flat_map(|token| &q[token * width..][..width]).copied().collect();
         let kv = SharedKv::contiguous(shape, k, v);
-        let state = over(config, &rows, Keys::Packed { offsets: keys }, &q, kv)?;
+        let state = unmasked(config, &rows, Keys::Packed { offsets: keys }, &q, kv)?;
         for (row, token) in tokens.into_iter().enumerate() {
             all.out[token * width..][..width].copy_from_slice(&state.out[row * width..][..width]);
             let heads = config.heads;
@@ -159,7 +162,7 @@ fn merge(config: &Config, mut parts: Vec<State>) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-/// 0, and the sums up to each of these.
+/// 0, and the sum of `counts` up to each: where each begins, and the end.
 pub fn offsets(counts: &[usize]) -> Vec<usize> {
     let sums = counts.iter().scan(0, |sum, count| {
         *sum += count;

@@ -1,4 +1,4 @@
-//! K and V that were computed: of the document, and of what sequences have behind it.
+//! The KV cache: of the document, and of what sequences have behind it.
 
 use anyhow::{Context as _, Result, bail};
 use onekv::{SharedKv, View};
@@ -68,17 +68,18 @@ impl KvCache {
     /// # Errors
     /// Where a slot has no room for them.
     pub fn write(&mut self, layer: usize, k: &[f32], v: &[f32], new: &[usize]) -> Result<()> {
-        let (key, capacity) = (self.key(), self.capacity);
+        let (key_elements, capacity) = (self.key_elements(), self.capacity);
         let Layer { k: to_k, v: to_v } = &mut self.layers[layer];
         let mut from = 0;
         for (slot, (length, new)) in self.lengths.iter().zip(new).enumerate() {
             if length + new > capacity {
                 bail!("tokens of sequence {slot} are {}, allowed: up to {capacity}, its slot", length + new);
             }
-            let to = (slot * capacity + length) * key..(slot * capacity + length + new) * key;
-            to_k[to.clone()].copy_from_slice(&k[from..][..new * key]);
-            to_v[to].copy_from_slice(&v[from..][..new * key]);
-            from += new * key;
+            let first = slot * capacity + length;
+            let to = first * key_elements..(first + new) * key_elements;
+            to_k[to.clone()].copy_from_slice(&k[from..][..new * key_elements]);
+            to_v[to].copy_from_slice(&v[from..][..new * key_elements]);
+            from += new * key_elements;
         }
         Ok(())
     }
@@ -90,7 +91,8 @@ impl KvCache {
 
     /// Copies the one sequence of another cache into an empty slot.
     pub fn copy_into(&mut self, slot: usize, from: &Self) {
-        let (used, at) = (from.lengths[0] * self.key(), slot * self.capacity * self.key());
+        let key_elements = self.key_elements();
+        let (used, at) = (from.lengths[0] * key_elements, slot * self.capacity * key_elements);
         for (to, from) in self.layers.iter_mut().zip(&from.layers) {
             to.k[at..][..used].copy_from_slice(&from.k[..used]);
             to.v[at..][..used].copy_from_slice(&from.v[..used]);
@@ -99,16 +101,16 @@ impl KvCache {
     }
 
     /// Elements of a token's K in a layer.
-    fn key(&self) -> usize {
+    fn key_elements(&self) -> usize {
         self.kv_heads * self.head_dim
     }
 
     /// Bytes of K and V of a token in all layers.
     pub fn token_bytes(&self) -> usize {
-        2 * self.layers.len() * self.key() * size_of::<f32>()
+        2 * self.layers.len() * self.key_elements() * size_of::<f32>()
     }
 
-    /// Bytes of all slots.
+    /// Bytes of all slots, used or not.
     pub fn bytes(&self) -> usize {
         self.lengths.len() * self.capacity * self.token_bytes()
     }

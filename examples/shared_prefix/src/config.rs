@@ -1,4 +1,4 @@
-//! Shapes of Llamas: known ones, and `config.json` of a Hugging Face folder with transformers' defaults for what it leaves out.
+//! Shapes of Llamas: ours for random weights, and `config.json` of a Hugging Face folder, with transformers' defaults.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -9,7 +9,7 @@ use t5::read::Fields;
 
 use crate::rope::{Rope, Scaling};
 
-/// A validated Llama.
+/// The shape of a Llama, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub vocab: usize,
@@ -73,7 +73,7 @@ impl Shape {
 const MAX_WIDTH: u64 = 1 << 20;
 const MAX_TOKENS: u64 = 1 << 24;
 
-/// Fields that would change the answers, and the values at which they do not, beside null.
+/// Fields that would change the answers, and the value at which they do not; null, or no such field, is good too.
 const NOT_SUPPORTED: [(&str, &str); 9] = [
     ("model_type", "\"llama\""),
     ("hidden_act", "\"silu\""),
@@ -93,8 +93,8 @@ impl Config {
     /// What cannot be read, is not in range or is not supported, by its field.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let config =
-            Self::with(&Fields::read("config", &path)?).with_context(|| format!("in {}", path.display()))?;
+        let config = Self::from_fields(&Fields::read("config", &path)?)
+            .with_context(|| format!("in {}", path.display()))?;
         let path = folder.join("generation_config.json");
         if !path.exists() {
             return Ok(config);
@@ -108,10 +108,10 @@ impl Config {
     /// # Errors
     /// What is not in range or is not supported, by its field.
     pub fn of(fields: Value) -> Result<Self> {
-        Self::with(&Fields::of(fields)?)
+        Self::from_fields(&Fields::of(fields)?)
     }
 
-    fn with(f: &Fields) -> Result<Self> {
+    fn from_fields(f: &Fields) -> Result<Self> {
         for (name, allowed) in NOT_SUPPORTED {
             let said = f.get(name).map(Value::to_string);
             if let Some(said) = said.filter(|said| said != allowed) {
@@ -146,7 +146,7 @@ impl Config {
     }
 }
 
-/// A number in this range, but for its lower end; what has no default must be there.
+/// A number above the range's start, up to its end. Without a default the field must be there.
 fn number(f: &Fields, name: &str, default: Option<f64>, allowed: RangeInclusive<f64>) -> Result<f64> {
     let value = f.get(name).cloned().unwrap_or_else(|| json!(default));
     let (above, most) = (allowed.start(), allowed.end());
@@ -162,18 +162,18 @@ fn flag(f: &Fields, name: &str, default: bool) -> Result<bool> {
     }
 }
 
-/// As transformers 4 writes it, the scaling apart, or 5, all in one object.
+/// transformers 4 writes `rope_theta` and an object `rope_scaling`; 5 all in one object, `rope_parameters`.
 fn rope(f: &Fields) -> Result<Rope> {
-    let said = f.get("rope_scaling");
-    if let Some(all) = f.get("rope_parameters") {
-        if let Some(said) = said {
-            bail!("rope_scaling is {said}, allowed: null beside rope_parameters");
+    let by_4 = f.get("rope_scaling");
+    if let Some(by_5) = f.get("rope_parameters") {
+        if let Some(by_4) = by_4 {
+            bail!("rope_scaling is {by_4}, allowed: null beside rope_parameters");
         }
-        let all = Fields::of(all.clone()).context("in rope_parameters")?;
-        let rope = || anyhow::Ok(Rope { theta: theta(&all)?, scaling: scaling(&all)? });
+        let fields = Fields::of(by_5.clone()).context("in rope_parameters")?;
+        let rope = || anyhow::Ok(Rope { theta: theta(&fields)?, scaling: scaling(&fields)? });
         return rope().context("in rope_parameters");
     }
-    let fields = Fields::of(said.cloned().unwrap_or_else(|| json!({})));
+    let fields = Fields::of(by_4.cloned().unwrap_or_else(|| json!({})));
     let scaling = fields.and_then(|fields| scaling(&fields)).context("in rope_scaling")?;
     Ok(Rope { theta: theta(f)?, scaling })
 }
@@ -186,7 +186,7 @@ fn scaling(f: &Fields) -> Result<Option<Scaling>> {
     if let Some(share) = f.get("partial_rotary_factor").filter(|share| share.as_f64() != Some(1.0)) {
         bail!("partial_rotary_factor is {share}, allowed: 1.0");
     }
-    // "type" in older files.
+    // It was "type" in older files.
     let kind = f.get("rope_type").or(f.get("type"));
     match kind.map(|kind| kind.as_str().unwrap_or_default()) {
         None | Some("default") => return Ok(None),

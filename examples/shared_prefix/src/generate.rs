@@ -18,7 +18,7 @@ pub enum Method {
     Shared,
     /// Prefilled once, and copied in front of each.
     Copies,
-    /// Prefilled by each, in front of its prompt: no two share anything.
+    /// Prefilled again by each, in front of its prompt: nothing is shared.
     Recompute,
 }
 
@@ -102,7 +102,7 @@ impl Stats {
         self.read_kv_bytes.checked_div(self.steps.len())
     }
 
-    /// The median decode step.
+    /// The median time of a decode step.
     pub fn step(&self) -> Option<Duration> {
         let mut steps = self.steps.clone();
         steps.sort();
@@ -110,7 +110,7 @@ impl Stats {
     }
 }
 
-/// Tokens of a document that pass through the model at a time: bounds its activations.
+/// Tokens of one sequence that pass through the model at a time: bounds its activations.
 const PREFILL_TOKENS: usize = 128;
 
 /// The new ids of every prompt, the one that ends it included, and what they took. `progress` advances by tokens.
@@ -125,9 +125,9 @@ pub fn generate(
 ) -> Result<(Vec<Vec<u32>>, Stats)> {
     request.check(&model.config)?;
     let Request { document, prompts, new_tokens, ends } = request;
-    let asked: usize = prompts.iter().map(Vec::len).sum();
+    let in_prompts: usize = prompts.iter().map(Vec::len).sum();
     let documents = if method == Method::Recompute { prompts.len() } else { 1 };
-    let mut stats = Stats { prefilled_tokens: documents * document.len() + asked, ..Stats::default() };
+    let mut stats = Stats { prefilled_tokens: documents * document.len() + in_prompts, ..Stats::default() };
     progress.reset();
     progress.set_length((stats.prefilled_tokens + prompts.len() * (new_tokens - 1)) as u64);
 
@@ -149,7 +149,7 @@ pub fn generate(
         }
         let step = Instant::now();
         let new: Vec<usize> = next.iter().map(Vec::len).collect();
-        next = following(model, &next, &mut sequences)?;
+        next = next_ids(model, &next, &mut sequences)?;
         stats.steps.push(step.elapsed());
         stats.read_kv_bytes += sequences.step_kv_bytes(&new);
         progress.inc(new.iter().sum::<usize>() as u64);
@@ -169,19 +169,19 @@ fn begin(
 ) -> Result<(Sequences, Vec<Vec<u32>>)> {
     let Request { document, prompts, new_tokens, .. } = request;
     let (config, n) = (&model.config, document.len());
-    // The last new token is never read.
+    // Tokens of a slot behind the document. The last new token is never read.
     let behind = request.longest_prompt() + new_tokens - 1;
-    let of_document = || {
+    let prefill_document = || {
         let mut alone = Sequences { prefix: None, own: KvCache::new(config, 1, n)? };
         prefill(model, &mut alone, 0, document, progress)?;
         anyhow::Ok(alone.own)
     };
     let mut sequences = match method {
         Method::Shared => {
-            Sequences { prefix: Some(of_document()?), own: KvCache::new(config, prompts.len(), behind)? }
+            Sequences { prefix: Some(prefill_document()?), own: KvCache::new(config, prompts.len(), behind)? }
         }
         Method::Copies => {
-            let document = of_document()?;
+            let document = prefill_document()?;
             let start = Instant::now();
             let mut own = KvCache::new(config, prompts.len(), n + behind)?;
             (0..prompts.len()).for_each(|slot| own.copy_into(slot, &document));
@@ -195,12 +195,12 @@ fn begin(
             for (slot, prompt) in prompts.iter().enumerate() {
                 let whole = [&document[..], prompt].concat();
                 let (x, last) = prefill(model, &mut sequences, slot, &whole, progress)?;
-                next.push(vec![likeliest(&model.logits(&x, &[last])?)?]);
+                next.push(vec![argmax(&model.logits(&x, &[last])?)?]);
             }
             return Ok((sequences, next));
         }
     };
-    let next = following(model, prompts, &mut sequences)?;
+    let next = next_ids(model, prompts, &mut sequences)?;
     progress.inc(prompts.iter().map(|prompt| prompt.len() as u64).sum());
     Ok((sequences, next))
 }
@@ -227,8 +227,9 @@ pub fn prefill(
     last.context("a sequence is empty, allowed: at least one token")
 }
 
-/// Passes the `next` tokens of every sequence through the model: the id that follows each, none where there was none.
-fn following(model: &Model, next: &[Vec<u32>], sequences: &mut Sequences) -> Result<Vec<Vec<u32>>> {
+/// Passes the `next` tokens of every sequence through the model: the id that follows them, as a list, empty where
+/// `next` has none.
+fn next_ids(model: &Model, next: &[Vec<u32>], sequences: &mut Sequences) -> Result<Vec<Vec<u32>>> {
     let x = model.pass(next, sequences)?;
     let mut end = 0;
     let ends = next.iter().map(|ids| {
@@ -238,12 +239,12 @@ fn following(model: &Model, next: &[Vec<u32>], sequences: &mut Sequences) -> Res
     let ends: Vec<Option<u32>> = ends.collect();
     let logits = model.logits(&x, &ends.iter().copied().flatten().collect::<Vec<_>>())?;
     let mut logits = logits.chunks_exact(model.config.vocab);
-    let id = |end: &Option<u32>| end.and_then(|_| logits.next()).map(likeliest).transpose();
+    let id = |end: &Option<u32>| end.and_then(|_| logits.next()).map(argmax).transpose();
     Ok(ends.iter().map(id).collect::<Result<Vec<_>>>()?.into_iter().map(Vec::from_iter).collect())
 }
 
 /// The id of the largest logit, the first of equals.
-fn likeliest(logits: &[f32]) -> Result<u32> {
+fn argmax(logits: &[f32]) -> Result<u32> {
     let mut best = (0, f32::NEG_INFINITY);
     for (id, logit) in (0..).zip(logits) {
         if *logit > best.1 {

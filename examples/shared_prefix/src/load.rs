@@ -20,8 +20,8 @@ pub const PREFIX: &str = "model.";
 /// A tensor that is missing, or not of its shape or of a type that is allowed, by its name.
 pub fn folder(folder: &Path, config: Config) -> Result<Model> {
     let mut weights = Weights::open(folder)?;
-    // `Weights` leaves out what all names begin with: they do, unless there is a head among them. Where the config ties the
-    // head, transformers does not look at the file's.
+    // `Weights` strips a prefix that all names have: with a head among them they have none in common. Where the config
+    // ties the head, transformers does not look at the file's.
     let has_head = !config.tied || weights.take("lm_head.weight", &[config.vocab, config.d_model]).is_ok();
     let prefix = if has_head { PREFIX } else { "" };
     let model = Model::load(config, &mut weights, prefix, &out::bar("loading"))?;
@@ -32,7 +32,7 @@ pub fn folder(folder: &Path, config: Config) -> Result<Model> {
     Ok(model)
 }
 
-/// A model of random weights, the same for the same seed.
+/// A model of random weights, which are the same for the same seed.
 ///
 /// # Errors
 /// None: every tensor can be drawn.

@@ -18,7 +18,7 @@ struct Layer {
     qkv: Linear,
     out: Linear,
     feed_forward_norm: Vec<f32>,
-    /// To the gate and what it lets through: `[2 d_ff, d_model]`.
+    /// To the gate and to what it is multiplied with: `[2 d_ff, d_model]`.
     gate_up: Linear,
     down: Linear,
 }
@@ -86,32 +86,32 @@ impl Model {
         self.cpu.facts().name
     }
 
-    /// One pass over the `next` tokens of every sequence, none of some: the residual stream `[tokens, d_model]`, sequence
-    /// after sequence.
+    /// One pass over the `next` tokens of every sequence, which some may have none of: the residual stream
+    /// `[tokens, d_model]`, sequence after sequence.
     ///
     /// # Errors
     /// What [`Sequences::attend`] refuses.
     pub fn pass(&self, next: &[Vec<u32>], sequences: &mut Sequences) -> Result<Matrix> {
         let (cpu, c) = (&self.cpu, &self.config);
         let new: Vec<usize> = next.iter().map(Vec::len).collect();
-        let places = (0..next.len())
+        let positions = (0..next.len())
             .flat_map(|s| (0..new[s]).map(move |i| (s, i)))
             .map(|(s, i)| sequences.position(s) + i);
-        let rotations: Vec<Vec<(f32, f32)>> = places.map(|position| self.rotation(position)).collect();
+        let rotations: Vec<Vec<(f32, f32)>> = positions.map(|position| self.rotation(position)).collect();
         let swiglu = Activated { activation: Activation::Silu, gated: true };
-        // That a norm comes next is of no use to this backend: any will do.
-        let next_norm = &self.norm;
-        let mut x = cpu.embed(&self.embedding, &next.concat(), next_norm)?;
+        // Backends that fuse an addition with the norm behind it are told that norm. This one does not: any will do.
+        let any_norm = &self.norm;
+        let mut x = cpu.embed(&self.embedding, &next.concat(), any_norm)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let normed = cpu.rms_norm(&mut x, &layer.attention_norm, c.epsilon)?;
             let qkv = cpu.to_host(&cpu.linear(&normed, &layer.qkv)?)?;
             let (q, k, v) = self.split(&qkv, &rotations);
             let attended = sequences.attend(c, i, (&q, &k, &v), &new)?;
             let attended = cpu.table(attended, c.heads * c.head_dim)?;
-            cpu.add(&mut x, &attended, &layer.out, next_norm)?;
+            cpu.add(&mut x, &attended, &layer.out, any_norm)?;
             let normed = cpu.rms_norm(&mut x, &layer.feed_forward_norm, c.epsilon)?;
             let hidden = cpu.linear_activated(&normed, &layer.gate_up, swiglu)?;
-            cpu.add(&mut x, &hidden, &layer.down, next_norm)?;
+            cpu.add(&mut x, &hidden, &layer.down, any_norm)?;
         }
         sequences.own.advance(&new);
         Ok(x)
@@ -123,13 +123,13 @@ impl Model {
     /// None on the CPU.
     pub fn logits(&self, x: &Matrix, rows: &[u32]) -> Result<Vec<f32>> {
         let cpu = &self.cpu;
-        // The rows of a matrix are taken like those of a table.
+        // `embed` picks rows of any matrix.
         let mut rows = cpu.embed(x, rows, &self.norm)?;
         let normed = cpu.rms_norm(&mut rows, &self.norm, self.config.epsilon)?;
         cpu.to_host(&cpu.logits(&normed, &self.head)?)
     }
 
-    /// Cosine and sine of the angles of a position.
+    /// Cosine and sine of each pair's angle at a position.
     fn rotation(&self, position: usize) -> Vec<(f32, f32)> {
         let dim = self.config.head_dim;
         let angle = |i| position as f64 * self.config.rope.frequency(i, dim);

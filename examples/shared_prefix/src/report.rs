@@ -6,7 +6,7 @@ use t5::cli::report::{Measure, measures_table, megabytes, milliseconds};
 
 use crate::generate::{Method, Stats};
 
-/// One mode over a whole run.
+/// What one mode found and took.
 pub struct Figures {
     pub method: Method,
     /// Of the fastest run.
@@ -44,7 +44,7 @@ impl Figures {
         self.stats.new_tokens as f64 / self.stats.total().as_secs_f64()
     }
 
-    /// `first`: of the mode whose ids others are compared with.
+    /// `first`: the mode whose ids this one's are compared with.
     pub fn json(&self, first: &Self) -> Value {
         let s = &self.stats;
         json!({

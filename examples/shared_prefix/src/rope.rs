@@ -10,8 +10,8 @@ pub struct Rope {
 }
 
 /// Llama 3.1's scaling, transformers' "llama3": pairs that turn less than `low_freq_factor` times within the length of
-/// the original training turn `factor` times slower, those that turn more than `high_freq_factor` times as ever, and those
-/// between by a mean of both.
+/// the original training turn `factor` times slower, those that turn more than `high_freq_factor` times keep their
+/// speed, and those between have a weighted mean of both speeds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scaling {
     pub factor: f64,

@@ -27,7 +27,7 @@ fn error(arguments: &[&str]) -> String {
     text.trim_end().to_owned()
 }
 
-const SMALL: [&str; 10] = [
+const TINY: [&str; 10] = [
     "--shape",
     "tiny",
     "--document-tokens",
@@ -43,7 +43,7 @@ const SMALL: [&str; 10] = [
 #[test]
 fn json_has_the_figures_of_every_mode() {
     let report: Value =
-        serde_json::from_str(&stdout(&[&SMALL[..], &["--json", "--threads", "1"]].concat())).unwrap();
+        serde_json::from_str(&stdout(&[&TINY[..], &["--json", "--threads", "1"]].concat())).unwrap();
     let asked = ["shape", "document_tokens", "prompts", "prompt_tokens", "new_tokens", "threads", "runs"];
     let of_asked = asked.map(|field| report[field].clone());
     assert_eq!(json!(of_asked), json!(["tiny", 20, 3, [4, 4], 5, 1, 1]));
@@ -78,7 +78,7 @@ fn json_has_the_figures_of_every_mode() {
 
 #[test]
 fn the_table_has_a_column_for_each_mode_that_ran() {
-    let text = stdout(&SMALL);
+    let text = stdout(&TINY);
     for part in [
         "shared: ",
         "copies / shared",
@@ -89,7 +89,7 @@ fn the_table_has_a_column_for_each_mode_that_ran() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let text = stdout(&[&SMALL[..], &["--mode", "copies", "--runs", "2"]].concat());
+    let text = stdout(&[&TINY[..], &["--mode", "copies", "--runs", "2"]].concat());
     assert!(text.contains("copies: ") && !text.contains("shared: ") && !text.contains("ids as of"), "{text}");
     // Nothing was decoded: there is no step to tell of.
     let one = stdout(&[

@@ -1,9 +1,9 @@
-//! The CPU backend.
+//! Attention and merges on the CPU.
 
 use onekv::{Element, PartialState, Shape, SharedKv, cpu};
 
 use crate::handles::{get, list};
-use crate::operands::{Host, onekv_dtype, onekv_state, onekv_view, onekv_view_mut, with_element};
+use crate::operands::{HostOperands, onekv_dtype, onekv_state, onekv_view, onekv_view_mut, with_element};
 use crate::problem::onekv_problem;
 use crate::status::{Result, onekv_status, status_of};
 
@@ -27,11 +27,11 @@ pub unsafe extern "C" fn onekv_cpu_attend(
         let onekv_problem(problem) = get("problem", problem)?;
         let (q, k, v, out) = (get("q", q)?, get("k", k)?, get("v", v)?, get("out", out)?);
         with_element!("dtype", dtype, E => {
-            let mut host = Host::default();
-            let (rows, keys) = (problem.query_shape(), problem.kv_shape());
-            let q = host.read::<E>("q", q, rows)?;
-            let kv = SharedKv { k: host.read::<E>("k", k, keys)?, v: host.read::<E>("v", v, keys)? };
-            let out = host.write::<E>("out", out, rows)?;
+            let mut host = HostOperands::default();
+            let (query_shape, kv_shape) = (problem.query_shape(), problem.kv_shape());
+            let q = host.read::<E>("q", q, query_shape)?;
+            let kv = SharedKv { k: host.read::<E>("k", k, kv_shape)?, v: host.read::<E>("v", v, kv_shape)? };
+            let out = host.write::<E>("out", out, query_shape)?;
             let lse = lse.as_ref().map(|lse| host.write::<f32>("lse", lse, problem.lse_shape()));
             Ok(cpu::attend(problem, q, kv, out, lse.transpose()?)?)
         })
@@ -66,6 +66,8 @@ pub unsafe extern "C" fn onekv_cpu_merge_states(
     })
 }
 
+/// [`onekv_cpu_merge_states`] of types that are known.
+///
 /// # Safety
 /// The header's contract for all operands.
 unsafe fn merge<P: Element, E: Element>(
@@ -74,20 +76,19 @@ unsafe fn merge<P: Element, E: Element>(
     out: &onekv_view_mut,
     lse: Option<&onekv_view_mut>,
 ) -> Result<()> {
-    let mut host = Host::default();
-    let scalars = [shape.tokens, shape.heads];
+    let mut host = HostOperands::default();
+    let lse_shape = [shape.tokens, shape.heads];
     let mut parts = Vec::with_capacity(states.len());
     for onekv_state { out, lse } in states {
         // SAFETY: the caller's contract.
         let (out, lse) = unsafe {
-            (host.read::<P>("states.out", out, shape)?, host.read::<f32>("states.lse", lse, scalars)?)
+            (host.read::<P>("states.out", out, shape)?, host.read::<f32>("states.lse", lse, lse_shape)?)
         };
         parts.push(PartialState { out, lse });
     }
     // SAFETY: the caller's contract.
-    let (out, lse) = unsafe {
-        let lse = |host: &mut Host| lse.map(|lse| host.write::<f32>("lse", lse, scalars)).transpose();
-        (host.write::<E>("out", out, shape)?, lse(&mut host)?)
-    };
+    let out = unsafe { host.write::<E>("out", out, shape)? };
+    // SAFETY: the caller's contract.
+    let lse = lse.map(|lse| unsafe { host.write::<f32>("lse", lse, lse_shape) }).transpose()?;
     Ok(cpu::merge_states(&parts, out, lse)?)
 }

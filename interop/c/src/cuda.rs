@@ -1,8 +1,8 @@
-//! The CUDA backend.
+//! Attention and merges on CUDA: kernels, queues, plans, runs.
 
 #![cfg_attr(
     not(feature = "cuda"),
-    allow(unused_variables, unused_imports, unused_unsafe, reason = "no body is there then")
+    allow(unused_variables, unused_imports, unused_unsafe, reason = "with_cuda! leaves the bodies out")
 )]
 
 use std::ffi::{c_char, c_int, c_void};
@@ -80,8 +80,8 @@ const ARCHITECTURES: [(u32, Architecture); 4] = [
 
 #[cfg(feature = "cuda")]
 impl onekv_plan_options {
-    /// 0 is no wish.
-    fn wishes(&self) -> Result<PlanOptions> {
+    /// As onekv has them: what is 0 is left to the library.
+    fn plan_options(&self) -> Result<PlanOptions> {
         let mut options = PlanOptions::default();
         let wish = |value: usize| Some(value).filter(|value| *value != 0);
         options.split_keys = wish(self.split_keys);
@@ -100,6 +100,7 @@ impl onekv_plan_options {
         Ok(options)
     }
 
+    /// What [`onekv_plan_like`] writes.
     fn like(plan: &Plan) -> Self {
         let options = PlanOptions::like(plan);
         let number = |(number, architecture): &(u32, Architecture)| {
@@ -201,13 +202,13 @@ pub unsafe extern "C" fn onekv_queue_merge_states(
             let (states, out) = (list("states", states, count)?, get("out", out)?);
             let from = device::dtype("states_dtype", states_dtype)?;
             let to = device::dtype("dtype", dtype)?;
-            let mut raw = [RawState::default(); ONEKV_MAX_STATES];
-            let raw = raw.get_mut(..count).ok_or(Error::TooLarge {
+            let mut raw_states = [RawState::default(); ONEKV_MAX_STATES];
+            let raw_states = raw_states.get_mut(..count).ok_or(Error::TooLarge {
                 field: "states",
                 value: count,
                 max: ONEKV_MAX_STATES,
             })?;
-            for (raw, onekv_state { out, lse }) in raw.iter_mut().zip(states) {
+            for (raw, onekv_state { out, lse }) in raw_states.iter_mut().zip(states) {
                 (raw.out, raw.out_len, raw.out_strides) = (out.data as u64, out.len, out.strides.into());
                 (raw.lse, raw.lse_len, raw.lse_strides) = (lse.data as u64, lse.len, lse.strides.into());
             }
@@ -220,7 +221,7 @@ pub unsafe extern "C" fn onekv_queue_merge_states(
                 lse_len: lse.map_or(0, |lse| lse.len),
                 lse_strides: lse.map_or(Strides::default(), |lse| lse.strides.into()),
             };
-            Ok(queue.merge_states_raw(from, raw, to, &out, [rows, heads, head_dim])?)
+            Ok(queue.merge_states_raw(from, raw_states, to, &out, [rows, heads, head_dim])?)
         }
     })
 }
@@ -250,11 +251,12 @@ pub unsafe extern "C" fn onekv_plan_new(
             with_cuda! {
                 let facts = get("kernels", kernels)?.0.facts();
                 let onekv_problem(problem) = get("problem", problem)?;
-                let options = options.as_ref().map(onekv_plan_options::wishes).transpose()?.unwrap_or_default();
-                let of = device::dtype("dtype", dtype)?;
+                let options = options.as_ref().map(onekv_plan_options::plan_options);
+                let options = options.transpose()?.unwrap_or_default();
+                let q_dtype = device::dtype("dtype", dtype)?;
                 let plan = match kv_dtype {
-                    ONEKV_E4M3 => Plan::with_e4m3_kv(problem, of, facts, &options)?,
-                    _ if kv_dtype == dtype => Plan::new(problem, of, facts, &options)?,
+                    ONEKV_E4M3 => Plan::with_e4m3_kv(problem, q_dtype, facts, &options)?,
+                    _ if kv_dtype == dtype => Plan::new(problem, q_dtype, facts, &options)?,
                     _ => {
                         return Err(Failure::invalid(format!(
                             "kv_dtype is {kv_dtype}, allowed: {dtype}, as dtype, or ONEKV_E4M3 ({ONEKV_E4M3})"
@@ -262,7 +264,7 @@ pub unsafe extern "C" fn onekv_plan_new(
                     }
                 };
                 let explained = std::ffi::CString::new(plan.explain()).unwrap_or_default();
-                Ok(onekv_plan((plan, explained)))
+                Ok(onekv_plan(device::Plan { plan, explained }))
             }
         })
     }
@@ -277,7 +279,7 @@ pub unsafe extern "C" fn onekv_plan_like(
 ) -> onekv_status {
     // SAFETY: the header's contract.
     unsafe {
-        put("options", options, || with_cuda! { Ok(onekv_plan_options::like(&get("plan", plan)?.0.0)) })
+        put("options", options, || with_cuda! { Ok(onekv_plan_options::like(&get("plan", plan)?.0.plan)) })
     }
 }
 
@@ -288,7 +290,7 @@ pub unsafe extern "C" fn onekv_plan_explain(
     text: *mut *const c_char,
 ) -> onekv_status {
     // SAFETY: the header's contract.
-    unsafe { put("text", text, || with_cuda! { Ok(get("plan", plan)?.0.1.as_ptr()) }) }
+    unsafe { put("text", text, || with_cuda! { Ok(get("plan", plan)?.0.explained.as_ptr()) }) }
 }
 
 /// Writes the bytes of workspace that a run needs to `bytes`.
@@ -298,7 +300,7 @@ pub unsafe extern "C" fn onekv_plan_workspace_bytes(
     bytes: *mut usize,
 ) -> onekv_status {
     // SAFETY: the header's contract.
-    unsafe { put("bytes", bytes, || with_cuda! { Ok(get("plan", plan)?.0.0.workspace_bytes()) }) }
+    unsafe { put("bytes", bytes, || with_cuda! { Ok(get("plan", plan)?.0.plan.workspace_bytes()) }) }
 }
 
 /// Frees a plan; NULL is good. What was prepared of it keeps what it needs.
@@ -323,7 +325,8 @@ pub unsafe extern "C" fn onekv_prepared_new(
     unsafe {
         put_new("prepared", prepared, || {
             with_cuda! {
-                let (onekv_queue(queue), onekv_plan((plan, _))) = (get("queue", queue)?, get("plan", plan)?);
+                let onekv_queue(queue) = get("queue", queue)?;
+                let onekv_plan(device::Plan { plan, .. }) = get("plan", plan)?;
                 Ok(onekv_prepared(queue.prepare(plan)?.into()))
             }
         })
@@ -343,7 +346,8 @@ pub unsafe extern "C" fn onekv_prepared_replan(
     // SAFETY: the header's contract.
     status_of(|| unsafe {
         with_cuda! {
-            let (onekv_prepared(prepared), onekv_plan((plan, _))) = (get("prepared", prepared)?, get("plan", plan)?);
+            let onekv_prepared(prepared) = get("prepared", prepared)?;
+            let onekv_plan(device::Plan { plan, .. }) = get("plan", plan)?;
             Ok(prepared.lock().unwrap_or_else(PoisonError::into_inner).replan(plan)?)
         }
     })
@@ -393,6 +397,8 @@ pub unsafe extern "C" fn onekv_prepared_run_e4m3(
     status_of(|| unsafe { run(prepared, (q, k, v), Some((k_scale, v_scale)), (out, lse), flags) })
 }
 
+/// [`onekv_prepared_run`], and with `scales`, those of K and of V, [`onekv_prepared_run_e4m3`].
+///
 /// # Safety
 /// The contract of `onekv_prepared_run`.
 unsafe fn run(
@@ -441,7 +447,7 @@ unsafe fn run(
     }
 }
 
-/// Where an operand is that may be left out; 0: it is. One that is there has an address.
+/// The address of an operand that may be left out, which gives 0. One that has elements may not be NULL.
 #[cfg(feature = "cuda")]
 fn address(tensor: &'static str, view: Option<&onekv_view_mut>) -> Result<u64> {
     match view {
@@ -458,6 +464,9 @@ pub unsafe extern "C" fn onekv_prepared_free(prepared: *mut onekv_prepared) {
     unsafe { free_on_device(prepared) }
 }
 
+/// Frees a handle and leaves the thread's current context as it was. With NULL the driver is not asked for that
+/// context: it may not be loaded.
+///
 /// # Safety
 /// As [`free`].
 unsafe fn free_on_device<T>(handle: *mut T) {

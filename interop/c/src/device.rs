@@ -12,25 +12,29 @@ use crate::status::{Failure, Result};
 
 pub type Kernels = Arc<onekv::cuda::Kernels>;
 pub type Queue = onekv::cuda::Queue;
-/// With what `explain` says.
-pub type Plan = (onekv::plan::Plan, std::ffi::CString);
+/// A plan, and what onekv_plan_explain hands out.
+pub struct Plan {
+    pub plan: onekv::plan::Plan,
+    pub explained: std::ffi::CString,
+}
+
 /// Replans and runs of several threads come one after the other.
 pub type Prepared = Mutex<onekv::cuda::Prepared>;
 
-/// What a call of CUDA's does; the thread's current context is afterwards what it was.
+/// The body of a call that needs CUDA; afterwards the thread's current context is what it was.
 macro_rules! with_cuda {
     ($($body:tt)*) => {{
-        let _current = $crate::device::Current::new()?;
+        let _restored = $crate::device::CurrentContext::new()?;
         $($body)*
     }};
 }
 pub(crate) use with_cuda;
 
-/// The thread's current context, which it has again when this is dropped: the CUDA runtime takes it for the current device.
-pub struct Current(sys::CUcontext);
+/// The thread's current context, which it has again when this is dropped: the CUDA runtime takes its device from it.
+pub struct CurrentContext(sys::CUcontext);
 
-impl Current {
-    /// After [`kernels`], without which nobody has a handle: the driver is loaded.
+impl CurrentContext {
+    /// Only for calls that have a handle: whoever has one went through [`kernels`], so the driver is loaded.
     pub fn new() -> Result<Self> {
         let current = result::ctx::get_current();
         let current = current.map_err(|error| Error::Cuda { call: "cuCtxGetCurrent", result: error.0 })?;
@@ -38,7 +42,7 @@ impl Current {
     }
 }
 
-impl Drop for Current {
+impl Drop for CurrentContext {
     fn drop(&mut self) {
         // SAFETY: it was current, and nothing here destroys it.
         let _ = unsafe { result::ctx::set_current(self.0) };
@@ -50,7 +54,8 @@ pub fn kernels(device: c_int) -> Result<Kernels> {
     let Ok(ordinal) = usize::try_from(device) else {
         return Err(Failure::invalid(format!("device is {device}, allowed: 0 or more")));
     };
-    // A thread of its own: this one's current context stays, and before the driver is loaded nobody can ask for it.
+    // In a thread of its own, so that this one's current context stays. It cannot be restored as in other calls: before
+    // the driver is loaded nobody can ask for it.
     let loaded = std::thread::scope(|scope| {
         let load = || onekv::cuda::Kernels::new(&onekv::cuda::context(ordinal)?);
         scope.spawn(load).join()
@@ -58,6 +63,8 @@ pub fn kernels(device: c_int) -> Result<Kernels> {
     Ok(loaded.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?)
 }
 
+/// A queue on `stream`.
+///
 /// # Safety
 /// NULL, or a stream of the kernels' context that outlives the queue and all that is prepared on it.
 pub unsafe fn queue(kernels: &Kernels, stream: *mut c_void) -> Result<Queue> {

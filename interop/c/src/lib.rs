@@ -1,5 +1,5 @@
-//! onekv for C and C++: opaque handles, a status from every call. The header `include/onekv.h` is generated from this crate
-//! by `cargo xtask bindings`, its comments too.
+//! onekv for C and C++: opaque handles, a status from every call that can fail. The header `include/onekv.h` is
+//! generated from this crate by `cargo xtask bindings`, its comments too.
 
 #![allow(non_camel_case_types, reason = "names as C has them")]
 #![allow(

@@ -136,12 +136,13 @@ pub extern "C" fn onekv_shape_strides(shape: onekv_shape) -> onekv_strides {
     onekv_strides { input, row, head }
 }
 
-/// The operands of one call on the CPU, as slices: what is written is told from all else.
+/// The operands of one call on the CPU, as slices: their names and addresses, by which those that overlap are refused.
 #[derive(Default)]
-pub(crate) struct Host(Vec<(&'static str, Range<usize>)>);
+pub(crate) struct HostOperands(Vec<(&'static str, Range<usize>)>);
 
-impl Host {
-    /// Memory to read. All of it comes before what is written.
+impl HostOperands {
+    /// Memory to read, which may overlap other memory to read. Only [`Self::write`] looks for overlaps: read comes
+    /// first.
     ///
     /// # Safety
     /// `view.data` is NULL, or valid for reads of `view.len` elements while the result is used.
@@ -151,7 +152,7 @@ impl Host {
         view: &onekv_view,
         shape: impl Into<Shape>,
     ) -> Result<View<&'a [E]>> {
-        let at = self.place::<E>(tensor, view, false)?;
+        let at = self.claim::<E>(tensor, view, false)?;
         // SAFETY: aligned, of a size that there can be; the rest is the caller's contract.
         let data = unsafe { std::slice::from_raw_parts(at, view.len) };
         Ok(View::strided(shape, view.strides.into(), data))
@@ -160,21 +161,21 @@ impl Host {
     /// Memory to write.
     ///
     /// # Safety
-    /// As [`Host::read`], for writes, and nothing outside this call refers to it meanwhile.
+    /// As [`Self::read`], for writes, and nothing outside this call refers to it meanwhile.
     pub unsafe fn write<'a, E: Element>(
         &mut self,
         tensor: &'static str,
         view: &onekv_view_mut,
         shape: impl Into<Shape>,
     ) -> Result<View<&'a mut [E]>> {
-        let at = self.place::<E>(tensor, &view.to_read(), true)?;
+        let at = self.claim::<E>(tensor, &view.to_read(), true)?;
         // SAFETY: as in `read`; no other operand of the call overlaps it.
         let data = unsafe { std::slice::from_raw_parts_mut(at, view.len) };
         Ok(View::strided(shape, view.strides.into(), data))
     }
 
-    /// Whether a slice may be made of it: its address then.
-    fn place<E>(&mut self, tensor: &'static str, view: &onekv_view, written: bool) -> Result<*mut E> {
+    /// Checks that a slice may be made of `view`, whose memory then counts as in use: its address.
+    fn claim<E>(&mut self, tensor: &'static str, view: &onekv_view, written: bool) -> Result<*mut E> {
         let size = size_of::<E>();
         let bytes = view.len.checked_mul(size).filter(|bytes| isize::try_from(*bytes).is_ok());
         let bytes = bytes.ok_or(Error::Overflow { field: tensor })?;

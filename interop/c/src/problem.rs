@@ -68,12 +68,14 @@ pub unsafe extern "C" fn onekv_problem_new(
     problem: *mut *mut onekv_problem,
 ) -> onekv_status {
     // SAFETY: the header's contract.
-    unsafe { put_new("problem", problem, || Ok(onekv_problem(Problem::new(read(get("spec", spec)?)?)?))) }
+    unsafe { put_new("problem", problem, || Ok(onekv_problem(Problem::new(to_spec(get("spec", spec)?)?)?))) }
 }
 
+/// The spec as onekv has it, with lists of its own.
+///
 /// # Safety
 /// The header's contract for what `spec` points to.
-unsafe fn read(spec: &onekv_problem_spec) -> Result<ProblemSpec> {
+unsafe fn to_spec(spec: &onekv_problem_spec) -> Result<ProblemSpec> {
     let onekv_problem_spec { heads, kv_heads, head_dim, scale, softcap, inputs, max_keys, .. } = *spec;
     let offsets = |name, at: *const usize| {
         let len = inputs.checked_add(1).ok_or(Error::Overflow { field: "inputs" })?;

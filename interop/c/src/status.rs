@@ -78,20 +78,21 @@ impl From<Error> for Failure {
 }
 
 thread_local! {
-    static LAST: RefCell<CString> = RefCell::default();
+    static LAST_ERROR: RefCell<CString> = RefCell::default();
 }
 
 /// Runs a call; a failure or panic becomes a status and this thread's message.
 pub(crate) fn status_of(call: impl FnOnce() -> Result<()>) -> onekv_status {
-    // What a panic leaves behind is freed or locked, and locks take what they find.
+    // Unwind-safe: what a panic leaves half done is freed, or behind a lock, which later calls take though it is
+    // poisoned.
     let failure = match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => return onekv_status::ONEKV_OK,
         Ok(Err(failure)) => failure,
         Err(payload) => Failure::panic(&*payload),
     };
     let message = CString::new(failure.message.replace('\0', " ")).unwrap_or_default();
-    // A thread that ends has no message any more.
-    let _ = LAST.try_with(|last| last.replace(message));
+    // While a thread ends its message may be gone, and nobody can ask for it any more.
+    let _ = LAST_ERROR.try_with(|last| last.replace(message));
     failure.status
 }
 
@@ -99,8 +100,8 @@ pub(crate) fn status_of(call: impl FnOnce() -> Result<()>) -> onekv_status {
 /// none has. It stays until the thread's next failure or end.
 #[unsafe(no_mangle)]
 pub extern "C" fn onekv_last_error() -> *const c_char {
-    // The buffer is on the heap: it stays when the cell's borrow ends.
-    LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
+    // The text is on the heap, and stays where it is when the cell's borrow ends.
+    LAST_ERROR.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
 /// The version of the library, "major.minor.patch".
@@ -131,7 +132,7 @@ mod tests {
         assert_eq!(status_of(|| Err(Failure::null("q"))), onekv_status::ONEKV_INVALID);
         assert_eq!(status_of(|| Ok(())), onekv_status::ONEKV_OK);
         assert_eq!(last(), "q is NULL, allowed: a valid pointer");
-        // Of another thread it is none.
+        // Another thread has no message.
         assert_eq!(std::thread::spawn(last).join().unwrap(), "");
     }
 

@@ -1,4 +1,4 @@
-//! Handles in a build without CUDA: nobody has any.
+//! `device.rs` of a build without CUDA: there are no handles, and every call that needs CUDA fails.
 
 use std::convert::Infallible;
 use std::ffi::c_int;
@@ -10,7 +10,7 @@ pub type Queue = Infallible;
 pub type Plan = Infallible;
 pub type Prepared = Infallible;
 
-/// What a call of CUDA's ends with.
+/// The body of a call that needs CUDA is not compiled.
 macro_rules! with_cuda {
     ($($body:tt)*) => {
         Err($crate::status::Failure::without_cuda())

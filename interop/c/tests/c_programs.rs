@@ -1,4 +1,4 @@
-//! Programs in C and C++, compiled and run: what they check, they say themselves.
+//! Compiles and runs the C and C++ of `tests/programs` and of the README. What a program checks stands at its top.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 const C: [&str; 2] = ["cc", "-std=c99"];
 const CPP: [&str; 2] = ["c++", "-std=c++17"];
-/// What a program needs that is linked with the static library.
-const STATIC: [&str; 3] = ["-lm", "-lpthread", "-ldl"];
+/// What a program links beside the static library.
+const BESIDE_STATIC: [&str; 3] = ["-lm", "-lpthread", "-ldl"];
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -19,7 +19,7 @@ fn libraries() -> PathBuf {
     std::env::current_exe().unwrap().parent().unwrap().to_owned()
 }
 
-/// Runs it; what it wrote.
+/// Runs a command, which must succeed; its standard output.
 fn output(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -44,20 +44,17 @@ fn build(language: [&str; 2], source: &str, link: &[&str]) -> TempDir {
     folder
 }
 
-/// What a program says that is built and run.
+/// Builds and runs a program; its standard output.
 fn run(language: [&str; 2], source: &str, link: &[&str]) -> String {
-    say(&build(language, source, link))
+    run_built(&build(language, source, link))
 }
 
-fn say(built: &TempDir) -> String {
-    output(started(&mut Command::new(built.path().join("program"))))
-}
-
-/// With the library where the loader finds it, before what is there already.
-fn started(program: &mut Command) -> &mut Command {
-    let there = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let folders = std::iter::once(libraries()).chain(std::env::split_paths(&there));
-    program.env("LD_LIBRARY_PATH", std::env::join_paths(folders).unwrap())
+/// Runs what [`build`] made, the library before all else that the loader finds.
+fn run_built(folder: &TempDir) -> String {
+    let path = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let folders = std::iter::once(libraries()).chain(std::env::split_paths(&path));
+    let path = std::env::join_paths(folders).unwrap();
+    output(Command::new(folder.path().join("program")).env("LD_LIBRARY_PATH", path))
 }
 
 #[test]
@@ -76,11 +73,11 @@ fn c_with_the_shared_library() {
 
 #[test]
 fn c_with_the_static_library() {
-    let link: Vec<&str> = ["-l:libonekv_c.a"].into_iter().chain(STATIC).collect();
+    let link: Vec<&str> = ["-l:libonekv_c.a"].into_iter().chain(BESIDE_STATIC).collect();
     assert_eq!(run(C, "attention.c", &link), "attention.c: all as it should be\n");
 }
 
-/// Linked by the library's path, where it is no more when the program starts: it is loaded by its name.
+/// Linked by the library's path, from which it is gone when the program starts: the loader looks for its soname.
 #[test]
 fn cpp() {
     let elsewhere = tempfile::tempdir().unwrap();
@@ -88,7 +85,7 @@ fn cpp() {
     std::fs::copy(libraries().join("libonekv_c.so"), &library).unwrap();
     let built = build(CPP, "attention.cpp", &[library.to_str().unwrap()]);
     drop(elsewhere);
-    assert_eq!(say(&built), "attention.cpp: all as it should be\n");
+    assert_eq!(run_built(&built), "attention.cpp: all as it should be\n");
 }
 
 /// Where there is a card; with `ONEKV_REQUIRE_CUDA` there must be.
@@ -101,12 +98,13 @@ fn c_on_a_card() {
         }
         context => drop(context.expect("CUDA is required")),
     }
-    let there = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    // Where the loader looks for the driver, a virtual one too, the linker is to find it.
+    let path = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let drivers: Vec<_> =
-        std::env::split_paths(&there).map(|folder| format!("-L{}", folder.display())).collect();
+        std::env::split_paths(&path).map(|folder| format!("-L{}", folder.display())).collect();
     let mut link = vec!["-lonekv_c"];
     link.extend(drivers.iter().map(String::as_str));
-    // The name that a driver has without development files too.
+    // Not -lcuda, which looks for libcuda.so: that comes with development files.
     link.extend(["-l:libcuda.so.1", "-lm"]);
     assert_eq!(run(C, "cuda.c", &link), "cuda.c: all as it should be\n");
 }
@@ -116,7 +114,7 @@ fn views_of_ggml_tensors() {
     assert_eq!(run(C, "ggml.c", &["-lonekv_c", "-lm"]), "ggml.c: all as it should be\n");
 }
 
-/// What the README shows is in a program that is tested, and its lines compile and run in a checkout.
+/// The README's C is in a tested program word for word, and its command lines compile and run in a checkout.
 #[test]
 fn the_readme_is_true() {
     let readme = std::fs::read_to_string(here().join("README.md")).unwrap();

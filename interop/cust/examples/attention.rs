@@ -23,19 +23,21 @@ fn attend<T: Element + Default>(
     let prepared = queue.prepare(&plan)?;
 
     // [rows, heads, head_dim] and [keys, kv_heads, head_dim]; slots of a cache and other strides: View::strided.
-    let (rows, keys, sums) = (problem.query_shape(), problem.kv_shape(), problem.lse_shape());
+    let (query_shape, kv_shape) = (problem.query_shape(), problem.kv_shape());
+    let lse_shape = problem.lse_shape();
     let [q, k, v] =
         [DeviceBuffer::from_slice(q)?, DeviceBuffer::from_slice(k)?, DeviceBuffer::from_slice(v)?];
-    let mut out = DeviceBuffer::from_slice(&vec![T::default(); rows.elements()])?;
-    let mut lse = DeviceBuffer::from_slice(&vec![0.0f32; sums.elements()])?;
+    let mut out = DeviceBuffer::from_slice(&vec![T::default(); query_shape.elements()])?;
+    let mut lse = DeviceBuffer::from_slice(&vec![0.0f32; lse_shape.elements()])?;
 
-    // Every layer, every step. SAFETY: all of them live, untouched, until the stream was waited for.
+    // Every layer, every step.
+    // SAFETY: the buffers live, and nothing else touches them, until the stream was waited for.
     unsafe {
         prepared.run(
-            View::contiguous(rows, &q),
-            SharedKv::contiguous(keys, &k, &v),
-            View::contiguous(rows, &mut out),
-            Some(View::contiguous(sums, &mut lse)),
+            View::contiguous(query_shape, &q),
+            SharedKv::contiguous(kv_shape, &k, &v),
+            View::contiguous(query_shape, &mut out),
+            Some(View::contiguous(lse_shape, &mut lse)),
         )?;
     }
     queue.stream().synchronize()?;
@@ -61,22 +63,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let noise = |len: usize, seed: usize| {
         (0..len).map(|i| ((i * 7919 + seed) % 8191) as f32 / 4095.5 - 1.0).collect::<Vec<f32>>()
     };
-    let (rows, keys) = (problem.query_shape(), problem.kv_shape());
-    let operands = [noise(rows.elements(), 1), noise(keys.elements(), 2), noise(keys.elements(), 3)];
+    let (query_shape, kv_shape) = (problem.query_shape(), problem.kv_shape());
+    let operands =
+        [noise(query_shape.elements(), 1), noise(kv_shape.elements(), 2), noise(kv_shape.elements(), 3)];
 
     let check = |dtype: &str, [q, k, v]: [&[f32]; 3], out: &[f32], lse: &[f32], allowed: f32| {
-        let (mut want, mut sums) = (vec![0.0; out.len()], vec![0.0; lse.len()]);
+        let (mut want_out, mut want_lse) = (vec![0.0; out.len()], vec![0.0; lse.len()]);
         reference::attend(
             &problem,
-            View::contiguous(rows, q),
-            SharedKv::contiguous(keys, k, v),
-            View::contiguous(rows, &mut want[..]),
-            Some(View::contiguous(problem.lse_shape(), &mut sums[..])),
+            View::contiguous(query_shape, q),
+            SharedKv::contiguous(kv_shape, k, v),
+            View::contiguous(query_shape, &mut want_out[..]),
+            Some(View::contiguous(problem.lse_shape(), &mut want_lse[..])),
         )?;
         let worst = |got: &[f32], want: &[f32]| {
             got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max)
         };
-        let (out_error, lse_error) = (worst(out, &want), worst(lse, &sums));
+        let (out_error, lse_error) = (worst(out, &want_out), worst(lse, &want_lse));
         println!(
             "{dtype}: out[0] {:.4}, lse[0] {:.4}; largest differences from f64: {out_error:.1e}, {lse_error:.1e}",
             out[0], lse[0],

@@ -6,11 +6,12 @@
 //!
 //! # Lifetimes
 //!
-//! What is prepared keeps its stream and its context. Runs are `unsafe` for one reason, that of cust's own asynchronous copies:
-//! they return before the card has run, and nothing of cust keeps memory until then. A `DeviceBuffer` frees at once, in no
-//! stream's order, and a `DeviceSlice` is a plain address that safe code may copy and keep longer than its buffer, so that
-//! no borrow, not even until a run that waits, would prove that memory is there. What cust allocates in the order of the
-//! queue's stream (`DeviceBuffer::from_slice_async`) `DeviceBuffer::drop_async` frees in that order: directly after a run, too.
+//! What is prepared keeps its stream and its context. Runs are `unsafe` for one reason, that of cust's own asynchronous
+//! copies: they return before the card has run, and nothing of cust keeps memory until then. A `DeviceBuffer` frees at
+//! once, in no stream's order, and a `DeviceSlice` is a plain address that safe code may copy and keep longer than its
+//! buffer, so that no borrow, not even one that lasts until a run that waits, would prove that memory is there. What
+//! cust allocates in the order of the queue's stream (`DeviceBuffer::from_slice_async`), `DeviceBuffer::drop_async`
+//! frees in that order: directly after a run, too.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use cust::memory::{DeviceCopy, DeviceSlice};
 use cust::stream::Stream;
 use onekv::cuda::{Kernels, RawOperands, RawState};
 use onekv::cudarc::driver::CudaContext;
-// Of the two bindings of one driver the newer: a code that cust's does not know would not be a value of its type.
+// cudarc's binding of the driver, not cust's, which is older: a result that it does not know would be no value of its
+// enum.
 use onekv::cudarc::driver::sys::{self, CUresult};
 use onekv::plan::Plan;
 use onekv::{Element as _, PartialState, Shape, SharedKv, Strides, View, cuda};
@@ -77,7 +79,7 @@ pub enum Error {
         allowed: usize,
     },
 
-    /// An operand is not in memory.
+    /// An operand's address is not allocated.
     #[error("{tensor} begins at {address:#x}, which is not allocated; allowed: device memory")]
     NotAllocated {
         /// Which operand.
@@ -93,7 +95,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// A cust stream, in whose order everything that is prepared on it runs: `onekv::cuda::Queue`. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Queue {
-    // In the order in which they are dropped: the queue waits for its stream, which ends before its context may.
+    // Dropped in this order: the queue waits for its stream, and the stream is destroyed while its context still lives.
     queue: cuda::Queue,
     stream: Arc<Stream>,
     context: Arc<CudaContext>,
@@ -106,10 +108,12 @@ impl Queue {
     /// [`Error::WrongContext`], [`Error::Onekv`].
     pub fn new(kernels: &Arc<Kernels>, stream: &Arc<Stream>) -> Result<Self> {
         let context = kernels.context();
-        let mut its = std::ptr::null_mut();
+        let mut stream_context = std::ptr::null_mut();
         // SAFETY: the stream is alive; writes one handle.
-        check("cuStreamGetCtx", unsafe { sys::cuStreamGetCtx(stream.as_inner().cast(), &mut its) })?;
-        if its != context.cu_ctx() {
+        check("cuStreamGetCtx", unsafe {
+            sys::cuStreamGetCtx(stream.as_inner().cast(), &mut stream_context)
+        })?;
+        if stream_context != context.cu_ctx() {
             return Err(Error::WrongContext { device: context.ordinal() });
         }
         // SAFETY: a stream of this context, kept for longer than the queue and what is prepared on it; cust's work on it and
@@ -150,15 +154,15 @@ impl Queue {
         out: View<&mut DeviceSlice<T>>,
         lse: Option<View<&mut DeviceSlice<f32>>>,
     ) -> Result<()> {
-        self.open()?;
+        self.enter()?;
         let shape = out.shape;
         let states = states.iter().map(|state| {
             let names = ["states.out", "states.lse"];
-            self.state(names, shape, state.out, Some(state.lse))
+            self.raw_state(names, shape, state.out, Some(state.lse))
         });
         let states = states.collect::<Result<Vec<_>>>()?;
         let lse = lse.map(|lse| lse.map(|slice| &*slice));
-        let out = self.state(["out", "lse"], shape, out.map(|slice| &*slice), lse)?;
+        let out = self.raw_state(["out", "lse"], shape, out.map(|slice| &*slice), lse)?;
         let (from, to) = (P::Onekv::DTYPE, T::Onekv::DTYPE);
         // SAFETY: memory of the queue's device, whose primary context is the queue's, of these types and lengths; the rest is
         // the caller's contract. The stream is not captured.
@@ -166,8 +170,8 @@ impl Queue {
         Ok(())
     }
 
-    /// A state, or where states are merged into, as the merge takes it.
-    fn state<T: DeviceCopy>(
+    /// A state, or what states are merged into, as `merge_states_raw` takes it.
+    fn raw_state<T: DeviceCopy>(
         &self,
         names: [&'static str; 2],
         shape: Shape,
@@ -177,15 +181,15 @@ impl Queue {
         let mut raw = RawState::default();
         (raw.out, raw.out_len, raw.out_strides) = self.operand(names[0], out, shape)?;
         if let Some(lse) = lse {
-            let sums = Shape { vector: 1, ..shape };
-            (raw.lse, raw.lse_len, raw.lse_strides) = self.operand(names[1], lse, sums)?;
+            let lse_shape = Shape { vector: 1, ..shape };
+            (raw.lse, raw.lse_len, raw.lse_strides) = self.operand(names[1], lse, lse_shape)?;
         }
         Ok(raw)
     }
 
-    /// Makes the context current, as the driver's questions need it, and refuses a captured stream: a graph would keep neither
-    /// operands nor what is prepared.
-    fn open(&self) -> Result<()> {
+    /// Begins a call: makes the context current, which the driver's queries need, and refuses a captured stream, as a
+    /// graph would keep neither operands nor what is prepared.
+    fn enter(&self) -> Result<()> {
         // SAFETY: the context is alive.
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context.cu_ctx()) })?;
         let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
@@ -210,7 +214,7 @@ impl Queue {
         }
         let (address, len) = (view.data.as_device_ptr().as_raw(), view.data.len());
         if len == 0 {
-            // cust's address of no elements may be 0, which of an LSE would say that none is wanted.
+            // cust may give 0 as the address of no elements; for an LSE 0 would say that none is wanted.
             return Ok((NOWHERE, 0, view.strides));
         }
         let (mut device, allowed) = (0i32, self.context.ordinal());
@@ -228,7 +232,7 @@ impl Queue {
     }
 }
 
-/// An aligned address that nothing is at.
+/// The address of an operand without elements: aligned, not 0, and never read.
 const NOWHERE: u64 = 16;
 
 /// A plan on a [`Queue`]: `onekv::cuda::Prepared`. Runs any number of times, every layer and step.
@@ -257,7 +261,7 @@ impl Prepared {
     ///
     /// `q` and `out` are `[rows, heads, head_dim]`, K and V `[key_positions, kv_heads, head_dim]` or
     /// `[inputs, max_keys, kv_heads, head_dim]`, `lse` (natural logarithm) `[rows, heads]`: the shapes of the plan's problem.
-    /// The driver is asked once per operand whose memory it is.
+    /// The driver is asked once for each operand which device its memory is of.
     ///
     /// # Safety
     /// Until what is queued here has run, which `Stream::synchronize` waits for:
@@ -276,8 +280,8 @@ impl Prepared {
         out: View<&mut DeviceSlice<T>>,
         lse: Option<View<&mut DeviceSlice<f32>>>,
     ) -> Result<()> {
-        let (on, variant) = (&self.queue, self.prepared.variant());
-        on.open()?;
+        let (queue, variant) = (&self.queue, self.prepared.variant());
+        queue.enter()?;
         if T::Onekv::DTYPE != variant.dtype {
             return Err(onekv::Error::WrongDType { value: T::Onekv::DTYPE, planned: variant.dtype }.into());
         }
@@ -285,14 +289,15 @@ impl Prepared {
             let planned = "e4m3 (onekv::cuda::Prepared::run_e4m3)";
             return Err(onekv::Error::WrongKv { value: "in the type of q", planned }.into());
         }
-        let (rows, keys) = (self.prepared.query_shape(), self.prepared.kv_shape());
+        let (query_shape, kv_shape) = (self.prepared.query_shape(), self.prepared.kv_shape());
         let mut raw = RawOperands::default();
-        (raw.q, raw.lens.q, raw.q_strides) = on.operand("q", q, rows)?;
-        (raw.k, raw.lens.k, raw.k_strides) = on.operand("k", kv.k, keys)?;
-        (raw.v, raw.lens.v, raw.v_strides) = on.operand("v", kv.v, keys)?;
-        (raw.out, raw.lens.out, raw.out_strides) = on.operand("out", out.map(|slice| &*slice), rows)?;
+        (raw.q, raw.lens.q, raw.q_strides) = queue.operand("q", q, query_shape)?;
+        (raw.k, raw.lens.k, raw.k_strides) = queue.operand("k", kv.k, kv_shape)?;
+        (raw.v, raw.lens.v, raw.v_strides) = queue.operand("v", kv.v, kv_shape)?;
+        (raw.out, raw.lens.out, raw.out_strides) =
+            queue.operand("out", out.map(|slice| &*slice), query_shape)?;
         if let Some(lse) = lse {
-            let lse = on.operand("lse", lse.map(|slice| &*slice), self.prepared.lse_shape())?;
+            let lse = queue.operand("lse", lse.map(|slice| &*slice), self.prepared.lse_shape())?;
             (raw.lse, raw.lens.lse, raw.lse_strides) = lse;
         }
         // SAFETY: memory of the queue's device, whose primary context is the queue's, of the plan's type and these lengths; the
@@ -302,7 +307,7 @@ impl Prepared {
     }
 }
 
-/// The answer of a driver's function.
+/// What a call of the driver's returned, as a result.
 fn check(call: &'static str, result: CUresult) -> Result<()> {
     match result {
         CUresult::CUDA_SUCCESS => Ok(()),

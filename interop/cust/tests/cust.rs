@@ -54,40 +54,40 @@ fn has_cards(least: u32) -> bool {
     enough
 }
 
-/// half's types of onekv and of cust.
-trait Same: Element {
-    fn same(x: Self::Onekv) -> Self;
-    fn onekv(self) -> Self::Onekv;
+/// An element of onekv's as cust has it, and back: the same bits.
+trait Convert: Element {
+    fn from_onekv(x: Self::Onekv) -> Self;
+    fn into_onekv(self) -> Self::Onekv;
 }
 
-impl Same for f32 {
-    fn same(x: f32) -> Self {
+impl Convert for f32 {
+    fn from_onekv(x: f32) -> Self {
         x
     }
-    fn onekv(self) -> f32 {
+    fn into_onekv(self) -> f32 {
         self
     }
 }
 
-impl Same for half_1::f16 {
-    fn same(x: half::f16) -> Self {
+impl Convert for half_1::f16 {
+    fn from_onekv(x: half::f16) -> Self {
         Self::from_bits(x.to_bits())
     }
-    fn onekv(self) -> half::f16 {
+    fn into_onekv(self) -> half::f16 {
         half::f16::from_bits(self.to_bits())
     }
 }
 
-impl Same for half_1::bf16 {
-    fn same(x: half::bf16) -> Self {
+impl Convert for half_1::bf16 {
+    fn from_onekv(x: half::bf16) -> Self {
         Self::from_bits(x.to_bits())
     }
-    fn onekv(self) -> half::bf16 {
+    fn into_onekv(self) -> half::bf16 {
         half::bf16::from_bits(self.to_bits())
     }
 }
 
-/// half 2's, as an engine would make it known to cust.
+/// f16 of half 2, as an engine would make it known to cust.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
 struct F16(half::f16);
@@ -99,28 +99,28 @@ unsafe impl Element for F16 {
     type Onekv = half::f16;
 }
 
-impl Same for F16 {
-    fn same(x: half::f16) -> Self {
+impl Convert for F16 {
+    fn from_onekv(x: half::f16) -> Self {
         Self(x)
     }
-    fn onekv(self) -> half::f16 {
+    fn into_onekv(self) -> half::f16 {
         self.0
     }
 }
 
-fn upload<T: Same>(data: &[T::Onekv]) -> DeviceBuffer<T> {
-    let data: Vec<T> = data.iter().map(|&x| T::same(x)).collect();
+fn upload<T: Convert>(data: &[T::Onekv]) -> DeviceBuffer<T> {
+    let data: Vec<T> = data.iter().map(|&x| T::from_onekv(x)).collect();
     DeviceBuffer::from_slice(&data).unwrap()
 }
 
-fn download<T: Same>(from: &DeviceSlice<T>, to: &mut [T::Onekv]) {
-    let mut host: Vec<T> = to.iter().map(|&x| T::same(x)).collect();
+fn download<T: Convert>(from: &DeviceSlice<T>, to: &mut [T::Onekv]) {
+    let mut host: Vec<T> = to.iter().map(|&x| T::from_onekv(x)).collect();
     from.copy_to(&mut host[..]).unwrap();
-    to.iter_mut().zip(host).for_each(|(to, x)| *to = x.onekv());
+    to.iter_mut().zip(host).for_each(|(to, x)| *to = x.into_onekv());
 }
 
-/// Runs on buffers that hold what the host's memory does.
-fn attend<T: Same>(
+/// Runs on copies of the host's memory in buffers, and copies the results back.
+fn attend<T: Convert>(
     engine: &Engine,
     prepared: &Prepared,
     q: View<&[T::Onekv]>,
@@ -151,7 +151,7 @@ fn attend<T: Same>(
     Ok(())
 }
 
-fn equals_the_reference<T: Same>(engine: &Engine, case: &Case) {
+fn equals_the_reference<T: Convert>(engine: &Engine, case: &Case) {
     let operands = Operands::<T::Onekv>::new(case);
     for options in [PlanOptions::default(), PlanOptions::default().with_split_keys(64)] {
         let prepared = engine.prepare(&operands.problem, T::Onekv::DTYPE, &options);
@@ -168,7 +168,7 @@ fn two_inputs() -> Case {
     Case::packed(4, 2, 64, &[(5, 150), (19, 70)])
 }
 
-/// Two inputs in slots of a `[inputs, heads, capacity, head_dim]` cache, with room for more and gaps between.
+/// Two inputs in slots of a `[inputs, heads, capacity, head_dim]` cache, with room for more keys and gaps between.
 fn cache() -> Case {
     let mut case = two_inputs();
     case.layouts = [Layout { gaps: [0, 3, 1], ..Layout::PLAIN }; 4];
@@ -324,7 +324,7 @@ fn wrong_operands_are_refused() {
     assert_eq!(run(q, View::contiguous(keys, k.index(0..639)), out, lse), short("k", 639, 640));
     assert_eq!(run(q, kept, out.index(0..256), lse), short("out", 256, 512));
     assert_eq!(run(q, kept, out, lse.index(0..7)), short("lse", 7, 8));
-    // An address of 0 is none of an LSE that is not wanted.
+    // An LSE whose address is 0, as it has no elements, is not one that is not wanted.
     assert_eq!(run(q, kept, out, *buffer(0)), short("lse", 0, 8));
     let overlap = |tensor, other| Err(onekv::Error::Overlap { tensor, other }.into());
     assert_eq!(run(q, kept, q, lse), overlap("out", "q"));
@@ -378,14 +378,15 @@ fn wrong_operands_are_refused() {
     assert_eq!(refused, Err(onekv::Error::WrongKv { value: "in the type of q", planned }.into()));
 }
 
-/// cust captures nothing itself; another's graph would not keep what runs use.
+/// cust cannot capture, so this is another library's graph, which would not keep what runs use.
 #[test]
 fn a_captured_stream_is_refused() {
     if !has_cards(1) {
         return;
     }
     let mut engine = Engine::new(0);
-    // Copies of other tests, on the default stream, would wait for a blocking one.
+    // Non-blocking: copies of other tests, on the default stream, wait for blocking ones, and may not while those are
+    // captured.
     engine.stream = Arc::new(Stream::new(StreamFlags::NON_BLOCKING, None).unwrap());
     engine.queue = Queue::new(engine.queue.kernels(), &engine.stream).unwrap();
     let problem = Case::packed(1, 1, 64, &[(1, 1)]).problem();

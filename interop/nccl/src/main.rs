@@ -2,7 +2,7 @@
 //! an all-gather after which each card has what both found.
 
 #[path = "../../../examples/two_cards.rs"]
-#[allow(dead_code, reason = "its own way between the cards is another")]
+#[allow(dead_code, reason = "NCCL takes the place of its copies between the cards")]
 mod two_cards;
 
 use anyhow::{Result, anyhow, ensure};
@@ -27,20 +27,20 @@ fn main() -> Result<()> {
         &cards,
         |cards, spec, options, operands| {
             let gathered = gather(&comms, &heads_apart(cards, spec, options, operands)?)?;
-            same(cards, gathered, |card, both| {
+            read_both(cards, gathered, |card, both| {
                 let (out, lse) = card.read(&both)?;
-                let ((first, second), (sums, others)) =
-                    (out.split_at(out.len() / 2), lse.split_at(lse.len() / 2));
-                Ok(side_by_side(spec, [(first.to_vec(), sums.to_vec()), (second.to_vec(), others.to_vec())]))
+                let (out_0, out_1) = out.split_at(out.len() / 2);
+                let (lse_0, lse_1) = lse.split_at(lse.len() / 2);
+                Ok(side_by_side(spec, [(out_0.to_vec(), lse_0.to_vec()), (out_1.to_vec(), lse_1.to_vec())]))
             })
         },
         |cards, spec, options, operands, cuts| {
             let gathered = gather(&comms, &keys_apart(cards, spec, options, operands, cuts)?)?;
-            same(cards, gathered, |card, both| {
-                let (out, lse) = (both.out.len() / 2, both.lse.len() / 2);
+            read_both(cards, gathered, |card, both| {
+                let (out_half, lse_half) = (both.out.len() / 2, both.lse.len() / 2);
                 let parts = [
-                    (both.out.slice(..out), both.lse.slice(..lse)),
-                    (both.out.slice(out..), both.lse.slice(lse..)),
+                    (both.out.slice(..out_half), both.lse.slice(..lse_half)),
+                    (both.out.slice(out_half..), both.lse.slice(lse_half..)),
                 ];
                 card.read(&card.join(spec, parts)?)
             })
@@ -48,11 +48,11 @@ fn main() -> Result<()> {
     )
 }
 
-/// What each card has, one after the other, in the memory of both.
+/// The parts of both cards, one after the other, in the memory of each.
 fn gather<E: Real + NcclType>(comms: &[Comm], parts: &[OnCard<E>; 2]) -> Result<[OnCard<E>; 2]> {
-    let [first, second] = all_gather(comms, parts.each_ref().map(|part| &part.out))?;
-    let [sums, others] = all_gather(comms, parts.each_ref().map(|part| &part.lse))?;
-    Ok([OnCard { out: first, lse: sums }, OnCard { out: second, lse: others }])
+    let [out_0, out_1] = all_gather(comms, parts.each_ref().map(|part| &part.out))?;
+    let [lse_0, lse_1] = all_gather(comms, parts.each_ref().map(|part| &part.lse))?;
+    Ok([OnCard { out: out_0, lse: lse_0 }, OnCard { out: out_1, lse: lse_1 }])
 }
 
 fn all_gather<T: Real + NcclType>(comms: &[Comm], parts: [&CudaSlice<T>; 2]) -> Result<[CudaSlice<T>; 2]> {
@@ -67,18 +67,18 @@ fn all_gather<T: Real + NcclType>(comms: &[Comm], parts: [&CudaSlice<T>; 2]) -> 
     Ok(all)
 }
 
-/// What `answer` makes of each card's memory, which is the same.
-fn same<E: Real + PartialEq>(
+/// The answer that `read` finds in each card's memory, which must be the same one.
+fn read_both<E: Real + PartialEq>(
     cards: &[Card; 2],
     [first, second]: [OnCard<E>; 2],
-    answer: impl Fn(&Card, OnCard<E>) -> Result<Answer<E>>,
+    read: impl Fn(&Card, OnCard<E>) -> Result<Answer<E>>,
 ) -> Result<Answer<E>> {
-    let (first, second) = (answer(&cards[0], first)?, answer(&cards[1], second)?);
+    let (first, second) = (read(&cards[0], first)?, read(&cards[1], second)?);
     ensure!(first == second, "the cards found different answers");
     Ok(first)
 }
 
-/// The error of one of NCCL's functions, of which cudarc shows no code.
+/// The error of one of NCCL's functions, with its code, which cudarc's own type does not print.
 fn nccl(call: &'static str) -> impl Fn(NcclError) -> anyhow::Error {
     move |error| anyhow!("NCCL: {call}: {:?}", error.0)
 }

@@ -1,4 +1,4 @@
-//! What the program says where it cannot run.
+//! What the program says where there is no NCCL.
 
 /// An error that names what is missing, no panic.
 #[test]

@@ -1,4 +1,4 @@
-//! Every mode against the definition and against transformers, and what goes wrong with positions.
+//! Every mode against the definition and against transformers, and what goes wrong where positions are wrong.
 
 mod goldens;
 mod reference;
@@ -47,7 +47,7 @@ fn behind(document: &[u32], prompt: &[u32]) -> Vec<u32> {
     [document, prompt].concat()
 }
 
-/// Greedy ids by the definition, which rounding does not decide.
+/// Greedy ids by the definition, of requests for which no id depends on rounding.
 fn expected(reference: &Reference, request: &Request) -> Vec<Vec<u32>> {
     let of_prompt = |prompt: &Vec<u32>| {
         let (ids, lead) = reference.greedy(&behind(&request.document, prompt), request.new_tokens);
@@ -65,7 +65,7 @@ fn prefilled(model: &Model, tokens: &[u32]) -> KvCache {
     sequences.own
 }
 
-/// The prompts behind the shared document, and logits behind each of their tokens.
+/// Logits behind each token of each prompt, the prompts behind the shared document: `[prompts][tokens][vocab]`.
 fn shared_logits(model: &Model, request: &Request) -> Vec<Vec<Vec<f32>>> {
     let document = prefilled(model, &request.document);
     let longest = request.prompts.iter().map(Vec::len).max().unwrap();
@@ -164,7 +164,7 @@ fn answers_end_at_their_ends() {
     }
 }
 
-/// Positions go on behind the document: the model of these tests would answer otherwise if they began anew.
+/// Positions go on behind the document: if they began anew the answers of these tests' model would be others.
 #[test]
 fn positions_go_on_behind_the_document() {
     let (model, reference) = both(&config(4, 2, false));
@@ -178,7 +178,7 @@ fn positions_go_on_behind_the_document() {
     let (got, whole) = (shared_logits(&model, &request(17, &[4], 1)), behind(&document, &prompt));
     let want = &reference.logits(&whole, 0)[20];
     assert!(largest_difference(&got[0][3], want) < TOLERANCE);
-    // By distances alone it does not matter where a sequence begins, as long as its parts stand as they do to each other.
+    // Only distances matter: where the whole sequence begins does not.
     assert!(largest_difference(&got[0][3], &reference.logits(&whole, 100)[20]) < TOLERANCE);
     // A prompt at position 0 is one as if there were no document.
     assert!(largest_difference(&got[0][3], &reference.logits(&prompt, 0)[3]) > 0.1);
@@ -201,7 +201,7 @@ fn k_is_turned_by_its_own_position_before_it_is_cached() {
     }
 }
 
-/// K/V of the same tokens at other positions, or behind other tokens, is another: it is no prefix.
+/// The same tokens at other positions, or behind other tokens, have other K/V: it is no prefix.
 #[test]
 fn kv_from_the_middle_of_a_document_is_no_prefix() {
     let (model, _) = both(&config(4, 2, false));

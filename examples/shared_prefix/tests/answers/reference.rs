@@ -21,9 +21,9 @@ impl Source for Weights {
         let mut tensor = self.random.take(name, shape)?;
         for (i, x) in tensor.iter_mut().enumerate() {
             match name {
-                // Of ones nobody would see that they are left out.
+                // Norms: were they all ones, nobody would see that they are left out.
                 _ if shape.len() == 1 => *x += 0.4 * (i as f32).sin(),
-                // Attention that is sharp: what is read, and how far away, makes a difference.
+                // Sharp attention, so that what is read, and from how far away, makes a difference.
                 _ if name.contains("q_proj") => *x *= 4.0,
                 _ => {}
             }

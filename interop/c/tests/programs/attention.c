@@ -108,7 +108,7 @@ static void check_operands(void) {
     onekv_problem_free(p);
 }
 
-/* In a library without CUDA all is there, and says so. */
+/* A library without CUDA has every function, and says that it has no CUDA. */
 static void check_without_cuda(void) {
     onekv_kernels *kernels = (onekv_kernels *)&kernels;
     const onekv_status status = onekv_kernels_new(0, &kernels);

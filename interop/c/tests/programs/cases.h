@@ -14,7 +14,7 @@ typedef onekv_status attend_fn(const onekv_problem *problem, onekv_dtype dtype, 
                                const onekv_view *k, const onekv_view *v, const onekv_view_mut *out,
                                const onekv_view_mut *lse);
 
-/* Runs one problem and compares with the definition. */
+/* Runs one problem, with LSE and without, and compares with the definition. */
 static void check_case(attend_fn *attend, const onekv_problem_spec *spec, onekv_dtype dtype, int heads_first) {
     onekv_problem *problem;
     onekv_shapes shapes;

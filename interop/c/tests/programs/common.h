@@ -42,7 +42,7 @@ static size_t at(const tensor *t, size_t input, size_t token, size_t head) {
     return input * t->strides.input + token * t->strides.row + head * t->strides.head;
 }
 
-/* Of numbers that all types have exactly: small multiples of 1/32. */
+/* For values that every type has exactly, as small multiples of 1/32 are: it does not round. */
 static void set(tensor *t, size_t i, double value) {
     float narrow = (float)value;
     uint32_t bits;
@@ -101,7 +101,7 @@ static double noise(void) {
     return ((double)(state >> 26) - 32) / 32;
 }
 
-/* The input's keys: the slot, the first and how many. */
+/* An input's keys: their slot, the first and how many. */
 static void keys_of(const onekv_problem_spec *spec, size_t input, size_t *slot, size_t *first, size_t *count) {
     *slot = spec->key_offsets ? 0 : input;
     *first = spec->key_offsets ? spec->key_offsets[input] : 0;
@@ -166,7 +166,7 @@ static double distance(const onekv_problem_spec *spec, const tensor *q, const te
     return largest;
 }
 
-/* All distances are of numbers below 1, but for LSE, which is f32. */
+/* For numbers below 1; LSE may be larger, but is f32 always. */
 static double tolerance(onekv_dtype dtype) {
     return dtype == ONEKV_F32 ? 2e-5 : dtype == ONEKV_F16 ? 1e-3 : 8e-3;
 }

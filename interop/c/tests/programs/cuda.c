@@ -47,7 +47,7 @@ static void with_context(void) {
     CU(cuCtxSetCurrent(context));
 }
 
-/* Memory of the device, with what the host has. */
+/* New device memory with a copy of the host's. */
 static onekv_view_mut upload(const void *data, size_t len, size_t size, onekv_strides strides) {
     CUdeviceptr address;
     CU(cuMemAlloc_v2(&address, len * size + 1));
@@ -96,7 +96,7 @@ static onekv_status run(const onekv_prepared *prepared, const operands *o, int w
     return onekv_prepared_run(prepared, &q, &k, &v, &o->out, with_lse ? &o->lse : NULL, flags);
 }
 
-/* onekv_cpu_attend on the device. */
+/* onekv_cpu_attend on the device, by way of copies. */
 static onekv_status attend(const onekv_problem *problem, onekv_dtype dtype, const onekv_view *q, const onekv_view *k,
                            const onekv_view *v, const onekv_view_mut *out, const onekv_view_mut *lse) {
     operands o = upload_all(dtype, q, k, v, out, lse);
@@ -159,7 +159,7 @@ static onekv_problem *problem_of(onekv_problem_spec *spec, size_t *rows, size_t 
 
 #define CHECK OK
 
-/* As the README has it. */
+/* What the README shows, word for word: c_programs.rs compares. */
 static void first(onekv_problem *problem, CUstream stream, onekv_view q, onekv_view k, onekv_view v, onekv_view_mut out) {
     onekv_kernels *kernels;
     onekv_queue *queue;
@@ -306,7 +306,7 @@ static void check_e4m3(void) {
     onekv_problem *problem = problem_of(&spec, rows, keys);
     onekv_plan *plan;
     int major;
-    CU(cuDeviceGetAttribute(&major, 75, 0));
+    CU(cuDeviceGetAttribute(&major, 75 /* CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR */, 0));
     REFUSED(ONEKV_INVALID, "kv_dtype is 1, allowed: 3, as dtype, or ONEKV_E4M3 (4)",
             onekv_plan_new(kernels, problem, ONEKV_BF16, ONEKV_F32, NULL, &plan));
     if (major < 9) {

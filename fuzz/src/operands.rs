@@ -1,10 +1,10 @@
-//! Problems and operands from bytes.
+//! Problems and operands from bytes, most of them valid, and what is asserted of them.
 
 use onekv::{Element, Error, Keys, ProblemSpec, Shape, Strides, View};
 
 use crate::bytes::Bytes;
 
-/// Elements of one operand: what is handed over is bounded, whatever shapes say.
+/// Most elements of one operand: what is handed over is bounded, whatever its shape says.
 const MOST_ELEMENTS: usize = 1 << 16;
 
 pub fn spec(bytes: &mut Bytes) -> ProblemSpec {
@@ -30,7 +30,7 @@ pub fn spec(bytes: &mut Bytes) -> ProblemSpec {
     ProblemSpec { heads, kv_heads, head_dim, scale, softcap, row_offsets, keys }
 }
 
-/// Of so many inputs; now and then of more, or in no order.
+/// Offsets of so many inputs; now and then of another number, or not in order.
 fn offsets(bytes: &mut Bytes, inputs: usize) -> Vec<usize> {
     let mut offsets = vec![if bytes.once_in(16) { bytes.number() } else { 0 }];
     let inputs = if bytes.once_in(16) { bytes.below(8) } else { inputs };
@@ -65,7 +65,7 @@ pub fn strides(bytes: &mut Bytes, shape: Shape) -> Strides {
     Strides { input: any(usual.input), row: any(usual.row), head: any(usual.head) }
 }
 
-/// Elements from the first to the last, counted without an end; less where that is too much.
+/// Elements from the first of an operand to its last, counted without overflow; at most MOST_ELEMENTS.
 pub fn span(shape: Shape, strides: Strides) -> usize {
     let Shape { inputs, tokens, heads, vector } = shape;
     if inputs == 0 || tokens == 0 || heads == 0 {
@@ -108,10 +108,10 @@ impl Filling {
     }
 }
 
-/// Memory of an operand, and where in it things are.
+/// An operand: its memory, shape and strides.
 pub struct Operand<E> {
-    /// One element more than are handed over before the first, for addresses that are not aligned.
     memory: Vec<E>,
+    /// Elements in front of those that are handed over, for addresses that are not aligned to 16 bytes: 0 or 1.
     skip: usize,
     pub shape: Shape,
     pub strides: Strides,
@@ -155,7 +155,7 @@ impl<E: Element> Operand<E> {
         self.memory[self.skip..].to_vec()
     }
 
-    /// Positions of the vectors' elements, of an operand that passed its check.
+    /// Row, head and index of every element of a query, an output or an LSE (one slot) that passed its check.
     pub fn places(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
         let Shape { tokens, heads, vector, .. } = self.shape;
         (0..tokens).flat_map(move |row| {
@@ -167,7 +167,7 @@ impl<E: Element> Operand<E> {
         })
     }
 
-    /// That what no vector covers is as it was.
+    /// Asserts that what no row covers is as it was.
     pub fn assert_untouched(&self, what: &str, before: &[E]) {
         let mut covered = vec![false; before.len()];
         self.places().for_each(|(_, _, at)| covered[at] = true);
@@ -183,13 +183,13 @@ impl<E: Element> Operand<E> {
     }
 }
 
-/// Whether they have the same bits, NaN and all.
+/// Whether they have the same bits, those of NaN too.
 pub fn same<E: Element>(a: &[E], b: &[E]) -> bool {
-    let bits = |x: &E| (x.to_f32().to_bits(), x.to_f32().is_nan());
+    let bits = |x: &E| x.to_f32().to_bits();
     a.len() == b.len() && a.iter().map(bits).eq(b.iter().map(bits))
 }
 
-/// That a message has a field of what was given, and what is allowed.
+/// Asserts that a message names one of `fields`, and says what is allowed.
 pub fn assert_named(error: &Error, fields: &[&str]) {
     let text = error.to_string();
     assert!(text.contains("allowed"), "an error that does not say what is allowed: {text}");
