@@ -127,13 +127,12 @@ fn cost(threads: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::python_tests;
 
     /// What models are trained on and judged by is right.
     #[test]
     fn answers_are_what_the_texts_say() {
-        let mut tests = command("python3", &["-B", "tools/method/test_tasks.py"]);
-        let ended = tests.output().expect("python3 runs");
-        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        python_tests(&["tools/method/test_tasks.py"]);
     }
 
     #[test]

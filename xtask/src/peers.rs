@@ -64,13 +64,12 @@ pub fn run(device: &Device) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::run::command;
+    use crate::run::python_tests;
 
     #[test]
     fn turns_are_taken_and_pages_written_as_the_scripts_tests_say() {
         for script in ["tools/peers/test_turns.py", "tools/ptxsim-peers/test_page.py"] {
-            let ended = command("python3", &["-B", script]).output().expect("python3 runs");
-            assert!(ended.status.success(), "{script}: {}", String::from_utf8_lossy(&ended.stderr));
+            python_tests(&[script]);
         }
     }
 }

@@ -139,6 +139,15 @@ pub fn nvcc() -> Result<Option<PathBuf>> {
     Ok(Some(found))
 }
 
+/// Runs tests that are written in Python, with its standard library alone.
+#[cfg(test)]
+pub fn python_tests(arguments: &[&str]) {
+    let ended = command("python3", &[&["-B"], arguments].concat()).output().expect("python3 runs");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    // Python 3.12 and newer fail where there are none.
+    assert!(ended.status.success() && !said.contains("Ran 0 tests"), "{arguments:?}: {said}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

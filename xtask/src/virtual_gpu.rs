@@ -98,11 +98,9 @@ pub fn optimised_driver(folder: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder)?;
     let built = target().join("release/libptxsim_driver.so");
     let [library, name] = ["libcuda.so", "libcuda.so.1"].map(|name| folder.join(name));
-    // A process may have the old one mapped.
-    let _ = (std::fs::remove_file(&library), std::fs::remove_file(&name));
-    std::fs::copy(&built, &library).with_context(|| format!("cannot copy {}", built.display()))?;
+    replace(&library, |new| std::fs::copy(&built, new).map(drop))?;
     // The same file: programs that link the one name and load the other get one driver.
-    std::fs::hard_link(&library, &name)?;
+    replace(&name, |new| std::fs::hard_link(&library, new))?;
     Ok(folder.to_path_buf())
 }
 
