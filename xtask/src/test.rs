@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 
 use crate::run::{cargo, command, nvcc, side_by_side, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, with_candle, workspace};
-use crate::{bindings, kit, report, setup};
+use crate::{bindings, report, setup};
 
+const BENCHES: [&str; 6] = ["--bench", "attention", "--bench", "plan", "--bench", "speed"];
 /// Cards that the virtual GPU plays for the CUDA tests; whether cudarc tracks events: what concerns streams is tested in both
 /// ways on each; and a seed for what is tested in another order than the usual one.
 const CARDS: [(&str, bool, u64); 3] = [("a100", false, 1), ("rtx4090", true, 2), ("h200", true, 3)];
@@ -45,20 +46,10 @@ pub fn run(transformers: bool) -> Result<()> {
     // So does this, of less than 100 MB.
     let figures = setup::has_venv().then(|| std::thread::spawn(report::check));
     let driver = virtual_driver()?;
-    step(
-        "test the library, the T5 example, the virtual GPU, the tools and the documentation's examples",
-        &mut workspace("test", "", &[]),
-    )?;
-    let benches = ["--bench", "attention", "--bench", "plan", "--bench", "speed"];
-    step("run the benchmarks that need no card, each once", &mut workspace("test", "", &benches))?;
-    for example in ["cross_attention", "candle"] {
-        let program = target().join("debug/examples").join(example);
-        step(&format!("run the example {example}"), &mut command(&program.to_string_lossy(), &[]))?;
-    }
+    compile(&driver)?;
     eprintln!("==> is what was generated fresh?");
     bindings::run(true)?;
-    on_virtual_cards(&driver)?;
-    kit::check(&driver)?;
+    side_by_side(steps(&driver)?)?;
     match python.map(std::thread::JoinHandle::join) {
         None if transformers => {
             eprintln!("not tested, as Python has no venv or pip: folders that are converted")
@@ -82,21 +73,31 @@ pub fn run(transformers: bool) -> Result<()> {
     Ok(())
 }
 
-/// What is tested on virtual cards, two at a time: few of these tests keep all cores busy.
-fn on_virtual_cards(driver: &Path) -> Result<()> {
+/// Everything, as steps that run side by side would wait for each other's builds.
+fn compile(driver: &Path) -> Result<()> {
+    let mut tests = workspace("test", "", &["--no-run"]);
+    step("compile the tests that need no card", &mut tests)?;
+    step("compile the benchmarks that need no card", workspace("test", "", &BENCHES).arg("--no-run"))?;
+    let others = ["two_cards", "failing_driver", "t5_cuda", "t5_failing", "c_programs"];
+    let mut tests = cuda_tests(&[&CUDA_TESTS[..], &others].concat());
+    on_virtual_card(&mut tests, driver, FAILING_CARD);
+    // And what the kit takes along.
+    step("compile the tests on virtual cards", tests.args(["--bench", "card", "--no-run"]))?;
+    let mut tests = candle_cuda(driver, CANDLE_CARDS[0], &["--test", "candle", "--no-run"])?;
+    step("compile those of candle's tensors", &mut tests)?;
+    step("compile those of cust's buffers", cust_tests(driver, CUST_CARDS[0]).arg("--no-run"))
+}
+
+/// What runs two at a time, as few of these keep all cores busy.
+fn steps(driver: &Path) -> Result<Vec<(String, Command)>> {
     let on = |card: &str, mut tests: Command| {
         on_virtual_card(&mut tests, driver, card);
         tests
     };
-    // First: steps that run side by side would wait for each other's builds.
-    let others = ["two_cards", "failing_driver", "t5_cuda", "t5_failing", "c_programs"];
-    let mut build = on(FAILING_CARD, cuda_tests(&[&CUDA_TESTS[..], &others].concat()));
-    step("compile the tests on virtual cards", build.arg("--no-run"))?;
-    let mut build = candle_cuda(driver, CANDLE_CARDS[0], &["--test", "candle", "--no-run"])?;
-    step("compile those of candle's tensors", &mut build)?;
-    step("compile those of cust's buffers", cust_tests(driver, CUST_CARDS[0]).arg("--no-run"))?;
+    let example = |name: &str| command(&target().join("debug/examples").join(name).to_string_lossy(), &[]);
+    let all = "test the library, the T5 example, the virtual GPU, the tools and the documentation's examples";
     // What takes longest begins first.
-    let mut steps = Vec::new();
+    let mut steps = vec![(all.to_owned(), workspace("test", "", &[]))];
     for card in T5_CARDS {
         steps.push((format!("test T5 on a virtual {card}"), on(card, cuda_tests(&["t5_cuda"]))));
     }
@@ -125,11 +126,18 @@ fn on_virtual_cards(driver: &Path) -> Result<()> {
     for card in CUST_CARDS {
         let what = format!("test cust's buffers, and what is said without NCCL, on a virtual {card}");
         steps.push((what, cust_tests(driver, card)));
-        let program = target().join("debug/examples/attention");
-        let example = on(card, command(&program.to_string_lossy(), &[]));
-        steps.push((format!("run the example of cust on a virtual {card}"), example));
+        steps.push((format!("run the example of cust on a virtual {card}"), on(card, example("attention"))));
     }
-    side_by_side(steps)
+    let kit = command(&std::env::current_exe()?.to_string_lossy(), &["gpu-kit", "--check"]);
+    steps.push(("run the GPU kit's smoke stage on a virtual card".to_owned(), kit));
+    steps.push((
+        "run the benchmarks that need no card, each once".to_owned(),
+        workspace("test", "", &BENCHES),
+    ));
+    for name in ["cross_attention", "candle"] {
+        steps.push((format!("run the example {name}"), example(name)));
+    }
+    Ok(steps)
 }
 
 /// Tests of the kernels on a virtual card; with a seed, warps, blocks, copies and streams come in an order of its own.
