@@ -16,7 +16,7 @@ use crate::check::{self, TOLERANCE};
 use crate::shapes::Shape;
 use crate::timing::{Micros, replay};
 
-#[derive(Clone, Serialize)]
+#[derive(Serialize)]
 pub struct Machine {
     card: String,
     pub compute_capability: String,
@@ -56,7 +56,7 @@ pub struct Timed {
     /// The plan that the cost model chose.
     chosen: bool,
     blocks: usize,
-    merges: usize,
+    combines: usize,
     bytes: usize,
     flops: f64,
     pub cold_us: Micros,
@@ -360,7 +360,7 @@ impl Card {
             cluster: plan.variant().cluster,
             chosen,
             blocks: plan.work().len(),
-            merges: plan.combines().len(),
+            combines: plan.combines().len(),
             bytes: shape.bytes(),
             flops: shape.flops(),
             cold_us,

@@ -1,6 +1,6 @@
-//! The table of a card: attention over a sweep of shapes, as JSON with the machine it ran on.
+//! The table of a card: attention over a sweep of shapes, as JSON lines behind the machine it ran on.
 //!
-//! `cargo bench --features cuda --bench card -- --sweep first --out results/card.json`
+//! `cargo bench --features cuda --bench card -- --sweep first --out attention-first.jsonl`
 //!
 //! A shape of your own: `-- --shape b=8,U=30,n=512,h=12,d=64,dtype=bf16`.
 //!
@@ -17,9 +17,11 @@ mod shapes;
 mod timing;
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use card::{BenchElement, Card, Ceilings, Machine, Pool, Timed};
@@ -41,7 +43,7 @@ struct Arguments {
     /// Measure this instead; may be there several times
     #[arg(long, value_name = "b=8,U=30,n=512,h=12,d=64,dtype=bf16", conflicts_with_all = ["sweep", "list"], long_help = format!("Measure this instead of a sweep: {}. May be there several times", own::HELP))]
     shape: Vec<OwnShape>,
-    /// File for the results, kept up to date while they come [default: standard output, at the end]
+    /// File for the results, a line as each is measured [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Timed graph replays per figure; fewer where one takes long
@@ -71,16 +73,14 @@ struct Arguments {
     bench: bool,
 }
 
+/// The first line.
 #[derive(Serialize)]
-struct Report {
-    machine: Machine,
+struct Head<'a> {
+    machine: &'a Machine,
     /// Of shapes of the caller's own: `None`.
     sweep: Option<Sweep>,
     #[serde(flatten)]
-    ceilings: Ceilings,
-    copy_bytes_per_s_after: Option<f64>,
-    lines: Vec<Line>,
-    left_out: Vec<Shape>,
+    ceilings: &'a Ceilings,
 }
 
 #[derive(Serialize)]
@@ -106,13 +106,37 @@ enum Outcome {
     },
 }
 
-impl Report {
-    fn write(&self, file: &Path) -> Result<()> {
-        // Whoever stops this program in the middle finds a whole file.
-        let half = file.with_extension("half");
-        std::fs::write(&half, serde_json::to_string_pretty(self)?)
-            .and_then(|()| std::fs::rename(&half, file))
-            .with_context(|| format!("cannot write {}", file.display()))
+/// Lines that are of no measurement of a shape.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Other {
+    /// The time budget had no room for it.
+    #[serde(rename = "left out")]
+    LeftOut {
+        system: &'static str,
+        #[serde(flatten)]
+        shape: Shape,
+    },
+    /// How steady the card was.
+    After { copy_bytes_per_s: f64 },
+}
+
+/// Where results go, a line at a time: whoever stops this program in the middle finds what it had measured.
+struct Results(Box<dyn Write>);
+
+impl Results {
+    fn open(arguments: &Arguments) -> Result<Self> {
+        Ok(Self(match &arguments.out {
+            Some(file) => {
+                Box::new(File::create(file).with_context(|| format!("cannot write {}", file.display()))?)
+            }
+            None => Box::new(std::io::stdout()),
+        }))
+    }
+
+    fn add(&mut self, line: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string(line)? + "\n";
+        self.0.write_all(text.as_bytes()).context("cannot write a line of the results")
     }
 }
 
@@ -169,50 +193,40 @@ fn run(arguments: &Arguments) -> Result<()> {
     };
     let operands: Vec<Shape> = shapes.iter().flat_map(ways).map(|way| way.2).collect();
     let pools = Pools { bf16: card.pool(&operands)?, f16: card.pool(&operands)?, f32: card.pool(&operands)? };
-    let mut report = Report {
-        machine: card.machine.clone(),
-        sweep: arguments.shape.is_empty().then_some(arguments.sweep),
-        ceilings: card.ceilings()?,
-        copy_bytes_per_s_after: None,
-        lines: Vec::new(),
-        left_out: Vec::new(),
-    };
+    let ceilings = card.ceilings()?;
+    let sweep = arguments.shape.is_empty().then_some(arguments.sweep);
+    let mut results = Results::open(arguments)?;
+    results.add(&Head { machine: &card.machine, sweep, ceilings: &ceilings })?;
+    let (mut lines, mut failed) = (0, 0);
     let bar = ProgressBar::new(shapes.len() as u64);
-    let mut written = Instant::now();
     while let Some(shape) = shapes.pop_front() {
         if arguments.budget.is_some_and(|seconds| begin.elapsed().as_secs() >= seconds) {
-            report.left_out.push(shape);
-            report.left_out.extend(shapes);
+            for shape in std::iter::once(shape).chain(shapes) {
+                results.add(&Other::LeftOut { system: "onekv", shape })?;
+            }
             break;
         }
         for (system, layout, operands, every) in ways(&shape) {
-            let outcomes = match operands.dtype {
-                DType::Bf16 => measure(&card, &pools.bf16, &operands, every, &report.ceilings),
-                DType::F16 => measure(&card, &pools.f16, &operands, every, &report.ceilings),
-                _ => measure(&card, &pools.f32, &operands, every, &report.ceilings),
-            };
-            report.lines.extend(outcomes.into_iter().map(|outcome| {
+            let mut add = |outcome: Outcome| {
                 bar.suspend(|| eprintln!("{system}: {}: {}", describe(&shape), told(&card, &outcome)));
-                Line { system, layout, shape, outcome }
-            }));
+                lines += 1;
+                failed += usize::from(matches!(outcome, Outcome::Failed { .. }));
+                results.add(&Line { system, layout, shape, outcome })
+            };
+            match operands.dtype {
+                DType::Bf16 => measure(&card, &pools.bf16, &operands, every, &ceilings, &mut add),
+                DType::F16 => measure(&card, &pools.f16, &operands, every, &ceilings, &mut add),
+                _ => measure(&card, &pools.f32, &operands, every, &ceilings, &mut add),
+            }?;
         }
         bar.inc(1);
-        if let Some(file) = &arguments.out
-            && written.elapsed() > Duration::from_secs(5)
-        {
-            report.write(file)?;
-            written = Instant::now();
-        }
     }
     bar.finish_and_clear();
-    report.copy_bytes_per_s_after = card.copy_bandwidth().ok();
-    match &arguments.out {
-        Some(file) => report.write(file)?,
-        None => println!("{}", serde_json::to_string_pretty(&report)?),
+    if let Ok(copy_bytes_per_s) = card.copy_bandwidth() {
+        results.add(&Other::After { copy_bytes_per_s })?;
     }
-    let failed = report.lines.iter().filter(|line| matches!(line.outcome, Outcome::Failed { .. })).count();
     if failed > 0 {
-        bail!("{failed} of {} lines have an error instead of a time", report.lines.len());
+        bail!("{failed} of {lines} lines have an error instead of a time");
     }
     Ok(())
 }
@@ -243,31 +257,27 @@ struct Pools {
     f32: Pool<f32>,
 }
 
-/// Every plan of a shape; a failure is a line, not the end.
+/// Hands the outcome of every plan of a shape to `add`; a failure is a line, not the end.
 fn measure<E: BenchElement>(
     card: &Card,
     pool: &Pool<E>,
     shape: &Shape,
     every: bool,
     run: &Ceilings,
-) -> Vec<Outcome> {
+    add: &mut dyn FnMut(Outcome) -> Result<()>,
+) -> Result<()> {
     let failed = |error: anyhow::Error| Outcome::Failed { error: format!("{error:#}") };
     let bytes = shape.with_unquantized_kv().bytes();
     if bytes > card.most_bytes {
         let error = format!("needs {bytes} bytes, the benchmark takes {} of this card", card.most_bytes);
-        return vec![Outcome::TooLarge { error }];
+        return add(Outcome::TooLarge { error });
     }
     match card.plans(shape, every) {
-        Ok(plans) => {
-            let timed = plans.iter().enumerate();
-            timed
-                .map(|(i, plan)| {
-                    card.time(pool, shape, plan, i == 0, run)
-                        .map_or_else(failed, |timed| Outcome::Timed(Box::new(timed)))
-                })
-                .collect()
-        }
-        Err(error) => vec![failed(error)],
+        Ok(plans) => plans.iter().enumerate().try_for_each(|(i, plan)| {
+            let timed = card.time(pool, shape, plan, i == 0, run);
+            add(timed.map_or_else(failed, |timed| Outcome::Timed(Box::new(timed))))
+        }),
+        Err(error) => add(failed(error)),
     }
 }
 

@@ -1,6 +1,6 @@
 """Writes the kit's result files: figures with the machine they were measured on, and how each step ended.
 
-Standard library alone. Formats: results/README.md.
+Standard library alone, and common.py, which the kit has beside it. Formats: results/README.md.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+from common import Results
 
 # Of `nvidia-smi --query-gpu`; None for what a card does not say.
 QUERIED = {
@@ -36,6 +38,15 @@ def read(path: Path | None) -> dict:
         return json.loads(path.read_text()) if path else {}
     except (OSError, ValueError):
         return {}
+
+
+def grown(path: Path | None) -> tuple[dict, list[dict]]:
+    """Head and lines of a results file, or nothing where there is none. Whoever was stopped in a line did not end it."""
+    try:
+        head, *lines = map(json.loads, path.read_text("utf-8").split("\n")[:-1] if path else ["{}"])
+        return head, lines
+    except (OSError, ValueError):
+        return {}, []
 
 
 def number(text: str) -> float | str | None:
@@ -65,10 +76,11 @@ def smi() -> dict:
     return {name: number(value) for name in names for value in ask([name])[:1]}
 
 
-def clocks(path: Path | None) -> list[list]:
-    """[seconds, SM MHz, memory MHz, W, deg C] from nvidia-smi's samples of the first card."""
+def clocks(path: Path | None) -> list[dict]:
+    """Lines of nvidia-smi's samples of the first card."""
     if path is None or not path.exists():
         return []
+    names = ("sm_mhz", "memory_mhz", "watts", "celsius")
     samples, begin = [], None
     for line in path.read_text(errors="replace").splitlines():
         stamp, *values = line.split(",")
@@ -77,7 +89,8 @@ def clocks(path: Path | None) -> list[list]:
         except ValueError:
             continue
         begin = begin or at
-        samples.append([round((at - begin).total_seconds(), 1), *map(number, values)])
+        seconds = round((at - begin).total_seconds(), 1)
+        samples.append({"kind": "clock", "seconds": seconds, **dict(zip(names, map(number, values)))})
     return samples
 
 
@@ -91,22 +104,19 @@ def machine(args: argparse.Namespace) -> None:
 
 def merge(args: argparse.Namespace) -> None:
     """One file of ours and the peers'."""
-    ours, peers = read(args.ours), read(args.peers)
+    (ours, lines), (peers, of_peers) = grown(args.ours), grown(args.peers)
     if not ours:
-        ours = {"lines": [], "left_out": [], "error": "our benchmark left no results"}
-    told = read(args.machine) | ours.get("machine", {})
+        ours = {"error": "our benchmark left no results"}
+    told = read(args.machine) | ours.pop("machine", {})
     theirs = peers.get("peer_machine") or ours.get("peer_machine") or {}
     told |= {name: theirs[name] for name in ("torch", "torch_cuda", "cudnn", "triton") if name in theirs}
-    told["clocks"] = clocks(args.clocks)
-    left_out = [{"system": "onekv", **shape} for shape in ours.get("left_out", [])]
-    left_out += [{"system": "peers", **shape} for shape in peers.get("left_out", [])]
-    lines = ours.get("lines", []) + peers.get("lines", [])
-    rest = {name: value for name, value in (peers | ours).items() if name not in ("machine", "lines", "left_out")}
-    rest.setdefault("peers", None)
-    write(args.out, {"machine": told, **rest, "left_out": left_out, "lines": lines})
+    lines += of_peers
     suspects = mark_suspects(lines)
+    Results(args.out, {"machine": told, "peers": None} | peers | ours).add(*lines, *clocks(args.clocks))
+    timed = sum("kind" not in line for line in lines)
     failed = sum("error" in line for line in lines)
-    print(f"{args.out.name}: {len(lines)} lines, {failed} of them errors, {suspects} suspect, {len(left_out)} shapes left out")
+    left_out = sum(line.get("kind") == "left out" for line in lines)
+    print(f"{args.out.name}: {timed} lines, {failed} of them errors, {suspects} suspect, {left_out} shapes left out")
 
 
 def mark_suspects(lines: list[dict]) -> int:
@@ -124,20 +134,6 @@ def mark_suspects(lines: list[dict]) -> int:
     return suspects
 
 
-def write(path: Path, report: dict) -> None:
-    """JSON with one line of the table, or of the steps, per line of text."""
-    parts = []
-    for name, value in report.items():
-        if isinstance(value, list) and name in ("lines", "steps", "left_out") and value:
-            rows = ",\n".join(f"  {json.dumps(row)}" for row in value)
-            parts.append(f' "{name}": [\n{rows}\n ]')
-        else:
-            parts.append(f' "{name}": {json.dumps(value)}')
-    half = path.with_suffix(".half")
-    half.write_text("{\n" + ",\n".join(parts) + "\n}\n")
-    half.replace(path)
-
-
 def stages(args: argparse.Namespace) -> None:
     steps = []
     for row in args.steps.read_text().splitlines():
@@ -150,7 +146,7 @@ def stages(args: argparse.Namespace) -> None:
         steps.append(
             {"name": name, "outcome": outcome, "status": int(status), "seconds": int(seconds), "detail": detail}
         )
-    write(args.out, {"machine": read(args.machine), "steps": steps})
+    Results(args.out, {"machine": read(args.machine)}).add(*steps)
 
 
 def main() -> None:

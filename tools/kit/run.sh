@@ -19,8 +19,8 @@ Apart from `all`:
   smoke         a little of all that: does the kit run here?
 
 A stage that fails or runs out of time does not stop the next. Results are in at most nine files:
-  stages.json   the machine, and how each stage ended      attention-*.json, t5.json, crossover.json   figures
-  logs.tar.gz   what everything printed                    goldens.tar.gz              conformance
+  stages.jsonl  the machine, and how each stage ended      attention-*.jsonl, t5.jsonl, crossover.jsonl   figures
+  logs.tar.gz   what everything printed                    goldens.tar.gz                 conformance
 
 Options:
   --out DIR         where they go [default: $OUT, else results-out]
@@ -177,19 +177,19 @@ bench() {
             --format=csv,noheader,nounits -lms 2000 >"$work/clocks.csv" 2>/dev/null &
         sampler=$!
     fi
-    step "ours-$sweep" $((ours + 30)) "$kit/bin/card" --sweep "$sweep" --budget "$ours" --out "$work/ours.json" "${@:4}"
+    step "ours-$sweep" $((ours + 30)) "$kit/bin/card" --sweep "$sweep" --budget "$ours" --out "$work/ours.jsonl" "${@:4}"
     "$kit/bin/card" --sweep "$sweep" --list >"$work/shapes.json"
     if ! "$python" -c 'import torch' 2>/dev/null; then
         skip "peers-$sweep" "$python has no PyTorch"
     elif [ "$(cat "$work/shapes.json")" != "[]" ]; then
         peers=$(capped "$3")
         step "peers-$sweep" $((peers + 60)) "$python" "$kit/scripts/card.py" --shapes "$work/shapes.json" \
-            --budget "$peers" --out "$work/peers.json"
+            --budget "$peers" --out "$work/peers.jsonl"
     fi
     [ -z "$sampler" ] || kill "$sampler"
-    collect merge --machine "$work/machine.json" --ours "$work/ours.json" --peers "$work/peers.json" \
-        --clocks "$work/clocks.csv" --out "$out/attention-$sweep.json"
-    rm -f "$work/ours.json" "$work/peers.json" "$work/clocks.csv"
+    collect merge --machine "$work/machine.json" --ours "$work/ours.jsonl" --peers "$work/peers.jsonl" \
+        --clocks "$work/clocks.csv" --out "$out/attention-$sweep.jsonl"
+    rm -f "$work/ours.jsonl" "$work/peers.jsonl" "$work/clocks.csv"
 }
 
 t5() {
@@ -200,12 +200,12 @@ t5() {
     fi
     limit=$(capped 400)
     step t5 $((limit + 30)) env PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" "$python" "$kit/scripts/t5_gpu.py" \
-        --t5 "$kit/bin/t5" --assets "$kit/assets" --budget "$limit" --out "$work/t5.json"
-    collect merge --machine "$work/machine.json" --ours "$work/t5.json" --out "$out/t5.json"
+        --t5 "$kit/bin/t5" --assets "$kit/assets" --budget "$limit" --out "$work/t5.jsonl"
+    collect merge --machine "$work/machine.json" --ours "$work/t5.jsonl" --out "$out/t5.jsonl"
     limit=$(capped 90)
     step crossover $((limit + 30)) "$python" "$kit/scripts/crossover.py" --t5 "$kit/bin/t5" --backend cuda \
-        --budget "$limit" --out "$work/crossover.json"
-    collect merge --machine "$work/machine.json" --ours "$work/crossover.json" --out "$out/crossover.json"
+        --budget "$limit" --out "$work/crossover.jsonl"
+    collect merge --machine "$work/machine.json" --ours "$work/crossover.jsonl" --out "$out/crossover.jsonl"
 }
 
 smoke() {
@@ -214,14 +214,14 @@ smoke() {
     bench smoke 60 60 --replicated --e4m3
 }
 
-# collect COMMAND...: writes JSON.
+# collect COMMAND...: writes results files.
 collect() {
     "$python" "$kit/scripts/collect.py" "$@" || echo "collect $1 failed" >&2
 }
 
 # What is known so far: after every stage, so that whoever is stopped in the middle leaves it.
 save() {
-    collect stages --machine "$work/machine.json" --steps "$work/steps.tsv" --logs "$work/logs" --out "$out/stages.json"
+    collect stages --machine "$work/machine.json" --steps "$work/steps.tsv" --logs "$work/logs" --out "$out/stages.jsonl"
     tar -czf "$out/logs.tar.gz" -C "$work" logs
 }
 

@@ -1,8 +1,8 @@
 """What each way to have the outputs of one input costs, on the CPU in f32 and with random weights: seconds, and the process's
-largest memory. T5-base, where ours and Hugging Face's take turns, goes to cost.json in --out, a Llama of the 1B shape to
-decoder-only.json.
+largest memory. T5-base, where ours and Hugging Face's take turns, goes to cost.jsonl in --out, a Llama of the 1B shape to
+decoder-only.jsonl.
 
-Points are written as they end. results/README.md describes the files.
+Tasks and runs are written as they end. results/README.md describes the files.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
 
-from common import write
+from common import Results
 from orders import Server, in_turn, peers
 
 SHAPE = "t5-base"
@@ -93,20 +94,21 @@ def ours(program: str, threads: int, task: Task, way: str) -> dict:
     return {"seconds": figures["total_s"], "peak_bytes": peak_bytes}
 
 
-def decoder_only(program: str, threads: int, rounds: int) -> dict:
+def decoder_only(program: str, threads: int, rounds: int, results: Results) -> None:
     """A run of each mode in turn, each in a process of its own."""
-    runs: dict[str, list[dict]] = {mode: [] for mode in MODES}
+    spent = dict.fromkeys(MODES, 0.0)
     for turn in range(rounds):
         for mode in in_turn(MODES, turn):
-            if sum(run["total_s"] for run in runs[mode]) > BUDGET_S:
+            if spent[mode] > BUDGET_S:
                 continue
             command = [program, "--mode", mode, "--threads", str(threads), "--json"]
             for name, value in DOCUMENT.items():
                 command += [f"--{name.replace('_', '-')}", str(value)]
             told, peak_bytes = run(command)
-            runs[mode].append(told["modes"][mode] | {"peak_bytes": peak_bytes})
-            print(f"decoder-only, turn {turn + 1} of {rounds}: {mode}: {runs[mode][-1]}", flush=True)
-    return DOCUMENT | {"modes": runs}
+            figures = told["modes"][mode] | {"peak_bytes": peak_bytes}
+            spent[mode] += figures["total_s"]
+            results.add({"mode": mode, **figures})
+            print(f"decoder-only, turn {turn + 1} of {rounds}: {mode}: {figures}", flush=True)
 
 
 def theirs(others: Server, task: Task, system: str) -> dict:
@@ -125,7 +127,8 @@ def explained(program: str, task: Task) -> dict:
     return {way: {name: cost[name] for name in ("flops", "bytes")} for way, cost in told["ways"].items()}
 
 
-def measured(program: str, others: Server, threads: int, rounds: int, task: Task) -> dict:
+def measured(program: str, others: Server, threads: int, rounds: int, task: Task) -> list[dict]:
+    """A line for each way."""
     ways = [*METHODS, "one sequence", "separate decoders", *PEERS]
     runs: dict[str, list[dict]] = {way: [] for way in ways}
     for turn in range(rounds):
@@ -137,12 +140,12 @@ def measured(program: str, others: Server, threads: int, rounds: int, task: Task
     costs = explained(program, task)
     lines = []
     for way, of_way in runs.items():
-        line = {"way": way, "seconds": [run["seconds"] for run in of_way], **costs.get(way.lower(), {})}
+        line = asdict(task) | {"way": way, "seconds": [run["seconds"] for run in of_way], **costs.get(way.lower(), {})}
         # The peers answer from one process.
         if "peak_bytes" in of_way[0]:
             line["peak_bytes"] = max(run["peak_bytes"] for run in of_way)
         lines.append(line)
-    return asdict(task) | {"ways": lines}
+    return lines
 
 
 def main() -> None:
@@ -156,13 +159,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     setting = {"machine": args.machine, "date": args.date, "threads": args.threads}
-    tasks = []
+    results = Results(args.out / "cost.jsonl", setting | {"transformers": version("transformers"), "shape": SHAPE})
     with peers(sys.executable, args.threads) as others:
         for task in TASKS:
-            tasks.append(measured(args.t5, others, args.threads, args.rounds, task))
-            transformers = others.told("peers")["transformers"]["version"]
-            write(args.out / "cost.json", setting | {"transformers": transformers, "shape": SHAPE, "tasks": tasks})
-    write(args.out / "decoder-only.json", setting | decoder_only(args.shared_prefix, args.threads, args.rounds))
+            results.add(*measured(args.t5, others, args.threads, args.rounds, task))
+    results = Results(args.out / "decoder-only.jsonl", setting | DOCUMENT)
+    decoder_only(args.shared_prefix, args.threads, args.rounds, results)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,21 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "peers"))
+
+from common import Results
 from evaluate import EXAMPLES as EVALUATED
 from evaluate import always_nothing, evaluate
 from tasks import RESIZED, TASKS
 from train import EXAMPLES, PROMPTS, Run, train
 from words import vocabulary
 
+# Of a training, the same for every way.
 STEPS = {"dialogue": 1500, "long dialogues": 1500, "qa": 800, "choice": 1000, "long prompts": 1000}
-"""Of a training, the same for every way; 600 where none is named."""
+OTHER_STEPS = 600
 PAPERS = ["dialogue", "qa", "summary"]
 BOTH = ["pie", "pid"]
+# How many trainings a task has in a way.
 SEEDS = {(task, way): 2 for way in BOTH for task in TASKS}
 SEEDS |= {(task, way): 3 for way in BOTH for task in [*PAPERS, "long prompts"]}
 SEEDS |= {(task, way): 1 for way in BOTH for task in ["long dialogues", "one line of 56"]}
@@ -32,18 +37,17 @@ SEEDS |= {(task, way): 1 for way in BOTH for task in ["long dialogues", "one lin
 SEEDS |= {(f"order of {places}", way): 4 for places in (2, 3, 4) for way in ("pid", "marked")}
 SEEDS |= {(task, "one"): 1 for task in [*PAPERS, "choice", "order"]}
 SEEDS |= dict.fromkeys([("summary", "decoders"), ("qa", "unmarked"), ("counting", "marked"), ("order", "marked")], 1)
-"""How many trainings a task has in a way."""
+# Trained once so many times as long: slower than the other, or unable?
 LONGER = {
     ("long dialogues", "pie"): 2,
     **{("counting of 20", way): 3 for way in BOTH},
     **{("order", way): 3 for way in ("pid", "marked")},
 }
-"""Trained once so many times as long: slower than the other, or unable?"""
 
 
 def runs(share: float) -> list[Run]:
     """Longest first; then all with one seed before the next."""
-    steps = lambda task: int(share * STEPS.get(task, 600))
+    steps = lambda task: int(share * STEPS.get(task, OTHER_STEPS))
     longer = [Run(task, way, 1, times * steps(task)) for (task, way), times in LONGER.items()]
     seeds = range(1, max(SEEDS.values()) + 1)
     return longer + [Run(*of, seed, steps(of[0])) for seed in seeds for of, count in SEEDS.items() if seed <= count]
@@ -104,8 +108,8 @@ def main() -> None:
     done.sort(key=lambda f: (list(TASKS).index(f["task"]), f["way"], f["steps"], f["seed"]))
     packages = {name: version(name) for name in ("torch", "transformers", "tokenizers", "rouge-score")}
     setting = {"date": args.date, "packages": packages, "examples_of_a_step": EXAMPLES, "prompts_of_an_example": PROMPTS}
-    setting |= {"evaluated_examples": EVALUATED, "tasks": lengths(), "runs": done}
-    args.out.write_text(json.dumps(setting, indent=1) + "\n")
+    tasks = [{"kind": "task", "task": name, **told} for name, told in lengths().items()]
+    Results(args.out, setting | {"evaluated_examples": EVALUATED}).add(*tasks, *done)
     print(args.out)
 
 

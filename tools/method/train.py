@@ -15,20 +15,19 @@ from tasks import TASKS, Example, Task  # First: it has Python find what follows
 from start import config, initialise, packed, padded, parameter_groups
 from vocabulary import EOS, PAD
 
+# Of a step: texts, and prompts of each.
 EXAMPLES, PROMPTS = 16, 4
-"""Of a step: texts, and prompts of each."""
 LEARNING_RATE = 2e-3
 # All 30 answers of a dialogue in one sequence, with what parts them, are 60 and more.
 MAX_NEW_TOKENS = 100
 
-WAYS = ["pid", "marked", "pie", "unmarked", "one", "decoders"]
-"""The prompt in the decoder; with its mark alone before the text, where PIE has the prompt; in the encoder; there without the mark
-at its end; one prompt that asks for everything, in the decoder; a decoder for each prompt of the task, over one encoder and without
-prompts."""
-
 
 @dataclass(frozen=True)
 class Run:
+    """A way: `pid`, the prompt in the decoder; `marked`, with its mark alone before the text, where PIE has the prompt; `pie`, in the
+    encoder; `unmarked`, there without the mark at its end; `one` prompt that asks for everything, in the decoder; `decoders`, one for
+    each prompt of the task, over one encoder and without prompts."""
+
     task: str
     way: str
     seed: int

@@ -1,4 +1,4 @@
-"""Times the peers of onekv's CUDA attention on the same shapes, numbers and method as benches/card; writes JSON.
+"""Times the peers of onekv's CUDA attention on the same shapes, numbers and method as benches/card; writes JSON lines.
 
 Reads the shapes that `card --list` prints. A system that fails on a shape is a line with `error`. results/README.md
 describes the lines.
@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from common import describe, write
+from common import Results, describe
 from gpu_timing import Card, Dry, floor_us
 
 # As benches/card/check.rs.
@@ -369,7 +369,7 @@ def machine(card) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", type=Path, required=True, help="what `card --list` printed")
-    parser.add_argument("--out", type=Path, required=True, help="file for the results, kept up to date")
+    parser.add_argument("--out", type=Path, required=True, help="file for the results, a line as each is measured")
     parser.add_argument("--budget", type=float, default=math.inf, help="start no further shape after so many seconds")
     parser.add_argument("--runs", type=int, default=21, help="timed graph replays per figure, fewer where one takes long")
     parser.add_argument("--only", help="only systems whose name contains this")
@@ -387,18 +387,11 @@ def main() -> int:
     found: dict = {}
     listed = [s for s in systems(found, args.dry_run) if not args.only or args.only in s.name]
     copy_bytes_per_s = card.copy_bytes_per_s()
-    report: dict = {
-        "peer_machine": machine(card),
-        "peer_copy_bytes_per_s": copy_bytes_per_s,
-        "peers": found,
-        "lines": [],
-        "left_out": [],
-    }
-
-    write(args.out, report)
+    head = {"peer_machine": machine(card), "peer_copy_bytes_per_s": copy_bytes_per_s, "peers": found}
+    results = Results(args.out, head)
     for number, shape in enumerate(shapes):
         if time.monotonic() - begin > args.budget:
-            report["left_out"] = [vars(s) for s in shapes[number:]]
+            results.leave_out(*({"system": "peers", **vars(left)} for left in shapes[number:]))
             break
         operands = None
         for system in listed:
@@ -420,12 +413,9 @@ def main() -> int:
                     line["error"] = "; ".join([describe(error), *dict.fromkeys(why)])[:1000]
             if "error" in line:
                 print(f"{system.name}, {system.layout}: {title(shape)}: {line['error']}")
-            report["lines"].append(line)
+            results.add(line)
             sys.stdout.flush()
-        write(args.out, report)
-    write(args.out, report)
-    print(f"{len(report['lines'])} lines, {len(report['left_out'])} shapes left out")
-    return 0 if any("cold_us" in line for line in report["lines"]) else 1
+    return results.end()
 
 
 def title(shape: Shape) -> str:

@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from common import PROMPT_TOKENS, T5S, describe, spread, write
+from common import PROMPT_TOKENS, T5S, Results, describe, spread
 from t5_gpu import OURS_SECONDS, Point, figures
 
 PROMPTS = [1, 2, 4, 8, 16, 32, 64]
@@ -92,7 +92,7 @@ def measured(program: str, point: Point, chosen: list[str]) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--t5", required=True, help="onekv's T5 example")
-    parser.add_argument("--out", type=Path, required=True, help="file for the results, kept up to date")
+    parser.add_argument("--out", type=Path, required=True, help="file for the results, a line as each is measured")
     parser.add_argument("--backend", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", default="bf16", help="on a card")
     parser.add_argument("--threads", type=int, help="on the CPU")
@@ -113,25 +113,21 @@ def main() -> int:
     shape, *base = BASES[args.backend]
     shape, (prompts, keys, new_tokens) = args.shape or shape, args.base or base
     base = Point(shape, keys, prompts, args.prompt_tokens, new_tokens)
-    report: dict = {
+    head = {
         "shape": shape,
         "dtype": "f32" if args.backend == "cpu" else args.dtype,
         "prompt_tokens": args.prompt_tokens,
         "base": {"keys": keys, "prompts": prompts, "new_tokens": new_tokens},
         "predicted": predicted(args.t5, base, chosen),
-        "lines": [],
-        "left_out": [],
     }
+    results = Results(args.out, head)
     chosen += ["--runs", str(args.runs)]
     for point in points(base, args.prompts, args.keys, args.new_tokens):
         if time.monotonic() - begin < args.budget:
-            report["lines"].append(measured(args.t5, point, chosen))
+            results.add(measured(args.t5, point, chosen))
         else:
-            report["left_out"].append(vars(point))
-        write(args.out, report)
-    failed = sum("error" in line for line in report["lines"])
-    print(f"{len(report['lines'])} points, {failed} of them errors; {len(report['left_out'])} left out")
-    return 0 if failed < len(report["lines"]) else 1
+            results.leave_out({"system": "onekv", **vars(point)})
+    return results.end()
 
 
 if __name__ == "__main__":

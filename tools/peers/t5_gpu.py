@@ -1,4 +1,4 @@
-"""Times T5 end to end on a card: onekv's example and its peers, random weights of known shapes; writes JSON.
+"""Times T5 end to end on a card: onekv's example and its peers, random weights of known shapes; writes JSON lines.
 
 One input of n tokens, U prompts of a few tokens, a fixed number of new tokens, greedy; EOS never ends a row.
 results/README.md describes the lines. A system that fails on a point is a line with `error`.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import PROMPT_TOKENS, T5S, clock, describe, for_ctranslate2, spread, t5_config, write
+from common import PROMPT_TOKENS, T5S, Results, clock, describe, for_ctranslate2, spread, t5_config
 
 # The points that say most first: time may run out.
 PROMPTS = [32, 8, 128, 1, 64, 16, 2, 4]
@@ -210,7 +210,7 @@ class HuggingFace:
             peak = torch.cuda.max_memory_allocated() if cuda else None
         except Exception as error:  # Out of memory, a compiler that is missing: a line, not the end.
             return line(system, point, dtype, error=describe(error))
-        return line(system, point, dtype, latency_s=spread(times), peak_bytes=peak)
+        return line(system, point, dtype, latency_s=spread(times), peak_bytes=peak, attention=self.attention)
 
 
 def ctranslate2_lines(hf: HuggingFace, points: list[Point], runs: int) -> list[dict]:
@@ -280,7 +280,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--t5", required=True, help="onekv's T5 example")
     parser.add_argument("--assets", type=Path, help="its assets: dialogue.txt, prompts.txt, pid/")
-    parser.add_argument("--out", type=Path, required=True, help="file for the results, kept up to date")
+    parser.add_argument("--out", type=Path, required=True, help="file for the results, a line as each is measured")
     parser.add_argument("--budget", type=float, default=1800, help="end after about so many seconds")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each point")
     parser.add_argument("--shapes", nargs="+", choices=T5S, default=["flan-t5-xl", "t5-base", "t5-large"])
@@ -292,18 +292,15 @@ def main() -> int:
     args = parser.parse_args()
     begin = time.monotonic()
     found = peers(args.dry_run)
-    report: dict = {"peers": found, "lines": [], "left_out": [], "machine": {"simulated": args.dry_run}}
+    head: dict = {"machine": {"simulated": args.dry_run}, "peers": found}
     if "version" in found["PyTorch"]:
         import torch
 
-        report["peer_machine"] = {"torch": torch.__version__, "torch_cuda": torch.version.cuda}
-
-    def add(lines: list[dict]) -> None:
-        report["lines"] += lines
-        write(args.out, report)
+        head["peer_machine"] = {"torch": torch.__version__, "torch_cuda": torch.version.cuda}
 
     if args.assets:
-        report["same_answers_f32"] = same_answers(args.t5, args.assets)
+        head["same_answers_f32"] = same_answers(args.t5, args.assets)
+    results = Results(args.out, head)
     device = "cpu" if args.dry_run else "cuda"
     for number, shape in enumerate(args.shapes):
         # An equal share of what is left; half of it for each side.
@@ -317,41 +314,37 @@ def main() -> int:
         ]
         for point in points:
             if time.monotonic() < ours_end:
-                add(ours(args.t5, point, args.runs, args.dry_run))
+                results.add(*ours(args.t5, point, args.runs, args.dry_run))
             else:
-                report["left_out"].append({"system": "onekv", **vars(point)})
+                results.leave_out({"system": "onekv", **vars(point)})
         if "absent" in found["HF"]:
             continue
         try:
             hf = HuggingFace(shape, device)
         except Exception as error:
-            add([line("HF", points[0], "bf16", error=describe(error))])
+            results.add(line("HF", points[0], "bf16", error=describe(error)))
             continue
-        found["HF"]["attention"] = hf.attention
         for point in points:
             if time.monotonic() < shape_end:
-                add(hf.lines(point, args.runs))
+                results.add(*hf.lines(point, args.runs))
             else:
-                report["left_out"].append({"system": "HF", **vars(point)})
+                results.leave_out({"system": "HF", **vars(point)})
         if shape == CONVERTED and "version" in found["CTranslate2"] and time.monotonic() < shape_end:
             try:
-                add(ctranslate2_lines(hf, [point for point in points if point.keys == args.keys[0]], args.runs))
+                results.add(*ctranslate2_lines(hf, [point for point in points if point.keys == args.keys[0]], args.runs))
             except Exception as error:
-                add([line("CTranslate2, PIE", points[0], "bf16", error=describe(error))])
+                results.add(line("CTranslate2, PIE", points[0], "bf16", error=describe(error)))
         del hf
     for shape in args.shapes if "version" in found["HF"] else []:
         point = Point(shape, *COMPILED, args.prompt_tokens, args.new_tokens)
         if args.budget - (time.monotonic() - begin) < COMPILING_SECONDS:
-            report["left_out"].append({"system": "HF, compiled", **vars(point)})
+            results.leave_out({"system": "HF, compiled", **vars(point)})
             continue
         try:
-            add([HuggingFace(shape, device).compiled_line(point, args.runs)])
+            results.add(HuggingFace(shape, device).compiled_line(point, args.runs))
         except Exception as error:
-            add([line("HF, encoded once and expanded, compiled", point, "bf16", error=describe(error))])
-    add([])
-    failed = sum("error" in made for made in report["lines"])
-    print(f"{len(report['lines'])} lines, {failed} of them errors; {len(report['left_out'])} points left out")
-    return 0 if failed < len(report["lines"]) else 1
+            results.add(line("HF, encoded once and expanded, compiled", point, "bf16", error=describe(error)))
+    return results.end()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 import orders
+from common import Results
 from orders import Failed, Server
 from turns import SYSTEMS, Point, Turns, lines_at, points, table, taken
 
@@ -164,6 +165,23 @@ class TablesAreRead(unittest.TestCase):
 
 
 class FilesAreWritten(unittest.TestCase):
+    def test_lines_are_there_as_they_are_measured(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "some.jsonl"
+            path.write_text("what an earlier run left\n")
+            told = lambda: [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
+            results = Results(path, {"machine": "a CPU"})
+            self.assertEqual(told(), [{"machine": "a CPU"}])
+            results.add({"seconds": 1.0}, {"error": "no\nroom: µ"})
+            self.assertEqual(told()[1:], [{"seconds": 1.0}, {"error": "no\nroom: µ"}])
+            self.assertIn("µ", path.read_text("utf-8"))
+            results.leave_out({"keys": 8})
+            self.assertEqual(told()[3:], [{"kind": "left out", "keys": 8}])
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                self.assertEqual(results.end(), 0)
+                self.assertEqual(Results(path, {}).end(), 1)
+            self.assertEqual(said.getvalue().splitlines()[0], "2 lines, 1 of them errors; 1 left out")
+
     def run_script(self, answers: dict) -> tuple[subprocess.CompletedProcess, Path]:
         """Of programs that answer the same to every order of a kind."""
         temporary = tempfile.TemporaryDirectory()
@@ -176,7 +194,7 @@ class FilesAreWritten(unittest.TestCase):
                 f" print(json.dumps({answers}[json.loads(line)['what']]), flush=True)\n"
             )
             program.chmod(0o755)
-        out = folder / "attention.json"
+        out = folder / "attention.jsonl"
         options = ["--programs", folder, "--out", out, "--machine", "a CPU", "--date", "2026-01-01", "--rounds", "1"]
         options += ["--rows", "8", "1", "--keys", "128"]
         script = [sys.executable, Path(__file__).with_name("turns.py"), "attention", *options]
@@ -186,14 +204,14 @@ class FilesAreWritten(unittest.TestCase):
         rates = {"fma_flops_per_s": 1e11, "copy_bytes_per_s": 1e10}
         ended, out = self.run_script({"probe": {"probe": rates}, "attention": {"seconds": [0.5]}})
         self.assertEqual(ended.returncode, 0, ended.stderr)
-        report = json.loads(out.read_text())
-        self.assertEqual(list(report), ["machine", "threads", "date", "peers", "probes", "lines"])
-        self.assertEqual((report["machine"], report["threads"], report["date"]), ("a CPU", 2, "2026-01-01"))
-        self.assertEqual(report["probes"], [rates, rates])
-        self.assertEqual(list(report["peers"]), ["candle"])
+        head, before, *lines, after = map(json.loads, out.read_text().splitlines())
+        self.assertEqual(list(head), ["machine", "threads", "date", "peers"])
+        self.assertEqual((head["machine"], head["threads"], head["date"]), ("a CPU", 2, "2026-01-01"))
+        self.assertEqual(list(head["peers"]), ["candle"])
+        self.assertEqual([before, after], [{"kind": "probe", **rates}] * 2)
         systems = [system for by, system in SYSTEMS["attention"] if by != "cpu.py"]
-        lines = [(line["rows"], line["keys"], line["system"], line["runs"]) for line in report["lines"]]
-        self.assertEqual(lines, [(rows, 128, system, 1) for rows in (1, 8) for system in systems])
+        told = [(line["rows"], line["keys"], line["system"], line["runs"]) for line in lines]
+        self.assertEqual(told, [(rows, 128, system, 1) for rows in (1, 8) for system in systems])
 
     def test_what_fails_leaves_no_file(self) -> None:
         ended, out = self.run_script({"probe": {"error": "no clock"}})

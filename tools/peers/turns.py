@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from common import PROMPT_TOKENS, SHAPES, write
+from common import PROMPT_TOKENS, SHAPES, Results
 from orders import ROOT, Failed, Server, in_turn, peers
 
 CPU = SHAPES["cpu"]
@@ -158,7 +158,7 @@ def ours(args: argparse.Namespace) -> Server:
 
 def probe(server: Server) -> dict:
     say("the machine's rates")
-    return server.told("probe")
+    return {"kind": "probe", **server.told("probe")}
 
 
 def say(what: str) -> None:
@@ -174,7 +174,8 @@ def candle() -> dict:
     return {"version": found[1], "note": note}
 
 
-def measured(args: argparse.Namespace) -> dict:
+def measured(args: argparse.Namespace) -> tuple[dict, list[dict]]:
+    """What the head of the file says of the libraries, and its lines."""
     with contextlib.ExitStack() as stack:
         servers = {"ours": stack.enter_context(ours(args))}
         command = [str(args.programs / "candle-t5"), "--orders"]
@@ -188,23 +189,26 @@ def measured(args: argparse.Namespace) -> dict:
         for i, point in enumerate(all_points, 1):
             say(f"{args.work}, point {i} of {len(all_points)}: {point.shape or ''} U = {point.rows}, n = {point.keys}")
             lines += lines_at(servers, [one for one in systems if taken(one[0], point)], point, args.rounds)
-        probes = [before, probe(servers["ours"])]
+        after = probe(servers["ours"])
         libraries = {"candle": candle()} | (servers["cpu.py"].told("peers") if args.python else {})
     print(table(lines))
-    return {"peers": dict(sorted(libraries.items())), "probes": probes, "lines": lines}
+    # Notes of the libraries tell of what was measured: the head is not known before.
+    return {"peers": dict(sorted(libraries.items()))}, [before, *lines, after]
 
 
-def crossover(args: argparse.Namespace) -> dict:
+def crossover(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     """Where PID pays, of ours alone; every method runs `rounds` times at each point."""
     with ours(args) as server:
         rates = probe(server)
     roofline = f"{rates['fma_flops_per_s'] / 1e12},{rates['copy_bytes_per_s'] / 1e9}"
-    out = ROOT / "target" / "crossover.json"
+    out = ROOT / "target" / "crossover.jsonl"
     script = [args.python, "tools/peers/crossover.py", "--t5", str(args.programs / "t5"), "--out", str(out)]
     script += ["--threads", str(args.threads), "--runs", str(args.rounds), "--roofline", roofline]
     if ended := subprocess.run(script, cwd=ROOT).returncode:
         raise Failed(f"tools/peers/crossover.py ended with {ended}")
-    return json.loads(out.read_text())
+    with out.open(encoding="utf-8") as file:
+        head, *lines = map(json.loads, file)
+    return head, lines
 
 
 def main() -> None:
@@ -222,10 +226,10 @@ def main() -> None:
     args = parser.parse_args()
     setting = {"machine": args.machine, "threads": args.threads, "date": args.date}
     try:
-        results = crossover(args) if args.work == "crossover" else measured(args)
+        head, lines = crossover(args) if args.work == "crossover" else measured(args)
     except Failed as error:
         sys.exit(f"error: {error}")
-    write(args.out, setting | results)
+    Results(args.out, setting | head).add(*lines)
     print(args.out)
 
 

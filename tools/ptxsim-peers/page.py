@@ -1,11 +1,14 @@
-"""results/ptxsim/: what came of the rows, as JSON and as a page. Standard library alone."""
+"""results/ptxsim/: what came of the rows, as JSON lines and as a page. Standard library alone."""
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 
-OUTCOMES = ["right", "unsupported", "wrong", "blamed"]
+sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("peers", "report")]
+
+from common import Results
+from results import OUTCOMES
 
 
 def totals(rows: list[dict]) -> str:
@@ -52,6 +55,5 @@ def faults(rows: list[dict]) -> list[str]:
 
 
 def write(folder: Path, rows: list[dict], date: str) -> None:
-    report = json.dumps({"date": date, "rows": rows}, indent=2)
-    (folder / "peers.json").write_text(report + "\n")
+    Results(folder / "peers.jsonl", {"date": date}).add(*rows)
     (folder / "README.md").write_text(page(rows, date))

@@ -64,7 +64,7 @@ def start(row: rows.Row, logs: str):
 
 
 def finish(job: dict, late: bool) -> dict:
-    """What results/ptxsim/peers.json says of the row."""
+    """What results/ptxsim/peers.jsonl says of the row."""
     if late:
         os.kill(job["process"], signal.SIGKILL)
     text = b"" if late else os.read(job["reader"], 1 << 16)

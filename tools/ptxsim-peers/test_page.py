@@ -5,12 +5,12 @@ It needs nothing but Python; `cargo test` runs it.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import unittest
 from pathlib import Path
 
 from page import faults, page, totals, write
+from results import PTXSIM, read_file
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "ptxsim"
 
@@ -30,10 +30,11 @@ ROWS = [
 
 class Pages(unittest.TestCase):
     def test_what_is_committed_is_what_would_be_written(self) -> None:
-        report = json.loads((RESULTS / "peers.json").read_text())
+        report = read_file(PTXSIM, RESULTS / "peers.jsonl")
+        rows = [{name: value for name, value in vars(row).items() if name != "number"} for row in report.rows]
         with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder), report["rows"], report["date"])
-            for name in ("peers.json", "README.md"):
+            write(Path(folder), rows, report.date)
+            for name in ("peers.jsonl", "README.md"):
                 self.assertEqual((Path(folder) / name).read_bytes(), (RESULTS / name).read_bytes(), name)
 
     def test_a_kernel_on_two_cards_is_one_kernel(self) -> None:

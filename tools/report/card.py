@@ -14,9 +14,9 @@ def section(folder, runs, files):
     attention = [run for name, run in runs.items() if name.startswith("attention-")]
     text = f"\n## {next(iter(runs.values())).machine.card}\n"
     text += "".join(of_sweep(folder, Sweep(run), files) for run in attention)
-    if run := runs.get("t5.json"):
+    if run := runs.get("t5.jsonl"):
         text += t5.section(folder, run, attention[0].copy_bytes_per_s if attention else None, files)
-    if run := runs.get("crossover.json"):
+    if run := runs.get("crossover.jsonl"):
         text += crossover.section(f"results/{folder}/crossover", run, files)
     return text
 

@@ -11,17 +11,17 @@ def section(runs, files):
     text = "\n## CPU\n"
     if not runs:
         text += "\nNothing has been measured on a CPU yet: `cargo xtask peers cpu`.\n"
-    if "attention.json" in runs or "t5.json" in runs:
+    if "attention.jsonl" in runs or "t5.jsonl" in runs:
         text += prose("cpu")
     for name, part in PARTS.items():
-        if run := runs.get(f"{name}.json"):
+        if run := runs.get(f"{name}.jsonl"):
             path = f"results/cpu/{name}.svg"
             files[path] = figure(run, part.figure, part.unit, part.scale)
             text += f"\n### {part.heading}\n\n{source(run)}.{part.note}\n" + rates(run)
             text += picture(part.picture, path) + part.first(run) + about(run)
             summary = f"Every point: {part.unit}, times as long as onekv, least and most of a turn"
             text += folded(summary, every_point(run, part.scale))
-    if run := runs.get("crossover.json"):
+    if run := runs.get("crossover.jsonl"):
         text += crossover.section("results/cpu/crossover", run, files)
     return text
 

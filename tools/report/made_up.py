@@ -101,7 +101,7 @@ def crossover(lines=LINES, by="CPU of a test"):
             "roofline": {"flops_per_s": 123e9, "bytes_per_s": 45.6e9}, "pays_from": 1.1, "gain": 1.5,
             "crossover": {"least_prompts": 2, "least_keys": 9, "most_new_tokens": 77},
         },
-        "left_out": [], "lines": [point(*one) for one in lines],
+        "lines": [point(*one) for one in lines],
     }  # fmt: skip
 
 
@@ -156,36 +156,54 @@ def quality():
 
 def formula(quality):
     costs = {"pid": 10, "pie": 35, "one": 9, "decoders": 11}
-    at = {"prompt_tokens": 4, "prompts": 8, "pid": {"flops": 1, "bytes": 3}, "pie": {"flops": 4, "bytes": 4}}
-    return {"tasks": {task: dict(costs) for task in quality["tasks"]}, "long_prompts": [at]}
+    at = {"prompt_tokens": 4, "prompts": 8, "pid_flops": 1, "pid_bytes": 3, "pie_flops": 4, "pie_bytes": 4}
+    head = {"shape": "t5-base", "dtype": "f32", "keys": 64, "new_tokens": 10}
+    return head | {"lines": [{"task": task, **costs} for task in quality["tasks"]], "long_prompts": [at]}
 
 
 def costs():
+    task = {"task": "qa", "prompts": 8, "keys": 768, "prompt_tokens": 12, "new_tokens": 8}
+
     def way(name, seconds, flops):
-        return {"way": name, "seconds": seconds, "flops": flops, "bytes": 2_000_000_000, "peak_bytes": 3_000_000_000}
+        counts = {"flops": flops, "bytes": 2_000_000_000, "peak_bytes": 3_000_000_000}
+        return task | {"way": name, "seconds": seconds} | counts
 
     # The machine's speed drifts: the median of a turn's ratios is 2, the ratio of medians 3.
     ways = [way("PID", [1.0, 2.0, 9.0], 4_000_000_000), way("PIE", [2.0, 6.0, 9.0], 20_000_000_000)]
-    ways.append({"way": "HF, PIE", "seconds": [5.0, 5.0, 5.0]})
-    task = {"task": "qa", "prompts": 8, "keys": 768, "prompt_tokens": 12, "new_tokens": 8, "ways": ways}
+    ways.append(task | {"way": "HF, PIE", "seconds": [5.0, 5.0, 5.0]})
     return {
         "machine": "made up", "date": "1999-12-31", "threads": 2, "transformers": "0.0", "shape": "t5-base",
-        "tasks": [task],
+        "lines": ways,
     }  # fmt: skip
 
 
 def decoder_only():
-    def mode(decode_s, kv_bytes):
-        return [{
-            "prefilled_tokens": 768, "kv_bytes": kv_bytes, "decode_step_kv_bytes": kv_bytes, "prefill_s": 1.0,
+    def run(mode, decode_s, kv_bytes):
+        return {
+            "mode": mode, "prefilled_tokens": 768, "kv_bytes": kv_bytes, "decode_step_kv_bytes": kv_bytes, "prefill_s": 1.0,
             "copy_kv_s": 0.5, "decode_s": decode_s, "tokens_per_s": 10.0, "peak_bytes": 5_000_000_000,
-        }]  # fmt: skip
+        }  # fmt: skip
 
-    modes = {"shared": mode(1.0, 20_000_000), "copies": mode(4.0, 300_000_000), "recompute": mode(4.0, 300_000_000)}
+    runs = [run("shared", 1.0, 20_000_000), run("copies", 4.0, 300_000_000), run("recompute", 4.0, 300_000_000)]
     return {
         "machine": "made up", "date": "1999-12-31", "threads": 2, "shape": "llama-1b", "document_tokens": 512,
-        "prompts": 16, "prompt_tokens": 16, "new_tokens": 16, "modes": modes,
+        "prompts": 16, "prompt_tokens": 16, "new_tokens": 16, "lines": runs,
     }  # fmt: skip
+
+
+# What a value here has apart from its head, and the kind of line that it is.
+KINDS = {"tasks": "task", "long_prompts": "long prompts", "lines": None, "runs": None, "left_out": "left out", "after": "after"}
+KINDS |= {"probes": "probe"}
+
+
+def text_of(value):
+    """A results file as the programs write it."""
+    lines = [{name: part for name, part in value.items() if name not in KINDS}]
+    for name, kind in KINDS.items():
+        of = value.get(name, [])
+        of = [{"task": task, **line} for task, line in of.items()] if type(of) is dict else of
+        lines += [line if kind is None else {"kind": kind, **line} for line in of]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def report(files):
@@ -194,13 +212,14 @@ def report(files):
         for name, content in files.items():
             path = Path(folder) / name
             path.parent.mkdir(exist_ok=True)
-            path.write_text(content if isinstance(content, str) else json.dumps(content))
+            written = json.dumps if path.suffix == ".json" else text_of
+            path.write_text(content if isinstance(content, str) else written(content), "utf-8")
         return pages(Path(folder))
 
 
 def method(quality, **more):
-    files = {f"method/{name.replace('_', '-')}.json": content for name, content in more.items()}
-    return report({"method/quality.json": quality, "method/formula.json": formula(quality), **files})
+    files = {f"method/{name.replace('_', '-')}.jsonl": content for name, content in more.items()}
+    return report({"method/quality.jsonl": quality, "method/formula.jsonl": formula(quality), **files})
 
 
 def changed(value, path, to):

@@ -38,10 +38,10 @@ BOTH, SIZED = ["pid", "pie"], ["pid", "pie", "marked"]
 
 
 def page(found, files):
-    quality, costs, decoder_only = (found.get(f"{name}.json") for name in ("quality", "cost", "decoder-only"))
+    quality, costs, decoder_only = (found.get(f"{name}.jsonl") for name in ("quality", "cost", "decoder-only"))
     if not quality:
         return
-    formula = found["formula.json"]
+    formula = found["formula.jsonl"]
     files[CURVES] = curves(quality)
     sizes = sizes_figure(quality)
     if sizes.panels:
@@ -206,7 +206,7 @@ def long_prompts(formula):
     """What PID takes of PIE's work as the prompts grow."""
     cells = {}
     for at in formula.long_prompts:
-        cell = f"{short(at.pid.flops / at.pie.flops)}, {short(at.pid.bytes / at.pie.bytes)}"
+        cell = f"{short(at.pid_flops / at.pie_flops)}, {short(at.pid_bytes / at.pie_bytes)}"
         cells.setdefault(at.prompt_tokens, {})[at.prompts] = cell
     counts = list(next(iter(cells.values()), {}))
     head = ["prompt tokens", *(f"U = {prompts}: FLOPs, bytes" for prompts in counts)]
@@ -253,11 +253,11 @@ def behind_a_document(run):
     for name in ("shared", "copies", "recompute"):
 
         def cell(of, shown=short):
-            own, shared = (median_high(map(of, getattr(run.modes, mode))) for mode in (name, "shared"))
+            own, shared = (median_high(map(of, run.modes[mode])) for mode in (name, "shared"))
             return shown(own) + ("" if name == "shared" else f" ({short(own / shared)}x)")
 
         rows.append([name, cell(lambda mode: mode.prefilled_tokens, number), *map(cell, columns.values())])
-    return prose("document", run=run, runs=len(run.modes.shared)) + table([None, "prefilled tokens", *columns], rows)
+    return prose("document", run=run, runs=len(run.modes["shared"])) + table([None, "prefilled tokens", *columns], rows)
 
 
 # Figures.

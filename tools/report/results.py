@@ -1,5 +1,6 @@
-"""What is in results/; results/README.md describes the files. What a file lacks, or holds that cannot be, is an error
-that names the file, the field, its value and what is allowed. Fields that no page shows may be anything."""
+"""What is in results/: the one reader of its files, whose tables of kinds are their schema; results/README.md describes the
+fields. What a file lacks, or holds that cannot be, is an error that names the file, the line, the field, its value and what
+is allowed. Fields that no page shows may be anything."""
 
 import json
 import math
@@ -44,6 +45,15 @@ class Record(NamedTuple):
     finish: Callable[[Any], None] = lambda made: None
 
 
+class File(NamedTuple):
+    """A head in the first line, then a line for each thing. `lines`: by their field `kind`, of the most None, the list that
+    they go into and what they are."""
+
+    head: dict
+    lines: dict
+    finish: Callable[[Any], None] = lambda made: None
+
+
 def line(fields, timed, finish):
     """What a record is to be: one of these fields, and of those of `timed` unless it has an error."""
     always = {"error": Maybe(TEXT), **fields}
@@ -67,7 +77,6 @@ POSITIVE = Value("more than 0", lambda value: is_number(value) and value > 0)
 SHARE = Value("0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
 NATURAL = Value("a whole number, 0 or more", lambda value: type(value) is int and value >= 0)
 COUNT = Value("a whole number, 1 or more", lambda value: type(value) is int and value >= 1)
-ANY = Value("anything", lambda value: True)
 LIST = Value("a list", lambda value: type(value) is list)
 OBJECT = Value("an object", lambda value: type(value) is dict)
 
@@ -77,7 +86,7 @@ def read(kind, value, at=""):
     match kind:
         case Value(allowed, fits):
             if not fits(value):
-                raise Refused(f"{at or 'the file'} is {json.dumps(value)[:80]}, allowed: {allowed}")
+                raise Refused(f"{at or 'all of it'} is {json.dumps(value)[:80]}, allowed: {allowed}")
             return value
         case Maybe(kind):
             return None if value is None else read(kind, value, at)
@@ -114,13 +123,54 @@ def each_once(pairs):
     return made
 
 
+def parse(text):
+    try:
+        return json.loads(text, parse_constant=no_number, object_pairs_hook=each_once)
+    except json.JSONDecodeError as error:
+        raise Refused(f"no JSON at column {error.colno}: {error.msg}") from None
+
+
+def read_head(file, value):
+    # A stage of the kit that came to nothing leaves this.
+    if type(value) is dict and type(value.get("error")) is str:
+        raise Refused(f"nothing was measured: {value['error']}; delete the file")
+    made = read(Record(file.head), value)
+    for into, _ in file.lines.values():
+        setattr(made, into, [])
+    return made
+
+
+def read_line(file, made, value):
+    kind = read(Maybe(TEXT), read(OBJECT, value).get("kind"), "kind")
+    if kind not in file.lines:
+        raise Refused(f"kind is {json.dumps(kind)}, allowed: {', '.join(name or 'none' for name in file.lines)}")
+    into, of = file.lines[kind]
+    getattr(made, into).append(one := read(of, value))
+    return one
+
+
+def read_lines(file, text):
+    """What a `File` of this text holds; its lines have a `number`, for what is found out later."""
+    *lines, cut = text.split("\n")
+    if cut or not lines:
+        # Whoever wrote it was stopped.
+        raise Refused(f"line {len(lines) + 1} is cut after {json.dumps(cut[-40:])}, allowed: a line feed at the end of every line")
+    for number, line in enumerate(lines, 1):
+        try:
+            if number == 1:
+                made = read_head(file, parse(line))
+            else:
+                read_line(file, made, parse(line)).number = number
+        except ValueError as error:
+            raise Refused(f"line {number}: {error}") from None
+    file.finish(made)
+    return made
+
+
 def read_file(kind, path):
     try:
-        value = json.loads(path.read_text("utf-8"), parse_constant=no_number, object_pairs_hook=each_once)
-        # A stage of the kit that came to nothing leaves this.
-        if type(value) is dict and type(value.get("error")) is str:
-            raise Refused(f"nothing was measured: {value['error']}; delete the file")
-        return read(kind, value)
+        text = path.read_text("utf-8")
+        return read_lines(kind, text) if type(kind) is File else read(kind, parse(text))
     except (OSError, ValueError) as error:
         raise Refused(f"{path}: {error}") from None
 
@@ -137,7 +187,9 @@ def measured(machine):
 
 CARD = dict(card=TEXT, compute_capability=TEXT, multiprocessors=NATURAL, simulated=FLAG)
 CARD |= dict(date=Maybe(TEXT), driver=Maybe(TEXT), commit=Maybe(TEXT), torch=Maybe(TEXT))
-ON_CARD = dict(machine=Record(CARD, measured), left_out=Maybe(Many(ANY)))
+ON_CARD = dict(machine=Record(CARD, measured))
+# What the time budget left no room for is a line too.
+LEFT_OUT = {"left out": ("left_out", Record({}))}
 ON_CPU = dict(machine=TEXT, threads=NATURAL, date=TEXT)
 PEERS = Maybe(Named(Record(dict(version=Maybe(TEXT), absent=Maybe(TEXT)))))
 MEDIAN = Record(dict(median=POSITIVE))
@@ -147,21 +199,21 @@ SECONDS = Record(dict(median=POSITIVE, min=POSITIVE))
 def apart(run, key=None):
     """Lines without a time go into `failed`: system and reason. The others measure something once."""
     seen = set()
-    for i, line in enumerate(run.lines):
+    for line in run.lines:
         if key and line.error is None and (line.name, key(line)) in seen:
-            raise Refused(f"lines[{i}] measures {line.name} a second time: {line.what}")
+            raise Refused(f"line {line.number} measures {line.name} a second time: {line.what}")
         if key and line.error is None:
             seen.add((line.name, key(line)))
     run.failed = [(line.name, line.error) for line in run.lines if line.error is not None]
     run.lines = [line for line in run.lines if line.error is None]
-    run.left_out = len(getattr(run, "left_out", None) or [])
+    run.left_out = len(getattr(run, "left_out", []))
 
 
 def named_by_system(line):
     line.name = line.system
 
 
-# attention-<sweep>.json
+# attention-<sweep>.jsonl
 
 
 class Shape(namedtuple("Shape", "model heads kv_heads head_dim inputs rows keys")):
@@ -203,6 +255,7 @@ def attention_line(line):
 
 
 def attention_run(run):
+    run.copy_bytes_per_s_after = run.after[-1].copy_bytes_per_s if run.after else None
     # What every system's output must agree with, but for copies of K and V, which differ.
     ours = {line.shape: line.mean_abs for line in run.lines if line.layout == "shared" and line.mean_abs is not None}
     for line in run.lines:
@@ -214,28 +267,24 @@ def attention_run(run):
     apart(run, lambda line: (line.shape, line.launch, line.tile_rows, line.by_cost))
 
 
-ATTENTION = Record(
-    ON_CARD
-    | dict(
-        sweep=TEXT, copy_bytes_per_s=POSITIVE, copy_bytes_per_s_after=Maybe(NUMBER), empty_pair_us=MEDIAN, peers=PEERS
-    )
-    | dict(
-        lines=Many(
-            line(
-                dict(system=TEXT, layout=one_of(*SYSTEMS, "expanded", "folded"), model=TEXT, mean_abs=Maybe(NUMBER))
-                | {name: COUNT for name in Shape._fields[1:]},
-                dict(bytes=POSITIVE, flops=POSITIVE, cold_us=MEDIAN, warm_us=Maybe(MEDIAN), alone_us=Maybe(MEDIAN))
-                | dict(kernel=Maybe(TEXT), chosen=Maybe(FLAG))
-                | {name: Maybe(NATURAL) for name in PLAN[1:]},
-                attention_line,
-            )
-        )
-    ),
+ATTENTION_LINE = line(
+    dict(system=TEXT, layout=one_of(*SYSTEMS, "expanded", "folded"), model=TEXT, mean_abs=Maybe(NUMBER))
+    | {name: COUNT for name in Shape._fields[1:]},
+    dict(bytes=POSITIVE, flops=POSITIVE, cold_us=MEDIAN, warm_us=Maybe(MEDIAN), alone_us=Maybe(MEDIAN))
+    | dict(kernel=Maybe(TEXT), chosen=Maybe(FLAG))
+    | {name: Maybe(NATURAL) for name in PLAN[1:]},
+    attention_line,
+)
+ATTENTION = File(
+    ON_CARD | dict(sweep=TEXT, copy_bytes_per_s=POSITIVE, empty_pair_us=MEDIAN, peers=PEERS),
+    {None: ("lines", ATTENTION_LINE)}
+    | LEFT_OUT
+    | {"after": ("after", Record(dict(copy_bytes_per_s=POSITIVE))), "clock": ("clocks", Record(dict(seconds=NUMBER)))},
     attention_run,
 )
 
 
-# t5.json of a card
+# t5.jsonl of a card
 
 
 class Work(namedtuple("Work", "shape dtype keys prompts prompt_tokens new_tokens")):
@@ -253,34 +302,21 @@ def t5_line(line):
         line.fastest_s = line.latency_s.min
 
 
-T5 = Record(
-    ON_CARD
-    | dict(
-        same_answers_f32=Maybe(Value("true, false or a text", lambda value: type(value) in (bool, str))), peers=PEERS
-    )
-    | dict(
-        lines=Many(
-            line(
-                dict(
-                    system=TEXT,
-                    shape=TEXT,
-                    dtype=TEXT,
-                    keys=COUNT,
-                    prompts=COUNT,
-                    prompt_tokens=NATURAL,
-                    new_tokens=COUNT,
-                ),
-                dict(latency_s=SECONDS, peak_bytes=Maybe(POSITIVE), decode_step_median_s=Maybe(POSITIVE))
-                | dict(decode_step_floor_bytes=Maybe(POSITIVE)),
-                t5_line,
-            )
-        )
-    ),
+T5_LINE = line(
+    dict(system=TEXT, shape=TEXT, dtype=TEXT, keys=COUNT, prompts=COUNT, prompt_tokens=NATURAL, new_tokens=COUNT),
+    dict(latency_s=SECONDS, peak_bytes=Maybe(POSITIVE), decode_step_median_s=Maybe(POSITIVE))
+    | dict(decode_step_floor_bytes=Maybe(POSITIVE)),
+    t5_line,
+)
+SAME = Value("true, false or a text", lambda value: type(value) in (bool, str))
+T5 = File(
+    ON_CARD | dict(same_answers_f32=Maybe(SAME), peers=PEERS),
+    {None: ("lines", T5_LINE)} | LEFT_OUT,
     lambda run: apart(run, lambda line: line.work),
 )
 
 
-# crossover.json
+# crossover.jsonl
 
 
 def crossover_line(line):
@@ -298,11 +334,11 @@ def crossover(machine):
     at = dict(keys=COUNT, prompts=COUNT, new_tokens=COUNT)
     of_line = line(at, dict(pid_s=SECONDS, pie_s=SECONDS, predicted_gain=POSITIVE), crossover_line)
     fields = dict(shape=TEXT, dtype=TEXT, prompt_tokens=NATURAL, base=Record(at), predicted=Record(predicted))
-    fields |= dict(left_out=Maybe(Many(ANY)), lines=Many(of_line))
-    return Record(machine | fields, lambda run: apart(run, lambda line: line.what))
+    lines = {None: ("lines", of_line)} | LEFT_OUT
+    return File(machine | fields, lines, lambda run: apart(run, lambda line: line.what))
 
 
-# attention.json and t5.json of cpu/
+# attention.jsonl and t5.jsonl of cpu/
 
 
 PROBE = Record(dict(fma_flops_per_s=POSITIVE, copy_bytes_per_s=POSITIVE))
@@ -317,12 +353,14 @@ CPU_LINE = line(
 
 def cpu_run(run):
     if len(run.probes) != 2:
-        raise Refused(f"probes has {len(run.probes)}, allowed: two, before the lines and after them")
+        raise Refused(f"lines of kind probe are {len(run.probes)}, allowed: two, before the others and after them")
     apart(run)
 
 
-CPU = Record(
-    ON_CPU | dict(peers=Named(Record(dict(version=TEXT, note=TEXT))), probes=Many(PROBE), lines=Many(CPU_LINE)), cpu_run
+CPU = File(
+    ON_CPU | dict(peers=Named(Record(dict(version=TEXT, note=TEXT)))),
+    {None: ("lines", CPU_LINE), "probe": ("probes", PROBE)},
+    cpu_run,
 )
 
 
@@ -374,8 +412,16 @@ INTENSITY = Record(
 # method/
 
 
+def by_task(lines):
+    made = {line.task: line for line in lines}
+    for line in lines:
+        if made[line.task] is not line:
+            raise Refused(f'line {line.number}: task is "{line.task}", which further down has another line')
+    return dict(sorted(made.items()))
+
+
 TASK = Record(
-    dict(prompts=NATURAL, input_tokens=NUMBER, prompt_tokens=NUMBER, new_tokens=NUMBER)
+    dict(task=TEXT, prompts=NATURAL, input_tokens=NUMBER, prompt_tokens=NUMBER, new_tokens=NUMBER)
     | dict(always_nothing=Maybe(Record(dict(accuracy=SHARE))))
     | dict(size=Maybe(Record(dict(of=TEXT, counts=TEXT, value=NATURAL))))
     | dict(example=Record(dict(text=TEXT, prompts=Many(TEXT, 1), answers=Many(TEXT, 1))))
@@ -388,50 +434,96 @@ TRAINING = Record(
 
 
 def quality(made):
-    for i, run in enumerate(made.runs):
+    made.tasks = by_task(made.tasks)
+    for run in made.runs:
         if run.task not in made.tasks:
-            raise Refused(f'runs[{i}].task is "{run.task}", allowed: those of tasks')
+            raise Refused(f'line {run.number}: task is "{run.task}", allowed: those of lines of kind task')
+    if not made.runs:
+        raise Refused("no line is of a training")
 
 
-QUALITY = Record(
+QUALITY = File(
     dict(date=TEXT, packages=Named(TEXT), examples_of_a_step=NATURAL, prompts_of_an_example=NATURAL)
-    | dict(evaluated_examples=NATURAL, tasks=Named(TASK), runs=Many(TRAINING, 1)),
+    | dict(evaluated_examples=NATURAL),
+    {None: ("runs", TRAINING), "task": ("tasks", TASK)},
     quality,
 )
+LENGTHS = dict(prompts=NATURAL, prompt_tokens=NATURAL, new_tokens=NATURAL)
+WORK = dict(task=TEXT, keys=NATURAL) | LENGTHS
 
 
 def way_cost(way):
     way.median = median_high(way.seconds)
 
 
-def task_cost(task):
-    task.by_way = {way.way: way for way in task.ways}
-
-
 def costs(made):
-    for i, task in enumerate(made.tasks):
+    tasks = {}
+    for way in made.lines:
+        work = tuple((name, getattr(way, name)) for name in WORK)
+        by_way = tasks.setdefault(work, {})
+        if way.way in by_way:
+            raise Refused(f"line {way.number} measures {way.way} a second time: {way.task}")
+        by_way[way.way] = way
+    made.tasks = [SimpleNamespace(**dict(work), by_way=by_way, ways=list(by_way.values())) for work, by_way in tasks.items()]
+    if not made.tasks:
+        raise Refused("no line is of a way")
+    for task in made.tasks:
         for name in ["PID", "PIE", *made.tasks[0].by_way]:
             if name not in task.by_way:
-                raise Refused(f"tasks[{i}].ways: {task.task} lacks {name}")
+                raise Refused(f"{task.task} lacks {name}")
 
 
 WAY = dict(way=TEXT, seconds=Many(POSITIVE, 1), flops=Maybe(NATURAL), bytes=Maybe(NATURAL), peak_bytes=Maybe(NATURAL))
-LENGTHS = dict(prompts=NATURAL, prompt_tokens=NATURAL, new_tokens=NATURAL)
-TASK_COST = Record(LENGTHS | dict(task=TEXT, keys=NATURAL, ways=Many(Record(WAY, way_cost), 1)), task_cost)
-COSTS = Record(ON_CPU | dict(transformers=TEXT, shape=TEXT, tasks=Many(TASK_COST, 1)), costs)
-MODE = Many(
-    Record(
-        dict(prefilled_tokens=NATURAL, kv_bytes=NATURAL, decode_step_kv_bytes=NATURAL, peak_bytes=NATURAL)
-        | dict(prefill_s=NUMBER, copy_kv_s=NUMBER, decode_s=NUMBER, tokens_per_s=NUMBER)
-    ),
-    1,
+COSTS = File(ON_CPU | dict(transformers=TEXT, shape=TEXT), {None: ("lines", Record(WORK | WAY, way_cost))}, costs)
+MODES = ("shared", "copies", "recompute")
+
+
+def decoder_only(made):
+    made.modes = {mode: [run for run in made.lines if run.mode == mode] for mode in MODES}
+    for mode, runs in made.modes.items():
+        if not runs:
+            raise Refused(f"no line is of mode {mode}")
+
+
+DECODER_ONLY_RUN = Record(
+    dict(mode=one_of(*MODES), prefilled_tokens=NATURAL, kv_bytes=NATURAL, decode_step_kv_bytes=NATURAL, peak_bytes=NATURAL)
+    | dict(prefill_s=NUMBER, copy_kv_s=NUMBER, decode_s=NUMBER, tokens_per_s=NUMBER)
 )
-MODES = Record(dict(shared=MODE, copies=MODE, recompute=MODE))
-DECODER_ONLY = Record(ON_CPU | LENGTHS | dict(shape=TEXT, document_tokens=NATURAL, modes=MODES))
-COST = Record(dict(flops=COUNT, bytes=COUNT))
-LONG_PROMPTS = Record(dict(prompt_tokens=NATURAL, prompts=NATURAL, pid=COST, pie=COST))
-OF_WAYS = Record(dict(pid=COUNT, pie=COUNT, one=COUNT, decoders=COUNT))
-FORMULA = Record(dict(tasks=Named(OF_WAYS), long_prompts=Many(LONG_PROMPTS)))
+DECODER_ONLY = File(
+    ON_CPU | LENGTHS | dict(shape=TEXT, document_tokens=NATURAL), {None: ("lines", DECODER_ONLY_RUN)}, decoder_only
+)
+LONG_PROMPTS = Record(
+    dict(prompt_tokens=NATURAL, prompts=NATURAL, pid_flops=COUNT, pid_bytes=COUNT, pie_flops=COUNT, pie_bytes=COUNT)
+)
+OF_WAYS = Record(dict(task=TEXT, pid=COUNT, pie=COUNT, one=COUNT, decoders=COUNT))
+
+
+def formula(made):
+    made.tasks = by_task(made.tasks)
+
+
+FORMULA = File(
+    dict(shape=TEXT, dtype=TEXT, keys=NATURAL, new_tokens=NATURAL),
+    {None: ("tasks", OF_WAYS), "long prompts": ("long_prompts", LONG_PROMPTS)},
+    formula,
+)
+
+
+# ptxsim/peers.jsonl, host-overhead.jsonl
+
+
+OUTCOMES = ["right", "unsupported", "wrong", "blamed"]
+PTXSIM_ROW = Record(
+    dict(package=TEXT, version=TEXT, kernel=TEXT, card=TEXT, outcome=one_of(*OUTCOMES), message=TEXT)
+)
+PTXSIM = File(dict(date=TEXT), {None: ("rows", PTXSIM_ROW)})
+CALLS = Record(
+    dict(name=TEXT, old=TEXT, new=TEXT, events_tracked=FLAG, batch=COUNT, ns_old=POSITIVE, ns_new=POSITIVE)
+)
+HOST_OVERHEAD = File(
+    dict(date=TEXT, machine=TEXT, driver=TEXT, commit_old=TEXT, commit_new=TEXT, statistic=TEXT),
+    {None: ("lines", CALLS)},
+)
 
 
 # reliability/
@@ -452,14 +544,14 @@ PLANTED = Named(Maybe(Record(dict(test=TEXT, date=TEXT, commit=TEXT))))
 # Folders.
 
 
-CPU_FILES = {"attention.json": CPU, "crossover.json": crossover(ON_CPU), "t5.json": CPU}
-CARD_FILES = {"attention-<sweep>.json": ATTENTION, "crossover.json": crossover(ON_CARD), "t5.json": T5}
-METHOD_FILES = {"cost.json": COSTS, "decoder-only.json": DECODER_ONLY, "formula.json": FORMULA, "quality.json": QUALITY}
+CPU_FILES = {"attention.jsonl": CPU, "crossover.jsonl": crossover(ON_CPU), "t5.jsonl": CPU}
+CARD_FILES = {"attention-<sweep>.jsonl": ATTENTION, "crossover.jsonl": crossover(ON_CARD), "t5.jsonl": T5}
+METHOD_FILES = {"cost.jsonl": COSTS, "decoder-only.jsonl": DECODER_ONLY, "formula.jsonl": FORMULA, "quality.jsonl": QUALITY}
 
 
 def known(path, kinds):
     """What a file of this name holds."""
-    name = "attention-<sweep>.json" if path.name.startswith("attention-") else path.name
+    name = "attention-<sweep>.jsonl" if path.name.startswith("attention-") else path.name
     if name not in kinds:
         raise Refused(f"{path}: known names are {', '.join(kinds)}")
     return kinds[name]
@@ -470,22 +562,26 @@ def results(folder):
     an unknown name is an error: it would silently be missing from the report."""
     path = folder / "intensity.json"
     intensity = read_file(INTENSITY, path) if path.exists() else None
+    # No page shows it.
+    host = folder / "host-overhead.jsonl"
+    if host.exists():
+        read_file(HOST_OVERHEAD, host)
     found = SimpleNamespace(cpu={}, method={}, cards={}, intensity=intensity)
     for machine in sorted(path for path in folder.iterdir() if path.is_dir()):
         # How a run of the kit went: nothing to report.
-        paths = sorted(path for path in machine.glob("*.json") if path.name != "stages.json")
+        paths = sorted(path for path in machine.glob("*.json*") if path.name != "stages.jsonl")
         read_all = lambda kinds: {path.name: read_file(known(path, kinds), path) for path in paths}
         match machine.name:
             case "cpu":
                 found.cpu = read_all(CPU_FILES)
             case "method":
                 found.method = read_all(METHOD_FILES)
-                with_formula(machine / "formula.json", found.method)
+                with_formula(machine / "formula.jsonl", found.method)
             # Pages of their own: reliability.py here, and that of cargo xtask peers ptxsim.
             case "reliability":
                 pass
             case "ptxsim":
-                [known(path, {"peers.json": ANY}) for path in paths]
+                read_all({"peers.jsonl": PTXSIM})
             case name if paths:
                 found.cards[name] = read_all(CARD_FILES)
                 of_one_card(machine, found.cards[name])
@@ -494,18 +590,18 @@ def results(folder):
 
 def with_formula(path, found):
     """What was trained, the cost model was asked about."""
-    tasks = found["quality.json"].tasks if "quality.json" in found else []
+    tasks = found["quality.jsonl"].tasks if "quality.jsonl" in found else []
     if tasks and path.name not in found:
-        raise Refused(f"{path} is missing beside quality.json: cargo xtask method writes both")
+        raise Refused(f"{path} is missing beside quality.jsonl: cargo xtask method writes both")
     for task in tasks:
         if task not in found[path.name].tasks:
-            raise Refused(f"{path}: tasks lacks {task}")
+            raise Refused(f"{path}: no line is of {task}")
 
 
 def of_one_card(folder, runs):
     for name, run in runs.items():
-        if name.startswith("attention-") and name != f"attention-{run.sweep}.json":
-            raise Refused(f"{folder / name}: sweep is {run.sweep}, which belongs into attention-{run.sweep}.json")
+        if name.startswith("attention-") and name != f"attention-{run.sweep}.jsonl":
+            raise Refused(f"{folder / name}: sweep is {run.sweep}, which belongs into attention-{run.sweep}.jsonl")
         card, other = run.machine.card, next(iter(runs.values())).machine.card
         if card != other:
             raise Refused(f"{folder / name}: machine.card is {card}, but other files of its folder are of {other}")

@@ -10,17 +10,16 @@ from pathlib import Path
 import targets
 from figure import Figure
 from made_up import (
-    BASE, COPIES, COPY, E4M3, GEMMA, LINES, PAGE, SDPA, attention, changed, costs, crossover, decoder_only, intensity,
-    line,
-    machine, method, on_cpu, ours, quality, report, sweep, t5, t5_line, training,
+    BASE, COPIES, COPY, E4M3, GEMMA, LINES, PAGE, SDPA, attention, changed, costs, crossover, decoder_only, intensity, line,
+    machine, method, on_cpu, ours, quality, report, sweep, t5, t5_line, text_of, training,
 )  # fmt: skip
 from page import number, row, short
 from performance import pages
 from report import drawn
-from results import ATTENTION, read
+from results import ATTENTION, read_lines
 from sweep import Sweep
 
-FILE = "made-up/attention-full.json"
+FILE = "made-up/attention-full.jsonl"
 
 
 class Texts(unittest.TestCase):
@@ -54,8 +53,8 @@ class Pages(Texts):
             self.assertEqual((ran(), ran("--check")), ((0, f"wrote {PAGE}\n"), (0, "")))
             (results / "old.svg").write_text("")
             self.assertEqual(ran("--check"), (1, "results/cpu/old.svg is of results that are gone; delete it\n"))
-            (results / "t5.json").write_text("{}")
-            self.assertEqual(ran("--check"), (1, f"error: {results}/t5.json: machine is missing\n"))
+            (results / "t5.jsonl").write_text("{}\n")
+            self.assertEqual(ran("--check"), (1, f"error: {results}/t5.jsonl: line 1: machine is missing\n"))
 
     def test_nothing_measured(self):
         page = report({})[PAGE]
@@ -150,7 +149,7 @@ class Cards(Texts):
         lines += [t5_line("HF, PIE", 64, 0.094), t5_line("HF, PIE", 1, 0.020)]
         lines += [t5_line("HF, encoded once and expanded", 64, 0.080)]
         lines += [t5_line("HF, encoded once and expanded, compiled", 64, 0.058)]
-        page = report({FILE: attention([ours(BASE, (1, 1, 128), 5.0)]), "made-up/t5.json": t5(lines)})[PAGE]
+        page = report({FILE: attention([ours(BASE, (1, 1, 128), 5.0)]), "made-up/t5.jsonl": t5(lines)})[PAGE]
         # A step of 1 ms and 64 tokens; 3 GB at 4 TB/s take 0.75 ms.
         at = "(flan-t5-xl, U = 64, n = 512, 16 new tokens)"
         self.holds(page, f"| <= 1.50x | 1.33x {at} | pass |", f"| >= 50000 tokens/s | 64000 tokens/s {at} | pass |")
@@ -159,7 +158,7 @@ class Cards(Texts):
         self.holds(page, f"| >= 4.60x | 4.70x {at} | pass |", f"| >= 3.00x | 2.90x {at} | **miss** |")
         self.holds(page, "| flan-t5-xl | bf16 | 512 | 64 | 3 | 16 | HF, PIE | 0.0940 | 10894 | 6.00 | 4.70x |")
         slow = t5([t5_line("onekv, PID", 64, 0.030)])
-        page = report({FILE: attention([ours(BASE, (1, 1, 128), 5.0)]), "made-up/t5.json": slow})[PAGE]
+        page = report({FILE: attention([ours(BASE, (1, 1, 128), 5.0)]), "made-up/t5.jsonl": slow})[PAGE]
         self.holds(
             page, f"| <= 1.50x | 2.00x {at} | **miss** |", f"| >= 50000 tokens/s | 42667 tokens/s {at} | **miss** |"
         )
@@ -169,9 +168,9 @@ class Cards(Texts):
         for prompts, pid, pie, copied in [(1, 12, 10, 12), (2, 13, 12, 13), (4, 14, 20, 16), (64, 20, 300, 50)]:
             for system, ms in [("onekv, PID", pid), ("onekv, PIE", pie), ("onekv, PID-replicated", copied)]:
                 lines.append(t5_line(system, prompts, ms / 1000))
-        made = report({"made-up/t5.json": t5(lines)})
+        made = report({"made-up/t5.jsonl": t5(lines)})
         self.holds(made[PAGE], "| flan-t5-xl, bf16, n = 512, 16 new tokens | 4, of those measured |")
-        few = report({"made-up/t5.json": t5([line for line in lines if line["prompts"] <= 2])})
+        few = report({"made-up/t5.jsonl": t5([line for line in lines if line["prompts"] <= 2])})
         self.holds(few[PAGE], "16 new tokens | none up to 2 |")
         panel = made["results/made-up/t5-pid.svg"].panels[0]
         self.assertEqual({s.name: s.points[-1] for s in panel.series}["PIE"], (64, 15.0))
@@ -182,7 +181,7 @@ class Cards(Texts):
             ("no CPU time left", "yes | no CPU time left | not measured |"),
         ]:  # fmt: skip
             file = t5([t5_line("onekv, PID", 4, 0.01)]) | {"same_answers_f32": told}
-            self.holds(report({"made-up/t5.json": file})[PAGE], f"same answers as on the CPU | {cells}")
+            self.holds(report({"made-up/t5.jsonl": file})[PAGE], f"same answers as on the CPU | {cells}")
 
 
 FIGURES = ("roofline", "time", "flat", "pid", "peers")
@@ -195,7 +194,7 @@ def figure(made, name):
 class Targets(unittest.TestCase):
     def judged(self, what, lines):
         """Verdict on the target whose description contains `what`, and what was measured."""
-        made = targets.attention(Sweep(read(ATTENTION, attention(lines))))
+        made = targets.attention(Sweep(read_lines(ATTENTION, text_of(attention(lines)))))
         return next((verdict, measured) for name, _, measured, verdict in made if what in name)
 
     def test_both_sides_of_the_limit(self):
@@ -260,7 +259,7 @@ class Targets(unittest.TestCase):
 
 class Crossovers(Texts):
     def page(self, file):
-        return report({"cpu/crossover.json": file})[PAGE]
+        return report({"cpu/crossover.jsonl": file})[PAGE]
 
     def test_they_lie_between_the_points_around_them(self):
         page = self.page(crossover())
@@ -294,7 +293,7 @@ class Crossovers(Texts):
         self.holds(page, "onekv: no time for 1 of its shapes: took too long", "left out 2 more", "| at all up to 40 |")
 
     def test_the_figure_has_a_panel_per_line(self):
-        made = report({"made-up/crossover.json": crossover(by=machine("Card of a test"))})
+        made = report({"made-up/crossover.jsonl": crossover(by=machine("Card of a test"))})
         self.holds(made[PAGE], "## Card of a test", "../results/made-up/crossover.svg")
         panels = made["results/made-up/crossover.svg"].panels
         self.assertEqual([panel.x for panel in panels], ["prompts U", "input tokens n", "new tokens"])
@@ -322,8 +321,8 @@ class Cpu(Texts):
         shorter |= {"of_ours": {"median": 1.5, "min": 1.0, "max": 2.0}}
         of_attention = ["onekv", "onekv, bf16", "PyTorch SDPA, K/V expanded", "candle flash, K/V expanded"]
         of_t5 = ["onekv, PID", "candle, encodes once", "HF, PIE"]
-        files = {"cpu/attention.json": file(of_attention, [None]), "cpu/t5.json": file(of_t5, ["t5-small", "t5-base"])}
-        files["cpu/attention.json"]["lines"].append(shorter)
+        files = {"cpu/attention.jsonl": file(of_attention, [None]), "cpu/t5.jsonl": file(of_t5, ["t5-small", "t5-base"])}
+        files["cpu/attention.jsonl"]["lines"].append(shorter)
         made = report(files)
         ratio = "2.50x, 2.25 to 4.00"
         self.holds(
@@ -388,7 +387,7 @@ class Method(Texts):
         copies = "768 (1.00x) | 300 (15.0x) | 300 (15.0x) | 1.50 (1.00x) | 4.00 (4.00x) | 10.0 (1.00x) | 5.00 (1.00x)"
         self.holds(text, f"| copies | {copies} |\n")
         self.assertNotIn("and yet less time", text)
-        slow = method(quality(), cost=changed(costs(), ["tasks", 0, "ways", 0, "seconds"], [4.0, 12.0, 18.0]))[
+        slow = method(quality(), cost=changed(costs(), ["lines", 0, "seconds"], [4.0, 12.0, 18.0]))[
             self.PAGE
         ]
         self.holds(slow, "qa: by formula PIE takes more FLOPs than PID, and yet less time: 0.500x")

@@ -279,13 +279,14 @@ fn check_in(kit: &Path, elsewhere: &Path, driver: &Path) -> Result<()> {
 
 /// Whether a smoke run left what it should.
 fn judge(results: &Path) -> Result<()> {
-    let read = |name: &str| -> Result<Value> {
+    let read = |name: &str| -> Result<Vec<Value>> {
         let text =
             std::fs::read_to_string(results.join(name)).with_context(|| format!("the kit left no {name}"))?;
-        serde_json::from_str(&text).with_context(|| format!("{name} is no JSON"))
+        let lines: serde_json::Result<_> = text.lines().map(serde_json::from_str).collect();
+        lines.with_context(|| format!("{name} is no JSON lines"))
     };
-    let (stages, bench) = (read("stages.json")?, read("attention-smoke.json")?);
-    let steps = stages["steps"].as_array().context("no steps")?;
+    let (steps, lines) = (read("stages.jsonl")?, read("attention-smoke.jsonl")?);
+    let (_, steps) = steps.split_first().context("no steps")?;
     for name in ["start", "smoke-test-attention", "smoke-test-cuda", "conformance", "ours-smoke"] {
         match steps.iter().find(|step| step["name"] == name) {
             Some(step) if step["outcome"] == "passed" => (),
@@ -293,7 +294,7 @@ fn judge(results: &Path) -> Result<()> {
             None => bail!("the kit never ran {name}"),
         }
     }
-    let lines = bench["lines"].as_array().context("no lines")?;
+    let (head, lines) = lines.split_first().context("no lines")?;
     let ours = lines.iter().filter(|line| line["system"].as_str().is_some_and(|s| s.starts_with("onekv")));
     if let Some(error) = ours.clone().find_map(|line| line["error"].as_str()) {
         bail!("the kit's benchmark: {error}");
@@ -304,7 +305,7 @@ fn judge(results: &Path) -> Result<()> {
             bail!("the kit's benchmark has no line of {system}");
         }
     }
-    if bench["machine"]["simulated"] != true {
+    if head["machine"]["simulated"] != true {
         bail!("the kit's benchmark was not simulated");
     }
     println!("the kit runs: {} steps, {} lines of the benchmark", steps.len(), timed.len());
@@ -312,22 +313,28 @@ fn judge(results: &Path) -> Result<()> {
 }
 
 #[test]
+fn results_of_a_kit_are_put_together_as_its_scripts_test_says() {
+    crate::run::python_tests(&["tools/kit/test_collect.py"]);
+}
+
+#[test]
 fn a_kit_that_left_out_what_it_should_do_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let judged = |stages: &str, bench: &str| {
-        std::fs::write(folder.path().join("stages.json"), stages).unwrap();
-        std::fs::write(folder.path().join("attention-smoke.json"), bench).unwrap();
+        std::fs::write(folder.path().join("stages.jsonl"), stages).unwrap();
+        std::fs::write(folder.path().join("attention-smoke.jsonl"), bench).unwrap();
         judge(folder.path()).map_err(|error| error.to_string())
     };
+    let text = |lines: &[Value]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
     let step = |name| json!({ "name": name, "outcome": "passed" });
     let steps = ["start", "smoke-test-attention", "smoke-test-cuda", "conformance", "ours-smoke"].map(step);
-    let stages = json!({ "steps": steps }).to_string();
+    let stages = text(&[&[json!({ "machine": {} })], &steps[..]].concat());
     let line = |system| json!({ "system": system, "cold_us": { "median": 1.5 }, "error": null });
     let lines = ["onekv", "onekv, K/V per prompt", "onekv, K/V in e4m3"].map(line);
-    let bench = json!({ "machine": { "simulated": true }, "lines": lines }).to_string();
+    let bench = text(&[&[json!({ "machine": { "simulated": true } })], &lines[..]].concat());
     assert_eq!(judged(&stages, &bench), Ok(()));
     // Of a peer nothing is asked.
-    assert_eq!(judged(&stages, &bench.replace("[{", r#"[{ "system": "copy", "error": "no" }, {"#)), Ok(()));
+    assert_eq!(judged(&stages, &format!("{bench}{}\n", json!({ "system": "copy", "error": "no" }))), Ok(()));
     for (what, stages, bench) in [
         ("the kit never ran conformance", stages.replace("conformance", "other"), bench.clone()),
         ("the kit's start failed", stages.replacen("passed", "failed", 9), bench.clone()),

@@ -1,8 +1,6 @@
 //! `cargo xtask method`: where prompt-in-decoder holds and where it breaks, by tiny models that are trained here and by what each
 //! way to have many outputs costs; into results/method/, of which `cargo xtask report` makes docs/method.md.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
@@ -26,7 +24,7 @@ pub struct Arguments {
 
 #[derive(Clone, Copy, Subcommand)]
 enum Part {
-    /// Train and evaluate the tiny T5s: results/method/quality.json. What has ended is kept in target/method/runs
+    /// Train and evaluate the tiny T5s: results/method/quality.jsonl. What has ended is kept in target/method/runs
     Quality,
     /// Time every way to have many outputs, ours and Hugging Face's in turns, and the decoder-only example: the rest of
     /// results/method/
@@ -49,38 +47,40 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn quality(jobs: u32) -> Result<()> {
     let python = setup::python("method-venv", "tools/method/requirements.txt", &[])?;
     let mut trainings = command(&python.to_string_lossy(), &["tools/method/run.py", "--out"]);
-    trainings.arg("results/method/quality.json").args(["--work", "target/method/runs", "--date", &date()?]);
+    trainings.arg(QUALITY).args(["--work", "target/method/runs", "--date", &date()?]);
     step("train and evaluate the tiny T5s", trainings.args(["--jobs", &jobs.to_string()]))?;
     let path = root().join(FORMULA);
-    std::fs::write(&path, serde_json::to_string_pretty(&formula(&trained()?)?)? + "\n")
-        .with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(&path, formula(&trained()?)?).with_context(|| format!("cannot write {}", path.display()))
 }
 
-const FORMULA: &str = "results/method/formula.json";
+const QUALITY: &str = "results/method/quality.jsonl";
+const FORMULA: &str = "results/method/formula.jsonl";
 
-/// The tasks of results/method/quality.json.
+/// A task that was trained; of its texts the prompts, and mean tokens.
 #[derive(Deserialize)]
 struct Trained {
-    tasks: BTreeMap<String, Lengths>,
-}
-
-/// Of a text: prompts, and mean tokens.
-#[derive(Deserialize)]
-struct Lengths {
+    task: String,
     prompts: u64,
     input_tokens: f64,
     prompt_tokens: f64,
     new_tokens: f64,
 }
 
-fn trained() -> Result<Trained> {
-    let path = root().join("results/method/quality.json");
+/// By name.
+fn trained() -> Result<Vec<Trained>> {
+    let path = root().join(QUALITY);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
+    let lines: serde_json::Result<Vec<Value>> = text.lines().map(serde_json::from_str).collect();
+    let tasks = lines.with_context(|| path.display().to_string())?;
+    let tasks = tasks.into_iter().filter(|line| line["kind"] == "task").map(serde_json::from_value);
+    let mut tasks: Vec<Trained> =
+        tasks.collect::<serde_json::Result<_>>().with_context(|| path.display().to_string())?;
+    tasks.sort_by(|a, b| a.task.cmp(&b.task));
+    Ok(tasks)
 }
 
 /// The cost model of T5-base in f32, for the pages: FLOPs of a text's answers by task and way, and PID beside PIE as prompts grow.
-fn formula(trained: &Trained) -> Result<Value> {
+fn formula(trained: &[Trained]) -> Result<String> {
     const WAYS: [(&str, Way); 4] = [
         ("pid", Way::Prompts(Method::Pid)),
         ("pie", Way::Prompts(Method::Pie)),
@@ -88,28 +88,35 @@ fn formula(trained: &Trained) -> Result<Value> {
         ("decoders", Way::SeparateDecoders),
     ];
     let model = load::Shape::Base.config()?.cost_shape(64, 4);
-    let of_task = |lengths: &Lengths| -> BTreeMap<&str, u64> {
+    let of_task = |task: &Trained| {
         let [keys, prompt_tokens, new_tokens] =
-            [lengths.input_tokens, lengths.prompt_tokens, lengths.new_tokens].map(|mean| mean.round() as u64);
-        let work = Workload { inputs: 1, prompts: lengths.prompts, keys, prompt_tokens, new_tokens };
-        WAYS.map(|(name, way)| (name, way.cost(&model, &work).flops)).into()
+            [task.input_tokens, task.prompt_tokens, task.new_tokens].map(|mean| mean.round() as u64);
+        let work = Workload { inputs: 1, prompts: task.prompts, keys, prompt_tokens, new_tokens };
+        let mut line = json!({ "task": task.task });
+        for (name, way) in WAYS {
+            line[name] = way.cost(&model, &work).flops.into();
+        }
+        line
     };
-    let tasks: BTreeMap<&str, _> =
-        trained.tasks.iter().map(|(name, lengths)| (name.as_str(), of_task(lengths))).collect();
-    Ok(json!({ "tasks": tasks, "long_prompts": long_prompts(&model) }))
+    let head = json!({ "shape": "t5-base", "dtype": "f32", "keys": KEYS, "new_tokens": NEW_TOKENS });
+    let lines = std::iter::once(head).chain(trained.iter().map(of_task)).chain(long_prompts(&model));
+    Ok(lines.map(|line| format!("{line}\n")).collect())
 }
 
-/// Behind an input of 64 tokens, 10 new tokens each.
+/// Of the input behind which prompts grow, and of each answer.
+const KEYS: u64 = 64;
+const NEW_TOKENS: u64 = 10;
+
 fn long_prompts(model: &ModelShape) -> Vec<Value> {
     let points =
         [4, 64, 512, 4096].into_iter().flat_map(|tokens| [1, 2, 8, 32].map(|prompts| (tokens, prompts)));
     let point = |(prompt_tokens, prompts)| {
-        let work = Workload { inputs: 1, prompts, keys: 64, prompt_tokens, new_tokens: 10 };
-        let [pid, pie] = [Method::Pid, Method::Pie].map(|method| {
-            let total = breakdown(method, model, &work).total();
-            json!({ "flops": total.flops, "bytes": total.bytes })
-        });
-        json!({ "prompt_tokens": prompt_tokens, "prompts": prompts, "pid": pid, "pie": pie })
+        let work = Workload { inputs: 1, prompts, keys: KEYS, prompt_tokens, new_tokens: NEW_TOKENS };
+        let [pid, pie] = [Method::Pid, Method::Pie].map(|method| breakdown(method, model, &work).total());
+        json!({
+            "kind": "long prompts", "prompt_tokens": prompt_tokens, "prompts": prompts,
+            "pid_flops": pid.flops, "pid_bytes": pid.bytes, "pie_flops": pie.flops, "pie_bytes": pie.bytes,
+        })
     };
     points.map(point).collect()
 }
@@ -138,7 +145,6 @@ mod tests {
     #[test]
     fn the_committed_formula_is_of_the_committed_tasks() {
         let committed = std::fs::read_to_string(root().join(FORMULA)).unwrap();
-        let committed: Value = serde_json::from_str(&committed).unwrap();
         assert_eq!(committed, formula(&trained().unwrap()).unwrap());
     }
 
@@ -149,9 +155,8 @@ mod tests {
         let of = |tokens: u64| {
             let at = |point: &&Value| point["prompt_tokens"] == tokens && point["prompts"] == 8;
             let point = points.iter().find(at).unwrap();
-            let ratio =
-                |count: &str| point["pid"][count].as_f64().unwrap() / point["pie"][count].as_f64().unwrap();
-            (ratio("flops"), ratio("bytes"))
+            let of = |name: &str| point[name].as_f64().unwrap();
+            (of("pid_flops") / of("pie_flops"), of("pid_bytes") / of("pie_bytes"))
         };
         let (short, long) = (of(4), of(4096));
         assert!(points.len() == 16 && short.0 < 0.5 && long.0 > 0.7, "{points:?}");

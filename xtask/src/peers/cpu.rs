@@ -105,7 +105,7 @@ fn measure(options: &Options, work: Work, python: Option<&Path>) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let mut script = command("python3", &["tools/peers/turns.py", work.name()]);
     script.arg("--programs").arg(target().join("release"));
-    script.arg("--out").arg(folder.join(work.name()).with_extension("json"));
+    script.arg("--out").arg(folder.join(work.name()).with_extension("jsonl"));
     script.args(["--machine", &machine(), "--date", &date()?]);
     script.args(["--threads", &options.threads.to_string(), "--rounds", &options.rounds.to_string()]);
     for (name, asked) in [("--rows", &options.rows), ("--keys", &options.keys)] {

@@ -26,16 +26,18 @@ pub fn run(stages: &[String], venv: Option<&Path>) -> Result<()> {
     script.arg("--out").arg(&results).args(stages).env("PYTHON", &python);
     // What did not fail is kept all the same.
     let ran = step("run the kit", &mut script);
-    let text = std::fs::read_to_string(results.join("stages.json")).context("the kit left no stages.json")?;
+    let text =
+        std::fs::read_to_string(results.join("stages.jsonl")).context("the kit left no stages.jsonl")?;
     keep(&results, &card(&text)?)?;
     ran
 }
 
 /// Name of the card's folder under `results/`.
 fn card(stages: &str) -> Result<String> {
-    let stages: Value = serde_json::from_str(stages).context("stages.json is no JSON")?;
-    let machine = &stages["machine"];
-    let name = machine["card"].as_str().context("stages.json names no card")?;
+    let head = stages.lines().next().unwrap_or_default();
+    let head: Value = serde_json::from_str(head).context("stages.jsonl begins with no JSON")?;
+    let machine = &head["machine"];
+    let name = machine["card"].as_str().context("stages.jsonl names no card")?;
     if machine["simulated"] != false {
         bail!("{name} is a simulator: its times are none, and are not kept");
     }
@@ -53,7 +55,7 @@ fn keep(from: &Path, card: &str) -> Result<()> {
     for entry in std::fs::read_dir(from)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name == "t5.json" || name == "crossover.json" || name.starts_with("attention-") {
+        if name == "t5.jsonl" || name == "crossover.jsonl" || name.starts_with("attention-") {
             std::fs::copy(&path, folder.join(name))?;
             println!("{}", folder.join(name).display());
         }
@@ -68,7 +70,7 @@ mod tests {
     #[test]
     fn folders_are_named_after_cards_and_simulators_have_none() {
         let of = |name: &str, simulated: &str| {
-            card(&format!(r#"{{"machine": {{"card": "{name}"{simulated}}}}}"#))
+            card(&format!("{{\"machine\": {{\"card\": \"{name}\"{simulated}}}}}\n{{}}\n"))
                 .map_err(|error| error.to_string())
         };
         assert_eq!(of("NVIDIA H200", r#", "simulated": false"#).as_deref(), Ok("h200"));
