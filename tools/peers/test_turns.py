@@ -187,7 +187,7 @@ class FilesAreWritten(unittest.TestCase):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         folder = Path(temporary.name)
-        for name in ("xtask", "candle-t5"):
+        for name in ("ours", "candle-t5"):
             program = folder / name
             program.write_text(
                 f"#!{sys.executable}\nimport json, sys\nfor line in sys.stdin:\n"

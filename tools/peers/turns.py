@@ -1,7 +1,7 @@
 """Ours and the peers in turn at every point, on the CPU: a machine's speed drifts within minutes.
 
 `cargo xtask peers cpu` starts it; results/README.md describes the files. Every system is measured by a process that
-stays and takes orders: ours is `xtask peers measure`, candle's `candle-t5 --orders`, the others' cpu.py. Standard
+stays and takes orders: ours is that of ours/, candle's `candle-t5 --orders`, the others' cpu.py. Standard
 library alone.
 """
 
@@ -153,7 +153,7 @@ def table(lines: list[dict]) -> str:
 
 
 def ours(args: argparse.Namespace) -> Server:
-    return Server("ours", [str(args.programs / "xtask"), "peers", "measure", "--threads", str(args.threads)])
+    return Server("ours", [str(args.programs / "ours"), "--threads", str(args.threads)])
 
 
 def probe(server: Server) -> dict:
@@ -214,7 +214,7 @@ def crossover(args: argparse.Namespace) -> tuple[dict, list[dict]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=[*SYSTEMS, "crossover"])
-    parser.add_argument("--programs", type=Path, required=True, help="folder of xtask, candle-t5 and t5, built")
+    parser.add_argument("--programs", type=Path, required=True, help="folder of ours, candle-t5 and t5, built")
     parser.add_argument("--out", type=Path, required=True, help="the results file")
     parser.add_argument("--machine", required=True, help="for the results file")
     parser.add_argument("--date", required=True, help="for the results file")

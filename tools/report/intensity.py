@@ -2,11 +2,11 @@
 
 from figure import RULE, Figure, Panel, Series
 from page import folded, picture, prose, short, table
+from results import PREFIX
 
 PATH = "results/intensity.svg"
 ONCE = "shared, each byte once"
 NAMES = {"shared": "shared", "replicated": "replicated", "pie": "PIE"}
-PREFIX_NAMES = {"shared": "prefix shared", "copied": "prefix copied"}
 
 
 def section(run, files):
@@ -15,11 +15,16 @@ def section(run, files):
     files[PATH] = figure(run)
     text += picture("FLOP per byte against the number of prompts", PATH)
     text += "\n" + by_prompts(run.backends) + folded("Every point", every_point(run.backends, NAMES))
-    return text + (behind_prefix(run.decoder_only) if run.decoder_only else "")
+    with_prefix = [backend for backend in run.backends if backend.has_prefix]
+    return text + (behind_prefix(run.decoder_only, with_prefix) if with_prefix else "")
 
 
 def prompts_of(backends):
-    return sorted({point.prompts for backend in backends for point in backend.points})
+    return sorted({prompts for backend in backends for _, prompts in backend.at})
+
+
+def points_of(backend, layouts):
+    return [point for (layout, _), point in backend.at.items() if layout in layouts]
 
 
 def with_model(counted, of_model):
@@ -27,12 +32,12 @@ def with_model(counted, of_model):
 
 
 def by_prompts(backends):
-    head = ["U"]
+    head, every = ["U"], prompts_of(backends)
     for backend in backends:
         head += [f"{backend.name}, {name}" for name in NAMES.values()]
-        head += [f"{backend.name}, {ONCE}"] if backend.points[0].once else []
+        head += [f"{backend.name}, {ONCE}"] if backend.at["shared", every[0]].once else []
     rows = []
-    for prompts in prompts_of(backends):
+    for prompts in every:
         row = [prompts]
         for backend in backends:
             points = [backend.at[layout, prompts] for layout in NAMES]
@@ -44,7 +49,7 @@ def by_prompts(backends):
 
 def figure(run):
     def panel(backend):
-        of = {layout: [point for point in backend.points if point.layout == layout] for layout in NAMES}
+        of = {layout: points_of(backend, [layout]) for layout in NAMES}
         series = [
             Series(NAMES[layout], [(point.prompts, point.intensity) for point in points], look)
             for look, (layout, points) in enumerate(of.items())
@@ -60,7 +65,7 @@ def figure(run):
     return Figure(title, source, [panel(backend) for backend in run.backends], 3)
 
 
-def every_point(backends, names):
+def every_point(backends, layouts):
     def millions(count):
         return "" if count is None else short(count * 1e-6)
 
@@ -77,12 +82,12 @@ def every_point(backends, names):
     ]
     rows = []
     for backend in backends:
-        for point in backend.points:
+        for point in points_of(backend, layouts):
             counts = [point.flops, point.read_bytes, point.written_bytes, point.distinct_bytes, point.instructions]
             rows.append(
                 [
                     backend.name,
-                    names[point.layout],
+                    NAMES.get(point.layout, point.layout),
                     point.prompts,
                     *map(millions, counts),
                     ", ".join(point.kernels or []),
@@ -91,20 +96,20 @@ def every_point(backends, names):
     return table(head, rows)
 
 
-def behind_prefix(run):
+def behind_prefix(run, backends):
     """The decoder-only case, in which each sequence has keys of its own beside those that can be shared."""
     text = prose("prefix", run=run)
-    head, names = ["U"], PREFIX_NAMES.values()
-    for backend in run.backends:
-        head += [f"{backend.name}, {name}: MB" for name in names] + ["copied / shared"]
-        head += [f"{name}: FLOP/byte" for name in names]
+    head = ["U"]
+    for backend in backends:
+        head += [f"{backend.name}, {layout}: MB" for layout in PREFIX] + ["copied / shared"]
+        head += [f"{layout}: FLOP/byte" for layout in PREFIX]
     rows = []
-    for prompts in prompts_of(run.backends):
+    for prompts in prompts_of(backends):
         row = [prompts]
-        for backend in run.backends:
-            both = shared, copied = [backend.at[layout, prompts] for layout in PREFIX_NAMES]
+        for backend in backends:
+            both = shared, copied = [backend.at[layout, prompts] for layout in PREFIX]
             row += [with_model(point.distinct_bytes * 1e-6, point.model_bytes * 1e-6) for point in both]
             row.append(f"{short(copied.distinct_bytes / shared.distinct_bytes)}x")
             row += [with_model(point.once, point.of_model) for point in both]
         rows.append(row)
-    return text + table(head, rows) + folded("Every point behind a prefix", every_point(run.backends, PREFIX_NAMES))
+    return text + table(head, rows) + folded("Every point behind a prefix", every_point(backends, PREFIX))

@@ -111,22 +111,20 @@ def on_cpu(lines):
     return {"machine": "m", "threads": 2, "date": "1999-12-31", "peers": peers, "probes": probes, "lines": lines}
 
 
-def intensity(points=None, prefix_points=None):
-    def backends(points):
-        return [{"name": "virtual x", "dtype": "bf16", "counted": "made up", "points": points}]
-
-    def point(layout, prompts, read, model):
+def intensity():
+    def point(layout, read, model):
         return {
-            "layout": layout, "prompts": prompts, "flops": 4000 * prompts, "read_bytes": read - 1000,
+            "backend": "virtual x", "layout": layout, "prompts": 2, "flops": 8000, "read_bytes": read - 1000,
             "written_bytes": 1000, "model_bytes": model, "distinct_bytes": model + 100, "kernels": ["a", "b"],
         }  # fmt: skip
 
-    points = points or [point(layout, 2, 16_000, 1900) for layout in ("shared", "replicated", "pie")]
-    prefix_points = prefix_points or [point("shared", 2, 4000, 1900), point("copied", 2, 9000, 4900)]
+    lines = [point(layout, 16_000, 1900) for layout in ("shared", "replicated", "pie")]
+    lines += [point("prefix shared", 4000, 1900), point("prefix copied", 9000, 4900)]
     decoder_only = {"model": "made up", "heads": 4, "kv_heads": 2, "head_dim": 8, "prefix_keys": 16, "suffix_keys": 4}
     return {
-        "date": "1999-12-31", "heads": 1, "head_dim": 1, "keys": 1, "prompt_tokens": 1, "backends": backends(points),
-        "decoder_only": decoder_only | {"backends": backends(prefix_points)},
+        "date": "1999-12-31", "heads": 1, "head_dim": 1, "keys": 1, "prompt_tokens": 1,
+        "backends": [{"name": "virtual x", "dtype": "bf16", "counted": "made up"}], "decoder_only": decoder_only,
+        "lines": lines,
     }  # fmt: skip
 
 
@@ -212,8 +210,7 @@ def report(files):
         for name, content in files.items():
             path = Path(folder) / name
             path.parent.mkdir(exist_ok=True)
-            written = json.dumps if path.suffix == ".json" else text_of
-            path.write_text(content if isinstance(content, str) else written(content), "utf-8")
+            path.write_text(content if isinstance(content, str) else text_of(content), "utf-8")
         return pages(Path(folder))
 
 

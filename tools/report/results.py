@@ -5,6 +5,7 @@ is allowed. Fields that no page shows may be anything."""
 import json
 import math
 from collections import namedtuple
+from itertools import product
 from statistics import median_high
 from types import SimpleNamespace
 from typing import Any, Callable, NamedTuple
@@ -364,48 +365,49 @@ CPU = File(
 )
 
 
-# intensity.json
+# intensity.jsonl
 
 
-def counted(point):
-    point.intensity = point.flops / (point.read_bytes + point.written_bytes)
-    point.of_model = point.flops / point.model_bytes
+STEP, PREFIX = ("shared", "replicated", "pie"), ("prefix shared", "prefix copied")
+
+
+def counted(line):
+    line.intensity = line.flops / (line.read_bytes + line.written_bytes)
+    line.of_model = line.flops / line.model_bytes
+    if line.layout in PREFIX and line.distinct_bytes is None:
+        raise Refused("distinct_bytes is missing")
     # Where each byte counts once for a launch, however many blocks ask for it.
-    point.once = point.flops / point.distinct_bytes if point.distinct_bytes else None
+    line.once = line.flops / line.distinct_bytes if line.distinct_bytes else None
 
 
-def backends(layouts, distinct_bytes):
-    fields = dict(layout=one_of(*layouts), prompts=COUNT, flops=COUNT, read_bytes=COUNT, written_bytes=COUNT)
-    fields |= dict(model_bytes=COUNT, distinct_bytes=distinct_bytes, instructions=Maybe(NATURAL))
-    points = Many(Record(fields | dict(kernels=Maybe(Many(TEXT))), counted))
-    return dict(backends=Many(Record(dict(name=TEXT, dtype=TEXT, counted=TEXT, points=points))))
+def intensity_run(run):
+    """Every backend has the points of every other one, in each layout; behind a prefix all of them or none."""
+    prompts = {line.prompts for line in run.lines}
+    by_name = {backend.name: backend for backend in run.backends}
+    for backend in run.backends:
+        backend.at = {}
+    if not run.lines:
+        raise Refused("no line is of a point")
+    for line in run.lines:
+        if line.backend not in by_name:
+            raise Refused(f'line {line.number}: backend is "{line.backend}", allowed: {", ".join(by_name)}')
+        by_name[line.backend].at[line.layout, line.prompts] = line
+    for backend in run.backends:
+        backend.has_prefix = any(layout in PREFIX for layout, _ in backend.at)
+        for at in product(STEP + PREFIX if backend.has_prefix else STEP, prompts):
+            if at not in backend.at:
+                raise Refused(f"{backend.name} lacks {at[0]} at {at[1]}")
 
 
-def complete(layouts):
-    """Every backend has the points of every other one, in each layout."""
-
-    def check(run):
-        prompts = {point.prompts for backend in run.backends for point in backend.points}
-        for i, backend in enumerate(run.backends):
-            backend.at = {(point.layout, point.prompts): point for point in backend.points}
-            for at in ((layout, u) for layout in layouts for u in prompts):
-                if at not in backend.at:
-                    raise Refused(f"backends[{i}] lacks {at[0]} at {at[1]}")
-
-    return check
-
-
-STEP, PREFIX = ("shared", "replicated", "pie"), ("shared", "copied")
-BEHIND_PREFIX = Record(
-    dict(model=TEXT, heads=NATURAL, kv_heads=NATURAL, head_dim=NATURAL, prefix_keys=NATURAL, suffix_keys=NATURAL)
-    | backends(PREFIX, COUNT),
-    complete(PREFIX),
-)
-INTENSITY = Record(
+COUNTED = dict(backend=TEXT, layout=one_of(*STEP, *PREFIX), kernels=Maybe(Many(TEXT)))
+COUNTED |= {name: COUNT for name in ("prompts", "flops", "model_bytes", "read_bytes", "written_bytes")}
+COUNTED |= dict(distinct_bytes=Maybe(COUNT), tensor_flops=Maybe(COUNT), instructions=Maybe(NATURAL))
+DECODER = dict(model=TEXT) | {name: NATURAL for name in ("heads", "kv_heads", "head_dim", "prefix_keys", "suffix_keys")}
+INTENSITY = File(
     dict(date=TEXT, heads=NATURAL, head_dim=NATURAL, keys=NATURAL, prompt_tokens=NATURAL)
-    | backends(STEP, Maybe(COUNT))
-    | dict(decoder_only=Maybe(BEHIND_PREFIX)),
-    complete(STEP),
+    | dict(backends=Many(Record(dict(name=TEXT, dtype=TEXT, counted=TEXT)), 1), decoder_only=Record(DECODER)),
+    {None: ("lines", Record(COUNTED, counted))},
+    intensity_run,
 )
 
 
@@ -560,7 +562,7 @@ def known(path, kinds):
 def results(folder):
     """All of a folder: `cpu` and `method` by the names of their files, `cards` by those of their folders too. A file of
     an unknown name is an error: it would silently be missing from the report."""
-    path = folder / "intensity.json"
+    path = folder / "intensity.jsonl"
     intensity = read_file(INTENSITY, path) if path.exists() else None
     # No page shows it.
     host = folder / "host-overhead.jsonl"

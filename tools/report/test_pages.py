@@ -353,7 +353,7 @@ class Cpu(Texts):
 
 class Intensities(Texts):
     def test_counts_beside_the_model(self):
-        made = report({"intensity.json": intensity()})
+        made = report({"intensity.jsonl": intensity()})
         # 8000 FLOP over 16,000 bytes, over the model's 1900, and over 2000 where each counts once.
         self.holds(made[PAGE], "| 2 | 0.500 (4.21) | 0.500 (4.21) | 0.500 (4.21) | 4.00 |")
         self.holds(made[PAGE], "| virtual x | PIE | 2 | 0.00800 | 0.0150 | 0.00100 | 0.00200 |  | a, b |")

@@ -123,14 +123,18 @@ class Files(unittest.TestCase):
         ])  # fmt: skip
 
     def test_intensity(self):
-        point = ("backends", 0, "points", 0)
-        self.each("intensity.json", intensity(), [
-            ((*point, "read_bytes"), 0, "backends[0].points[0].read_bytes is 0"),
-            ((*point, "model_bytes"), ..., "backends[0].points[0].model_bytes is missing"),
-            ((*point, "layout"), "copied", 'layout is "copied", allowed: shared, replicated, pie'),
-            (point, ..., "backends[0] lacks shared at 2"),
-            (("decoder_only", *point, "read_bytes"), 0, "decoder_only.backends[0].points[0].read_bytes is 0"),
-            (("decoder_only", *point, "distinct_bytes"), ..., "points[0].distinct_bytes is missing"),
+        behind_prefix = ("lines", 3)
+        self.each("intensity.jsonl", intensity(), [
+            (("lines", 0, "read_bytes"), 0, "line 2: read_bytes is 0"),
+            (("lines", 0, "model_bytes"), ..., "line 2: model_bytes is missing"),
+            (("lines", 0, "layout"), "copied", 'layout is "copied", allowed: shared, replicated, pie, prefix shared, '),
+            (("lines", 0, "backend"), "virtual y", 'line 2: backend is "virtual y", allowed: virtual x'),
+            (("lines", 0), ..., "virtual x lacks shared at 2"),
+            (behind_prefix, ..., "virtual x lacks prefix shared at 2"),
+            ((*behind_prefix, "read_bytes"), 0, "line 5: read_bytes is 0"),
+            ((*behind_prefix, "distinct_bytes"), ..., "line 5: distinct_bytes is missing"),
+            (("backends",), [], "backends is [], allowed: 1 or more of them"),
+            (("lines",), [], "no line is of a point"),
         ])  # fmt: skip
 
     def test_method(self):

@@ -20,7 +20,6 @@ mod results;
 mod run;
 mod setup;
 mod test;
-mod tiny;
 mod virtual_gpu;
 
 use std::process::ExitCode;
@@ -81,8 +80,8 @@ enum Task {
     /// 1 to 128 prompts over an input of 512 tokens, T5-base's heads: one K/V for all of them, a copy of it for each, and PIE's
     /// K/V of each. The CPU backend in f32 runs under valgrind's callgrind (which must be installed), whose caches say what comes
     /// from memory; the kernels in bf16, which nvcc compiles, run on a virtual h200 and a virtual a100, whose counters say what
-    /// they ask for. Writes results/intensity.json and the report. No card is needed, and no time is measured.
-    Intensity(intensity::Arguments),
+    /// they ask for. Writes results/intensity.jsonl and the report. No card is needed, and no time is measured.
+    Intensity,
     /// Train tiny T5s and time every way to have many outputs of one input: where the method holds and where it breaks
     ///
     /// The paper's three tasks and four that break its assumptions, PID and PIE, three seeds; then seconds and memory of ours, of
@@ -121,7 +120,7 @@ fn main() -> ExitCode {
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Peers { device } => peers::run(&device),
-        Task::Intensity(arguments) => intensity::run(&arguments),
+        Task::Intensity => intensity::run(),
         Task::Method(arguments) => method::run(&arguments),
         Task::Fit(arguments) => fit::run(&arguments),
         Task::Model(arguments) => model::run(&arguments),

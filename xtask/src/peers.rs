@@ -2,8 +2,6 @@
 
 mod cpu;
 mod gpu;
-mod measure;
-mod probe;
 mod ptxsim;
 
 use std::path::PathBuf;
@@ -45,19 +43,12 @@ pub enum Device {
         #[arg(long, value_name = "DIR")]
         venv: Option<PathBuf>,
     },
-    /// Ours, by orders on standard input (what `cpu` runs in release)
-    #[command(hide = true)]
-    Measure {
-        #[arg(long, default_value_t = 2)]
-        threads: usize,
-    },
 }
 
 pub fn run(device: &Device) -> Result<()> {
     match device {
         Device::Gpu { stages, venv } => gpu::run(stages, venv.as_deref()),
         Device::Ptxsim { only, jobs, venv } => ptxsim::run(only.as_deref(), *jobs, venv.as_deref()),
-        Device::Measure { threads } => measure::serve(*threads),
         Device::Cpu(options) => cpu::run(options),
     }
 }

@@ -17,14 +17,8 @@ const CARDS: [(&str, bool, u64); 3] = [("a100", false, 1), ("rtx4090", true, 2),
 const NEWER_CARDS: [(&str, u64); 2] = [("b200", 4), ("rtx5090", 5)];
 /// On which driver calls are made to fail: what they do then is no matter of the card.
 const FAILING_CARD: &str = "h200";
-/// And for the T5 example's: one on which launches overlap, and one on which they do not.
-const T5_CARDS: [&str; 2] = ["a100", "h200"];
-/// And for candle's tensors.
-const CANDLE_CARDS: [&str; 2] = ["a100", "h200"];
-/// And for cust's buffers.
-const CUST_CARDS: [&str; 2] = ["a100", "h200"];
-/// And for programs in C.
-const C_CARDS: [&str; 2] = ["a100", "h200"];
+/// On which all else is tested, T5, candle's tensors, cust's buffers and programs in C: launches overlap on one alone.
+const OTHER_CARDS: [&str; 2] = ["a100", "h200"];
 
 /// Checks the prerequisites, then runs every test of the workspace; `transformers`: also those that need it.
 pub fn run(transformers: bool) -> Result<()> {
@@ -83,9 +77,9 @@ fn compile(driver: &Path) -> Result<()> {
     on_virtual_card(&mut tests, driver, FAILING_CARD);
     // And what the kit takes along.
     step("compile the tests on virtual cards", tests.args(["--bench", "card", "--no-run"]))?;
-    let mut tests = candle_cuda(driver, CANDLE_CARDS[0], &["--test", "candle", "--no-run"])?;
+    let mut tests = candle_cuda(driver, OTHER_CARDS[0], &["--test", "candle", "--no-run"])?;
     step("compile those of candle's tensors", &mut tests)?;
-    step("compile those of cust's buffers", cust_tests(driver, CUST_CARDS[0]).arg("--no-run"))
+    step("compile those of cust's buffers", cust_tests(driver, OTHER_CARDS[0]).arg("--no-run"))
 }
 
 /// What runs two at a time, as few of these keep all cores busy.
@@ -98,7 +92,7 @@ fn steps(driver: &Path) -> Result<Vec<(String, Command)>> {
     let all = "test the library, the T5 example, the virtual GPU, the tools and the documentation's examples";
     // What takes longest begins first.
     let mut steps = vec![(all.to_owned(), workspace("test", "", &[]))];
-    for card in T5_CARDS {
+    for card in OTHER_CARDS {
         steps.push((format!("test T5 on a virtual {card}"), on(card, cuda_tests(&["t5_cuda"]))));
     }
     for (card, tracking, seed) in CARDS {
@@ -113,17 +107,17 @@ fn steps(driver: &Path) -> Result<Vec<(String, Command)>> {
     steps.push(on_card(driver, FAILING_CARD, true, &["failing_driver"], None));
     let tests = on(FAILING_CARD, cuda_tests(&["t5_failing"]));
     steps.push(("test T5 on a driver that fails".to_owned(), tests));
-    for card in CANDLE_CARDS {
+    for card in OTHER_CARDS {
         let tests = candle_cuda(driver, card, &["--test", "candle"])?;
         steps.push((format!("test candle's tensors on the CPU and a virtual {card}"), tests));
     }
-    let tests = candle_cuda(driver, CANDLE_CARDS[0], &["--doc"])?;
+    let tests = candle_cuda(driver, OTHER_CARDS[0], &["--doc"])?;
     steps.push(("test the documentation's examples with candle".to_owned(), tests));
-    for card in C_CARDS {
+    for card in OTHER_CARDS {
         let tests = on(card, cuda_tests(&["c_programs"]));
         steps.push((format!("test programs in C and C++ on a virtual {card}"), tests));
     }
-    for card in CUST_CARDS {
+    for card in OTHER_CARDS {
         let what = format!("test cust's buffers, and what is said without NCCL, on a virtual {card}");
         steps.push((what, cust_tests(driver, card)));
         steps.push((format!("run the example of cust on a virtual {card}"), on(card, example("attention"))));

@@ -66,11 +66,9 @@ pub fn virtual_driver() -> Result<PathBuf> {
         "build the virtual GPU's driver and the examples",
         &mut workspace("build", "", &["--lib", "--examples"]),
     )?;
-    let target = target();
-    let folder = target.join("virtual-gpu");
-    std::fs::create_dir_all(&folder)?;
+    let folder = target().join("virtual-gpu");
+    put_driver("debug", &folder)?;
     for (library, name) in [
-        ("libptxsim_driver.so", "libcuda.so"),
         ("libcublaslt_stand_in.so", "libcublasLt.so"),
         // candle links these, and calls of them what the stand-ins have.
         ("libcandle_stand_ins.so", "libcublas.so"),
@@ -78,16 +76,12 @@ pub fn virtual_driver() -> Result<PathBuf> {
         ("libcandle_stand_ins.so", "libcudart.so"),
         ("libcandle_stand_ins.so", "libnvrtc.so"),
     ] {
-        let (from, to) = (target.join("debug").join(library), folder.join(name));
+        let (from, to) = (target().join("debug").join(library), folder.join(name));
         replace(&to, |new| std::fs::copy(&from, new).map(drop))?;
     }
-    // The same file, as of a real driver: programs that link the one name and load the other get one driver. In lib64 as of a
-    // CUDA toolkit, where cust's build looks.
+    // Where cust's build looks, as in a CUDA toolkit.
     std::fs::create_dir_all(folder.join("lib64"))?;
-    let from = folder.join("libcuda.so");
-    for to in [folder.join("libcuda.so.1"), folder.join("lib64/libcuda.so")] {
-        replace(&to, |new| std::fs::hard_link(&from, new))?;
-    }
+    replace(&folder.join("lib64/libcuda.so"), |new| std::fs::hard_link(folder.join("libcuda.so"), new))?;
     Ok(folder)
 }
 
@@ -95,13 +89,17 @@ pub fn virtual_driver() -> Result<PathBuf> {
 pub fn optimised_driver(folder: &Path) -> Result<PathBuf> {
     let mut build = cargo(&["build", "--release", "--package", "ptxsim-driver"]);
     step("build the virtual GPU's driver", &mut build)?;
+    put_driver("release", folder)?;
+    Ok(folder.to_path_buf())
+}
+
+/// Both names are one file, as of a real driver: programs that link the one and load the other get one driver.
+fn put_driver(profile: &str, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)?;
-    let built = target().join("release/libptxsim_driver.so");
+    let built = target().join(profile).join("libptxsim_driver.so");
     let [library, name] = ["libcuda.so", "libcuda.so.1"].map(|name| folder.join(name));
     replace(&library, |new| std::fs::copy(&built, new).map(drop))?;
-    // The same file: programs that link the one name and load the other get one driver.
-    replace(&name, |new| std::fs::hard_link(&library, new))?;
-    Ok(folder.to_path_buf())
+    replace(&name, |new| std::fs::hard_link(&library, new))
 }
 
 /// Puts what `make` makes in the place of a file that a program may have loaded: written over, it would end that program.

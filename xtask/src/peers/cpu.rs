@@ -65,7 +65,7 @@ pub fn run(options: &Options) -> Result<()> {
     let shapes = std::fs::read_to_string(root().join("tools/peers/shapes.json"))?;
     works.iter().try_for_each(|&work| points_exist(&shapes, work, options))?;
     let python = if options.candle { None } else { Some(setup::peers_python(options.venv.as_deref())?) };
-    step("build ours", &mut cargo(&["build", "--release", "--package", "xtask"]))?;
+    step("build ours", &mut cargo(&["build", "--release", "--package", "onekv-peers"]))?;
     for work in works {
         let (what, package) = match work {
             Work::Crossover => ("build the T5 example", "t5"),

@@ -1,10 +1,13 @@
 //! Our side of tools/peers/orders.py: attention, T5 and the probe of the machine, in one process that stays.
 
+mod probe;
+
 use std::hint::black_box;
 use std::io::BufRead as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use clap::Parser;
 use half::{bf16, f16};
 use indicatif::ProgressBar;
 use onekv::{Element, Keys, Problem, ProblemSpec, SharedKv, View, cpu};
@@ -15,7 +18,7 @@ use t5::generate::{Limits, Task, generate};
 use t5::load::{self, Shape};
 use t5::model::Model;
 
-use super::probe::{Probe, probe};
+use self::probe::{Probe, probe};
 
 const OURS: &str = "onekv";
 const OURS_PID: &str = "onekv, PID";
@@ -66,7 +69,14 @@ enum Answer {
 }
 
 /// Answers orders on standard input, one JSON document a line.
-pub fn serve(threads: usize) -> Result<()> {
+#[derive(Parser)]
+struct Arguments {
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+fn main() -> Result<()> {
+    let Arguments { threads } = Arguments::parse();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let backend = Cpu::new();
     let mut attention: Option<Attention> = None;
