@@ -1,7 +1,7 @@
 //! What a plan is expected to cost, to compare variants and splits with each other.
 //!
 //! The cost is the time of the busiest multiprocessor, which takes its K/V tiles one after the other, plus the starts of its
-//! blocks and the combination of split keys. The constants are data, one set per generation of cards; xtask's `fit` refits
+//! blocks and the combination of split keys. The constants are data, one set per generation of cards; tools/model's `fit` refits
 //! them to a measured sweep.
 
 use std::collections::VecDeque;

@@ -4,7 +4,7 @@
 //! All query rows that read one K/V head of one input, of every prompt, beam, token and grouped query head,
 //! are folded into the rows of tiles: that is the method, in one sentence.
 
-// Public for xtask's `fit` alone, which refits the constants and takes the estimate from here: they change with every fit.
+// Public for tools/model's `fit` alone, which refits the constants and takes the estimate from here: they change with every fit.
 #[doc(hidden)]
 pub mod cost;
 mod facts;

@@ -1,30 +1,31 @@
 //! `cargo xtask`: set-up, tests, peers and reports.
 
 mod bindings;
+// What a multiprocessor holds is told to tools/codegen too.
+#[path = "../../tools/model/src/cards.rs"]
+mod cards;
 mod codegen;
-mod fit;
 mod fuzz;
 mod intensity;
 mod kit;
 #[cfg(test)]
 mod layers;
 mod method;
-mod model;
 mod mutants;
 mod package;
 mod peers;
 mod planted;
 mod reliability;
 mod report;
-mod results;
 mod run;
 mod setup;
 mod test;
 mod virtual_gpu;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 /// One entry point for what the project does beside the library itself.
 #[derive(Parser)]
@@ -89,23 +90,31 @@ enum Task {
     /// several GB; on 2 cores the trainings take under two hours, the times about ten minutes.
     Method(method::Arguments),
     /// Refit the plan's cost constants to a sweep that was measured with every plan
-    ///
-    /// `cargo bench --features cuda --bench card -- --sweep fit --every-plan --out results/<card>/attention-fit.json`
-    /// measures one. Prints how much longer the plan's choices take than the best plans measured, with today's constants
-    /// and with the refitted ones, and the constants as they go into src/plan/cost.rs.
-    Fit(fit::Arguments),
+    #[command(disable_help_flag = true)]
+    Fit(Passed),
     /// Predict what a card should show, from what was counted and what is assumed: nothing of it is measured
-    ///
-    /// Instructions of a tile of keys come from cuda/codegen.md, blocks from the plan, clocks, rates and latencies from
-    /// xtask/src/model/assumptions.rs, with their sources. Prints a table for few rows, many rows and T5's decode step beside
-    /// their targets. Where results/ has a file of the card, prints how far off the model is and fails past 20 %.
-    Model(model::Arguments),
+    #[command(disable_help_flag = true)]
+    Model(Passed),
     /// Look for what tests alone do not see: more cases, Miri, sanitizers, advisories, builds that differ
     ///
     /// Writes results/reliability/ and docs/reliability.md. All of it takes about an hour of two cores.
     Reliability(reliability::Arguments),
     /// Turn the measurements in results/ into docs/performance.md and docs/method.md, with figures and tables beside the results
     Report(report::Arguments),
+}
+
+/// What a program in another package is told, `--help` too.
+#[derive(Args)]
+struct Passed {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+impl Passed {
+    /// To this of its tasks.
+    fn to(self, task: &str) -> Vec<OsString> {
+        std::iter::once(task.into()).chain(self.arguments).collect()
+    }
 }
 
 fn main() -> ExitCode {
@@ -122,8 +131,8 @@ fn main() -> ExitCode {
         Task::Peers { device } => peers::run(&device),
         Task::Intensity => intensity::run(),
         Task::Method(arguments) => method::run(&arguments),
-        Task::Fit(arguments) => fit::run(&arguments),
-        Task::Model(arguments) => model::run(&arguments),
+        Task::Fit(passed) => run::program("onekv-model", false, &passed.to("fit")),
+        Task::Model(passed) => run::program("onekv-model", false, &passed.to("predict")),
         Task::Reliability(arguments) => reliability::run(&arguments),
         Task::Report(arguments) => report::run(&arguments),
     };

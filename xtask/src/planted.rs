@@ -261,7 +261,7 @@ impl Planted {
 
     /// Without the CUDA compiler, candle, or the virtual GPU.
     fn soon_compiled(&self) -> bool {
-        ["onekv", "t5", "xtask"].contains(&self.package())
+        ["onekv", "onekv-model", "t5", "xtask"].contains(&self.package())
             && !self.caught_by.iter().any(|word| word == "--features")
     }
 

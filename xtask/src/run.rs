@@ -1,6 +1,7 @@
 //! Running commands: said before they run, an error when they fail.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -100,6 +101,18 @@ pub fn cargo(arguments: &[&str]) -> Command {
         cargo.env("NVCC", nvcc);
     }
     cargo
+}
+
+/// Runs a package's program where the user stands, with what the user tells it; `release`: as a release build. It tells by itself
+/// what is wrong, and so ends this one too.
+pub fn program(package: &str, release: bool, arguments: &[OsString]) -> Result<()> {
+    let mut program = cargo(&["run", "--quiet", "--package", package, "--manifest-path"]);
+    program.arg(root().join("Cargo.toml")).args(release.then_some("--release")).arg("--").args(arguments);
+    let status = program.current_dir(".").status().context("cannot run cargo; is it installed?")?;
+    if !status.success() {
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    Ok(())
 }
 
 /// This machine's processor.

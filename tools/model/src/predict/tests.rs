@@ -1,32 +1,27 @@
 //! The model moves the right way, stays above its floors, and is held to what is measured.
 
 use onekv::plan::{Variant, variants};
-use serde_json::json;
 
-use super::assumptions::{ALL, T5};
-use super::attention::{floor_us, tile};
 use super::*;
+use crate::attention::{floor_us, tile};
+use crate::measured::tests::{HOPPER, line};
 
-fn tiles() -> String {
-    codegen::tiles().unwrap()
+fn tiles() -> Vec<Counts> {
+    counted().unwrap()
 }
 
-/// As the benchmark measures them, with K and V in 16 bits, and few rows in e4m3 too.
-fn all_measured() -> Vec<shapes::Shape> {
-    let own = shapes::Sweep::MustShow.shapes();
-    let few = own.iter().filter(|shape| shape.folded_rows() <= 64).map(shapes::Shape::with_e4m3_kv);
+/// With K and V in 16 bits, and few rows in e4m3 too.
+fn all_shapes() -> Vec<Shape> {
+    let own = Sweep::MustShow.shapes();
+    let few = own.iter().filter(|shape| shape.folded_rows() <= 64).map(Shape::with_e4m3_kv);
     own.iter().copied().chain(few).collect()
 }
 
-fn all_shapes() -> Vec<Shape> {
-    all_measured().iter().map(shape).collect()
-}
-
 /// Times of all shapes and of T5's step.
-fn times(a: &Assumptions, tiles: &str) -> Vec<f64> {
+fn times(a: &Assumptions, tiles: &[Counts]) -> Vec<f64> {
     let times =
         all_shapes().iter().filter_map(|s| Some(predicted(s, a, tiles).unwrap().1?.us)).collect::<Vec<_>>();
-    times.into_iter().chain(step(a, tiles).unwrap().map(|step| step.us)).collect()
+    times.into_iter().chain(xl_step(a, tiles).unwrap().map(|step| step.us)).collect()
 }
 
 #[test]
@@ -51,7 +46,7 @@ fn every_assumption_moves_times_the_right_way() {
     let tiles = tiles();
     let hopper = CARDS[0];
     let before = times(&hopper, &tiles);
-    for (name, worse) in ALL {
+    for (name, worse) in WORSE {
         let mut a = hopper;
         worse(&mut a, 16.0);
         let after = times(&a, &tiles);
@@ -67,11 +62,10 @@ fn every_assumption_moves_times_the_right_way() {
     }
 }
 
-#[test]
-fn bytes_are_those_that_the_benchmark_says() {
-    for measured in all_measured() {
-        assert_eq!(shape(&measured).bytes(), measured.bytes() as f64, "{}", shape(&measured));
-    }
+/// T5-base on 8 inputs of 8192 keys.
+fn base(rows: usize) -> Shape {
+    let model = Model { model: "t5-base", heads: 12, kv_heads: 12, head_dim: 64, softcap: None };
+    Shape { model, inputs: 8, rows, keys: 8192, e4m3_kv: false, dtype: DType::Bf16 }
 }
 
 /// Bytes that are read twice as fast take half as long where they are most of what is done, and less nowhere.
@@ -87,17 +81,7 @@ fn twice_the_bandwidth_helps_few_rows_and_hardly_many() {
         let [slow, fast] = [&CARDS[0], &fast].map(|a| predicted(shape, a, &tiles).unwrap().1.unwrap().us);
         slow / fast
     };
-    let model = "t5-base".to_owned();
-    let few = Shape {
-        model,
-        heads: 12,
-        kv_heads: 12,
-        head_dim: 64,
-        inputs: 8,
-        rows: 8,
-        keys: 8192,
-        e4m3_kv: false,
-    };
+    let few = base(8);
     assert!(gain(&few) > 1.6 && gain(&Shape { rows: 2048, keys: 2048, ..few }) < 1.05);
 }
 
@@ -106,9 +90,12 @@ fn more_instructions_take_no_less() {
     let tiles = tiles();
     for shape in all_shapes() {
         let (plan, now) = predicted(&shape, &CARDS[0], &tiles).unwrap();
-        let counts = codegen::per_tile(&tiles, &plan.variant().kernel(), "9.0").unwrap().unwrap();
-        let more = predict(&shape, &plan, &counts.map(|n| 2 * n), &CARDS[0]).unwrap();
-        assert!(more.us >= now.unwrap().us, "{shape}");
+        let counts = counts_of(&tiles, &plan.variant().kernel(), "9.0").unwrap();
+        let Counts { address, exponentials, fp32, all, .. } = counts;
+        let [address, exponentials, fp32, all] = [address, exponentials, fp32, all].map(|count| 2 * count);
+        let twice = Counts { address, exponentials, fp32, all, ..counts.clone() };
+        let more = predict(&shape, &plan, &twice, &CARDS[0]).unwrap();
+        assert!(more.us >= now.unwrap().us, "{}", title(&shape));
     }
 }
 
@@ -118,15 +105,22 @@ fn nothing_is_quicker_than_its_floor() {
     for a in &CARDS {
         for shape in all_shapes() {
             if let Some(p) = predicted(&shape, a, &tiles).unwrap().1 {
-                assert!(p.us > floor_us(&shape, a), "{}: {shape}", a.card);
+                assert!(p.us > floor_us(&shape, a), "{}: {}", a.card, title(&shape));
             }
         }
-        let Some(step) = step(a, &tiles).unwrap() else { continue };
+        let Some(step) = xl_step(a, &tiles).unwrap() else { continue };
         assert!(step.us > step.floor_us, "{}", a.card);
         // Nor where a product's weights may all come early, and nothing else takes time.
-        let t5 = T5 { small_us: 0.0, positions: 0.0, product_end_us: 0.0, ring_bytes: 1e12, ..a.t5 };
-        let none = Assumptions { gap_us: 0.0, idle_latency_us: 0.0, t5, ..*a };
-        let step = super::step(&none, &tiles).unwrap().unwrap();
+        let none = Assumptions {
+            gap_us: 0.0,
+            idle_latency_us: 0.0,
+            t5_small_us: 0.0,
+            t5_positions: 0.0,
+            t5_product_end_us: 0.0,
+            t5_ring_bytes: 1e12,
+            ..*a
+        };
+        let step = xl_step(&none, &tiles).unwrap().unwrap();
         assert!(step.us > step.floor_us, "{}: {} us, floor {}", a.card, step.us, step.floor_us);
     }
 }
@@ -141,7 +135,10 @@ fn the_guess_of_overlap_is_that_of_flash_attention_3() {
         let mut v = *variants::all().find(like).unwrap();
         v.tile_keys = keys;
         // Of a thread's scores an exponential each, scaled, summed, compared; of its outputs a product.
-        let counts = [40, 16, keys / 2 + 2, 3 * keys / 2 + head_dim / 2 + keys / 4, 1, 12, 4, 4];
+        let (exponentials, fp32) = (keys / 2 + 2, 3 * keys / 2 + head_dim / 2 + keys / 4);
+        let all = 40 + 16 + exponentials + fp32 + 1 + 12 + 4 + 4;
+        let [kernel, card] = [v.kernel(), "9.0".to_owned()];
+        let counts = Counts { kernel, card, address: 40, exponentials, fp32, all };
         let tile = tile(&v, &counts, 1, &CARDS[1]);
         let clocks =
             tile.parts.iter().map(|part| part.1).fold(0.0, f64::max) + CARDS[1].not_hidden * tile.shorter;
@@ -150,29 +147,16 @@ fn the_guess_of_overlap_is_that_of_flash_attention_3() {
     }
 }
 
-/// A made-up file of a card: times as predicted, and one that is `times` as long, of K and V in e4m3 or not.
+/// Of an H200: two times as predicted, and one that is `times` as long, of K and V in e4m3 or not.
 fn made_up(times: f64, e4m3: bool) -> (String, usize) {
     let tiles = tiles();
-    let line = |rows: usize, times: f64, e4m3_kv: bool| {
-        let (model, inputs, keys) = ("t5-base".to_owned(), 8, 8192);
-        let shape = Shape { model, heads: 12, kv_heads: 12, head_dim: 64, inputs, rows, keys, e4m3_kv };
-        let (system, layout) = if e4m3_kv { ("onekv, K/V in e4m3", "e4m3") } else { ("onekv", "shared") };
-        let us = times * predicted(&shape, &CARDS[0], &tiles).unwrap().1.unwrap().us;
-        json!({
-            "system": system, "layout": layout, "model": "t5-base", "heads": 12, "kv_heads": 12, "head_dim": 64,
-            "inputs": inputs, "rows": rows, "keys": keys, "kernel": "onekv_sm90_bf16_64_16", "split_keys": 64, "split_cluster": 1, "tile_rows": 16,
-            "bytes": shape.bytes(), "flops": shape.flops(), "cold_us": { "median": us },
-        })
+    let timed = |rows: usize, times: f64, e4m3_kv: bool| {
+        let shape = Shape { e4m3_kv, ..base(rows) };
+        let (plan, prediction) = predicted(&shape, &CARDS[0], &tiles).unwrap();
+        let line = line(HOPPER, &shape, &plan, true, times * prediction.unwrap().us);
+        Line { card: "NVIDIA H200".into(), ..line }
     };
-    let file = json!({
-        "machine": { "card": "NVIDIA H200", "compute_capability": "9.0", "multiprocessors": 132, "simulated": false },
-        "sweep": "must-show", "copy_bytes_per_s": 4e12, "empty_pair_us": { "median": 3.0 },
-        "lines": [line(1, 1.0, false), line(16, times, e4m3), line(16, 1.0, !e4m3)],
-    });
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir(folder.path().join("h200")).unwrap();
-    std::fs::write(folder.path().join("h200/attention-must-show.json"), file.to_string()).unwrap();
-    compared(folder.path(), &tiles).unwrap()
+    compared(&[timed(1, 1.0, false), timed(16, times, e4m3), timed(16, 1.0, !e4m3)], &tiles).unwrap()
 }
 
 #[test]

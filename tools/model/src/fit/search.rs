@@ -1,5 +1,6 @@
 //! A minimum of a function that has no derivative: it jumps where a plan's choice changes.
 
+use indicatif::ProgressIterator as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -10,18 +11,17 @@ const LAST_STEP: f64 = 0.01;
 const SPREAD: f64 = 0.8;
 
 /// The least point found by pattern search (Hooke and Jeeves) from `start`, then from `starts` - 1 points around the
-/// best so far. The same arguments give the same point. `tick` is called after each start.
-pub fn minimum(start: &[f64], starts: u32, value: impl Fn(&[f64]) -> f64, tick: impl Fn()) -> Vec<f64> {
+/// best so far. The same arguments give the same point. Shows how far it is.
+pub fn minimum(start: &[f64], starts: u32, value: impl Fn(&[f64]) -> f64) -> Vec<f64> {
     let mut random = StdRng::seed_from_u64(1);
-    let mut best = descend(start.to_vec(), &value);
-    tick();
-    for _ in 1..starts {
-        let from = best.0.iter().map(|x| x + random.random_range(-SPREAD..SPREAD)).collect();
+    let mut best = (start.to_vec(), f64::INFINITY);
+    for i in (0..starts).progress() {
+        let around = |x: &f64| x + random.random_range(-SPREAD..SPREAD);
+        let from = if i == 0 { start.to_vec() } else { best.0.iter().map(around).collect() };
         let found = descend(from, &value);
         if found.1 < best.1 {
             best = found;
         }
-        tick();
     }
     best.0
 }
@@ -67,7 +67,7 @@ mod tests {
         let stairs = |x: &[f64]| {
             x.iter().zip([2.0, -1.0, 0.5]).map(|(x, least)| ((x - least) * 20.0).round().abs()).sum::<f64>()
         };
-        let found = minimum(&[0.0; 3], 4, stairs, || ());
+        let found = minimum(&[0.0; 3], 4, stairs);
         assert_eq!(stairs(&found), 0.0, "{found:?}");
     }
 }

@@ -2,77 +2,58 @@
 
 use anyhow::{Context as _, Result};
 use onekv::plan::{Plan, Variant, variants};
+use serde::Deserialize;
 
-use super::assumptions::Assumptions;
-use crate::codegen::{ADDRESS, Counts, EXPONENTIALS, FP32};
-use crate::results::Shape;
+use crate::assumptions::Assumptions;
+use crate::cards::facts;
+use crate::scripts;
+use crate::shapes::Shape;
 
-/// What takes the longest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    Memory,
-    /// What one multiprocessor has under way, or draws from L2.
-    Draw,
-    TensorCores,
-    /// Exponentials, and in warpgroups the addresses for the products.
-    Softmax,
-    Issue,
-    SharedMemory,
-    /// Each step of a warp, or of a warpgroup, waits for the one before.
-    Chain,
-    /// Launches, starts, ends and the combination: more than all of the above.
-    Starts,
+/// Instructions of one warp for a tile of keys, the larger of what two compilers made.
+#[derive(Clone, Deserialize)]
+pub struct Counts {
+    pub kernel: String,
+    pub card: String,
+    pub address: usize,
+    pub exponentials: usize,
+    pub fp32: usize,
+    pub all: usize,
 }
 
-impl std::fmt::Display for Limit {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Memory => "memory",
-            Self::Draw => "one multiprocessor's reads",
-            Self::TensorCores => "tensor cores",
-            Self::Softmax => "softmax",
-            Self::Issue => "issue",
-            Self::SharedMemory => "shared memory",
-            Self::Chain => "latency chain",
-            Self::Starts => "starts and ends",
-        })
-    }
+/// Those of every kernel on every card, from cuda/codegen.md.
+pub fn counted() -> Result<Vec<Counts>> {
+    scripts::lines("codegen/tiles.py", &[], &[])
+}
+
+/// Of a kernel on the card that is named where there are such, else on the first; `None` of a kernel without.
+pub fn counts_of<'a>(counted: &'a [Counts], kernel: &str, capability: &str) -> Option<&'a Counts> {
+    let mut of_kernel = counted.iter().filter(|counts| counts.kernel == kernel);
+    of_kernel.clone().find(|counts| counts.card == capability).or_else(|| of_kernel.next())
 }
 
 pub struct Prediction {
     pub us: f64,
     pub floor_us: f64,
-    pub limit: Limit,
-}
-
-impl Shape {
-    /// Bytes that must move: K, V with their scales, Q and the output; and operations.
-    pub fn bytes(&self) -> f64 {
-        let scales = if self.e4m3_kv { 2 * 4 * self.kv_heads } else { 0 };
-        self.kv_bytes() + (scales + 4 * self.inputs * self.rows * self.heads * self.head_dim) as f64
-    }
-
-    pub fn flops(&self) -> f64 {
-        4.0 * (self.inputs * self.rows * self.heads * self.head_dim) as f64 * self.keys as f64
-    }
+    /// What takes the longest.
+    pub limit: &'static str,
 }
 
 /// The least time of a shape on a card: its bytes at a copy's rate, or its operations at the data sheet's.
 pub fn floor_us(shape: &Shape, a: &Assumptions) -> f64 {
-    (shape.bytes() / (a.memory_bytes_per_s * a.copy_part)).max(shape.flops() / a.peak_flops) * 1e6
+    (shape.bytes() as f64 / (a.memory_bytes_per_s * a.copy_part)).max(shape.flops() / a.peak_flops) * 1e6
 }
 
 /// What a multiprocessor does with its tiles of keys, in clocks of it.
 pub struct Tile {
-    pub parts: [(Limit, f64); 6],
+    pub parts: [(&'static str, f64); 6],
     /// Products and softmax, which hide behind each other in part.
     pub shorter: f64,
 }
 
 /// Of `beside` blocks at once, for each tile of one of them.
 pub fn tile(v: &Variant, counts: &Counts, beside: usize, a: &Assumptions) -> Tile {
-    let all: f64 = counts.iter().sum::<usize>() as f64;
-    let [address, exponentials, fp32] = [ADDRESS, EXPONENTIALS, FP32].map(|class| counts[class] as f64);
+    let [address, exponentials, fp32, all] =
+        [counts.address, counts.exponentials, counts.fp32, counts.all].map(|count| count as f64);
     // Warps that work on a tile, and rows of each that a product has.
     let consumers = if v.warpgroups { v.threads - 128 } else { v.threads };
     let warps = (consumers / 32 / v.key_warps) as f64;
@@ -102,12 +83,15 @@ pub fn tile(v: &Variant, counts: &Counts, beside: usize, a: &Assumptions) -> Til
     };
     Tile {
         parts: [
-            (Limit::Draw, kv_bytes / v.cluster as f64 / draw),
-            (Limit::TensorCores, products),
-            (Limit::Softmax, own),
-            (Limit::Issue, all * warps / 4.0),
-            (Limit::SharedMemory, shared),
-            (Limit::Chain, chain),
+            // What it has under way, or draws from L2.
+            ("one multiprocessor's reads", kv_bytes / v.cluster as f64 / draw),
+            ("tensor cores", products),
+            // Exponentials, and in warpgroups the addresses for the products.
+            ("softmax", own),
+            ("issue", all * warps / 4.0),
+            ("shared memory", shared),
+            // Each step of a warp, or of a warpgroup, waits for the one before.
+            ("latency chain", chain),
         ],
         // One warpgroup alone has both in its chain already.
         shorter: if v.warpgroups && consumers * beside > 128 { products.min(own) } else { 0.0 },
@@ -121,7 +105,7 @@ fn clock_ghz(v: &Variant, a: &Assumptions) -> f64 {
 /// Predicts a plan's time on a card. `counts`: a warp's instructions for a tile of keys.
 pub fn predict(shape: &Shape, plan: &Plan, counts: &Counts, a: &Assumptions) -> Result<Prediction> {
     let v = plan.variant();
-    let facts = crate::codegen::facts(a.compute_capability, a.multiprocessors)?;
+    let facts = facts(a.compute_capability, a.multiprocessors)?;
     let resident = v.resident(&facts);
     let blocks = plan.work().len();
     let beside = blocks.div_ceil(a.multiprocessors).min(resident);
@@ -138,9 +122,9 @@ pub fn predict(shape: &Shape, plan: &Plan, counts: &Counts, a: &Assumptions) -> 
     let (mut limit, clocks) =
         tile.parts.into_iter().max_by(|x, y| x.1.total_cmp(&y.1)).context("no parts")?;
     let mut working_us = tiles * (clocks + a.not_hidden * tile.shorter) / clock_ghz(v, a) * 1e-3;
-    let memory_us = shape.bytes() / (a.memory_bytes_per_s * a.copy_part) * 1e6;
+    let memory_us = shape.bytes() as f64 / (a.memory_bytes_per_s * a.copy_part) * 1e6;
     if memory_us > working_us {
-        (limit, working_us) = (Limit::Memory, memory_us);
+        (limit, working_us) = ("memory", memory_us);
     }
     // Blocks that follow each other on a multiprocessor start and end one after the other; others that share it go on.
     let turns = blocks.div_ceil(a.multiprocessors) as f64 / beside.max(1) as f64;
@@ -163,7 +147,8 @@ pub fn predict(shape: &Shape, plan: &Plan, counts: &Counts, a: &Assumptions) -> 
         starts_us += a.gap_us + a.combine_loads * a.idle_latency_us + state_bytes / rate * 1e6;
     }
     if starts_us > working_us {
-        limit = Limit::Starts;
+        // Launches, starts, ends and the combination: more than all of the above.
+        limit = "starts and ends";
     }
     Ok(Prediction { us: working_us + starts_us, floor_us: floor_us(shape, a), limit })
 }

@@ -4,8 +4,8 @@ use anyhow::Result;
 use t5::cost::{self, Method, ModelShape, Workload};
 use t5::load;
 
-use super::assumptions::Assumptions;
-use super::attention::Prediction;
+use crate::assumptions::Assumptions;
+use crate::attention::Prediction;
 
 /// A kernel of a step.
 enum Kernel {
@@ -36,10 +36,10 @@ pub fn step(model: &ModelShape, attention: &Prediction, a: &Assumptions) -> Step
     let bytes = |rows: u64, columns: u64| Product((rows * columns * model.element_bytes) as f64);
     let (d, inner) = (model.d_model, model.heads * model.head_dim);
     let idle = |us| Small(us, us);
-    let small = || idle(a.t5.small_us);
+    let small = || idle(a.t5_small_us);
     // A load for the place of a row, one of K, then V: each waits for the one before.
-    let loads = 2.0 + a.t5.positions / a.t5.loads_in_flight;
-    let self_attention = idle(a.idle_latency_us * loads + a.t5.small_us);
+    let loads = 2.0 + a.t5_positions / a.t5_loads_in_flight;
+    let self_attention = idle(a.idle_latency_us * loads + a.t5_small_us);
     let cross_us = attention.us - a.gap_us;
     let cross_attention = Small(cross_us, (cross_us - attention.floor_us).max(0.0));
     // Norms are in the products on either side of them.
@@ -65,9 +65,9 @@ pub fn step(model: &ModelShape, attention: &Prediction, a: &Assumptions) -> Step
                 free_us += a.gap_us + idle_us;
             }
             Product(bytes) => {
-                let early = (free_us + a.gap_us).min(bytes.min(a.t5.ring_bytes) / bytes_per_us);
-                us += a.gap_us + bytes / bytes_per_us - early + a.t5.product_end_us;
-                free_us = a.t5.product_end_us;
+                let early = (free_us + a.gap_us).min(bytes.min(a.t5_ring_bytes) / bytes_per_us);
+                us += a.gap_us + bytes / bytes_per_us - early + a.t5_product_end_us;
+                free_us = a.t5_product_end_us;
             }
         }
     }
