@@ -44,6 +44,15 @@ class Record(NamedTuple):
     finish: Callable[[Any], None] = lambda made: None
 
 
+class File(NamedTuple):
+    """A head in the first line, then a line for each thing. `lines`: by their field `kind`, of the most None, the list that
+    they go into and what they are."""
+
+    head: dict
+    lines: dict
+    finish: Callable[[Any], None] = lambda made: None
+
+
 def line(fields, timed, finish):
     """What a record is to be: one of these fields, and of those of `timed` unless it has an error."""
     always = {"error": Maybe(TEXT), **fields}
@@ -114,10 +123,57 @@ def each_once(pairs):
     return made
 
 
+def parse(text):
+    try:
+        return json.loads(text, parse_constant=no_number, object_pairs_hook=each_once)
+    except json.JSONDecodeError as error:
+        raise Refused(f"no JSON at column {error.colno}: {error.msg}") from None
+
+
+def read_head(file, value):
+    # A stage of the kit that came to nothing leaves this.
+    if type(value) is dict and type(value.get("error")) is str:
+        raise Refused(f"nothing was measured: {value['error']}; delete the file")
+    made = read(Record(file.head), value)
+    for into, _ in file.lines.values():
+        setattr(made, into, [])
+    return made
+
+
+def read_line(file, made, value):
+    kind = read(Maybe(TEXT), read(OBJECT, value).get("kind"), "kind")
+    if kind not in file.lines:
+        raise Refused(f"kind is {json.dumps(kind)}, allowed: {', '.join(name or 'none' for name in file.lines)}")
+    into, of = file.lines[kind]
+    line = read(of, value)
+    getattr(made, into).append(line)
+    return line
+
+
+def read_lines(file, text):
+    """What a `File` of this text holds; its lines have a `number`, for what is found out later."""
+    *lines, cut = text.split("\n")
+    if cut or not lines:
+        # Whoever wrote it was stopped.
+        raise Refused(f"line {len(lines) + 1} is cut after {json.dumps(cut[-40:])}, allowed: a line feed at the end of every line")
+    for number, line in enumerate(lines, 1):
+        try:
+            if number == 1:
+                made = read_head(file, parse(line))
+            else:
+                read_line(file, made, parse(line)).number = number
+        except ValueError as error:
+            raise Refused(f"line {number}: {error}") from None
+    file.finish(made)
+    return made
+
+
 def read_file(kind, path):
     try:
-        value = json.loads(path.read_text("utf-8"), parse_constant=no_number, object_pairs_hook=each_once)
-        # A stage of the kit that came to nothing leaves this.
+        text = path.read_text("utf-8")
+        if type(kind) is File:
+            return read_lines(kind, text)
+        value = parse(text)
         if type(value) is dict and type(value.get("error")) is str:
             raise Refused(f"nothing was measured: {value['error']}; delete the file")
         return read(kind, value)
@@ -437,16 +493,20 @@ FORMULA = Record(dict(tasks=Named(OF_WAYS), long_prompts=Many(LONG_PROMPTS)))
 # reliability/
 
 
-TESTED = Record(dict(date=TEXT, commit=TEXT, tool=TEXT, runs=Many(Record(dict(what=TEXT, command=TEXT, found=TEXT)))))
-FUZZED = Named(
-    Record(
-        dict(date=TEXT, commit=TEXT)
-        | {name: NATURAL for name in ("runs", "seconds", "coverage", "corpus", "peak_mb")}
-    )
-)
-CALL = Record(dict(injected=NATURAL, statuses=Many(TEXT), error=NATURAL, recovered=NATURAL, dropped=NATURAL))
-FAILING_DRIVER = Record(dict(date=TEXT, commit=TEXT, card=TEXT, injected=NATURAL, calls=Named(CALL)))
-PLANTED = Named(Maybe(Record(dict(test=TEXT, date=TEXT, commit=TEXT))))
+def caught(line):
+    if line.test and not (line.date and line.commit):
+        raise Refused("date or commit is missing beside test")
+
+
+RUN = Record(dict(what=TEXT, command=TEXT, found=TEXT))
+TESTED = File(dict(date=TEXT, commit=TEXT, tool=TEXT), {None: ("runs", RUN)})
+FUZZED_FIELDS = dict(target=TEXT, runs=NATURAL, seconds=NATURAL, coverage=NATURAL, features=NATURAL, corpus=NATURAL)
+FUZZED_FIELDS |= dict(corpus_bytes=TEXT, peak_mb=NATURAL, date=TEXT, commit=TEXT)
+FUZZED = File(dict(timeout=COUNT, rss_limit_mb=COUNT), {None: ("targets", Record(FUZZED_FIELDS))})
+CALL = Record(dict(call=TEXT, injected=NATURAL, statuses=Many(TEXT), error=NATURAL, recovered=NATURAL, dropped=NATURAL))
+FAILING_DRIVER = File(dict(date=TEXT, commit=TEXT, card=TEXT, injected=NATURAL), {None: ("calls", CALL)})
+PLANTED_BUG = Record(dict(bug=TEXT, test=Maybe(TEXT), date=Maybe(TEXT), commit=Maybe(TEXT)), caught)
+PLANTED = File(dict(table=TEXT), {None: ("bugs", PLANTED_BUG)})
 
 
 # Folders.

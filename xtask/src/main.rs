@@ -1,20 +1,19 @@
 //! `cargo xtask`: set-up, tests, peers and reports.
 
 mod bindings;
+mod checks;
 mod codegen;
 mod fit;
-mod fuzz;
 mod intensity;
 mod kit;
 #[cfg(test)]
 mod layers;
 mod method;
 mod model;
-mod mutants;
 mod package;
 mod peers;
-mod planted;
-mod reliability;
+#[cfg(test)]
+mod purposes;
 mod report;
 mod results;
 mod run;
@@ -56,21 +55,20 @@ enum Task {
     /// Gather tests, benchmarks and scripts in one folder that runs on a machine with a card and without Rust
     GpuKit(kit::Options),
     /// Check the licences of all dependencies, several versions of one, and every feature on the Rust that is stated for it
-    Package,
+    Package(package::Arguments),
+    /// Run a command on a virtual card, e.g. `cargo xtask on h200 -- cargo test --features cuda --test streams`
+    ///
+    /// Builds the virtual GPU's driver first, and has the command find it as its CUDA driver.
+    On(virtual_gpu::On),
     /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
-    Planted(planted::Arguments),
+    #[command(disable_help_flag = true)]
+    Planted(checks::Arguments),
     /// Run the fuzz targets: inputs that nobody thought of, by libFuzzer
-    ///
-    /// Builds what fuzz/ has for libFuzzer into target/fuzz, with the stable compiler, and runs every target, two at a time where
-    /// there are two cores. Prints runs, coverage and corpus, which also go to results/reliability/fuzz.json. What is found goes to
-    /// target/fuzz/corpus, and inputs that crash, take too long or too much memory to target/fuzz/artifacts; with one of these
-    /// it fails.
-    Fuzz(fuzz::Arguments),
+    #[command(disable_help_flag = true)]
+    Fuzz(checks::Arguments),
     /// Edit the kernels' PTX by rule, one mistake at a time, and see what the virtual GPU notices
-    ///
-    /// Launches of the tests are recorded on virtual cards. Writes results/ptxsim/mutants.md, and prints the mutants that went
-    /// unnoticed and that nobody has read yet.
-    Mutants(mutants::Arguments),
+    #[command(disable_help_flag = true)]
+    Mutants(checks::Arguments),
     /// Measure ours beside PyTorch, Hugging Face and CTranslate2, in one run
     Peers {
         #[command(subcommand)]
@@ -102,9 +100,8 @@ enum Task {
     /// their targets. Where results/ has a file of the card, prints how far off the model is and fails past 20 %.
     Model(model::Arguments),
     /// Look for what tests alone do not see: more cases, Miri, sanitizers, advisories, builds that differ
-    ///
-    /// Writes results/reliability/ and docs/reliability.md. All of it takes about an hour of two cores.
-    Reliability(reliability::Arguments),
+    #[command(disable_help_flag = true)]
+    Reliability(checks::Arguments),
     /// Turn the measurements in results/ into docs/performance.md and docs/method.md, with figures and tables beside the results
     Report(report::Arguments),
 }
@@ -116,16 +113,17 @@ fn main() -> ExitCode {
         Task::Codegen => codegen::run(),
         Task::Test { without_transformers } => test::run(!without_transformers),
         Task::GpuKit(options) => kit::run(&options),
-        Task::Package => package::run(),
-        Task::Planted(arguments) => planted::run(&arguments),
-        Task::Fuzz(arguments) => fuzz::run(&arguments),
-        Task::Mutants(arguments) => mutants::run(&arguments),
+        Task::Package(arguments) => package::run(&arguments),
+        Task::On(arguments) => virtual_gpu::on(&arguments),
+        Task::Planted(arguments) => checks::run("planted", &arguments),
+        Task::Fuzz(arguments) => checks::run("fuzz", &arguments),
+        Task::Mutants(arguments) => checks::run("mutants", &arguments),
         Task::Peers { device } => peers::run(&device),
         Task::Intensity(arguments) => intensity::run(&arguments),
         Task::Method(arguments) => method::run(&arguments),
         Task::Fit(arguments) => fit::run(&arguments),
         Task::Model(arguments) => model::run(&arguments),
-        Task::Reliability(arguments) => reliability::run(&arguments),
+        Task::Reliability(arguments) => checks::run("reliability", &arguments),
         Task::Report(arguments) => report::run(&arguments),
     };
     match done {

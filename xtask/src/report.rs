@@ -37,12 +37,6 @@ pub fn check() -> Result<()> {
     made("are the pages and figures what the results give?", &["--check"])
 }
 
-/// A page alone: a text needs Python and nothing else.
-pub fn write_text(page: &str) -> Result<()> {
-    let arguments = ["-B", "tools/report/report.py", "--root", ".", "--only", page];
-    step(&format!("write {page}"), &mut command("python3", &arguments))
-}
-
 fn made(what: &str, options: &[&str]) -> Result<()> {
     let python = setup::python("report-venv", "tools/report/requirements.txt", &[])?;
     let mut script = command(&python.to_string_lossy(), &["-B", "tools/report/report.py", "--root", "."]);
