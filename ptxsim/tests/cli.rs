@@ -202,8 +202,12 @@ fn recorded_launches_run_again_and_are_mutated() {
     let said = String::from_utf8(output.stdout).unwrap();
     let row = said.lines().find(|line| line.starts_with("drop-store")).unwrap();
     assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["drop-store", "0", "1", "0", "0", "0", "0"]);
-    let json = folder.run("mutate sound.launch --json --limit 1 --seed 3");
-    let tried: Vec<serde_json::Value> = serde_json::from_slice(&json.stdout).unwrap();
+    let json = folder.run("mutate sound.launch wrong.launch --skip-failed --json --limit 1 --seed 3");
+    let lines = String::from_utf8(json.stdout).unwrap();
+    let lines =
+        lines.lines().map(serde_json::from_str).collect::<Result<Vec<serde_json::Value>, _>>().unwrap();
+    let (head, tried) = lines.split_first().unwrap();
+    assert_eq!((&head["launches"], &head["rules"][0]["name"]), (&1.into(), &"drop-fence".into()), "{head}");
     // An access 4 bytes on or 16 before, a store left out.
     assert_eq!(tried.len(), 2, "{tried:?}");
     assert!(tried.iter().all(|t| t["kernel"] == "scale" && t["verdict"] != "survived"), "{tried:?}");

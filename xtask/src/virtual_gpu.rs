@@ -1,10 +1,53 @@
-//! The virtual GPU, and what stands in for NVIDIA's libraries on it.
+//! The virtual GPU, what stands in for NVIDIA's libraries on it, and `cargo xtask on`: a command on a virtual card.
 
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::run::{cargo, nvcc, root, step};
+
+/// The cards that ptxsim plays.
+const CARDS: [&str; 6] = ["a100", "rtx4090", "h100", "h200", "b200", "rtx5090"];
+
+#[derive(clap::Args)]
+pub struct On {
+    /// The card that the virtual GPU plays
+    #[arg(value_parser = CARDS)]
+    card: String,
+    /// Let cargo build candle with CUDA, too: for the feature `candle-cuda`
+    #[arg(long)]
+    candle: bool,
+    /// Run nothing, and print what is set in the environment: a line NAME=VALUE for each variable
+    #[arg(long)]
+    print_env: bool,
+    /// What is run, with its arguments, e.g. `-- cargo test --features cuda --test streams`
+    #[arg(last = true, required_unless_present = "print_env", conflicts_with = "print_env")]
+    command: Vec<OsString>,
+}
+
+pub fn on(arguments: &On) -> Result<()> {
+    let driver = virtual_driver()?;
+    let program = arguments.command.first().cloned().unwrap_or_default();
+    let mut command = std::process::Command::new(&program);
+    command.args(arguments.command.iter().skip(1));
+    if let Some(nvcc) = nvcc()? {
+        command.env("NVCC", nvcc);
+    }
+    on_virtual_card(&mut command, &driver, &arguments.card);
+    if arguments.candle {
+        with_candle(&mut command, &driver)?;
+    }
+    if arguments.print_env {
+        for (name, value) in command.get_envs() {
+            println!("{}={}", name.display(), value.unwrap_or_default().display());
+        }
+        return Ok(());
+    }
+    // In this process's place: its end is the command's.
+    Err(command.exec()).with_context(|| format!("cannot run {}", program.display()))
+}
 
 /// Lets `tests` find the virtual GPU as its driver.
 pub fn on_virtual_card(tests: &mut std::process::Command, driver: &Path, card: &str) {
@@ -109,6 +152,14 @@ fn replace(file: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Resu
     make(&new)
         .and_then(|()| std::fs::rename(&new, file))
         .with_context(|| format!("cannot replace {}", file.display()))
+}
+
+#[test]
+fn cards_are_those_of_ptxsim() {
+    let known = std::fs::read_to_string(root().join("ptxsim/src/card.rs")).unwrap();
+    let names: Vec<&str> =
+        known.split("Card { name: \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(names, CARDS);
 }
 
 #[test]

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use ptxsim::Options;
 use ptxsim::mutate::{Selection, Tried, Verdict, mutate, rules};
+use serde_json::json;
 
 use super::replay::load;
 
 #[derive(clap::Args)]
 pub struct Mutate {
-    /// Files that the driver wrote into the folder of PTXSIM_RECORD, of launches that did not fail
+    /// Files that the driver wrote into the folder of PTXSIM_RECORD
     #[arg(required = true)]
     recordings: Vec<PathBuf>,
     /// Make mistakes of this rule only
@@ -26,7 +27,10 @@ pub struct Mutate {
     /// Choose them by another number
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Print every mutant as JSON
+    /// Leave out launches that failed when they were recorded; else one is an error
+    #[arg(long)]
+    skip_failed: bool,
+    /// Print JSON lines: first the number of launches and the rules, then each mutant
     #[arg(long)]
     pub json: bool,
 }
@@ -43,7 +47,9 @@ struct Count {
 }
 
 pub fn run(arguments: &Mutate) -> Result<String> {
-    let recordings = arguments.recordings.iter().map(|file| load(file)).collect::<Result<Vec<_>>>()?;
+    let mut recordings = arguments.recordings.iter().map(|file| load(file)).collect::<Result<Vec<_>>>()?;
+    recordings.retain(|recording| !(arguments.skip_failed && recording.failed()));
+    let launches = recordings.len();
     let Mutate { rule, limit, seed, .. } = arguments;
     let selection = Selection { rule: rule.clone(), limit: *limit, seed: *seed };
     let start = Instant::now();
@@ -60,7 +66,16 @@ pub fn run(arguments: &Mutate) -> Result<String> {
     let tried =
         mutate(recordings, &selection, Options::from_environment().map_err(anyhow::Error::msg)?, &progress)?;
     eprintln!();
-    Ok(if arguments.json { serde_json::to_string(&tried)? + "\n" } else { table(&tried)? })
+    if arguments.json { lines(launches, &tried) } else { table(&tried) }
+}
+
+fn lines(launches: usize, tried: &[Tried]) -> Result<String> {
+    let rules: Vec<_> = rules().map(|(name, about)| json!({ "name": name, "about": about })).collect();
+    let mut text = json!({ "launches": launches, "rules": rules }).to_string() + "\n";
+    for mutant in tried {
+        text += &(serde_json::to_string(mutant)? + "\n");
+    }
+    Ok(text)
 }
 
 fn table(tried: &[Tried]) -> Result<String> {
