@@ -8,13 +8,8 @@
 mod support;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use half::bf16;
 use ptxsim::{Checks, Counters, Options, TensorMap};
-use support::{Gpu, config, noise};
-
-fn halves(n: usize, seed: u64) -> Vec<bf16> {
-    noise(n, seed).into_iter().map(bf16::from_f32).collect()
-}
+use support::{Gpu, config, halves, tensor_map};
 
 fn attention(criterion: &mut Criterion) {
     let (heads, n) = (4, 512);
@@ -30,19 +25,10 @@ fn attention(criterion: &mut Criterion) {
 fn matmul(criterion: &mut Criterion) {
     let k = 4096;
     let gpu = Gpu::new("h200", include_str!("../tests/kernels/tensor90.ptx"));
-    let map = |address| TensorMap {
-        data_type: 9,
-        address,
-        dimensions: vec![k, 64],
-        strides: vec![2 * k],
-        box_size: vec![64, 64],
-        element_strides: vec![1, 1],
-        interleave: 0,
-        swizzle: 3,
-        promotion: 0,
-        fill: 0,
+    let of = |seed| {
+        let address = gpu.halves(&halves(64 * k as usize, seed));
+        TensorMap { swizzle: 3, ..tensor_map(9, address, &[k, 64], &[64, 64]) }.to_bytes()
     };
-    let of = |seed| map(gpu.halves(&halves(64 * k as usize, seed))).to_bytes();
     let (a, b, c) = (of(1), of(2), gpu.space(4 * 64 * 64));
     let run = |gpu: &Gpu| gpu.run("matmul", &config(1, 160), &[&a, &b, &c, &(k as i32)]);
     measure(criterion, "matrix product by TMA and wgmma, 64 x 64 x 4096", gpu, run);

@@ -214,34 +214,17 @@ impl GlobalMemory {
         }
         let below = table.live.range(..=address).next_back().map(|(_, a)| a);
         let above = table.live.range(address..).next().map(|(_, a)| a);
-        let past = |a: &Arc<Allocation>| address - a.base - a.bytes.min(address - a.base);
-        match (below, above) {
-            (Some(b), Some(a)) if a.base - address < past(b) => {
-                format!(
-                    "{} bytes before the allocation of {} bytes at {:#x}",
-                    a.base - address,
-                    a.bytes,
-                    a.base
-                )
+        // Bytes past the one, and before the other.
+        let past = below.map(|a| (address - a.base - a.bytes.min(address - a.base), a));
+        let before = above.map(|a| (a.base - address, a));
+        let (bytes, side, a) = match (past, before) {
+            (Some((past, b)), before) if before.is_none_or(|(bytes, _)| bytes >= past) => {
+                (past, "past the end of", b)
             }
-            (Some(b), _) => {
-                format!(
-                    "{} bytes past the end of the allocation of {} bytes at {:#x}",
-                    past(b),
-                    b.bytes,
-                    b.base
-                )
-            }
-            (None, Some(a)) => {
-                format!(
-                    "{} bytes before the allocation of {} bytes at {:#x}",
-                    a.base - address,
-                    a.bytes,
-                    a.base
-                )
-            }
-            (None, None) => "nothing is allocated".to_owned(),
-        }
+            (_, Some((bytes, a))) => (bytes, "before", a),
+            _ => return "nothing is allocated".to_owned(),
+        };
+        format!("{bytes} bytes {side} the allocation of {} bytes at {:#x}", a.bytes, a.base)
     }
 
     /// Makes an allocation as it was when its image was taken.

@@ -52,15 +52,23 @@ fn generic_addresses_lead_to_their_spaces() {
 #[test]
 fn indexed_branches_go_where_the_index_says() {
     let arms: String =
-        (0..4).map(|i| format!("ARM{i}:\nmov.u32 %r1, {};\nbra JOIN;\n", 10 * i + 7)).collect();
+        (0..4).map(|i| format!("ARM{i}:\nadd.u32 %r1, %r1, {};\nbra JOIN;\n", 10 * i + 7)).collect();
     let body = |index: &str| {
         format!(
-            "WAYS: .branchtargets ARM0, ARM1, ARM2, ARM3;\n{index}brx.idx %r0, WAYS;\n{arms}JOIN:\n{KEEP}"
+            "WAYS: .branchtargets ARM0, ARM1, ARM2, ARM3;\nmov.u32 %r1, 0;\n{index}brx.idx %r0, WAYS;\n{arms}JOIN:\n\
+             {KEEP}"
         )
     };
-    // Each lane its own way.
-    let got = run("brx", &config(1, 32), &body("and.b32 %r0, %t, 3;\n"), NO_MAP, &[0], 32);
-    assert_eq!(got, (0..32).map(|lane| 10 * (lane % 4) + 7).collect::<Vec<_>>());
+    let ran = |mask: u32| {
+        let gpu = gpu("brx", &body(&format!("and.b32 %r0, %t, {mask};\n")));
+        let out = gpu.ints(&[0; 32]);
+        let counters = gpu.run("run", &config(1, 32), &[&NO_MAP, &out, &out]);
+        let want = (0..32).map(|lane| 10 * (lane & mask) + 7);
+        assert_eq!(gpu.read_ints(out, 32), want.collect::<Vec<_>>(), "lanes by {mask}");
+        counters.thread_instructions
+    };
+    // Each lane its own way and no other, or all one way.
+    assert_eq!(ran(3), ran(0));
     let past = fault("brx past", 32, &body("and.b32 %r0, %t, 7;\n"));
     assert_eq!(past.kind, FaultKind::IllegalInstruction, "{past}");
 }

@@ -3,25 +3,14 @@
 mod support;
 
 use ptxsim::{Counters, LaunchConfig, TensorMap};
-use support::config;
 use support::kernel::*;
+use support::{config, tensor_map};
 
 const U32: u8 = 2;
 
 /// 8 rows of 40 words, in boxes of 32 x 8.
 fn map(address: u64) -> TensorMap {
-    TensorMap {
-        data_type: U32,
-        address,
-        dimensions: vec![40, 8],
-        strides: vec![160],
-        box_size: vec![32, 8],
-        element_strides: vec![1, 1],
-        interleave: 0,
-        swizzle: 0,
-        promotion: 0,
-        fill: 0,
-    }
+    tensor_map(U32, address, &[40, 8], &[32, 8])
 }
 
 /// Counters of `body`, with a map of the input or of the output.
@@ -66,7 +55,7 @@ fn loads_count_what_lies_in_bounds_once() {
     // Rows of 48 bytes, one behind the other: neighbours share sectors.
     let dense = gpu("dense", &tensor("{0, 0}").replace("1024;", "384;"));
     let input = dense.ints(&numbers(96));
-    let map = TensorMap { dimensions: vec![12, 8], strides: vec![48], box_size: vec![12, 8], ..map(input) };
+    let map = tensor_map(U32, input, &[12, 8], &[12, 8]);
     let counters = dense.run("run", &config(1, 32), &[&map.to_bytes(), &input, &input]);
     assert_eq!(bytes(&counters), [384, 12, 0, 0, 384, 384]);
 

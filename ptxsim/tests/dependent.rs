@@ -28,11 +28,7 @@ fn after(body: &str, overlaps: bool) -> Option<FaultKind> {
     let (input, out) = (gpu.ints(&[7; 128]), gpu.ints(&[0; 128]));
     gpu.run("before", &config(1, 64), &[&input, &out]);
     let shape = LaunchConfig { overlaps, ..config(1, 64) };
-    match gpu.launch("run", &shape, &[&NO_MAP, &input, &out]) {
-        Ok(_) => None,
-        Err(ptxsim::LaunchError::Fault(fault)) => Some(fault.kind),
-        Err(other) => panic!("{other}"),
-    }
+    gpu.try_run("run", &shape, &[&NO_MAP, &input, &out]).err().map(|fault| fault.kind)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod support;
 
 use half::f16;
+use ptxsim::FaultKind;
 use support::fragments::*;
 use support::{Gpu, config, noise};
 
@@ -306,6 +307,29 @@ fn mma_of_f64_and_exact_integers() {
         for shape in [(8, 8, 16), (16, 8, 16), (16, 8, 32)] {
             run(shape, a, b, true);
             run(shape, a, b, false);
+        }
+    }
+}
+
+#[test]
+fn matrix_instructions_take_a_whole_warp() {
+    let (words, floats) = (list("%r", 0..8), list("%f", 0..8));
+    let (four, sums) = (list("%r", 0..4), list("%f", 0..4));
+    for text in [
+        "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r0}, [%r39];".to_owned(),
+        "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r39], {%r0};".to_owned(),
+        "movmatrix.sync.aligned.m8n8.trans.b16 %r0, %r1;".to_owned(),
+        format!("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {sums}, {four}, {{%r4, %r5}}, {sums};"),
+        "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%a5, %a6}, {%a7}, {%a8}, {%a5, %a6};".to_owned(),
+        format!("wmma.load.a.sync.aligned.row.m16n16k16.global.f16 {words}, [%a0];"),
+        format!("wmma.store.d.sync.aligned.row.m16n16k16.global.f32 [%a1], {floats};"),
+        format!("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {sums}, %a3, %a3, 1, 1, 1, 0, 0;"),
+    ] {
+        // A block of half a warp, and a warp of which one thread comes.
+        for (threads, text) in [(16, text.clone()), (32, format!("@%p9 {text}"))] {
+            let found = support::kernel::fault("part of a warp", threads, &text);
+            assert_eq!(found.kind, FaultKind::Divergence, "{text}: {found}");
+            assert!(found.message.contains("it takes a whole warp"), "{text}: {found}");
         }
     }
 }

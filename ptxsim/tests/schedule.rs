@@ -2,7 +2,7 @@
 
 mod support;
 
-use ptxsim::{Checks, FaultKind, LaunchError, Options};
+use ptxsim::{Checks, FaultKind, Options};
 use support::kernel::*;
 use support::{Gpu, config};
 
@@ -17,11 +17,8 @@ fn ordered(
     let mut gpu = gpu("schedule", body);
     gpu.options = Options { checks, seed, threads: 1, ..Options::default() };
     let (from, to) = (gpu.ints(&[ONES; 1024]), gpu.ints(&[0; 4096]));
-    match gpu.launch("run", shape, &[&NO_MAP, &from, &to]) {
-        Ok(_) => Ok(gpu.read_ints(to, words)),
-        Err(LaunchError::Fault(fault)) => Err(fault.kind),
-        Err(other) => panic!("{other}"),
-    }
+    let done = gpu.try_run("run", shape, &[&NO_MAP, &from, &to]);
+    done.map(|_| gpu.read_ints(to, words)).map_err(|fault| fault.kind)
 }
 
 /// Two bf16 of 1.

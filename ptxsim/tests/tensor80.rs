@@ -4,14 +4,10 @@ mod support;
 
 use half::bf16;
 use ptxsim::FaultKind;
-use support::{Gpu, config, noise};
+use support::{Gpu, config, halves};
 
 fn gpu() -> Gpu {
     Gpu::new("a100", include_str!("kernels/tensor80.ptx"))
-}
-
-fn halves(n: usize, seed: u64) -> Vec<bf16> {
-    noise(n, seed).into_iter().map(bf16::from_f32).collect()
 }
 
 fn product(a: &[bf16], b: &[bf16], k: usize) -> Vec<f64> {

@@ -4,7 +4,7 @@ mod support;
 
 use half::bf16;
 use ptxsim::{FaultKind, LaunchConfig, TensorMap};
-use support::{Gpu, config, noise};
+use support::{Gpu, config, halves, noise, tensor_map};
 
 const F32: u8 = 7;
 const BF16: u8 = 9;
@@ -12,10 +12,6 @@ const SWIZZLE_128: u8 = 3;
 
 fn gpu() -> Gpu {
     Gpu::new("h200", include_str!("kernels/tensor90.ptx"))
-}
-
-fn halves(n: usize, seed: u64) -> Vec<bf16> {
-    noise(n, seed).into_iter().map(bf16::from_f32).collect()
 }
 
 /// A row-major matrix in boxes.
@@ -27,20 +23,8 @@ fn matrix(
     box_size: [u32; 2],
     swizzle: u8,
 ) -> [u8; 128] {
-    let element = if data_type == BF16 { 2 } else { 4 };
-    let map = TensorMap {
-        data_type,
-        address,
-        dimensions: vec![columns as u64, rows as u64],
-        strides: vec![(columns * element) as u64],
-        box_size: box_size.to_vec(),
-        element_strides: vec![1, 1],
-        interleave: 0,
-        swizzle,
-        promotion: 0,
-        fill: 0,
-    };
-    map.to_bytes()
+    let dimensions = [columns as u64, rows as u64];
+    TensorMap { swizzle, ..tensor_map(data_type, address, &dimensions, &box_size) }.to_bytes()
 }
 
 fn worst(got: &[f32], want: impl Fn(usize, usize) -> f64) -> f64 {

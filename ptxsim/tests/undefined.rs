@@ -2,7 +2,7 @@
 
 mod support;
 
-use ptxsim::{Checks, FaultKind, LaunchError};
+use ptxsim::{Checks, FaultKind};
 use support::config;
 use support::kernel::*;
 
@@ -14,10 +14,9 @@ fn launch(body: &str, threads: u32, checks: Checks) -> Result<Vec<u32>, (FaultKi
     let input = gpu.space(4 * 4096);
     gpu.memory.write(input, &bytes_of(&(0..WRITTEN).collect::<Vec<_>>())).unwrap();
     let out = gpu.ints(&[0; 4096]);
-    match gpu.launch("run", &config(1, threads), &[&NO_MAP, &input, &out]) {
+    match gpu.try_run("run", &config(1, threads), &[&NO_MAP, &input, &out]) {
         Ok(_) => Ok(gpu.read_ints(out, 4096)),
-        Err(LaunchError::Fault(fault)) => Err((fault.kind, fault.message)),
-        Err(other) => panic!("{other}"),
+        Err(fault) => Err((fault.kind, fault.message)),
     }
 }
 

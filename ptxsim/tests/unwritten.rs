@@ -3,8 +3,8 @@
 mod support;
 
 use ptxsim::{FaultKind, TensorMap};
-use support::config;
 use support::kernel::*;
+use support::{config, tensor_map};
 
 const U32: u8 = 2;
 /// Words written of an allocation of 256: the last row of 32 in part.
@@ -31,23 +31,8 @@ fn launch(what: &str, body: &str) -> Result<Vec<u32>, ptxsim::Fault> {
     let gpu = gpu(what, body);
     let (input, out) = (gpu.space(1024), gpu.ints(&[0; 256]));
     gpu.memory.write(input, &bytes_of(&numbers(WRITTEN as u32))).unwrap();
-    let map = TensorMap {
-        data_type: U32,
-        address: input,
-        dimensions: vec![32, 8],
-        strides: vec![128],
-        box_size: vec![32, 8],
-        element_strides: vec![1, 1],
-        interleave: 0,
-        swizzle: 3,
-        promotion: 0,
-        fill: 0,
-    };
-    match gpu.launch("run", &config(1, 128), &[&map.to_bytes(), &input, &out]) {
-        Ok(_) => Ok(gpu.read_ints(out, 256)),
-        Err(ptxsim::LaunchError::Fault(fault)) => Err(*fault),
-        Err(other) => panic!("{other}"),
-    }
+    let map = TensorMap { swizzle: 3, ..tensor_map(U32, input, &[32, 8], &[32, 8]) };
+    gpu.try_run("run", &config(1, 128), &[&map.to_bytes(), &input, &out]).map(|_| gpu.read_ints(out, 256))
 }
 
 #[test]

@@ -347,11 +347,8 @@ fn relaxed_arrivals_publish_nothing() {
     let launch = |body: String| {
         let gpu = gpu("relaxed", &(other.clone() + &body + CLUSTER_SYNC));
         let out = gpu.ints(&[0; 64]);
-        match gpu.launch("run", &cluster(2, 64), &[&NO_MAP, &out, &out]) {
-            Ok(_) => Ok(gpu.read_ints(out, 64)),
-            Err(ptxsim::LaunchError::Fault(fault)) => Err(fault.kind),
-            Err(other) => panic!("{other}"),
-        }
+        let done = gpu.try_run("run", &cluster(2, 64), &[&NO_MAP, &out, &out]);
+        done.map(|_| gpu.read_ints(out, 64)).map_err(|fault| fault.kind)
     };
     let right = Ok((0..64).collect::<Vec<u32>>());
     assert_eq!(launch(format!("{write}{relaxed}{read}")), Err(FaultKind::Race));
@@ -576,11 +573,7 @@ fn products_of_registers_wait_for_a_fence() {
     let launch = |what: &str, body: String| {
         let gpu = gpu(what, &(first.clone() + &body));
         let space = gpu.space(1024);
-        match gpu.launch("run", &config(1, 128), &[&NO_MAP, &space, &space]) {
-            Ok(_) => None,
-            Err(ptxsim::LaunchError::Fault(fault)) => Some(fault.kind),
-            Err(other) => panic!("{what}: {other}"),
-        }
+        gpu.try_run("run", &config(1, 128), &[&NO_MAP, &space, &space]).err().map(|fault| fault.kind)
     };
     let used = "and.b32 %r20, %t, 0;\n";
     for (what, body, fenced) in [
@@ -620,10 +613,7 @@ fn every_warp_of_a_product_has_waited_for_its_operand() {
         let body = format!("{}{body}{product}", set_up.replace("WRITER", &writer.to_string()));
         let gpu = gpu("warps of a product", &body);
         let space = gpu.space(64);
-        gpu.launch("run", &config(1, 128), &[&NO_MAP, &space, &space]).err().map(|e| match e {
-            ptxsim::LaunchError::Fault(fault) => fault.kind,
-            other => panic!("{other}"),
-        })
+        gpu.try_run("run", &config(1, 128), &[&NO_MAP, &space, &space]).err().map(|fault| fault.kind)
     };
     // All four name the same operands.
     let other = product.replace("%a4", "%a5");

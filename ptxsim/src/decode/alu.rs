@@ -1,13 +1,14 @@
 //! Arithmetic: the function, and the form of its operands.
 
+use super::operand::pair;
 use super::{Decoded, Decoder, Opcode, floating, integer, unsupported};
 use crate::ir::{Alu, Class, Logic, Op, Operands, Src};
 use crate::ptx::{Operand, bits_of};
 
 /// What arithmetic opcodes may have besides types.
-const QUALIFIERS: [&str; 25] = [
+const QUALIFIERS: [&str; 26] = [
     "rn", "rz", "rm", "rp", "ftz", "sat", "approx", "full", "relu", "NaN", "xorsign", "abs", "lo", "hi",
-    "wide", "shiftamt", "clamp", "wrap", "l", "r", "f4e", "b4e", "rc8", "ecl", "ecr",
+    "wide", "shiftamt", "clamp", "wrap", "l", "r", "f4e", "b4e", "rc8", "rc16", "ecl", "ecr",
 ];
 const SPECIAL: [&str; 8] = ["rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh"];
 
@@ -17,8 +18,7 @@ fn is_type(word: &str) -> bool {
 
 impl<'m> Decoder<'m> {
     pub(super) fn alu(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {
-        let known = |m: &&str| -> bool { is_type(m) || QUALIFIERS.contains(m) || *m == "rc16" };
-        if !op.modifiers.iter().all(known) {
+        if !op.modifiers.iter().all(|m| is_type(m) || QUALIFIERS.contains(m)) {
             return Err(unsupported());
         }
         let types: Vec<&str> = op.modifiers.iter().copied().filter(|m| is_type(m)).collect();
@@ -61,15 +61,27 @@ impl<'m> Decoder<'m> {
         };
         exactly(operands, wanted + 1)?;
         let dst = self.register(operands.first())?;
-        let mut src = [Src::Immediate(0); 4];
-        for (at, place) in src.iter_mut().enumerate().take(wanted) {
-            *place = self.source(operands.get(at + 1), ty)?;
-        }
+        let src = self.first_sources(operands, wanted, ty, Src::Immediate(0))?;
         let alu = Alu { f, dst, src, count: wanted as u8, pre, post };
         Ok(match form {
             Operands::Plain => (Op::Alu(alu), class),
             form => (Op::AluOf { form, alu }, class),
         })
+    }
+
+    /// The sources behind the result, so many; the rest is `rest`.
+    fn first_sources(
+        &mut self,
+        operands: &[Operand],
+        count: usize,
+        ty: &str,
+        rest: Src,
+    ) -> Result<[Src; 4], String> {
+        let mut sources = [rest; 4];
+        for (source, operand) in sources.iter_mut().zip(operands.iter().skip(1)).take(count) {
+            *source = self.source(Some(operand), ty)?;
+        }
+        Ok(sources)
     }
 
     /// 9.7.8.6: `lop3.b32 d, a, b, c, table` and `lop3.BoolOp.b32 d|p, a, b, c, table, q`.
@@ -85,16 +97,13 @@ impl<'m> Decoder<'m> {
         if table > 255 {
             return Err(format!("table {table}, allowed are 0 to 255"));
         }
-        let mut src = [Src::Immediate(table); 4];
-        for (at, place) in src.iter_mut().enumerate().take(3) {
-            *place = self.source(operands.get(at + 1), "b32")?;
-        }
+        let src = self.first_sources(operands, 3, "b32", Src::Immediate(table))?;
         let f = integer::integer("lop3", &op.modifiers, "b32").ok_or_else(unsupported)?;
         let Some(logic) = logic else {
             let dst = self.register(operands.first())?;
             return Ok((Op::Alu(Alu { f, dst, src, count: 4, pre: None, post: None }), Class::Integer));
         };
-        let (first, second) = self.pair(operands.first());
+        let (first, second) = pair(operands.first());
         let dst = self.target(first)?;
         let predicate = self.predicate_target(second)?;
         let with = self.predicate(operands.get(5))?;
@@ -111,10 +120,7 @@ impl<'m> Decoder<'m> {
         let f = integer::pack(to).ok_or_else(unsupported)?;
         exactly(operands, wanted + 1)?;
         let dst = self.register(operands.first())?;
-        let mut src = [Src::Immediate(0); 4];
-        for (at, place) in src.iter_mut().enumerate().take(wanted) {
-            *place = self.source(operands.get(at + 1), "b32")?;
-        }
+        let src = self.first_sources(operands, wanted, "b32", Src::Immediate(0))?;
         Ok((Op::Alu(Alu { f, dst, src, count: 3, pre: None, post: None }), Class::Convert))
     }
 }

@@ -3,12 +3,12 @@
 use super::atomic::{atomic_op, atomic_op_of, element};
 use super::memory::window;
 use super::{Decoded, Decoder, Opcode, unsupported};
-use crate::ir::{Address, AtomicOp, Bulk, BulkReduction, Class, MbarrierOp, Op, Src, Window};
+use crate::ir::{Address, Bulk, BulkReduction, Class, MbarrierOp, Op, Src, Window};
 use crate::ptx::Operand;
 
 /// 9.7.9.25: what asynchronous copies may have. Masks of bytes and halves of pairs of blocks are not there.
 fn known(op: &Opcode<'_>) -> Result<(), String> {
-    const WORDS: [&str; 27] = [
+    const WORDS: [&str; 29] = [
         "async",
         "bulk",
         "reduce",
@@ -36,11 +36,12 @@ fn known(op: &Opcode<'_>) -> Result<(), String> {
         "L2",
         "L2::cache_hint",
         "L2::64B",
+        "L2::128B",
+        "L2::256B",
     ];
     let dimensions = |m: &str| matches!(m, "1d" | "2d" | "3d" | "4d" | "5d");
-    let sizes = |m: &str| matches!(m, "L2::128B" | "L2::256B");
     let reduction = |m: &str| atomic_op_of(m).is_some() || crate::ptx::bits_of(m) != 0;
-    match op.modifiers.iter().any(|m| !(WORDS.contains(m) || dimensions(m) || sizes(m) || reduction(m))) {
+    match op.modifiers.iter().any(|m| !(WORDS.contains(m) || dimensions(m) || reduction(m))) {
         true => Err(unsupported()),
         false => Ok(()),
     }
@@ -127,10 +128,7 @@ impl<'m> Decoder<'m> {
         match spaces.as_slice() {
             ["shared::cluster" | "shared::cta", from] if reduction.is_none() => {
                 let (barrier, _) = self.address(operands.get(3))?;
-                let multicast = match op.has("multicast::cluster") {
-                    true => Some(self.source(operands.get(4), "b16")?),
-                    false => None,
-                };
+                let multicast = self.multicast(op, operands.get(4))?;
                 let src_window = if *from == "global" { Window::Global } else { Window::Shared };
                 Ok(Bulk::ToShared { dst, src, src_window, bytes, barrier, multicast })
             }
@@ -167,19 +165,18 @@ impl<'m> Decoder<'m> {
         if to_shared {
             let (dst, _) = self.address(operands.first())?;
             let (barrier, _) = self.address(operands.get(2))?;
-            let multicast = match op.has("multicast::cluster") {
-                true => Some(self.source(operands.get(3), "b16")?),
-                false => None,
-            };
+            let multicast = self.multicast(op, operands.get(3))?;
             Ok(Bulk::TensorToShared { dst, map, coordinates, barrier, multicast })
         } else {
             let (src, _) = self.address(operands.get(1))?;
-            let reduction: Option<AtomicOp> = match op.has("reduce") {
-                true => Some(atomic_op(op).ok_or_else(unsupported)?),
-                false => None,
-            };
+            let reduction = op.has("reduce").then(|| atomic_op(op).ok_or_else(unsupported)).transpose()?;
             Ok(Bulk::TensorToGlobal { map, coordinates, src, reduction })
         }
+    }
+
+    /// The mask of the blocks that get a copy.
+    fn multicast(&mut self, op: &Opcode<'_>, operand: Option<&Operand>) -> Result<Option<Src>, String> {
+        op.has("multicast::cluster").then(|| self.source(operand, "b16")).transpose()
     }
 
     fn mbarrier(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Decoded {

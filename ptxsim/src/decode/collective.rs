@@ -1,6 +1,7 @@
 //! Barriers, fences and exchanges within a warp.
 
 use super::atomic::atomic_op;
+use super::operand::pair;
 use super::{Decoded, Decoder, Opcode, unsupported};
 use crate::ir::{
     AtomicOp, BarrierReduction, Class, FenceKind, Logic, Op, PredicateSrc, ShuffleMode, Src, VoteMode,
@@ -26,9 +27,9 @@ impl<'m> Decoder<'m> {
             "shfl" => return self.shuffle(op, operands),
             "vote" => return self.vote(op, operands),
             "match" => {
-                let (first, second) = self.pair(operands.first());
+                let (first, second) = pair(operands.first());
                 let dst = self.register(first)?;
-                let predicate = second.map(|s| self.predicate_target(Some(s))).transpose()?.flatten();
+                let predicate = self.optional_predicate(second)?;
                 let a = self.source(operands.get(1), op.ty())?;
                 let mask = self.source(operands.get(2), "b32")?;
                 let bits = crate::ptx::bits_of(op.ty());
@@ -54,7 +55,7 @@ impl<'m> Decoder<'m> {
                 ));
             }
             _ => {
-                let (first, second) = self.pair(operands.first());
+                let (first, second) = pair(operands.first());
                 let dst = self.target(first)?;
                 let predicate = self.predicate_target(second)?.ok_or_else(unsupported)?;
                 let mask = self.source(operands.get(1), "b32")?;
@@ -146,9 +147,9 @@ impl<'m> Decoder<'m> {
         if !op.has("sync") {
             return Err(unsupported());
         }
-        let (first, second) = self.pair(operands.first());
+        let (first, second) = pair(operands.first());
         let dst = self.register(first)?;
-        let predicate = second.map(|s| self.predicate_target(Some(s))).transpose()?.flatten();
+        let predicate = self.optional_predicate(second)?;
         let a = self.source(operands.get(1), "b32")?;
         let b = self.source(operands.get(2), "b32")?;
         let c = self.source(operands.get(3), "b32")?;

@@ -2,6 +2,7 @@
 
 use super::alu::exactly;
 use super::half::{Ieee, flush};
+use super::operand::pair;
 use super::value::flush32;
 use super::{Decoded, Decoder, Opcode, floating, unsupported};
 use crate::ir::{Class, CompareFn, FixFn, Logic, Op, PredicateSrc, Src};
@@ -58,9 +59,9 @@ impl<'m> Decoder<'m> {
             return Err(unsupported());
         };
         let combine = self.combined(logic, operands)?;
-        let (first, second) = self.pair(operands.first());
+        let (first, second) = pair(operands.first());
         let dst = self.predicate_target(first)?;
-        let complement = second.map(|s| self.predicate_target(Some(s))).transpose()?.flatten();
+        let complement = self.optional_predicate(second)?;
         let (a, b) = (self.source(operands.get(1), ty)?, self.source(operands.get(2), ty)?);
         if ty.ends_with("16x2") {
             return Ok((

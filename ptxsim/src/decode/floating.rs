@@ -102,6 +102,19 @@ fn approximate_quotient(a: f32, b: f32) -> f32 {
     if b.is_finite() && b.abs() > most { a * 0f32.copysign(b) } else { a / b }
 }
 
+/// `min` or `max`; with `.xorsign.abs` of the magnitudes, minus where the signs differ.
+macro_rules! extreme {
+    ($xorsign:expr, $pick:ident, $strict:expr) => {
+        if $xorsign {
+            single!(
+                |a, b| signed_by($pick(a.abs().into(), b.abs().into(), $strict), a.into(), b.into()) as f32
+            )
+        } else {
+            single!(|a, b| $pick(a.into(), b.into(), $strict) as f32)
+        }
+    };
+}
+
 fn single(base: &str, modifiers: &[&str]) -> Option<AluFn> {
     let has = |m: &str| modifiers.contains(&m);
     Some(match base {
@@ -142,24 +155,10 @@ fn single(base: &str, modifiers: &[&str]) -> Option<AluFn> {
         "neg" => alu!(|a: u32| a ^ 0x8000_0000),
         "copysign" => alu!(|a: u32, b: u32| (a & 0x8000_0000) | (b & 0x7fff_ffff)),
         "min" | "max" if has("xorsign") != has("abs") => return None,
-        "min" if has("xorsign") && has("NaN") => {
-            single!(|a, b| signed_by(smaller(a.abs().into(), b.abs().into(), true), a.into(), b.into()) as f32)
-        }
-        "max" if has("xorsign") && has("NaN") => {
-            single!(|a, b| signed_by(larger(a.abs().into(), b.abs().into(), true), a.into(), b.into()) as f32)
-        }
-        "min" if has("xorsign") => {
-            single!(
-                |a, b| signed_by(smaller(a.abs().into(), b.abs().into(), false), a.into(), b.into()) as f32
-            )
-        }
-        "max" if has("xorsign") => {
-            single!(|a, b| signed_by(larger(a.abs().into(), b.abs().into(), false), a.into(), b.into()) as f32)
-        }
-        "min" if has("NaN") => single!(|a, b| smaller(a.into(), b.into(), true) as f32),
-        "max" if has("NaN") => single!(|a, b| larger(a.into(), b.into(), true) as f32),
-        "min" => single!(|a, b| smaller(a.into(), b.into(), false) as f32),
-        "max" => single!(|a, b| larger(a.into(), b.into(), false) as f32),
+        "min" if has("NaN") => extreme!(has("xorsign"), smaller, true),
+        "max" if has("NaN") => extreme!(has("xorsign"), larger, true),
+        "min" => extreme!(has("xorsign"), smaller, false),
+        "max" => extreme!(has("xorsign"), larger, false),
         _ => return None,
     })
 }

@@ -74,24 +74,25 @@ pub fn half<H: Half>(base: &str, modifiers: &[&str], pair: bool) -> Option<Fixed
             }
         };
     }
+    macro_rules! extreme {
+        ($pick:ident, $strict:expr) => {
+            if has("xorsign") {
+                both!(|a, b| H::round(signed_by($pick(a.abs(), b.abs(), $strict), a, b)))
+            } else {
+                both!(|a, b| H::round($pick(a, b, $strict)))
+            }
+        };
+    }
     let sign = if pair { H::SIGN << 16 | H::SIGN } else { H::SIGN };
     let f = match base {
         "add" => arithmetic!(|a, b| sum_to_odd(a, b)),
         "sub" => arithmetic!(|a, b| sum_to_odd(a, -b)),
         "mul" => arithmetic!(|a, b| a * b),
         "fma" => arithmetic!(|a, b, c| sum_to_odd(a * b, c)),
-        "min" if has("xorsign") && has("NaN") => {
-            both!(|a, b| H::round(signed_by(smaller(a.abs(), b.abs(), true), a, b)))
-        }
-        "max" if has("xorsign") && has("NaN") => {
-            both!(|a, b| H::round(signed_by(larger(a.abs(), b.abs(), true), a, b)))
-        }
-        "min" if has("xorsign") => both!(|a, b| H::round(signed_by(smaller(a.abs(), b.abs(), false), a, b))),
-        "max" if has("xorsign") => both!(|a, b| H::round(signed_by(larger(a.abs(), b.abs(), false), a, b))),
-        "min" if has("NaN") => both!(|a, b| H::round(smaller(a, b, true))),
-        "max" if has("NaN") => both!(|a, b| H::round(larger(a, b, true))),
-        "min" => both!(|a, b| H::round(smaller(a, b, false))),
-        "max" => both!(|a, b| H::round(larger(a, b, false))),
+        "min" if has("NaN") => extreme!(smaller, true),
+        "max" if has("NaN") => extreme!(larger, true),
+        "min" => extreme!(smaller, false),
+        "max" => extreme!(larger, false),
         "ex2" => both!(|a| H::round(a.exp2())),
         "tanh" => both!(|a| H::round(a.tanh())),
         "abs" if sign > 0xffff => alu!(|a: u32| a & 0x7fff_7fff),

@@ -5,7 +5,16 @@ use super::{Decoded, Decoder, Opcode, unsupported};
 use crate::ir::{Class, Mma, MmaType, Op, ScaleD, Wgmma, Window};
 use crate::ptx::{Operand, Register};
 
-fn mma_type(name: &str) -> Option<MmaType> {
+/// `mMnNkK`
+pub(super) fn shape(op: &Opcode<'_>) -> Option<(usize, usize, usize)> {
+    op.modifiers.iter().find_map(|m| {
+        let (m, rest) = m.strip_prefix('m')?.split_once('n')?;
+        let (n, k) = rest.split_once('k')?;
+        Some((m.parse().ok()?, n.parse().ok()?, k.parse().ok()?))
+    })
+}
+
+pub(super) fn mma_type(name: &str) -> Option<MmaType> {
     Some(match name {
         "f16" => MmaType::F16,
         "bf16" => MmaType::Bf16,
@@ -80,8 +89,7 @@ impl<'m> Decoder<'m> {
     }
 
     fn mma(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Result<Op, String> {
-        let shape = op.modifiers.iter().find_map(|m| m.strip_prefix("m16n8k"));
-        let k: usize = shape.and_then(|k| k.parse().ok()).ok_or_else(unsupported)?;
+        let Some((16, 8, k)) = shape(op) else { return Err(unsupported()) };
         let [.., d_type, a_type, b_type, c_type] = op.modifiers.as_slice() else { return Err(unsupported()) };
         let (Some(a_type), Some(b_type)) = (mma_type(a_type), mma_type(b_type)) else {
             return Err(unsupported());
@@ -122,10 +130,7 @@ impl<'m> Decoder<'m> {
 
     /// `wgmma.mma_async.sync.aligned.m64nNkK.d.a.b d, a, b, scale-d, imm-a, imm-b [, trans-a, trans-b]`
     fn wgmma(&mut self, op: &Opcode<'_>, operands: &'m [Operand]) -> Result<Op, String> {
-        let shape = op.modifiers.iter().find_map(|m| m.strip_prefix("m64n")).ok_or_else(unsupported)?;
-        let (n, k) = shape.split_once('k').ok_or_else(unsupported)?;
-        let (n, k): (usize, usize) =
-            (n.parse().map_err(|_| unsupported())?, k.parse().map_err(|_| unsupported())?);
+        let Some((64, n, k)) = shape(op) else { return Err(unsupported()) };
         let [.., d_type, a_type, b_type] = op.modifiers.as_slice() else { return Err(unsupported()) };
         let (Some(a_type), Some(b_type)) = (mma_type(a_type), mma_type(b_type)) else {
             return Err(unsupported());

@@ -41,10 +41,8 @@ impl<'m> Decoder<'m> {
             // Hints: nothing that a program can see. A policy is any value.
             "prefetch" | "prefetchu" | "applypriority" | "discard" => Ok((Op::Nop, Class::OtherMemory)),
             _ => {
-                let f = super::value::alu!(|a: u64| a);
                 let dst = self.register(operands.first())?;
-                let src = [Src::Immediate(0); 4];
-                Ok((Op::Alu(Alu { f, dst, src, count: 1, pre: None, post: None }), Class::Move))
+                Ok((Op::Alu(assign(dst, Src::Immediate(0))), Class::Move))
             }
         }
     }
@@ -126,22 +124,23 @@ impl<'m> Decoder<'m> {
     }
 }
 
+/// A register takes a value.
+pub(super) fn assign(dst: u32, value: Src) -> Alu {
+    let zero = Src::Immediate(0);
+    let f = super::value::alu!(|a: u64| a);
+    Alu { f, dst, src: [value, zero, zero, zero], count: 1, pre: None, post: None }
+}
+
 /// 9.7.9.8 to .11: what loads and stores may have; hints change nothing that a program sees.
 fn known(op: &Opcode<'_>) -> Result<(), String> {
-    const WORDS: [&str; 20] = [
+    const WORDS: [&str; 21] = [
         "weak", "volatile", "relaxed", "acquire", "release", "mmio", "cta", "cluster", "gpu", "sys", "ca",
-        "cg", "cs", "cv", "lu", "wb", "wt", "nc", "v2", "v4",
+        "cg", "cs", "cv", "lu", "wb", "wt", "nc", "v2", "v4", "v8",
     ];
     let hint = |m: &str| m.starts_with("L1::") || m.starts_with("L2::") || m.starts_with("level::");
     let space = |m: &str| space_of(m).is_some();
-    match op
-        .modifiers
-        .iter()
-        .find(|m| !(WORDS.contains(*m) || **m == "v8" || hint(m) || space(m) || crate::ptx::bits_of(m) != 0))
-    {
-        Some(_) => Err(unsupported()),
-        None => Ok(()),
-    }
+    let known = |m: &&str| WORDS.contains(m) || hint(m) || space(m) || crate::ptx::bits_of(m) != 0;
+    if op.modifiers.iter().all(known) { Ok(()) } else { Err(unsupported()) }
 }
 
 /// Bytes of the elements that loads and stores move; 128 bits are two.

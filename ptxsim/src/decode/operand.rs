@@ -73,6 +73,11 @@ impl Decoder<'_> {
         }
     }
 
+    /// The same of an operand that may be left out.
+    pub(super) fn optional_predicate(&self, operand: Option<&Operand>) -> Result<Option<u32>, String> {
+        operand.map_or(Ok(None), |operand| self.predicate_target(Some(operand)))
+    }
+
     pub(super) fn predicate(&self, operand: Option<&Operand>) -> Result<PredicateSrc, String> {
         match operand {
             Some(Operand::Register(Register::Predicate(index))) => {
@@ -83,17 +88,6 @@ impl Decoder<'_> {
             }
             Some(Operand::Integer(n)) => Ok(PredicateSrc { index: None, negated: *n == 0 }),
             other => Err(unexpected(other, "a predicate")),
-        }
-    }
-
-    /// `d|p` or `d`.
-    pub(super) fn pair<'o>(
-        &self,
-        operand: Option<&'o Operand>,
-    ) -> (Option<&'o Operand>, Option<&'o Operand>) {
-        match operand {
-            Some(Operand::Pair(a, b)) => (Some(a), Some(b)),
-            other => (other, None),
         }
     }
 
@@ -183,6 +177,14 @@ impl Decoder<'_> {
             Some(Operand::Integer(n)) => Ok(*n),
             other => Err(unexpected(other, "a constant")),
         }
+    }
+}
+
+/// `d|p` or `d`.
+pub(super) fn pair(operand: Option<&Operand>) -> (Option<&Operand>, Option<&Operand>) {
+    match operand {
+        Some(Operand::Pair(a, b)) => (Some(a), Some(b)),
+        other => (other, None),
     }
 }
 

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use super::alu::exactly;
 use super::convert::conversion;
+use super::memory::assign;
 use super::{Decoded, Decoder, Opcode, floating, integer, unsupported};
-use crate::ir::{Alu, Class, LocalCopy, Logic, Op, PredicateSrc, Src};
+use crate::ir::{Class, LocalCopy, Logic, Op, PredicateSrc, Src};
 use crate::ptx::{Operand, Register};
 
 impl<'m> Decoder<'m> {
@@ -107,10 +108,7 @@ impl<'m> Decoder<'m> {
             _ => {
                 let dst = self.register(operands.first())?;
                 let src = self.source(operands.get(1), ty)?;
-                let f = super::value::alu!(|a: u64| a);
-                let zero = Src::Immediate(0);
-                let src = [src, zero, zero, zero];
-                Ok((Op::Alu(Alu { f, dst, src, count: 1, pre: None, post: None }), Class::Move))
+                Ok((Op::Alu(assign(dst, src)), Class::Move))
             }
         }
     }

@@ -1,17 +1,9 @@
 //! `wmma`, and the `mma.sync` of f64, of eight rows and with `.satfinite`.
 
+use super::matrix::{mma_type, shape};
 use super::{Decoded, Decoder, Opcode, unsupported};
-use crate::ir::{Class, Fragments, MmaType, Op, Product, Products, WmmaTransfer};
+use crate::ir::{Class, Fragments, Op, Product, Products, WmmaTransfer};
 use crate::ptx::{Operand, bits_of};
-
-/// `mMnNkK`
-fn shape(op: &Opcode<'_>) -> Option<(usize, usize, usize)> {
-    op.modifiers.iter().find_map(|m| {
-        let (m, rest) = m.strip_prefix('m')?.split_once('n')?;
-        let (n, k) = rest.split_once('k')?;
-        Some((m.parse().ok()?, n.parse().ok()?, k.parse().ok()?))
-    })
-}
 
 /// Whether `wmma` has a shape for multiplicands of a type (9.7.14.4.1).
 fn wmma_has((m, n, k): (usize, usize, usize), ty: &str) -> bool {
@@ -46,18 +38,13 @@ fn element_bits(ty: &str) -> usize {
 }
 
 fn products(a: &str, b: &str, saturate: bool) -> Option<Products> {
-    let integer = |ty: &str| match ty {
-        "s8" => Some(MmaType::S8),
-        "u8" => Some(MmaType::U8),
+    if (a, b, saturate) == ("f64", "f64", false) {
+        return Some(Products::F64);
+    }
+    match (mma_type(a)?, mma_type(b)?) {
+        (a, b) if a.is_integer() && b.is_integer() => Some(Products::Integer { a, b, saturate }),
+        (a, b) if a == b && a.bits() > 8 && !saturate => Some(Products::Float(a)),
         _ => None,
-    };
-    match (a, b) {
-        _ if saturate => Some(Products::Integer { a: integer(a)?, b: integer(b)?, saturate }),
-        ("f64", "f64") => Some(Products::F64),
-        ("f16", "f16") => Some(Products::Float(MmaType::F16)),
-        ("bf16", "bf16") => Some(Products::Float(MmaType::Bf16)),
-        ("tf32", "tf32") => Some(Products::Float(MmaType::Tf32)),
-        _ => Some(Products::Integer { a: integer(a)?, b: integer(b)?, saturate }),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::ir::MmaType;
 
 /// D += A B: rows of A of `k` elements, of B and of D of `n`, a multiple of 8. Products are exact in f32; their sum is rounded
 /// at each step, in order of k: tensor cores' order is free.
-pub struct Product<'p> {
+pub struct Gemm<'p> {
     pub n: usize,
     pub k: usize,
     pub a: &'p [f32],
@@ -19,19 +19,19 @@ pub struct Product<'p> {
 
 impl Grid<'_> {
     /// D += A B for elements of a type, as the options have it.
-    pub fn multiply(&self, ty: MmaType, product: Product) {
+    pub fn multiply(&self, ty: MmaType, gemm: Gemm) {
         match self.options.mma {
             // Integers are exact either way.
             Accumulation::Truncate if !ty.is_integer() => {
                 let cut = Cut::of(ty, self.card.compute_capability);
-                self.arch.dispatch(Truncated { product, cut });
+                self.arch.dispatch(Truncated { gemm, cut });
             }
-            _ => self.arch.dispatch(product),
+            _ => self.arch.dispatch(gemm),
         }
     }
 }
 
-impl WithSimd for Product<'_> {
+impl WithSimd for Gemm<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -92,7 +92,7 @@ impl Cut {
 }
 
 struct Truncated<'p> {
-    product: Product<'p>,
+    gemm: Gemm<'p>,
     cut: Cut,
 }
 
@@ -107,7 +107,7 @@ impl WithSimd for Truncated<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Self { product: Product { n, k, a, b, d }, cut } = self;
+        let Self { gemm: Gemm { n, k, a, b, d }, cut } = self;
         let parts =
             |x: &[f32]| -> Vec<(f64, i32)> { x.iter().map(|x| (f64::from(*x), exponent(*x))).collect() };
         let (a, b) = (parts(a), parts(b));

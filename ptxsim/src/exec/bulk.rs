@@ -9,7 +9,7 @@ use super::pending::Flight;
 use super::shared::{Range, Sound, swizzle};
 use super::warp::{Warp, lanes_of};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::ir::{Address, AtomicOp, Bulk, BulkReduction, Element, Src, Window};
+use crate::ir::{Address, Bulk, BulkReduction, Element, Src, Window};
 use crate::tensor_map::{TENSOR_MAP_BYTES, TensorMap};
 
 /// Bytes on their way to shared memory.
@@ -98,15 +98,8 @@ impl Machine<'_, '_> {
                     let what = format!("st.async to block {block} with an mbarrier of block {barrier_block}");
                     return Err(Trouble::new(FaultKind::IllegalInstruction, what).at(barrier));
                 }
-                self.deliver(
-                    warp,
-                    to,
-                    &Parcel { data: data.into(), hollow: Vec::new() },
-                    barrier,
-                    None,
-                    lane,
-                    16,
-                )
+                let parcel = Parcel { data: data.into(), hollow: Vec::new() };
+                self.deliver(warp, to, &parcel, barrier, None, lane, 16)
             }
             Bulk::Reduce { dst, value, reduction, barrier } => {
                 let value = warp.scalar(*value, lane, grid);
@@ -152,9 +145,10 @@ impl Machine<'_, '_> {
                 let (size, width) = (map.box_bytes(), map.swizzle_width());
                 let parcel = self.read_box(warp, offset, size, width, lane)?;
                 warp.copies[lane].bulk_open.extend(box_parts(offset, size, width));
-                let reduction = reduction
-                    .map(|op| Ok::<_, Trouble>(BulkReduction { op, element: map_element(&map, op)? }))
-                    .transpose()?;
+                let reduction = match *reduction {
+                    Some(op) => Some(BulkReduction { op, element: map_element(&map)? }),
+                    None => None,
+                };
                 for row in box_rows(&map, &coordinates)? {
                     self.put_global(warp, &row, &parcel, reduction)?;
                 }
@@ -415,8 +409,8 @@ fn box_rows(map: &TensorMap, at: &[i64]) -> Outcome<Vec<Row>> {
     }
     let mut place = at.to_vec();
     place[0] = from;
-    for row in 0..counts[1..].iter().product() {
-        let mut rest: u32 = row;
+    for row in 0..counts[1..].iter().product::<u32>() {
+        let mut rest = row;
         for d in 1..counts.len() {
             place[d] = at[d] + i64::from(rest % counts[d] * map.step(d));
             rest /= counts[d];
@@ -439,16 +433,17 @@ fn run_of_sectors(address: u64, bytes: u32, last: &mut Option<u64>) -> u64 {
     end - first + 1 - u64::from(known)
 }
 
-fn map_element(map: &TensorMap, op: AtomicOp) -> Outcome<Element> {
-    Ok(match (map.data_type, op) {
-        (2, _) => Element::U32,
-        (3, _) => Element::S32,
-        (4, _) => Element::U64,
-        (5, _) => Element::S64,
-        (6, _) => Element::F16,
-        (7, _) => Element::F32,
-        (9, _) => Element::Bf16,
-        (other, _) => {
+/// The elements of a map, as reductions have them.
+fn map_element(map: &TensorMap) -> Outcome<Element> {
+    Ok(match map.data_type {
+        2 => Element::U32,
+        3 => Element::S32,
+        4 => Element::U64,
+        5 => Element::S64,
+        6 => Element::F16,
+        7 => Element::F32,
+        9 => Element::Bf16,
+        other => {
             let what = format!("a reducing tensor copy of data type {other}");
             return Err(Trouble::new(FaultKind::IllegalInstruction, what));
         }

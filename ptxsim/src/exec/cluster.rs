@@ -6,14 +6,15 @@ use super::fillings::is_lanewise;
 use super::grid::{Grid, Place};
 use super::machine::{ClusterState, CtaState, Flow, MBARRIER_ACTORS, Machine};
 use super::options::Random;
-use super::pending::{Flight, LaneCopies, Warpgroup, WgmmaState};
+use super::pending::{Flight, LaneCopies, WARPGROUP, Warpgroup, WgmmaState};
 use super::shared::Shared;
+use super::step::comes_together;
 use super::sync::{Barrier, ClusterBarrier};
 use super::undefined::Undefined;
 use super::warp::{Group, State, Warp};
 use crate::counters::Tally;
 use crate::fault::{Fault, FaultKind, Outcome, Trouble};
-use crate::ir::{Instr, Op, WARP};
+use crate::ir::{Instr, Logic, Op, WARP};
 
 /// Barriers of a block.
 const BARRIERS: usize = 16;
@@ -302,7 +303,7 @@ impl<'a> Machine<'_, 'a> {
                     }
                 }
                 State::Products { groups } => {
-                    if self.state.ctas[cta].warpgroups[warp.index / 4].decided(groups) {
+                    if self.state.ctas[cta].warpgroups[warp.index / WARPGROUP].decided(groups) {
                         warp.groups[at].state = State::Ready;
                     }
                 }
@@ -320,7 +321,7 @@ impl<'a> Machine<'_, 'a> {
             let truth = |t: bool| if t { u32::MAX } else { 0 };
             match reduce.logic {
                 None => warp.put(reduce.dst, &[result.count.into(); WARP], mask),
-                Some(crate::ir::Logic::And) => warp.put_predicate(reduce.dst, truth(result.all), mask),
+                Some(Logic::And) => warp.put_predicate(reduce.dst, truth(result.all), mask),
                 Some(_) => warp.put_predicate(reduce.dst, truth(result.any), mask),
             }
         }
@@ -348,13 +349,13 @@ impl<'a> Machine<'_, 'a> {
         };
         if exec == 0 && unsure == 0 {
             warp.groups[at].pc += 1;
-            self.meet(warp, at);
+            warp.merge(at);
             return Ok(Turn::Stepped);
         }
         if exec != mask && gathers(&instruction.op) {
             // Those that do not take part go on without.
-            let stack = warp.groups[at].stack.clone();
-            warp.groups.push(Group { pc: pc as u32 + 1, mask: mask & !exec, state: State::Ready, stack });
+            let rest = warp.groups[at].part(mask & !exec, pc as u32 + 1);
+            warp.groups.push(rest);
             warp.groups[at].mask = exec;
         }
         let flow = match !warp.undefined.is_empty() && warp.undefined.touches(&instruction.op) {
@@ -365,7 +366,8 @@ impl<'a> Machine<'_, 'a> {
         if !matches!(&flow, Flow::Wait(state) if state.repeats()) {
             let counted = &mut self.tally.executed[pc];
             counted.0 += 1;
-            counted.1 += u64::from(exec.count_ones());
+            // Lanes that were set aside run it later.
+            counted.1 += u64::from((exec & warp.groups[at].mask).count_ones());
         }
         let mut turn = Turn::Stepped;
         match flow {
@@ -386,7 +388,7 @@ impl<'a> Machine<'_, 'a> {
             }
             Flow::Return => match warp.groups[at].stack.last().copied() {
                 Some(call) => {
-                    self.copy_results(warp, call, exec)?;
+                    self.copy_results(warp, call, exec);
                     split(warp, at, exec, call + 1);
                     warp.groups[at].stack.pop();
                 }
@@ -395,15 +397,9 @@ impl<'a> Machine<'_, 'a> {
             Flow::Exit => self.exit(warp, at, exec)?,
         }
         if warp.groups.len() > 1 && at < warp.groups.len() {
-            self.meet(warp, at);
-        }
-        Ok(turn)
-    }
-
-    fn meet(&mut self, warp: &mut Warp, at: usize) {
-        if warp.groups.len() > 1 {
             warp.merge(at);
         }
+        Ok(turn)
     }
 
     fn exit(&mut self, warp: &mut Warp, at: usize, exec: u32) -> Outcome {
@@ -426,7 +422,7 @@ impl<'a> Machine<'_, 'a> {
             self.state.live_warps -= 1;
             let last = cta.live_warps == 0;
             cta.shared.leave(&warp.clock, last)?;
-            cta.warpgroups[warp.index / 4].leave(warp.index);
+            cta.warpgroups[warp.index / WARPGROUP].leave(warp.index);
             let uneven = cta.warpgroups.iter().enumerate().find_map(|(at, g)| Some((at, g.uneven()?)));
             if let (true, Some((at, products))) = (last, uneven) {
                 let what = format!(
@@ -468,46 +464,30 @@ fn pick(warp: &mut Warp, random: Option<&mut Random>) -> Option<usize> {
     chosen
 }
 
-/// The lanes of `exec` go to `target`, the others of the group to the next instruction.
+/// The lanes of `exec` that are still the group's go to `target`, its others to the next instruction.
 fn split(warp: &mut Warp, at: usize, exec: u32, target: u32) {
     let group = &mut warp.groups[at];
-    let rest = group.mask & !exec;
-    let next = group.pc + 1;
-    group.pc = target;
-    group.mask = exec;
+    let (rest, next) = (group.mask & !exec, group.pc + 1);
+    (group.pc, group.mask) = (target, group.mask & exec);
     if rest != 0 {
-        let stack = group.stack.clone();
-        warp.groups.push(Group { pc: next, mask: rest, state: State::Ready, stack });
+        let part = group.part(rest, next);
+        warp.groups.push(part);
     }
 }
 
 /// Instructions that may make their group wait, or need the warp together.
 fn gathers(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Barrier { .. }
-            | Op::ClusterArrive { .. }
-            | Op::ClusterWait
-            | Op::WarpSync { .. }
-            | Op::Shuffle { .. }
-            | Op::Vote { .. }
-            | Op::Match { .. }
-            | Op::Redux { .. }
-            | Op::Elect { .. }
-            | Op::LoadMatrix { .. }
-            | Op::StoreMatrix { .. }
-            | Op::MoveMatrix { .. }
-            | Op::Mma(_)
-            | Op::Product(_)
-            | Op::WmmaLoad(_)
-            | Op::WmmaStore(_)
-            | Op::MapCopy { .. }
-            | Op::Wgmma(_)
-            | Op::WgmmaFence
-            | Op::WgmmaCommit
-            | Op::WgmmaWait { .. }
-            | Op::Mbarrier { .. }
-            | Op::Call { .. }
-            | Op::Return
-    )
+    comes_together(op)
+        || matches!(
+            op,
+            Op::WarpSync { .. }
+                | Op::Shuffle { .. }
+                | Op::Vote { .. }
+                | Op::Match { .. }
+                | Op::Redux { .. }
+                | Op::Elect { .. }
+                | Op::Mbarrier { .. }
+                | Op::Call { .. }
+                | Op::Return
+        )
 }

@@ -4,7 +4,7 @@ use super::atomic;
 use super::machine::{Flow, Machine};
 use super::warp::{State, Warp, lanes_of};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::ir::{Element, Lanes, Op, ShuffleMode, Src, VoteMode, WARP};
+use crate::ir::{Element, Lanes, Op, ShuffleMode, Src, VoteMode, WARP, lanes_where};
 
 /// The threads that take part are here, or some are still to come.
 enum Gathered {
@@ -19,7 +19,7 @@ impl Machine<'_, '_> {
         let members = of(exec.trailing_zeros() as usize);
         let agreeing = match mask {
             Src::Immediate(_) => exec,
-            _ => lanes_of(exec).filter(|l| of(*l) == members).fold(0u32, |m, l| m | 1 << l),
+            _ => lanes_where(exec, |lane| of(lane) == members),
         };
         let outside = agreeing & !members;
         if outside != 0 {
@@ -27,15 +27,7 @@ impl Machine<'_, '_> {
                 format!("a thread runs a collective for the lanes {members:#010x}, which leave it out");
             return Err(Trouble::new(FaultKind::Divergence, what).by(outside.trailing_zeros() as usize));
         }
-        if agreeing != exec {
-            // The others run the instruction on their own.
-            let others = exec & !agreeing;
-            if let Some(group) = warp.groups.iter_mut().find(|g| g.mask & exec == exec) {
-                group.mask &= !others;
-                let (pc, stack) = (group.pc, group.stack.clone());
-                warp.groups.push(super::warp::Group { pc, mask: others, state: State::Ready, stack });
-            }
-        }
+        warp.set_aside(exec & !agreeing);
         let wanted = members & warp.alive;
         Ok(if agreeing & wanted == wanted { Gathered::All(agreeing) } else { Gathered::Missing })
     }
@@ -89,12 +81,10 @@ impl Machine<'_, '_> {
             Op::Match { all, dst, predicate, a, bits, .. } => {
                 let keep = if *bits == 64 { u64::MAX } else { 0xffff_ffff };
                 let a = warp.lanes(*a, grid).map(|x| x & keep);
-                let equal =
-                    |lane: usize| lanes_of(exec).filter(|l| a[*l] == a[lane]).fold(0u32, |m, l| m | 1 << l);
                 let mut out = [0; WARP];
                 let mut truth = 0;
                 for lane in lanes_of(exec) {
-                    let same = equal(lane);
+                    let same = lanes_where(exec, |other| a[other] == a[lane]);
                     let whole = same == exec;
                     out[lane] = if *all { if whole { exec.into() } else { 0 } } else { same.into() };
                     truth |= u32::from(whole) << lane;

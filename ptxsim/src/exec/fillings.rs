@@ -1,7 +1,5 @@
 //! Instructions of which something is [undefined](super::undefined): run for several fillings of its bits.
 
-use std::collections::HashMap;
-
 use super::machine::{Flow, Machine};
 use super::warp::Warp;
 use crate::fault::Outcome;
@@ -72,7 +70,6 @@ impl Machine<'_, '_> {
     ) -> Outcome<Flow> {
         let (registers, predicates, carry) = (warp.registers.clone(), warp.predicates.clone(), warp.carry);
         let counted = self.tally.total.clone();
-        let mut differ: (HashMap<u32, Lanes>, HashMap<u32, u32>) = Default::default();
         let mut results: Vec<(Vec<Lanes>, Vec<u32>)> = Vec::new();
         for round in 0..FILLINGS.len() {
             warp.registers.clone_from(&registers);
@@ -105,19 +102,13 @@ impl Machine<'_, '_> {
             let bits = std::array::from_fn(|lane| {
                 results.iter().fold(0, |bits, (all, _)| bits | all[at][lane] ^ warp.registers[at][lane])
             });
-            differ.0.insert(r, bits);
+            warp.undefined.set(r, &bits, exec | unsure);
         });
         uses::predicates(&instruction.op, &mut |p| {
             let at = p as usize;
             let lanes = results.iter().fold(0, |lanes, (_, all)| lanes | all[at] ^ warp.predicates[at]);
-            differ.1.insert(p, lanes);
+            warp.undefined.set_predicate(p, lanes, exec | unsure);
         });
-        for (register, bits) in &differ.0 {
-            warp.undefined.set(*register, bits, exec | unsure);
-        }
-        for (predicate, lanes) in &differ.1 {
-            warp.undefined.set_predicate(*predicate, *lanes, exec | unsure);
-        }
         Ok(flow)
     }
 

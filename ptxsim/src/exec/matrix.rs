@@ -1,10 +1,10 @@
 //! `ldmatrix`, `stmatrix`, `movmatrix` and `mma.sync`. `g` is the lane's group (lane / 4), `t` its place in the group (lane % 4).
 
 use super::access::{Site, bytes_of};
-use super::accumulate::Product;
+use super::accumulate::Gemm;
 use super::fragments::{add_to_register, register_of, rows_of_a, rows_of_b, sums_of};
-use super::machine::{Flow, Machine};
-use super::warp::{State, Warp};
+use super::machine::Machine;
+use super::warp::Warp;
 use crate::fault::{FaultKind, Outcome, Trouble};
 use crate::ir::{Address, Lanes, Mma, Src, WARP, Window};
 
@@ -48,11 +48,7 @@ impl Machine<'_, '_> {
         transpose: bool,
         exec: u32,
         pc: usize,
-    ) -> Outcome<Flow> {
-        if exec != warp.alive {
-            return Ok(Flow::Wait(State::Gather));
-        }
-        whole(exec)?;
+    ) -> Outcome {
         let rows = self.matrix_rows(warp, address, dst.len())?;
         self.count_matrix(&rows[..8 * dst.len()], pc);
         let memory = &mut self.state.ctas[warp.cta].shared;
@@ -79,7 +75,7 @@ impl Machine<'_, '_> {
                 self.loaded_undefined(warp, *register, &undefined, exec, pc);
             }
         }
-        Ok(Flow::Next)
+        Ok(())
     }
 
     pub fn store_matrix(
@@ -88,13 +84,8 @@ impl Machine<'_, '_> {
         address: Address,
         src: &[Src],
         transpose: bool,
-        exec: u32,
         pc: usize,
-    ) -> Outcome<Flow> {
-        if exec != warp.alive {
-            return Ok(Flow::Wait(State::Gather));
-        }
-        whole(exec)?;
+    ) -> Outcome {
         let rows = self.matrix_rows(warp, address, src.len())?;
         self.count_matrix(&rows[..8 * src.len()], pc);
         for (matrix, register) in src.iter().enumerate() {
@@ -120,15 +111,11 @@ impl Machine<'_, '_> {
                 }
             }
         }
-        Ok(Flow::Next)
+        Ok(())
     }
 
     /// `movmatrix`: transposes an 8x8 matrix across the warp.
-    pub fn move_matrix(&mut self, warp: &mut Warp, dst: u32, a: Src, exec: u32) -> Outcome<Flow> {
-        if exec != warp.alive {
-            return Ok(Flow::Wait(State::Gather));
-        }
-        whole(exec)?;
+    pub fn move_matrix(&mut self, warp: &mut Warp, dst: u32, a: Src, exec: u32) {
         let a = warp.lanes(a, self.grid);
         let at = |row: usize, column: usize| a[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
         let out = std::array::from_fn(|lane| {
@@ -136,14 +123,9 @@ impl Machine<'_, '_> {
             at(t, g) | at(t + 1, g) << 16
         });
         warp.put(dst, &out, exec);
-        Ok(Flow::Next)
     }
 
-    pub fn mma(&mut self, warp: &mut Warp, mma: &Mma, exec: u32) -> Outcome<Flow> {
-        if exec != warp.alive {
-            return Ok(Flow::Wait(State::Gather));
-        }
-        whole(exec)?;
+    pub fn mma(&mut self, warp: &mut Warp, mma: &Mma) {
         let (k, grid) = (mma.k, self.grid);
         let (mut a, mut b, mut d) = ([0.0; 16 * 32], [0.0; 8 * 32], [0.0; 16 * 8]);
         let mut held = [None; 4];
@@ -160,7 +142,7 @@ impl Machine<'_, '_> {
                 false => sums_of(mma.half_accumulate, r, warp.view(*src, grid, &mut held[0]), 8, &mut d),
             }
         }
-        grid.multiply(mma.a_type, Product { n: 8, k, a: &a[..16 * k], b: &b[..8 * k], d: &mut d });
+        grid.multiply(mma.a_type, Gemm { n: 8, k, a: &a[..16 * k], b: &b[..8 * k], d: &mut d });
         for (r, (register, sums)) in mma.d.iter().zip(&mut sums).enumerate() {
             let register = &mut warp.registers[*register as usize];
             if integer {
@@ -171,7 +153,6 @@ impl Machine<'_, '_> {
             }
         }
         self.tally.total.tensor_flops += 2 * 16 * 8 * k as u64;
-        Ok(Flow::Next)
     }
 }
 
@@ -187,12 +168,4 @@ fn spread(transpose: bool, bits: impl Fn(usize, u32, u32) -> u64) -> Lanes {
         };
     }
     lanes
-}
-
-pub fn whole(exec: u32) -> Outcome {
-    if exec != u32::MAX {
-        let what = format!("a matrix instruction by lanes {exec:#010x}; it takes a whole warp");
-        return Err(Trouble::new(FaultKind::Divergence, what));
-    }
-    Ok(())
 }

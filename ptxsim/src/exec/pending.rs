@@ -136,7 +136,7 @@ impl WgmmaState {
 }
 
 /// Warps of a warpgroup.
-pub const WARPS: usize = 4;
+pub const WARPGROUP: usize = 4;
 
 /// An operand of a product that lies in shared memory.
 pub struct Operand {
@@ -182,9 +182,9 @@ const KEPT: usize = 64;
 #[derive(Default)]
 pub struct Warpgroup {
     /// By warp: groups committed, products run, and whether it has exited or never was.
-    pub committed: [u64; WARPS],
-    pub products: [u64; WARPS],
-    pub gone: [bool; WARPS],
+    pub committed: [u64; WARPGROUP],
+    pub products: [u64; WARPGROUP],
+    pub gone: [bool; WARPGROUP],
     /// Shared memory that groups read, from the oldest on that nobody has waited for, and how many there were before.
     reads: VecDeque<Vec<Range>>,
     before: u64,
@@ -201,7 +201,7 @@ impl Warpgroup {
             gone: std::array::from_fn(|warp| first + warp >= warps),
             ..Self::default()
         };
-        (0..warps).step_by(WARPS).map(group).collect()
+        (0..warps).step_by(WARPGROUP).map(group).collect()
     }
 
     /// A warp comes to its next product; B, if another warp has read it. All four take part in one product: `a-desc` and `b-desc`
@@ -245,7 +245,7 @@ impl Warpgroup {
     /// The first warp that has not committed so many groups; one that never will before the others.
     pub fn behind(&self, groups: u64) -> Option<usize> {
         let late = |warp: &usize| self.committed[*warp] < groups;
-        (0..WARPS).filter(late).max_by_key(|warp| (self.gone[*warp], WARPS - warp))
+        (0..WARPGROUP).filter(late).max_by_key(|warp| (self.gone[*warp], WARPGROUP - warp))
     }
 
     /// Whether a wait for so many groups need not go on: they are complete, or never will be.
@@ -262,11 +262,11 @@ impl Warpgroup {
 
     /// A warp exits. With the last one of the block all must have run the same number of products.
     pub fn leave(&mut self, warp: usize) {
-        self.gone[warp % WARPS] = true;
+        self.gone[warp % WARPGROUP] = true;
     }
 
     /// Products that each warp has run, unless it was the same number.
-    pub fn uneven(&self) -> Option<[u64; WARPS]> {
+    pub fn uneven(&self) -> Option<[u64; WARPGROUP]> {
         self.products.iter().any(|n| *n != self.products[0]).then_some(self.products)
     }
 }

@@ -20,6 +20,8 @@ const SEVERAL: u8 = 63;
 /// Lane number of asynchronous writers.
 const ASYNCHRONOUS: u8 = 62;
 const LANE_BITS: u32 = 6;
+/// Marks of all bytes of a word.
+const ALL: u8 = 15;
 /// What readers do, the asynchronous ones too.
 const READ: &str = "read";
 
@@ -79,6 +81,10 @@ impl Stamp {
     fn of(who: &Who<'_>) -> Self {
         let kind = if who.strong { Kind::Strong } else { Kind::Ordinary };
         Self { epoch: who.epoch(), actor: who.actor as u16, lane: who.lane as u8, kind }
+    }
+
+    fn asynchronous(actor: usize, epoch: u32, kind: Kind) -> Self {
+        Self { epoch, actor: actor as u16, lane: ASYNCHRONOUS, kind }
     }
 
     fn before(&self, who: &Who<'_>) -> bool {
@@ -273,13 +279,22 @@ impl Shared {
         }
     }
 
+    /// The latest write of a word, of all its bytes.
+    #[inline]
+    fn stamp(&mut self, word: usize, write: Stamp) {
+        let cell = &mut self.cells[word];
+        cell.write = write;
+        if std::mem::take(&mut cell.split) {
+            self.split.remove(&word);
+        }
+    }
+
     /// Every check of a read by a thread.
     pub fn reading(&mut self, offset: u32, bytes: u32, who: &Who<'_>) -> Outcome {
         if who.warp.is_none() {
             self.visit(who.actor, who.epoch())?;
         }
-        let first = (offset / 4) as usize;
-        for word in first..first + bytes.div_ceil(4) as usize {
+        for word in words_of(offset, bytes) {
             let cell = self.cells[word];
             if self.checks.asynchronous && cell.incoming {
                 let what = "read before the cp.async that writes it was waited for";
@@ -310,7 +325,7 @@ impl Shared {
     }
 
     fn require_written(&self, word: usize, offset: u32, bytes: u32) -> Outcome {
-        let wanted = if bytes >= 4 { 15 } else { (((1u32 << bytes) - 1) << (offset % 4)) as u8 };
+        let wanted = bytes_of_word(offset, bytes);
         if self.cells[word].written & wanted != wanted {
             let what = match self.cells[word].hollow {
                 true => "read of shared memory copied from memory that nothing has written",
@@ -327,9 +342,7 @@ impl Shared {
         if !self.checks.written || self.checks.loads {
             return 0;
         }
-        let first = (offset / 4) as usize;
-        let words = &self.cells[first..first + bytes.div_ceil(4) as usize];
-        if words.iter().all(|cell| cell.written == 15) {
+        if self.cells[words_of(offset, bytes)].iter().all(|cell| cell.written == ALL) {
             return 0;
         }
         let written = |byte: u32| self.cells[(byte / 4) as usize].written >> (byte % 4) & 1 == 1;
@@ -372,32 +385,24 @@ impl Shared {
         if who.warp.is_none() {
             self.visit(who.actor, who.epoch())?;
         }
-        let first = (offset / 4) as usize;
-        for word in first..first + bytes.div_ceil(4) as usize {
+        for word in words_of(offset, bytes) {
             self.free_of_asynchronous(word)?;
             if self.checks.races && !same {
                 self.after_writes(word, offset, bytes, who, "write")?;
                 self.after_reads(word, who)?;
             }
             let cell = &mut self.cells[word];
+            cell.written |= bytes_of_word(offset, bytes);
             if bytes >= 4 {
-                cell.written = 15;
                 cell.hollow = false;
-                if cell.split {
-                    cell.split = false;
-                    self.split.remove(&word);
-                }
                 // Lanes that write the same bits at once: nobody can tell whose they are.
-                cell.write = Stamp::of(who);
-            } else {
-                cell.written |= (((1u32 << bytes) - 1) << (offset % 4)) as u8;
-                if self.checks.races {
-                    let old = cell.write;
-                    cell.split = true;
-                    let stamps = self.split.entry(word).or_insert([old; 4]);
-                    for stamp in stamps.iter_mut().skip((offset % 4) as usize).take(bytes as usize) {
-                        *stamp = Stamp::of(who);
-                    }
+                self.stamp(word, Stamp::of(who));
+            } else if self.checks.races {
+                let old = cell.write;
+                cell.split = true;
+                let stamps = self.split.entry(word).or_insert([old; 4]);
+                for stamp in stamps.iter_mut().skip((offset % 4) as usize).take(bytes as usize) {
+                    *stamp = Stamp::of(who);
                 }
             }
         }
@@ -451,8 +456,7 @@ impl Shared {
         sound: &mut Sound,
     ) -> Outcome {
         self.visit(actor, epoch)?;
-        let first = (offset / 4) as usize;
-        for word in first..first + bytes.div_ceil(4) as usize {
+        for word in words_of(offset, bytes) {
             let cell = &self.cells[word];
             if !cell.is_free() || cell.read || !sound.has_latest(cell) {
                 self.free_of_asynchronous(word)?;
@@ -464,13 +468,8 @@ impl Shared {
                 sound.add(&self.cells[word]);
             }
             let cell = &mut self.cells[word];
-            cell.written = 15;
-            cell.hollow = false;
-            cell.write = Stamp { epoch, actor: actor as u16, lane: ASYNCHRONOUS, kind: Kind::Ordinary };
-            if cell.split {
-                cell.split = false;
-                self.split.remove(&word);
-            }
+            (cell.written, cell.hollow) = (ALL, false);
+            self.stamp(word, Stamp::asynchronous(actor, epoch, Kind::Ordinary));
         }
         Ok(())
     }
@@ -484,8 +483,7 @@ impl Shared {
         (actor, epoch): (usize, u32),
     ) -> Outcome {
         self.visit(actor, epoch)?;
-        let first = (offset / 4) as usize;
-        for word in first..first + bytes.div_ceil(4) as usize {
+        for word in words_of(offset, bytes) {
             self.free_of_asynchronous(word)?;
             if self.checks.written {
                 self.require_written(word, offset, bytes)?;
@@ -493,22 +491,15 @@ impl Shared {
             if self.checks.races {
                 self.after_writes(word, offset, bytes, issuer, "reduction")?;
             }
-            let stamp = Stamp { epoch, actor: actor as u16, lane: ASYNCHRONOUS, kind: Kind::Strong };
-            let cell = &mut self.cells[word];
-            cell.write = stamp;
-            if cell.split {
-                cell.split = false;
-                self.split.remove(&word);
-            }
+            self.stamp(word, Stamp::asynchronous(actor, epoch, Kind::Strong));
         }
         Ok(())
     }
 
     /// A `cp.async` was issued: its words may not be touched until [`Shared::landed`].
     pub fn incoming(&mut self, offset: u32, bytes: u32, who: &Who<'_>) -> Outcome {
-        let first = (offset / 4) as usize;
-        let free = self.is_free_at_a_glance(first, (bytes / 4) as usize, who);
-        for word in first..first + (bytes / 4) as usize {
+        let free = self.is_free_at_a_glance((offset / 4) as usize, (bytes / 4) as usize, who);
+        for word in words_of(offset, bytes) {
             if !free {
                 self.free_of_asynchronous(word)?;
                 if self.checks.races {
@@ -518,8 +509,7 @@ impl Shared {
             }
             let cell = &mut self.cells[word];
             cell.incoming = true;
-            cell.written = 15;
-            cell.hollow = false;
+            (cell.written, cell.hollow) = (ALL, false);
         }
         Ok(())
     }
@@ -533,15 +523,9 @@ impl Shared {
 
     /// A `cp.async` was waited for by its thread: now a write of that thread.
     pub fn landed(&mut self, offset: u32, bytes: u32, who: &Who<'_>) {
-        let first = (offset / 4) as usize;
-        for word in first..first + (bytes / 4) as usize {
-            let cell = &mut self.cells[word];
-            cell.incoming = false;
-            cell.write = Stamp { kind: Kind::Copied, ..Stamp::of(who) };
-            if cell.split {
-                cell.split = false;
-                self.split.remove(&word);
-            }
+        for word in words_of(offset, bytes) {
+            self.cells[word].incoming = false;
+            self.stamp(word, Stamp { kind: Kind::Copied, ..Stamp::of(who) });
         }
     }
 
@@ -558,9 +542,8 @@ impl Shared {
         if self.proxy_reads_at_a_glance(offset, bytes, sound) {
             return Ok(true);
         }
-        let first = (offset / 4) as usize;
         let mut written = true;
-        for word in first..first + bytes.div_ceil(4) as usize {
+        for word in words_of(offset, bytes) {
             let cell = self.cells[word];
             if self.checks.asynchronous && cell.incoming {
                 let what = "read asynchronously before the cp.async that writes it was waited for";
@@ -569,7 +552,7 @@ impl Shared {
             if self.checks.loads && !cell.incoming {
                 self.require_written(word, 0, 4)?;
             }
-            written &= cell.written == 15;
+            written &= cell.written == ALL;
             if !sound.has_latest(&cell) {
                 if self.checks.races {
                     self.after_writes(word, 0, 4, who, "asynchronous read")?;
@@ -634,13 +617,22 @@ impl Shared {
     /// The asynchronous read that [`Shared::proxy_reading`] started is done.
     pub fn proxy_read(&mut self, offset: u32, bytes: u32) {
         if self.checks.asynchronous {
-            let first = (offset / 4) as usize;
-            for cell in &mut self.cells[first..first + bytes.div_ceil(4) as usize] {
-                cell.readers = cell.readers.saturating_sub(1);
-            }
-            self.reading = self.reading.saturating_sub(bytes.div_ceil(4) as usize);
+            let words = words_of(offset, bytes);
+            self.reading = self.reading.saturating_sub(words.len());
+            self.cells[words].iter_mut().for_each(|cell| cell.readers = cell.readers.saturating_sub(1));
         }
     }
+}
+
+/// The words that a range of bytes reaches.
+fn words_of(offset: u32, bytes: u32) -> std::ops::Range<usize> {
+    let first = (offset / 4) as usize;
+    first..first + bytes.div_ceil(4) as usize
+}
+
+/// Marks of the bytes that an access has of a word.
+fn bytes_of_word(offset: u32, bytes: u32) -> u8 {
+    if bytes >= 4 { ALL } else { (((1 << bytes) - 1) << (offset % 4)) as u8 }
 }
 
 fn writer(stamp: &Stamp, who: &Who<'_>) -> String {

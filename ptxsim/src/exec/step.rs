@@ -1,9 +1,10 @@
 //! One instruction, for the threads of a group.
 
 use super::machine::{Flow, Machine};
+use super::pending::WARPGROUP;
 use super::warp::{LOCAL_WINDOW, PARAM_WINDOW, RANK_SHIFT, SHARED_WINDOW, State, Warp, lanes_of};
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::ir::{FenceKind, Instr, LocalCopy, Op, WARP, Window};
+use crate::ir::{FenceKind, Instr, LocalCopy, Op, Src, WARP, Window, lanes_where};
 
 impl Machine<'_, '_> {
     /// Runs `instruction` for the lanes of `exec`.
@@ -16,6 +17,17 @@ impl Machine<'_, '_> {
             if instruction.fragments {
                 warp.wgmma.touch(instruction);
             }
+        }
+        if exec != warp.alive && comes_together(&instruction.op) {
+            return Ok(Flow::Wait(State::Gather));
+        }
+        if exec != u32::MAX && takes_whole_warp(&instruction.op) {
+            let what = match instruction.op {
+                Op::MapCopy { .. } => "tensormap.cp_fenceproxy",
+                _ => "a matrix instruction",
+            };
+            let what = format!("{what} by lanes {exec:#010x}; it takes a whole warp");
+            return Err(Trouble::new(FaultKind::Divergence, what));
         }
         match &instruction.op {
             Op::Nop => {}
@@ -133,10 +145,9 @@ impl Machine<'_, '_> {
             }
             Op::IsWindow { window, dst, a } => {
                 let a = warp.lanes(*a, grid);
-                let mut truth = 0;
-                for lane in lanes_of(exec) {
+                let truth = lanes_where(exec, |lane| {
                     let top = a[lane] >> 48 << 48;
-                    let is = match window {
+                    match window {
                         Window::Shared => {
                             top == SHARED_WINDOW && (a[lane] - SHARED_WINDOW) >> RANK_SHIFT == warp.cta as u64
                         }
@@ -144,9 +155,8 @@ impl Machine<'_, '_> {
                         Window::Local => top == LOCAL_WINDOW,
                         Window::Param => top == PARAM_WINDOW,
                         _ => ![SHARED_WINDOW, LOCAL_WINDOW, PARAM_WINDOW].contains(&top),
-                    };
-                    truth |= u32::from(is) << lane;
-                }
+                    }
+                });
                 warp.put_predicate(*dst, truth, exec);
             }
             Op::MapShared { dst, a, rank, generic } => {
@@ -172,10 +182,10 @@ impl Machine<'_, '_> {
             }
             Op::Branch { target } => return Ok(Flow::Jump(*target)),
             Op::BranchIndexed { index, targets } => {
-                return self.branch_indexed(warp, *index, targets, exec, pc);
+                return self.branch_indexed(warp, *index, targets, exec);
             }
             Op::Call { target, arguments, .. } => {
-                self.copy_local(warp, arguments, exec)?;
+                self.copy_local(warp, arguments, exec);
                 return Ok(Flow::Call(*target));
             }
             Op::Return => return Ok(Flow::Return),
@@ -195,9 +205,6 @@ impl Machine<'_, '_> {
             }
             Op::SetRegisters { count } => self.set_registers(warp, *count)?,
             Op::Barrier { id, count, waits, reduce } => {
-                if exec != warp.alive {
-                    return Ok(Flow::Wait(State::Gather));
-                }
                 let lane = exec.trailing_zeros() as usize;
                 let number = warp.scalar(*id, lane, grid) as usize;
                 let count = count.map(|c| warp.scalar(c, lane, grid) as u32);
@@ -216,16 +223,10 @@ impl Machine<'_, '_> {
                 barrier.poll(live);
             }
             Op::ClusterArrive { relaxed } => {
-                if exec != warp.alive {
-                    return Ok(Flow::Wait(State::Gather));
-                }
                 self.state.barrier.arrive(warp, *relaxed)?;
                 self.state.barrier.poll(self.state.live_warps);
             }
             Op::ClusterWait => {
-                if exec != warp.alive {
-                    return Ok(Flow::Wait(State::Gather));
-                }
                 let Some(Some(generation)) = self.state.barrier.arrivals.get(warp.actor).copied() else {
                     let what = "barrier.cluster.wait without an arrive before it";
                     return Err(Trouble::new(FaultKind::BarrierMismatch, what));
@@ -251,19 +252,19 @@ impl Machine<'_, '_> {
             Op::Fence(FenceKind::Ordinary) => {}
             Op::LaunchWait => warp.wait_for_launch(),
             Op::LoadMatrix { address, dst, transpose } => {
-                return self.load_matrix(warp, *address, dst, *transpose, exec, pc);
+                self.load_matrix(warp, *address, dst, *transpose, exec, pc)?;
             }
             Op::StoreMatrix { address, src, transpose } => {
-                return self.store_matrix(warp, *address, src, *transpose, exec, pc);
+                self.store_matrix(warp, *address, src, *transpose, pc)?;
             }
-            Op::MoveMatrix { dst, a } => return self.move_matrix(warp, *dst, *a, exec),
-            Op::Mma(mma) => return self.mma(warp, mma, exec),
-            Op::Product(product) => return self.product(warp, product, exec),
-            Op::WmmaLoad(load) => return self.wmma_load(warp, &load.0, &load.1, exec, pc),
-            Op::WmmaStore(store) => return self.wmma_store(warp, &store.0, &store.1, exec, pc),
-            Op::Wgmma(wgmma) => return self.wgmma(warp, wgmma, exec),
+            Op::MoveMatrix { dst, a } => self.move_matrix(warp, *dst, *a, exec),
+            Op::Mma(mma) => self.mma(warp, mma),
+            Op::Product(product) => self.product(warp, product, exec),
+            Op::WmmaLoad(load) => self.wmma_load(warp, &load.0, &load.1, exec, pc)?,
+            Op::WmmaStore(store) => self.wmma_store(warp, &store.0, &store.1, pc)?,
+            Op::Wgmma(wgmma) => self.wgmma(warp, wgmma, exec)?,
             Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait { .. } => {
-                return self.wgmma_order(warp, &instruction.op, exec);
+                return self.wgmma_order(warp, &instruction.op);
             }
             Op::CopyAsync { dst, src, bytes, src_bytes, ignore } => {
                 self.copy_async(warp, *dst, *src, *bytes, *src_bytes, *ignore, exec, pc)?;
@@ -277,7 +278,7 @@ impl Machine<'_, '_> {
             Op::CopyAsyncArrive { barrier, noinc } => self.copy_arrive(warp, *barrier, *noinc, exec)?,
             Op::Mbarrier { window, address, op } => return self.mbarrier(warp, *window, *address, op, exec),
             Op::MapReplace(op) => self.map_replace(warp, op, exec)?,
-            Op::MapCopy { dst, src } => return self.map_copy(warp, *dst, *src, exec),
+            Op::MapCopy { dst, src } => self.map_copy(warp, *dst, *src, exec)?,
             Op::Bulk(bulk) => self.bulk(warp, bulk, exec)?,
             Op::BulkCommit => {
                 for lane in lanes_of(exec) {
@@ -297,29 +298,15 @@ impl Machine<'_, '_> {
     }
 
     /// Lanes whose indices agree go together; the others meet the instruction again.
-    fn branch_indexed(
-        &mut self,
-        warp: &mut Warp,
-        index: crate::ir::Src,
-        targets: &[u32],
-        exec: u32,
-        pc: usize,
-    ) -> Outcome<Flow> {
+    fn branch_indexed(&mut self, warp: &mut Warp, index: Src, targets: &[u32], exec: u32) -> Outcome<Flow> {
         let index = warp.lanes(index, self.grid);
         let first = exec.trailing_zeros() as usize;
-        let same = lanes_of(exec).filter(|l| index[*l] == index[first]).fold(0u32, |m, l| m | 1 << l);
+        let same = lanes_where(exec, |lane| index[lane] == index[first]);
         let target = *targets.get(index[first] as usize).ok_or_else(|| {
             let what = format!("branch to target {} of {}", index[first], targets.len());
             Trouble::new(FaultKind::IllegalInstruction, what).by(first)
         })?;
-        let others = exec & !same;
-        if others != 0
-            && let Some(group) = warp.groups.iter_mut().find(|g| g.pc as usize == pc && g.mask & exec == exec)
-        {
-            group.mask &= !others;
-            let (stack, state) = (group.stack.clone(), State::Ready);
-            warp.groups.push(super::warp::Group { pc: pc as u32, mask: others, state, stack });
-        }
+        warp.set_aside(exec & !same);
         Ok(Flow::Jump(target))
     }
 
@@ -334,7 +321,7 @@ impl Machine<'_, '_> {
         let each = (ALL / code.blocks_at_once / threads / 8 * 8).min(256);
         let most = each * self.grid.threads_per_block() / 128;
         let groups = &mut self.state.ctas[warp.cta].warpgroups;
-        groups[warp.index / 4].registers = Some(count);
+        groups[warp.index / WARPGROUP].registers = Some(count);
         let groups: Vec<u32> = groups.iter().map(|g| g.registers.unwrap_or(0)).collect();
         let all: u32 = groups.iter().sum();
         if all > most {
@@ -345,7 +332,7 @@ impl Machine<'_, '_> {
         Ok(())
     }
 
-    fn copy_local(&mut self, warp: &mut Warp, copies: &[LocalCopy], exec: u32) -> Outcome {
+    fn copy_local(&self, warp: &mut Warp, copies: &[LocalCopy], exec: u32) {
         let each = self.grid.code.local_bytes as usize;
         for lane in lanes_of(exec) {
             for LocalCopy { from, to, bytes } in copies {
@@ -355,17 +342,45 @@ impl Machine<'_, '_> {
                 warp.local_written.copy_within(from..from + bytes, to);
             }
         }
-        Ok(())
     }
 
     /// A function returned: its results go to the caller's variables.
-    pub fn copy_results(&mut self, warp: &mut Warp, call: u32, exec: u32) -> Outcome {
+    pub fn copy_results(&self, warp: &mut Warp, call: u32, exec: u32) {
         let code = self.grid.code;
         if let Some(Instr { op: Op::Call { results, .. }, .. }) = code.instructions.get(call as usize) {
-            self.copy_local(warp, results, exec)?;
+            self.copy_local(warp, results, exec);
         }
-        Ok(())
     }
+}
+
+/// Whether all live threads of a warp run an instruction at once.
+pub fn comes_together(op: &Op) -> bool {
+    takes_whole_warp(op)
+        || matches!(
+            op,
+            Op::Barrier { .. }
+                | Op::ClusterArrive { .. }
+                | Op::ClusterWait
+                | Op::WgmmaFence
+                | Op::WgmmaCommit
+                | Op::WgmmaWait { .. }
+        )
+}
+
+/// Whether an instruction is for warps of 32 live threads alone.
+fn takes_whole_warp(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::LoadMatrix { .. }
+            | Op::StoreMatrix { .. }
+            | Op::MoveMatrix { .. }
+            | Op::Mma(_)
+            | Op::Product(_)
+            | Op::WmmaLoad(_)
+            | Op::WmmaStore(_)
+            | Op::MapCopy { .. }
+            | Op::Wgmma(_)
+    )
 }
 
 fn window_base(window: Window) -> u64 {

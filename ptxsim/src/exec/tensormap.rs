@@ -1,8 +1,8 @@
 //! Tensor maps that a kernel changes. Copies read a map when they run, so they see it at once.
 
 use super::access::Site;
-use super::machine::{Flow, Machine};
-use super::warp::{State, Warp, lanes_of};
+use super::machine::Machine;
+use super::warp::{Warp, lanes_of};
 use crate::fault::{FaultKind, Outcome, Trouble};
 use crate::ir::{Address, MapReplace, Window};
 use crate::tensor_map::{TENSOR_MAP_BYTES, replace};
@@ -25,15 +25,8 @@ impl Machine<'_, '_> {
         Ok(())
     }
 
-    /// `tensormap.cp_fenceproxy`: the whole warp comes; lanes of one destination copy once.
-    pub fn map_copy(&mut self, warp: &Warp, dst: Address, src: Address, exec: u32) -> Outcome<Flow> {
-        if exec != warp.alive {
-            return Ok(Flow::Wait(State::Gather));
-        }
-        if exec != u32::MAX {
-            let what = format!("tensormap.cp_fenceproxy by lanes {exec:#010x}; it takes a whole warp");
-            return Err(Trouble::new(FaultKind::Divergence, what));
-        }
+    /// `tensormap.cp_fenceproxy`: the whole warp comes; lanes that name the same two places copy once.
+    pub fn map_copy(&mut self, warp: &Warp, dst: Address, src: Address, exec: u32) -> Outcome {
         let (to, from) = (self.addresses(warp, dst), self.addresses(warp, src));
         for lane in lanes_of(exec) {
             if lanes_of(exec).take_while(|l| *l < lane).any(|l| (to[l], from[l]) == (to[lane], from[lane])) {
@@ -47,7 +40,7 @@ impl Machine<'_, '_> {
             self.tally.total.global_store_bytes += u64::from(BYTES);
             self.tally.total.global_store_sectors += u64::from(BYTES / 32);
         }
-        Ok(Flow::Next)
+        Ok(())
     }
 
     fn map_site(&self, warp: &Warp, window: Window, address: u64) -> Outcome<Site> {

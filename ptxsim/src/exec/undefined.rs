@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::fault::{FaultKind, Outcome, Trouble};
-use crate::ir::{Address, Lanes, Op, Src, WARP, lanes_of, uses};
+use crate::ir::{Address, Lanes, Op, Src, WARP, lanes_of, lanes_where, uses};
 
 /// Undefined bits of a warp's registers, and lanes of its predicates.
 #[derive(Default)]
@@ -83,8 +83,7 @@ impl Undefined {
 
     /// Lanes of `exec` for which a source is undefined.
     pub fn lanes(&self, source: Src, exec: u32) -> u32 {
-        self.bits(source)
-            .map_or(0, |bits| lanes_of(exec).filter(|l| bits[*l] != 0).fold(0, |m, l| m | 1 << l))
+        self.bits(source).map_or(0, |bits| lanes_where(exec, |lane| bits[lane] != 0))
     }
 
     pub fn address(&self, address: &Address, exec: u32) -> Outcome {

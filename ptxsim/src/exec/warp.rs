@@ -66,6 +66,13 @@ pub struct Group {
     pub stack: Vec<u32>,
 }
 
+impl Group {
+    /// Lanes of the group that go on at `pc` by themselves.
+    pub fn part(&self, mask: u32, pc: u32) -> Self {
+        Self { pc, mask, state: State::Ready, stack: self.stack.clone() }
+    }
+}
+
 pub struct Warp {
     /// Number in the block, block in the cluster, number in the cluster.
     pub index: usize,
@@ -270,8 +277,7 @@ impl Warp {
     }
 
     /// Joins groups that have met.
-    pub fn merge(&mut self, at: usize) -> usize {
-        let mut at = at;
+    pub fn merge(&mut self, mut at: usize) {
         let mut other = 0;
         while other < self.groups.len() {
             let (a, b) = (&self.groups[at], &self.groups[other]);
@@ -286,7 +292,15 @@ impl Warp {
                 other += 1;
             }
         }
-        at
+    }
+
+    /// These lanes of a group run its instruction by themselves, after the others.
+    pub fn set_aside(&mut self, lanes: u32) {
+        let of = self.groups.iter_mut().find(|group| lanes != 0 && group.mask & lanes == lanes);
+        let Some(group) = of else { return };
+        group.mask &= !lanes;
+        let part = group.part(lanes, group.pc);
+        self.groups.push(part);
     }
 
     /// This warp waits for the launch before: an event that others learn of as of any write.

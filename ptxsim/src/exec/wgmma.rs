@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::accumulate::Product;
+use super::accumulate::Gemm;
 use super::fragments::{
     add_to_register, decode, order, place_of, register_of, rows_of_a, sums_of, transpose, turn,
 };
 use super::machine::{Flow, Machine};
-use super::matrix::whole;
-use super::pending::{Operand, Shape, WARPS};
+use super::pending::{Operand, Shape, WARPGROUP};
 use super::shared::{Range, Sound, swizzle};
 use super::warp::{State, Warp};
 use crate::fault::{FaultKind, Outcome, Trouble};
@@ -54,17 +53,13 @@ fn note(reads: &mut Vec<Range>, offset: u32) {
 }
 
 impl Machine<'_, '_> {
-    pub fn wgmma(&mut self, warp: &mut Warp, op: &Wgmma, exec: u32) -> Outcome<Flow> {
-        if exec != warp.alive {
-            return Ok(Flow::Wait(State::Gather));
-        }
-        whole(exec)?;
+    pub fn wgmma(&mut self, warp: &mut Warp, op: &Wgmma, exec: u32) -> Outcome {
         if self.grid.options.checks.wgmma_registers && !warp.wgmma.is_fenced(op) {
             let what = "wgmma uses registers that were used before it, without wgmma.fence between";
             return Err(Trouble::new(FaultKind::ProxyFence, what));
         }
         let (n, k) = (op.n, op.k);
-        let quarter = warp.index % WARPS;
+        let quarter = warp.index % WARPGROUP;
         let mut unknown = Unknown::default();
         let mut a = vec![0f32; 16 * k];
         if let [descriptor] = op.a.as_ref() {
@@ -114,7 +109,7 @@ impl Machine<'_, '_> {
                 sums_of(op.half_accumulate, r, lanes, n, &mut d[column..]);
             }
         }
-        self.grid.multiply(op.a_type, Product { n, k, a: &a, b: &b.values, d: &mut d });
+        self.grid.multiply(op.a_type, Gemm { n, k, a: &a, b: &b.values, d: &mut d });
         for (r, column, register) in places {
             let lanes = &mut warp.registers[register as usize];
             if !integer {
@@ -128,9 +123,9 @@ impl Machine<'_, '_> {
         }
         unknown.spread(warp, op, accumulates, exec);
         warp.wgmma.start(&op.d);
-        self.state.ctas[warp.cta].warpgroups[warp.index / WARPS].products[quarter] += 1;
+        self.state.ctas[warp.cta].warpgroups[warp.index / WARPGROUP].products[quarter] += 1;
         self.tally.total.tensor_flops += 2 * (16 * n * k) as u64;
-        Ok(Flow::Next)
+        Ok(())
     }
 
     /// B of a product, by rows. The first warp of the four reads it for all: a product is one operation of theirs, and where
@@ -141,7 +136,7 @@ impl Machine<'_, '_> {
         let Wgmma { n, k, b_type, transpose_b, .. } = *op;
         let shape = Shape { n, k, b_type, transpose_b, descriptors: [a, Some(descriptor)] };
         let cta = &mut self.state.ctas[warp.cta];
-        if let Some(known) = cta.warpgroups[warp.index / WARPS].begin(warp.index % WARPS, shape)? {
+        if let Some(known) = cta.warpgroups[warp.index / WARPGROUP].begin(warp.index % WARPGROUP, shape)? {
             let fenced = |actor: usize, epoch: u32| warp.fenced(&self.state.fences, actor, epoch);
             if cta.shared.all_sound(&known.writes, &warp.who(0, warp.cta, false), fenced) {
                 return Ok(known);
@@ -157,7 +152,7 @@ impl Machine<'_, '_> {
             transpose(&columns, op.k, op.n, &mut operand.values);
         }
         let operand = Arc::new(operand);
-        self.state.ctas[warp.cta].warpgroups[warp.index / WARPS].keep(warp.index % WARPS, &operand);
+        self.state.ctas[warp.cta].warpgroups[warp.index / WARPGROUP].keep(warp.index % WARPGROUP, &operand);
         Ok(operand)
     }
 
@@ -208,12 +203,9 @@ impl Machine<'_, '_> {
     }
 
     /// `wgmma.fence`, `.commit_group`, `.wait_group`.
-    pub fn wgmma_order(&mut self, warp: &mut Warp, op: &Op, exec: u32) -> Outcome<Flow> {
-        if exec != warp.alive {
-            return Ok(Flow::Wait(State::Gather));
-        }
-        let group = &mut self.state.ctas[warp.cta].warpgroups[warp.index / WARPS];
-        let own = warp.index % WARPS;
+    pub fn wgmma_order(&mut self, warp: &mut Warp, op: &Op) -> Outcome<Flow> {
+        let group = &mut self.state.ctas[warp.cta].warpgroups[warp.index / WARPGROUP];
+        let own = warp.index % WARPGROUP;
         match op {
             Op::WgmmaFence => warp.wgmma.fence(),
             Op::WgmmaCommit => group.commit(own, warp.wgmma.commit()),
@@ -264,6 +256,7 @@ impl Machine<'_, '_> {
         Ok(())
     }
 }
+
 /// A shared-memory operand of wgmma, from its 64-bit descriptor (PTX ISA, "Matrix Descriptor Format").
 struct MatrixLayout {
     start: u32,

@@ -5,10 +5,9 @@
 //! begin anew.
 
 use super::access::{Site, bytes_of};
-use super::accumulate;
-use super::machine::{Flow, Machine};
-use super::matrix::whole;
-use super::warp::{State, Warp};
+use super::accumulate::Gemm;
+use super::machine::Machine;
+use super::warp::Warp;
 use crate::counters::sectors;
 use crate::fault::{FaultKind, Outcome, Trouble};
 use crate::float::{self, F16, Rounding};
@@ -98,11 +97,7 @@ impl Machine<'_, '_> {
         sources.iter().map(|s| warp.lanes(*s, self.grid)).collect()
     }
 
-    pub fn product(&mut self, warp: &mut Warp, op: &Product, exec: u32) -> Outcome<Flow> {
-        if exec != warp.alive {
-            return Ok(Flow::Wait(State::Gather));
-        }
-        whole(exec)?;
+    pub fn product(&mut self, warp: &mut Warp, op: &Product, exec: u32) {
         let Product { m, n, k, products, fragments, half_c, half_d, d, a, b, c } = op;
         let (m, n, k) = (*m, *n, *k);
         let (a, b, c) = (self.fragment(warp, a), self.fragment(warp, b), self.fragment(warp, c));
@@ -139,8 +134,8 @@ impl Machine<'_, '_> {
             let reals = |x: &[u64]| -> Vec<f32> { x.iter().map(|bits| real(ty, *bits)).collect() };
             let start = |c: &u64| if *half_c { float::f16(*c as u32) } else { f32::from_bits(*c as u32) };
             floats = c.iter().map(start).collect();
-            let product = accumulate::Product { n, k, a: &reals(&a), b: &reals(&b), d: &mut floats };
-            self.grid.multiply(ty, product);
+            let gemm = Gemm { n, k, a: &reals(&a), b: &reals(&b), d: &mut floats };
+            self.grid.multiply(ty, gemm);
         }
         let sum = |row: usize, column: usize| -> u64 {
             let pairs = (0..k).map(|x| (a[row * k + x], b[x * n + column]));
@@ -179,12 +174,10 @@ impl Machine<'_, '_> {
             warp.put(*register, &out, exec);
         }
         self.tally.total.tensor_flops += 2 * (m * n * k) as u64;
-        Ok(Flow::Next)
     }
 
     /// Where each lane's elements lie: runs of neighbours, as address, first element and their number.
-    fn runs(&self, warp: &Warp, of: &WmmaTransfer, exec: u32) -> Outcome<Vec<(usize, u64, usize, usize)>> {
-        whole(exec)?;
+    fn runs(&self, warp: &Warp, of: &WmmaTransfer) -> Outcome<Vec<(usize, u64, usize, usize)>> {
         let WmmaTransfer { address, lines, length, element_bytes, across, fragment_bytes, .. } = *of;
         let addresses = self.addresses(warp, address);
         let strides = of.stride.map(|s| warp.lanes(s, self.grid).map(|s| s & 0xffff_ffff));
@@ -231,11 +224,8 @@ impl Machine<'_, '_> {
         dst: &[u32],
         exec: u32,
         pc: usize,
-    ) -> Outcome<Flow> {
-        if exec != warp.alive {
-            return Ok(Flow::Wait(State::Gather));
-        }
-        let runs = self.runs(warp, of, exec)?;
+    ) -> Outcome {
+        let runs = self.runs(warp, of)?;
         let each = of.element_bytes;
         let count = of.lines * of.length / WARP;
         // Their bits, and those that nothing has written.
@@ -295,21 +285,11 @@ impl Machine<'_, '_> {
                 self.loaded_undefined(warp, *register, &undefined, exec, pc);
             }
         }
-        Ok(Flow::Next)
+        Ok(())
     }
 
-    pub fn wmma_store(
-        &mut self,
-        warp: &mut Warp,
-        of: &WmmaTransfer,
-        src: &[Src],
-        exec: u32,
-        pc: usize,
-    ) -> Outcome<Flow> {
-        if exec != warp.alive {
-            return Ok(Flow::Wait(State::Gather));
-        }
-        let runs = self.runs(warp, of, exec)?;
+    pub fn wmma_store(&mut self, warp: &mut Warp, of: &WmmaTransfer, src: &[Src], pc: usize) -> Outcome {
+        let runs = self.runs(warp, of)?;
         let registers = self.fragment(warp, src);
         let each = of.element_bytes;
         let fragment = Fragment { registers: &registers, bits: 8 * each as usize };
@@ -355,7 +335,7 @@ impl Machine<'_, '_> {
         let (bytes, sectors) = self.count(&touched, pc);
         self.tally.total.global_store_bytes += bytes;
         self.tally.total.global_store_sectors += sectors;
-        Ok(Flow::Next)
+        Ok(())
     }
 }
 

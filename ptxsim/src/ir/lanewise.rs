@@ -69,6 +69,12 @@ pub fn lanemask(arch: Arch, a: &Lanes, b: &Lanes, f: impl Fn(u64, u64) -> bool) 
     arch.dispatch(Lanemask { a, b, f })
 }
 
+/// The lanes of a mask for which `f` holds.
+#[inline]
+pub fn lanes_where(mask: u32, f: impl Fn(usize) -> bool) -> u32 {
+    lanes_of(mask).fold(0, |held, lane| held | u32::from(f(lane)) << lane)
+}
+
 /// The lanes of a mask, in order.
 pub fn lanes_of(mask: u32) -> impl Iterator<Item = usize> + Clone {
     let mut rest = mask;

@@ -10,7 +10,7 @@ mod value;
 
 pub use convert::{Conversion, Kind};
 pub use forms::*;
-pub use lanewise::{Single, lanemask, lanes_of, lanewise};
+pub use lanewise::{Single, lanemask, lanes_of, lanes_where, lanewise};
 pub use op::Op;
 pub use operand::{DYNAMIC, Lanes, PredicateSrc, Special, Src, WARP};
 pub use value::{NAN32, Value};

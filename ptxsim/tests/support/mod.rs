@@ -5,7 +5,10 @@ pub mod fragments;
 pub mod kernel;
 pub mod rows;
 
-use ptxsim::{Card, Checks, Counters, Fault, GlobalMemory, LaunchConfig, LaunchError, Module, Options};
+use half::bf16;
+use ptxsim::{
+    Card, Checks, Counters, Fault, GlobalMemory, LaunchConfig, LaunchError, Module, Options, TensorMap,
+};
 
 pub struct Gpu {
     pub memory: GlobalMemory,
@@ -56,7 +59,7 @@ impl Gpu {
         self.upload(data, |x| x.to_le_bytes().to_vec())
     }
 
-    pub fn halves(&self, data: &[half::bf16]) -> u64 {
+    pub fn halves(&self, data: &[bf16]) -> u64 {
         self.upload(data, |x| x.to_le_bytes().to_vec())
     }
 
@@ -97,11 +100,23 @@ impl Gpu {
         self.launch(kernel, config, arguments).unwrap_or_else(|e| panic!("{e}"))
     }
 
+    /// A launch that may fail a check.
+    pub fn try_run(
+        &self,
+        kernel: &str,
+        config: &LaunchConfig,
+        arguments: &[&dyn Argument],
+    ) -> Result<Counters, Fault> {
+        self.launch(kernel, config, arguments).map_err(|error| match error {
+            LaunchError::Fault(fault) => *fault,
+            other => panic!("`{kernel}`: {other}"),
+        })
+    }
+
     /// A launch that must fail a check.
     pub fn fault(&self, kernel: &str, config: &LaunchConfig, arguments: &[&dyn Argument]) -> Fault {
-        match self.launch(kernel, config, arguments) {
-            Err(LaunchError::Fault(fault)) => *fault,
-            Err(other) => panic!("`{kernel}`: {other}"),
+        match self.try_run(kernel, config, arguments) {
+            Err(fault) => fault,
             Ok(_) => panic!("`{kernel}` did not fail"),
         }
     }
@@ -119,4 +134,28 @@ pub fn noise(n: usize, seed: u64) -> Vec<f32> {
         (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     };
     (0..n).map(step).collect()
+}
+
+/// The same as bf16.
+pub fn halves(n: usize, seed: u64) -> Vec<bf16> {
+    noise(n, seed).into_iter().map(bf16::from_f32).collect()
+}
+
+/// A map of a tensor whose rows follow each other without gaps; no swizzle, zeros out of bounds.
+pub fn tensor_map(data_type: u8, address: u64, dimensions: &[u64], box_size: &[u32]) -> TensorMap {
+    let mut map = TensorMap {
+        data_type,
+        address,
+        dimensions: dimensions.to_vec(),
+        strides: Vec::new(),
+        box_size: box_size.to_vec(),
+        element_strides: vec![1; dimensions.len()],
+        interleave: 0,
+        swizzle: 0,
+        promotion: 0,
+        fill: 0,
+    };
+    let stride = |d: usize| dimensions[..d].iter().product::<u64>() * u64::from(map.element_bytes());
+    map.strides = (1..dimensions.len()).map(stride).collect();
+    map
 }

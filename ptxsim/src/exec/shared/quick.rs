@@ -2,7 +2,7 @@
 //! that is left to the full checks, which also say what is wrong.
 
 use super::super::warp::lanes_of;
-use super::{Cell, LANE_BITS, SEVERAL, Shared, Sound, Stamp, Who};
+use super::{ALL, Cell, LANE_BITS, SEVERAL, Shared, Sound, Stamp, Who};
 
 impl Stamp {
     /// The write comes before what any lane of the warp does now.
@@ -19,7 +19,7 @@ impl Cell {
     /// Written by whole words, and nothing is under way to it.
     #[inline]
     fn is_plain(&self) -> bool {
-        self.written == 15 && !self.incoming && !self.split
+        self.written == ALL && !self.incoming && !self.split
     }
 
     /// Nothing asynchronous uses it, and its bytes were written together.
@@ -87,7 +87,7 @@ impl Shared {
             return false;
         }
         for cell in &mut self.cells[first..first + words] {
-            (cell.written, cell.hollow, cell.read, cell.write) = (15, false, false, Stamp::of(who));
+            (cell.written, cell.hollow, cell.read, cell.write) = (ALL, false, false, Stamp::of(who));
         }
         true
     }
