@@ -139,7 +139,7 @@ pub mod tests {
             assert_eq!((line.split_cluster, line.by_cost, line.us), (1, false, 5.0));
         }
         let file = written(folder.path(), true, &[line]);
-        let error = plans(&[file.clone()]).err().expect("should be refused").to_string();
+        let error = plans(std::slice::from_ref(&file)).err().expect("should be refused").to_string();
         assert!(error.starts_with(file.to_str().unwrap()), "{error}");
         assert!(error.contains("machine.simulated is true (A card)"), "{error}");
     }
