@@ -35,7 +35,7 @@ BLOCKS = [
     ("t5_attend_encoder_b?f16_64", 128, 5 * (8 << 10) + 1024),
     ("t5_attend_encoder_b?f16_.*", 128, 16 * 1024 + 4 * (8 << 10) + 768),
     ("t5_choose", 1024, 0),
-    ("(t5_attend_|t5_gemm_b?f16|onekv).*", 128, 0),
+    ("(t5_attend_|onekv).*", 128, 0),
     (".*", 256, 0),
 ]
 """Kernels that the plan does not choose: threads and dynamic shared memory of a block. The first that matches."""

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 
-use crate::cost::Method;
-
 use crate::backend::{Backend, BatchRow, RowsSpec};
 use crate::config::{Config, Rules};
+use crate::cost::Method;
 use crate::model::{Decoding, Memory, Model, Seat};
 use crate::schedule::{Entered, Schedule, Seated, places};
 
@@ -140,17 +139,20 @@ impl<'m, 'b, B: Backend> Session<'m, 'b, B> {
                 tasks.iter().filter(|task| !task.prompts.is_empty()).cloned().collect()
             }
         };
-        let begin = |prompt: &Vec<u32>| [&[model.config.decoder_start], prompt.as_slice()].concat();
-        let tokens: Vec<Vec<u32>> = tasks.iter().flat_map(|task| &task.prompts).map(begin).collect();
-        let inputs: Vec<usize> =
-            (0..tasks.len()).flat_map(|input| vec![input; tasks[input].prompts.len()]).collect();
-        let most_prompts = tasks.iter().map(|task| task.prompts.len()).max().unwrap_or(0);
+        let start_token = [model.config.decoder_start];
+        let tokens_of = |prompt: &Vec<u32>| [&start_token, prompt.as_slice()].concat();
+        let rows_of = |(input, task): (usize, &Task)| {
+            task.prompts.iter().map(|prompt| (input, tokens_of(prompt))).collect::<Vec<_>>()
+        };
+        let (inputs, tokens): (Vec<usize>, Vec<Vec<u32>>) =
+            tasks.iter().enumerate().flat_map(rows_of).unzip();
         let at_once = limits.batch_rows.unwrap_or(usize::MAX);
         let slots = at_once.min(tokens.len());
-        let places = places(tasks.len() as u64, most_prompts as u64, at_once as u64) as usize;
-        // A place of its own for each input, where that takes no more than places that any of them can take.
         let lengths: Vec<usize> = tasks.iter().map(|task| task.input.len()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
+        let most_prompts = tasks.iter().map(|task| task.prompts.len()).max().unwrap_or(0);
+        let places = places(tasks.len() as u64, most_prompts as u64, at_once as u64) as usize;
+        // A place of its own for each input, where that takes no more than places that any of them can take.
         let own = lengths.iter().sum::<usize>() <= longest * places;
         let room = if own { lengths.clone() } else { vec![longest; places] };
         let places = room.len();
@@ -219,21 +221,22 @@ impl<'m, 'b, B: Backend> Session<'m, 'b, B> {
     /// the batch has rows.
     fn admit(&mut self, schedule: &mut Schedule, stats: &mut Stats, progress: &ProgressBar) -> Result<bool> {
         let (model, backend) = (self.model, self.model.backend);
-        let again = schedule.entered == 0;
+        let begins = schedule.entered == 0;
         let entered = schedule.enter();
         if schedule.batch.is_empty() {
             return Ok(false);
         }
-        let (same, seat) = timed(backend, || self.seat(schedule, &entered))?;
-        if !(again && same) {
-            // What was recorded has other rows.
+        let (planned_before, seat) = timed(backend, || self.seat(schedule, &entered))?;
+        // A session that is run again begins with the batch that it began with before.
+        let as_recorded = begins && planned_before;
+        if !as_recorded {
             self.recording = None;
         }
         if entered.rows.is_empty() {
             stats.decode += seat;
             return Ok(true);
         }
-        if !(again && same) {
+        if !as_recorded {
             backend.trim();
         }
         progress.set_message("encoding");

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     arguments.check()?;
     command::start_threads(arguments.threads)?;
+    // How the CPU was chosen, where it was not asked for.
     let why = match arguments.backend {
         Device::Cpu => String::new(),
         Device::Auto | Device::Cuda => match on_card(arguments)? {
@@ -44,6 +45,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(dtype @ (Dtype::Bf16 | Dtype::F16)) = arguments.dtype {
         let dtype = format!("{dtype:?}").to_lowercase();
         bail!("--dtype is {dtype}, allowed on the CPU{why}: f32");
+    }
+    if let Some(products) = arguments.gemm {
+        let products = format!("{products:?}").to_lowercase();
+        bail!("--gemm is {products}, allowed on CUDA only{why}");
     }
     with(arguments, &Cpu::new(), &why)
 }
@@ -110,11 +115,15 @@ fn answer<'b, B: Backend>(
         if answers.prediction.is_none() {
             // As it was asked: PIE's own tasks have the prompts in their inputs.
             let work = workload(&asked.tasks(text.as_ref(), Method::Pid)?, limits.max_new_tokens);
-            let device = arguments.roofline()?.or(facts.roofline);
-            let (methods, free_bytes, model) = (arguments.methods(), free, shape);
-            let doubts = doubts(&work, asked.prompt_texts());
-            let prediction = Prediction { model, work, batch_rows, methods, free_bytes, device, doubts };
-            answers.prediction = Some(prediction);
+            answers.prediction = Some(Prediction {
+                model: shape,
+                work,
+                batch_rows,
+                methods: arguments.methods(),
+                free_bytes: free,
+                device: arguments.roofline()?.or(facts.roofline),
+                doubts: doubts(&work, asked.prompt_texts()),
+            });
         }
         if arguments.explain {
             break;

@@ -181,7 +181,7 @@ impl<'b, B: Backend> Model<'b, B> {
             }
             let hidden = self.encode_chunk(&ids)?;
             for (layer, kv) in self.decoder.iter().zip(&mut memory.layers) {
-                self.backend.project(kv, start, &hidden, &layer.kv)?;
+                self.backend.project_kv(kv, start, &hidden, &layer.kv)?;
             }
             progress.inc(tokens as u64);
         }
@@ -198,9 +198,9 @@ impl<'b, B: Backend> Model<'b, B> {
         let mut next = || norms.next().unwrap_or(&self.encoder_norm);
         let mut x = b.embed(&self.embedding, &inputs.concat(), next())?;
         for (layer, bias) in self.encoder.iter().zip(biases.iter().cycle()) {
-            let qkv = self.project(&mut x, &layer.attention)?;
+            let qkv = self.normed_linear(&mut x, &layer.attention)?;
             let attended = b.attend_inputs(&qkv, &offsets, bias)?;
-            b.add(&mut x, &attended, &layer.attention.out, &layer.feed_forward.norm)?;
+            b.add_linear(&mut x, &attended, &layer.attention.out, &layer.feed_forward.norm)?;
             self.feed_forward(&mut x, &layer.feed_forward, next())?;
         }
         b.rms_norm(&mut x, &self.encoder_norm, c.epsilon)
@@ -226,7 +226,7 @@ impl<'b, B: Backend> Model<'b, B> {
     ) -> Result<()> {
         let (start, at) = (from.offsets[place], to.offsets[at]);
         for (from, to) in from.layers.iter().zip(&mut to.layers) {
-            self.backend.copy(from, start..start + keys, to, at)?;
+            self.backend.copy_kv(from, start..start + keys, to, at)?;
         }
         Ok(())
     }
@@ -309,12 +309,12 @@ impl<'b, B: Backend> Model<'b, B> {
         let mut next = || norms.next().unwrap_or(&self.decoder_norm);
         let mut x = b.embed_next(&self.embedding, rows, next())?;
         for (i, (layer, kv)) in self.decoder.iter().zip(&memory.layers).enumerate() {
-            let qkv = self.project(&mut x, &layer.attention)?;
+            let qkv = self.normed_linear(&mut x, &layer.attention)?;
             let attended = b.attend_rows(&qkv, i, rows)?;
-            b.add(&mut x, &attended, &layer.attention.out, &layer.cross.norm)?;
-            let q = self.project(&mut x, &layer.cross)?;
+            b.add_linear(&mut x, &attended, &layer.attention.out, &layer.cross.norm)?;
+            let q = self.normed_linear(&mut x, &layer.cross)?;
             let attended = b.attend_cross(&q, kv, cross)?;
-            b.add(&mut x, &attended, &layer.cross.out, &layer.feed_forward.norm)?;
+            b.add_linear(&mut x, &attended, &layer.cross.out, &layer.feed_forward.norm)?;
             self.feed_forward(&mut x, &layer.feed_forward, next())?;
         }
         Ok(x)
@@ -341,8 +341,8 @@ impl<'b, B: Backend> Model<'b, B> {
         memory.layers.iter().map(|kv| self.backend.cross_kv_bytes(kv)).sum()
     }
 
-    /// What the residual stream gives a sublayer.
-    fn project(&self, x: &mut B::Stream, layer: &Sublayer<B>) -> Result<B::Matrix> {
+    /// What a sublayer takes of the residual stream: normed, and projected.
+    fn normed_linear(&self, x: &mut B::Stream, layer: &Sublayer<B>) -> Result<B::Matrix> {
         self.backend.linear(&self.backend.rms_norm(x, &layer.norm, self.config.epsilon)?, &layer.into)
     }
 
@@ -351,7 +351,7 @@ impl<'b, B: Backend> Model<'b, B> {
         let (b, c) = (self.backend, &self.config);
         let normed = b.rms_norm(x, &layer.norm, c.epsilon)?;
         let by = Activated { activation: c.activation, gated: c.gated };
-        b.add(x, &b.linear_activated(&normed, &layer.into, by)?, &layer.out, next)
+        b.add_linear(x, &b.linear_activated(&normed, &layer.into, by)?, &layer.out, next)
     }
 }
 

@@ -580,6 +580,11 @@ fn bad_arguments() {
             "{text}"
         );
     }
+    let on_cpu = ["--random", "tiny", "--backend", "cpu"];
+    let text = error(&[&on_cpu[..], &["--dtype", "bf16"]].concat());
+    assert_eq!(text, "error: --dtype is bf16, allowed on the CPU: f32");
+    let text = error(&[&on_cpu[..], &["--gemm", "own"]].concat());
+    assert_eq!(text, "error: --gemm is own, allowed on CUDA only");
     let text = error(&["--frob"]);
     assert_eq!(text, "error: unexpected argument '--frob' found (--help shows the options)");
     let model = path_text(&root().join("tests/goldens/relu-tied")).to_string();

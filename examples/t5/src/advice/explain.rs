@@ -1,12 +1,12 @@
 //! What is said of a run before it: which way to have its outputs costs least, memory, from where on sharing pays, and what
 //! speaks against the method.
 
-use crate::cost::{self, Crossover, Method, ModelShape, Roofline, SEARCHED, Workload};
 use serde_json::{Map, Value, json};
 
 use crate::advice::memory::{Need, gigabytes, most_prompts, most_rows};
 use crate::advice::ways::{WAYS, Way, cheapest, fewest};
-use crate::cli::report::{name, table};
+use crate::cli::report::table;
+use crate::cost::{self, Crossover, Method, ModelShape, Roofline, SEARCHED, Workload};
 use crate::generate::Task;
 
 /// PID pays where it is this many times as fast as PIE.
@@ -44,21 +44,14 @@ impl Prediction {
         Some((gain, cost::crossover(&self.model, &self.work, &device, PAYS)))
     }
 
-    /// The most prompts per input that fit.
-    fn most_prompts(&self, method: Method) -> Option<u64> {
-        Some(most_prompts(method, &self.model, &self.work, self.free_bytes?))
-    }
-
     /// One line on what fits, where memory is limited.
     pub fn memory_line(&self) -> Option<String> {
         let free = self.free_bytes?;
         let mut lines = Vec::new();
         for &method in self.methods {
-            let (need, most) = (
-                Need::new(method, &self.model, &self.work, self.batch_rows).total(),
-                self.most_prompts(method)?,
-            );
-            let (name, needs) = (name(method), gigabytes(need));
+            let need = Need::new(method, &self.model, &self.work, self.batch_rows).total();
+            let most = most_prompts(method, &self.model, &self.work, free);
+            let (name, needs) = (method.name(), gigabytes(need));
             let rows = match most_rows(method, &self.model, &self.work, free) {
                 rows if need > free && rows > 0 => format!(", all with --batch-rows {rows}"),
                 _ => String::new(),
@@ -106,8 +99,11 @@ impl Prediction {
     }
 
     pub fn json(&self) -> Value {
-        let fit = |method: &Method| Some((name(*method).to_lowercase(), json!(self.most_prompts(*method)?)));
-        let fit: serde_json::Map<String, Value> = self.methods.iter().filter_map(fit).collect();
+        let fit = |(method, free): (&Method, u64)| {
+            (method.name().to_lowercase(), json!(most_prompts(*method, &self.model, &self.work, free)))
+        };
+        let methods = self.methods.iter();
+        let fit: Map<_, _> = methods.filter_map(|method| Some((method, self.free_bytes?))).map(fit).collect();
         let w = &self.work;
         json!({
             "inputs": w.inputs,

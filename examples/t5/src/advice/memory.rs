@@ -1,9 +1,8 @@
 //! What a run needs of a device's memory, said and checked before anything is loaded.
 
-use crate::cost::{self, Method, ModelShape, Workload, count};
 use anyhow::{Result, bail};
 
-use crate::cli::report::name;
+use crate::cost::{self, Method, ModelShape, Workload, count};
 use crate::model::ENCODE_TOKENS;
 use crate::schedule::places;
 
@@ -76,7 +75,7 @@ pub fn check(method: Method, model: &ModelShape, work: &Workload, batch_rows: u6
     bail!(
         "{} with {} prompts at once needs {total} of device memory ({weights} of weights, {cross_kv} of cross-attention \
          K/V, {self_kv} of self-attention K/V, {activations} of activations), free: {free}; {fits}",
-        name(method),
+        method.name(),
         batch_rows.min(count(work.rows())),
     )
 }

@@ -2,7 +2,7 @@
 
 pub mod elementwise;
 mod kept;
-mod product;
+pub mod product;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use kept::Kept;
 use onekv::{Problem, SharedKv, Strides};
-use product::{Packed, Rows as Activations, product};
+use product::{Packed, View, product};
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -46,8 +46,8 @@ impl Drop for Matrix {
 }
 
 impl Matrix {
-    fn view(&self) -> Activations<'_> {
-        Activations { data: &self.data, rows: self.rows, cols: self.cols, stride: self.cols }
+    fn view(&self) -> View<'_> {
+        View { data: &self.data, rows: self.rows, cols: self.cols, stride: self.cols }
     }
 
     fn take_rows(&self, rows: &[usize]) -> Self {
@@ -168,7 +168,7 @@ impl Cpu {
         let dim = inner / heads;
         let part = |which: usize, head: usize, tokens: Range<usize>| {
             let data = &qkv.data[tokens.start * qkv.cols + which * inner + head * dim..];
-            Activations { data, rows: tokens.len(), cols: dim, stride: qkv.cols }
+            View { data, rows: tokens.len(), cols: dim, stride: qkv.cols }
         };
         let packed: Vec<(Range<usize>, usize, Packed, Packed)> = sequences
             .iter()
@@ -202,7 +202,7 @@ impl Cpu {
                     unseen.fill(0.0);
                 }
                 let mut out = vec![0.0; rows * dim];
-                let weights = Activations { data: &scores, rows, cols: keys, stride: keys };
+                let weights = View { data: &scores, rows, cols: keys, stride: keys };
                 product(self.arch, &mut out, weights, v.leading(dim, keys), false, 1);
                 (out, first, *head)
             })
@@ -290,7 +290,7 @@ impl Backend for Cpu {
         Ok(out)
     }
 
-    fn add(&self, x: &mut Matrix, y: &Matrix, weights: &Packed, _next: &Vec<f32>) -> Result<()> {
+    fn add_linear(&self, x: &mut Matrix, y: &Matrix, weights: &Packed, _next: &Vec<f32>) -> Result<()> {
         self.product(&mut x.data, y, weights, true);
         Ok(())
     }
@@ -330,13 +330,13 @@ impl Backend for Cpu {
         Ok(CrossKv { data: vec![0.0; keys * 2 * inner], inner })
     }
 
-    fn project(&self, kv: &mut CrossKv, at: usize, x: &Matrix, weights: &Packed) -> Result<()> {
+    fn project_kv(&self, kv: &mut CrossKv, at: usize, x: &Matrix, weights: &Packed) -> Result<()> {
         let out = &mut kv.data[at * 2 * kv.inner..][..x.rows * 2 * kv.inner];
         self.product(out, x, weights, false);
         Ok(())
     }
 
-    fn copy(&self, of: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
+    fn copy_kv(&self, of: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
         let key = 2 * of.inner;
         let copied = &of.data[keys.start * key..keys.end * key];
         to.data[at * key..][..copied.len()].copy_from_slice(copied);

@@ -1,5 +1,5 @@
-//! The CUDA backend: cublasLt or a kernel of our own for matrix products, onekv for cross-attention, `cuda/` for
-//! the rest. Everything is on one stream. A decode step needs nothing from the host: it is recorded as a CUDA graph
+//! The CUDA backend: cublasLt for matrix products, or on Hopper a kernel of our own, onekv for cross-attention, `cuda/`
+//! for the rest. Everything is on one stream. A decode step needs nothing from the host: it is recorded as a CUDA graph
 //! and replayed.
 
 mod cublaslt;
@@ -12,7 +12,6 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::cost::Roofline;
 use anyhow::{Context as _, Result, bail};
 use bytemuck::Pod;
 use cublaslt::CublasLt;
@@ -30,6 +29,7 @@ use rows::{Bias, OVERFLOWED, RowState, Rows};
 use super::{Backend, BatchRow, DeviceMemory, Facts, RowsSpec, Step, overflow};
 use crate::cli::arguments::{Dtype, Products};
 use crate::config::{Activated, Config};
+use crate::cost::Roofline;
 
 /// Elements per head that the kernels of `cuda/` and of onekv are there for; smaller heads are filled up.
 const HEAD_DIMS: [usize; 2] = [64, 128];
@@ -37,7 +37,8 @@ const HEAD_DIMS: [usize; 2] = [64, 128];
 /// One card.
 pub struct Cuda {
     // Fields are dropped in this order: what needs the driver goes first.
-    products: Option<CublasLt>,
+    /// None where products are those of `cuda/gemm_sm90a.cu`.
+    cublaslt: Option<CublasLt>,
     /// The encoder's tiles for the last offsets: every layer asks for the same.
     tiles: RefCell<Option<(Vec<usize>, Buffer, usize)>>,
     attention: Arc<onekv::cuda::Kernels>,
@@ -77,13 +78,19 @@ impl Cuda {
             Some(Dtype::Bf16) | None => DType::Bf16,
         };
         let own = driver.hopper && dtype != DType::F32;
-        let products = match products.unwrap_or(if own { Products::Own } else { Products::Cublaslt }) {
+        let cublaslt = match products.unwrap_or(if own { Products::Own } else { Products::Cublaslt }) {
             Products::Cublaslt => Some(CublasLt::new(&driver.stream, &pool)?),
-            Products::Own => None,
+            Products::Own if own => None,
+            Products::Own => {
+                let card = driver.context.name()?;
+                bail!(
+                    "--gemm is own, allowed on {card} in {dtype}: cublaslt; own is for bf16 and f16 on Hopper"
+                )
+            }
         };
         let (tiles, recorder) = (RefCell::default(), RefCell::default());
         let plans = PlanOptions::default();
-        Ok(Self { products, tiles, attention, queue, recorder, pool, driver, dtype, plans })
+        Ok(Self { cublaslt, tiles, attention, queue, recorder, pool, driver, dtype, plans })
     }
 
     pub fn matrix(&self, rows: usize, cols: usize, dtype: DType) -> Result<Matrix> {
@@ -105,25 +112,17 @@ impl Cuda {
         }
     }
 
-    /// Hopper's own kernel multiplies 16-bit types.
-    fn streams_weights(&self) -> bool {
-        self.products.is_none() && self.driver.hopper && self.dtype != DType::F32
-    }
-
     /// Where norms are begun by whom the residual stream is written: for products that end them, and in a type whose range
     /// is that of f32, as the stream is not divided yet.
     fn begin(&self, rows: usize, next: &Buffer, cols: usize, parts: usize) -> Result<Option<Begun>> {
-        let begins = self.streams_weights() && self.dtype == DType::Bf16;
+        let begins = self.cublaslt.is_none() && self.dtype == DType::Bf16;
         begins.then(|| Begun::new(&self.pool, rows, next, cols, parts)).transpose()
     }
 
     fn multiply(&self, x: &Matrix, weights: &Matrix, target: Target<'_>) -> Result<()> {
-        match &self.products {
-            Some(library) => library.multiply(self.driver.lane.get(), x, weights, target),
-            None if self.streams_weights() => {
-                kernels::gemm_sm90a(&self.driver, x, weights, target, None, None)
-            }
-            None => kernels::gemm(&self.driver, x, weights, target),
+        match &self.cublaslt {
+            Some(library) => library.multiply(self.driver.launch_stream.get(), x, weights, target),
+            None => kernels::gemm_sm90a(&self.driver, x, weights, target, None, None),
         }
     }
 
@@ -210,7 +209,7 @@ impl Backend for Cuda {
 
     fn facts(&self) -> Facts {
         let card = self.driver.context.name().unwrap_or_else(|_| "unknown card".into());
-        let products = if self.products.is_some() { "cublasLt" } else { "own gemm" };
+        let products = if self.cublaslt.is_some() { "cublasLt" } else { "own gemm" };
         let name = format!("cuda: {card}, {}, {products}", self.dtype);
         Facts { name, element_bytes: self.dtype.size_bytes(), roofline: self.roofline() }
     }
@@ -281,7 +280,7 @@ impl Backend for Cuda {
         self.product(x, weights, self.dtype)
     }
 
-    fn add(&self, x: &mut Residual, y: &Matrix, weights: &Matrix, next: &Buffer) -> Result<()> {
+    fn add_linear(&self, x: &mut Residual, y: &Matrix, weights: &Matrix, next: &Buffer) -> Result<()> {
         let Residual { sum, begun } = x;
         let target = Target { data: &mut sum.data, at: 0, dtype: sum.dtype, add: true };
         *begun = self.begin(sum.rows, next, sum.cols, Begun::parts_of_product(sum.cols))?;
@@ -298,7 +297,7 @@ impl Backend for Cuda {
     fn linear_activated(&self, x: &Matrix, w: &Matrix, by: Activated) -> Result<Matrix> {
         let width = if by.gated { w.rows / 2 } else { w.rows };
         let mut out = self.matrix(x.rows, width, self.dtype)?;
-        if self.streams_weights() {
+        if self.cublaslt.is_none() {
             let target = Target { data: &mut out.data, at: 0, dtype: self.dtype, add: false };
             kernels::gemm_sm90a(&self.driver, x, w, target, Some(by), None)?;
         } else {
@@ -337,12 +336,12 @@ impl Backend for Cuda {
         Ok(CrossKv { data: self.pool.zeros(keys * 2 * inner * self.dtype.size_bytes())?, keys, inner })
     }
 
-    fn project(&self, kv: &mut CrossKv, at: usize, x: &Matrix, weights: &Matrix) -> Result<()> {
+    fn project_kv(&self, kv: &mut CrossKv, at: usize, x: &Matrix, weights: &Matrix) -> Result<()> {
         let at = at * 2 * kv.inner * self.dtype.size_bytes();
         self.multiply(x, weights, Target { data: &mut kv.data, at, dtype: self.dtype, add: false })
     }
 
-    fn copy(&self, of: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
+    fn copy_kv(&self, of: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
         let key_bytes = 2 * of.inner * self.dtype.size_bytes();
         let bytes = keys.len() * key_bytes;
         self.pool.copy(&of.data, keys.start * key_bytes, &mut to.data, at * key_bytes, bytes)
@@ -431,13 +430,13 @@ impl Backend for Cuda {
         let Some(recorded) = recording.as_mut().filter(|_| left > 0) else { return Ok(()) };
         if recorded.step.is_none() {
             let mut recorder = self.queue.record()?;
-            // SAFETY: K and V of the encoder are written when an input is admitted (`project`, `copy`), before
+            // SAFETY: K and V of the encoder are written when an input is admitted (`project_kv`, `copy_kv`), before
             // its steps are replayed and never by a step.
             unsafe { recorder.assume_kv_settled() };
-            self.driver.lane.set(recorder.cu_stream());
+            self.driver.launch_stream.set(recorder.cu_stream());
             self.recorder.replace(Some(recorder));
             let result = self.pool.without_new(step);
-            self.driver.lane.set(self.driver.stream.cu_stream());
+            self.driver.launch_stream.set(self.driver.stream.cu_stream());
             let recorder = self.recorder.take();
             result?;
             recorded.step = recorder.map(Recorder::finish).transpose()?;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::Arguments;
 use super::asked::Asked;
-use super::report::{Figures, figures_table, name, outputs_table};
+use super::report::{Figures, figures_table, outputs_table};
 use crate::advice::explain::Prediction;
 use crate::cost::Method;
 
@@ -34,22 +34,24 @@ impl Answers {
     fn figures(&self, device: &str) -> Value {
         let mut figures = Map::new();
         let prediction = self.prediction.as_ref().map_or(Value::Null, Prediction::json);
-        let ran = self.ran.iter().map(|(f, _)| (f.name(), f.json()));
-        let refused = self.refused.iter().map(|(method, why)| (name(*method), json!({ "error": why })));
-        for (name, mut json) in ran.chain(refused) {
+        let ran = self.ran.iter().map(|(f, _)| (f.method, f.json()));
+        let refused = self.refused.iter().map(|(method, why)| (*method, json!({ "error": why })));
+        for (method, mut json) in ran.chain(refused) {
             json["device"] = json!(device);
             json["predicted"] = prediction.clone();
-            figures.insert(name.to_lowercase(), json);
+            figures.insert(method.name().to_lowercase(), json);
         }
         Value::Object(figures)
     }
 
     fn print(&self, device: &str) {
         let figures: Vec<&Figures> = self.ran.iter().map(|(figures, _)| figures).collect();
-        figures.iter().for_each(|figures| println!("{}", figures.legend()));
+        for Figures { method, .. } in &figures {
+            println!("{}: {}", method.name(), method.meaning());
+        }
         println!("{}", figures_table(&figures));
         for (method, why) in &self.refused {
-            println!("{} was not run: {why}", name(*method));
+            println!("{} was not run: {why}", method.name());
         }
         println!("{device}");
     }
@@ -75,7 +77,7 @@ impl Answers {
         // Answers of an input, by method.
         let of_input = |i: usize| {
             let range = i * prompts.len()..(i + 1) * prompts.len();
-            self.ran.iter().map(move |(figures, answers)| (figures.name(), &answers[range.clone()]))
+            self.ran.iter().map(move |(figures, answers)| (figures.method.name(), &answers[range.clone()]))
         };
         if arguments.json {
             let line = |i, p: usize| {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::cli::command::whole;
-use crate::cost::{Method, Roofline};
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 
+use crate::cli::command::whole;
+use crate::cost::{Method, Roofline};
 use crate::load::Shape;
 
 /// Encode once, decode many: T5 with the prompts in the decoder (PID) or in the encoder (PIE).
@@ -63,8 +63,8 @@ pub struct Arguments {
     /// CUDA]. f16 overflows in large T5s
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
-    /// Matrix products on CUDA: NVIDIA's library, or kernels of this example: on Hopper made for decode steps, elsewhere
-    /// for where the library is absent [default: own on Hopper in bf16 and f16, else cublaslt]
+    /// Matrix products on CUDA: NVIDIA's library, or on Hopper, in bf16 and f16, kernels of this example that are made for
+    /// decode steps [default: own where it is allowed, else cublaslt]
     #[arg(long, value_enum)]
     pub gemm: Option<Products>,
     /// CPU threads [default: all cores]

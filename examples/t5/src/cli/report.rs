@@ -1,26 +1,11 @@
 //! What a run prints: outputs by prompt, then the methods side by side.
 
-use crate::cost::{self, Method, ModelShape, Workload};
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde_json::{Value, json};
 
+use crate::cost::{self, Method, ModelShape, Workload};
 use crate::generate::{Stats, Task};
-
-/// The method in words, and what they mean.
-const METHODS: [(Method, &str, &str); 3] = [
-    (Method::Pid, "PID", "prompt in the decoder. The input is encoded once; all prompts read its one K/V."),
-    (Method::Pie, "PIE", "prompt in the encoder. The input is encoded, and its K/V kept, once per prompt."),
-    (
-        Method::PidReplicated,
-        "PID-replicated",
-        "as PID, but every prompt reads a copy of the K/V: what sharing it saves.",
-    ),
-];
-
-pub fn name(method: Method) -> &'static str {
-    METHODS.iter().find(|(of, ..)| *of == method).map_or("", |(_, name, _)| name)
-}
 
 /// The figures of one method over a whole run.
 pub struct Figures {
@@ -106,16 +91,6 @@ impl Figures {
             "peak_device_bytes": s.peak_bytes,
         })
     }
-
-    pub fn name(&self) -> &'static str {
-        name(self.method)
-    }
-
-    /// What the name means.
-    pub fn legend(&self) -> String {
-        let meaning = METHODS.iter().find(|(of, ..)| *of == self.method).map_or("", |(.., meaning)| meaning);
-        format!("{}: {meaning}", self.name())
-    }
 }
 
 /// As wide as the terminal at most; elsewhere as wide as it likes.
@@ -195,7 +170,7 @@ pub fn figures_table(figures: &[&Figures]) -> Table {
     ];
     // What no method did has no line.
     let lines = lines.into_iter().filter(|(_, value, _)| figures.iter().any(|f| value(f).is_some()));
-    measures_table(figures, Figures::name, pid, 1, &lines.collect::<Vec<_>>())
+    measures_table(figures, |figures| figures.method.name(), pid, 1, &lines.collect::<Vec<_>>())
 }
 
 /// Nothing where nothing was done.

@@ -2,45 +2,30 @@
 
 use serde_json::Value;
 
-use crate::arguments::Products;
-use crate::support::{PRODUCTS, card, card_with};
+use crate::backend::cuda::Cuda;
+use crate::support::{card, hopper};
 use crate::t5_example::{answers, error, json, path_text, program, root, stdout};
 
-/// transformers' ids, in f32, where cublasLt computes the products if nothing is said.
+/// transformers' ids, in f32.
 #[test]
 fn ids_equal_transformers() {
     let case = root().join("tests/goldens/gated-untied");
     let request = case.join("request.json");
     let arguments = ["--model", path_text(&case), "--ids", path_text(&request), "--json"];
     let want: Value = serde_json::from_slice(&std::fs::read(case.join("expected.json")).unwrap()).unwrap();
-    for (products, gemm) in PRODUCTS.into_iter().zip([&["--gemm", "own"][..], &[]]) {
-        if card_with(products).is_some() {
-            let on_cuda = ["--backend", "cuda", "--dtype", "f32"];
-            let got = json(&[&arguments[..], &on_cuda, gemm].concat());
-            assert_eq!(answers(&got), want["outputs"], "{products:?}");
-        }
+    if card().is_some() {
+        let got = json(&[&arguments[..], &["--backend", "cuda", "--dtype", "f32"]].concat());
+        assert_eq!(answers(&got), want["outputs"]);
     }
 }
 
-const TINY: [&str; 11] = [
-    "--random",
-    "tiny",
-    "--backend",
-    "cuda",
-    "--gemm",
-    "own",
-    "--keys",
-    "20",
-    "--prompt-count",
-    "3",
-    "--max-new-tokens",
-];
+const TINY: [&str; 9] =
+    ["--random", "tiny", "--backend", "cuda", "--keys", "20", "--prompt-count", "3", "--max-new-tokens"];
 
 #[test]
 fn random_weights_fill_the_report() {
-    if card().is_none() {
-        return;
-    }
+    let Some(cuda) = card() else { return };
+    let products = made_for(&cuda);
     let report = json(&[&TINY[..], &["7", "--mode", "all", "--json", "--roofline", "800,4000"]].concat());
     for method in ["pid", "pid-replicated", "pie"] {
         let f = &report[method];
@@ -50,9 +35,8 @@ fn random_weights_fill_the_report() {
         {
             assert!(f[field].as_f64().is_some_and(|x| x > 0.0), "{method} {field} is {}", f[field]);
         }
-        assert!(
-            f["device"].as_str().is_some_and(|d| d.starts_with("cuda: ") && d.ends_with("bf16, own gemm"))
-        );
+        let device = f["device"].as_str().unwrap();
+        assert!(device.starts_with("cuda: ") && device.ends_with(&format!("bf16, {products}")), "{device}");
         assert!(f["predicted"]["most_prompts_that_fit"]["pie"].as_u64().is_some_and(|n| n > 100));
         assert!(f["predicted"]["gain"].as_f64().is_some_and(|x| x > 0.5));
     }
@@ -69,25 +53,10 @@ fn random_weights_fill_the_report() {
 /// `auto` takes the card and says so.
 #[test]
 fn auto_takes_the_card() {
-    if card().is_none() {
-        return;
-    }
-    let text = stdout(&[
-        "--random",
-        "tiny",
-        "--gemm",
-        "own",
-        "--keys",
-        "5",
-        "--prompt-count",
-        "1",
-        "--max-new-tokens",
-        "1",
-    ]);
-    assert!(
-        text.lines().last().is_some_and(|l| l.starts_with("cuda: ") && l.ends_with("own gemm (auto)")),
-        "{text}"
-    );
+    let Some(cuda) = card() else { return };
+    let text = stdout(&["--random", "tiny", "--keys", "5", "--prompt-count", "1", "--max-new-tokens", "1"]);
+    let ends = format!("{} (auto)", made_for(&cuda));
+    assert!(text.lines().last().is_some_and(|l| l.starts_with("cuda: ") && l.ends_with(&ends)), "{text}");
 }
 
 #[test]
@@ -95,7 +64,7 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
     if card().is_none() {
         return;
     }
-    let huge = ["--random", "flan-t5-xl", "--backend", "cuda", "--gemm", "own", "--prompt-count", "4096"];
+    let huge = ["--random", "flan-t5-xl", "--backend", "cuda", "--prompt-count", "4096"];
     let text = error(&[&huge[..], &["--mode", "pie"]].concat());
     assert!(
         text.contains("PIE with 4096 prompts at once needs ") && text.contains(" of weights, "),
@@ -120,18 +89,22 @@ fn what_does_not_fit_is_refused_before_it_is_loaded() {
     }
 }
 
-/// Where nothing is said, Hopper has its own products in 16 bits; what is said is done.
+/// What computes products in 16 bits where nothing is said.
+fn made_for(cuda: &Cuda) -> &'static str {
+    if cuda.driver.hopper { "own gemm" } else { "cublasLt" }
+}
+
+/// Where nothing is said, Hopper has its own products in 16 bits; what is said is done, or refused.
 #[test]
 fn products_are_by_card_and_type() {
-    let Some(cuda) = card_with(Products::Cublaslt) else { return };
-    let made_for = if cuda.driver.hopper { "own gemm" } else { "cublasLt" };
+    let Some(cuda) = card() else { return };
+    let made_for = made_for(&cuda);
     let arguments = ["--random", "tiny", "--backend", "cuda", "--keys", "20", "--prompt-count", "3"];
-    let cases: [(&[&str], String); 5] = [
+    let cases: [(&[&str], String); 4] = [
         (&[], format!("bf16, {made_for}")),
         (&["--dtype", "f16"], format!("f16, {made_for}")),
         (&["--dtype", "f32"], "f32, cublasLt".to_owned()),
         (&["--gemm", "cublaslt"], "bf16, cublasLt".to_owned()),
-        (&["--dtype", "f32", "--gemm", "own"], "f32, own gemm".to_owned()),
     ];
     for (said, ends) in cases {
         let more = ["--max-new-tokens", "2", "--mode", "all", "--json"];
@@ -142,13 +115,23 @@ fn products_are_by_card_and_type() {
             assert!(device.starts_with("cuda: ") && device.ends_with(&ends), "{said:?}: {device}");
         }
     }
+    for dtype in ["f32", "bf16", "f16"] {
+        let own = [&arguments[..], &["--max-new-tokens", "2", "--dtype", dtype, "--gemm", "own"]].concat();
+        if cuda.driver.hopper && dtype != "f32" {
+            assert!(stdout(&own).contains(&format!("{dtype}, own gemm")));
+        } else {
+            let card = cuda.driver.context.name().unwrap();
+            let allowed = "cublaslt; own is for bf16 and f16 on Hopper";
+            assert_eq!(error(&own), format!("error: --gemm is own, allowed on {card} in {dtype}: {allowed}"));
+        }
+    }
 }
 
 /// Kernels of a decode step on Hopper, as the virtual GPU reports them: eight a layer where norms are begun and ended by
 /// their neighbours, eleven where they are kernels of their own, and those of tokens and logits.
 #[test]
 fn a_step_has_eight_kernels_a_layer() {
-    if !card().is_some_and(|cuda| cuda.driver.hopper) {
+    if hopper().is_none() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -202,11 +185,12 @@ fn no_cublaslt_is_one_line() {
     }
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(text.lines().count(), 1, "{text}");
-    assert!(text.contains("libcublasLt was not found") && text.trim_end().ends_with("--gemm own"), "{text}");
-    // That is all that was missing. Hopper's default needs nothing.
-    assert!(run(&["--gemm", "own"]).status.success());
-    let hopper = card().is_some_and(|cuda| cuda.driver.hopper);
-    assert_eq!(run(&[]).status.success(), hopper);
+    for words in ["libcublasLt was not found", "CUDA toolkit", "pip install nvidia-cublas", "LD_LIBRARY_PATH"]
+    {
+        assert!(text.contains(words), "{words} is missing in {text}");
+    }
+    // That is all that was missing: Hopper's default needs nothing.
+    assert_eq!(run(&[]).status.success(), hopper().is_some());
     assert_eq!(run(&["--dtype", "f32"]).status.code(), Some(2));
 }
 

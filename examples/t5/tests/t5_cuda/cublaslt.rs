@@ -9,12 +9,12 @@ use crate::backend::Backend as _;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::kernels::Residual;
 use crate::reference::product;
-use crate::support::{DTYPES, assert_close, card_with, matrix, noise, stand_in, unit};
+use crate::support::{DTYPES, assert_close, card, matrix, noise, stand_in, unit};
 
 /// One row, one column, unlike m, n and k; in all types, to f32, and added to what is there.
 #[test]
 fn products_equal_plain_ones() {
-    let Some(cuda) = card_with(Products::Cublaslt) else { return };
+    let Some(cuda) = card() else { return };
     let cuda = std::cell::RefCell::new(cuda);
     let shapes = (1..20usize, 1..40usize, 1..9usize, 0..3usize, any::<u64>());
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) };
@@ -39,7 +39,7 @@ fn products_equal_plain_ones() {
         compare(cuda.to_host(&result).unwrap(), DType::F32, &zeros);
         let mut sum = Residual { sum, begun: None };
         let norm = cuda.norm(vec![1.0; n]).unwrap();
-        cuda.add(&mut sum, &x_data, &w_data, &norm).unwrap();
+        cuda.add_linear(&mut sum, &x_data, &w_data, &norm).unwrap();
         assert!(sum.begun.is_none(), "a norm is begun that no product ends");
         sum.sum.rows = m + 1;
         let mut got = cuda.to_host(&sum.sum).unwrap();
@@ -55,7 +55,7 @@ fn products_equal_plain_ones() {
 fn an_algorithm_is_searched_once_per_shape() {
     let Some(library) = stand_in() else { return };
     let before = library.alive();
-    let mut cuda = card_with(Products::Cublaslt).unwrap();
+    let mut cuda = card().unwrap();
     let w = matrix(&mut cuda, &noise(1, 24 * 16, 1.0, DType::F32), 24, 16, DType::F32);
     let [few, many] =
         [2, 3].map(|rows| matrix(&mut cuda, &noise(2, rows * 16, 1.0, DType::F32), rows, 16, DType::F32));
@@ -65,7 +65,7 @@ fn an_algorithm_is_searched_once_per_shape() {
     for _ in 0..3 {
         cuda.linear(&few, &w).unwrap();
         // Of the same shape: whether something is added is no matter of the algorithm.
-        cuda.add(&mut sum, &few, &w, &norm).unwrap();
+        cuda.add_linear(&mut sum, &few, &w, &norm).unwrap();
     }
     assert_eq!(library.queries() - searched, 1);
     cuda.linear(&many, &w).unwrap();
@@ -82,7 +82,7 @@ fn an_algorithm_is_searched_once_per_shape() {
 fn failures_name_the_product() {
     let Some(library) = stand_in() else { return };
     let before = library.alive();
-    let mut cuda = card_with(Products::Cublaslt).unwrap();
+    let mut cuda = card().unwrap();
     let w = matrix(&mut cuda, &noise(1, 24 * 16, 1.0, DType::Bf16), 24, 16, DType::Bf16);
     let x = matrix(&mut cuda, &noise(2, 3 * 16, 1.0, DType::Bf16), 3, 16, DType::Bf16);
     library.fail(2);

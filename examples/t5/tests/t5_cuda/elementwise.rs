@@ -4,13 +4,13 @@ use onekv::DType;
 
 use crate::arguments::Products;
 use crate::backend::cuda::Cuda;
-use crate::backend::cuda::kernels::{self, Target};
+use crate::backend::cuda::kernels;
 use crate::backend::cuda::rows::Rows;
 use crate::backend::{Backend as _, BatchRow, RowsSpec, overflow};
 use crate::config::{Activated, Rules};
 use crate::reference::{activated, product};
 use crate::support::{
-    ACTIVATIONS, DTYPES, PRODUCTS, assert_close, card, card_with, matrix, noise, poisoned, result, unit,
+    ACTIVATIONS, DTYPES, assert_close, card, cards, dtypes, hopper, matrix, noise, poisoned, result, unit,
 };
 
 #[test]
@@ -383,7 +383,7 @@ fn the_last_token_of_every_row_is_taken() {
 /// divided; rows of one tile and of more, plain, activated and gated.
 #[test]
 fn norms_are_begun_and_ended_by_neighbours() {
-    let Some(mut cuda) = card_with(Products::Own).filter(|cuda| cuda.driver.hopper) else { return };
+    let Some(mut cuda) = hopper() else { return };
     let dtype = DType::Bf16;
     for (tokens, width, multiprocessors) in
         [(1, 8, 1), (3, 128, 132), (30, 264, 132), (70, 520, 132), (5, 2056, 1)]
@@ -411,7 +411,7 @@ fn norms_are_begun_and_ended_by_neighbours() {
         for (norm, weight) in norms.iter().zip(&weights) {
             assert!(x.begun.is_some());
             if norm.at() == norms[1].at() {
-                cuda.add(&mut x, &y_data, &into_data, norm).unwrap();
+                cuda.add_linear(&mut x, &y_data, &into_data, norm).unwrap();
                 let before: Vec<f32> = stream.iter().map(|x| *x as f32).collect();
                 stream = product(&y, &into, &before, width, inputs);
                 let got = cuda.to_host(&x.sum).unwrap();
@@ -447,7 +447,7 @@ fn norms_are_begun_and_ended_by_neighbours() {
             assert_close(&what, &cuda.to_host(&got).unwrap(), &gated, 8.0 * unit(dtype), size);
             // Another norm than the one that was begun is computed from the stream.
             let nothing = matrix(&mut cuda, &vec![0.0; tokens * inputs], tokens, inputs, dtype);
-            cuda.add(&mut x, &nothing, &into_data, norm).unwrap();
+            cuda.add_linear(&mut x, &nothing, &into_data, norm).unwrap();
         }
         assert!(cuda.rms_norm(&mut x, &norms[0], 1e-6).unwrap().squares.is_none());
     }
@@ -456,19 +456,16 @@ fn norms_are_begun_and_ended_by_neighbours() {
 /// f16 has not the range for a stream that is not divided yet, and only Hopper's own products divide.
 #[test]
 fn norms_are_begun_where_they_can_be_ended() {
-    for products in PRODUCTS {
-        let Some(mut cuda) = card_with(products) else { continue };
-        for dtype in DTYPES {
+    for (products, mut cuda) in cards() {
+        for &dtype in dtypes(products) {
             let table = matrix(&mut cuda, &[1.0; 16], 2, 8, dtype);
             let norm = cuda.norm(vec![1.0; 8]).unwrap();
             let mut x = cuda.embed(&table, &[1, 0, 1], &norm).unwrap();
-            let begins = products == Products::Own && cuda.driver.hopper && dtype == DType::Bf16;
+            let begins = products == Products::Own && dtype == DType::Bf16;
             assert_eq!(x.begun.is_some(), begins, "{products:?}, {dtype}");
             let x = cuda.rms_norm(&mut x, &norm, 1e-6).unwrap();
-            if begins {
-                let mut out = matrix(&mut cuda, &[0.0; 6], 3, 2, DType::F32);
-                let target = Target { data: &mut out.data, at: 0, dtype: DType::F32, add: false };
-                let error = kernels::gemm(&cuda.driver, &x, &table, target).unwrap_err().to_string();
+            if let Some(library) = card().filter(|_| begins) {
+                let error = library.logits(&x, &table).err().unwrap().to_string();
                 assert_eq!(error, "x is a norm that was begun, allowed: one that has ended");
             }
         }

@@ -1,19 +1,18 @@
-//! Matrix products.
+//! Hopper's own matrix products, and what they have in common with cublasLt's.
 
 use std::cell::RefCell;
 
-use anyhow::Result;
 use onekv::DType;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
+use crate::arguments::Products;
 use crate::backend::Backend as _;
-use crate::backend::cuda::driver::Driver;
-use crate::backend::cuda::kernels::{Matrix, Target, gemm, gemm_sm90a};
+use crate::backend::cuda::kernels::{Matrix, Target, gemm_sm90a};
 use crate::backend::cuda::{CrossKv, Cuda};
 use crate::config::Activated;
 use crate::reference::{activated, product};
-use crate::support::{ACTIVATIONS, DTYPES, PRODUCTS, assert_close, card, card_with, matrix, noise, unit};
+use crate::support::{ACTIVATIONS, assert_close, cards, dtypes, hopper, matrix, noise, unit};
 
 /// One product of random operands against the reference: overwritten or added to; results of both types, in the middle of
 /// a buffer whose rest stays as it is.
@@ -30,7 +29,7 @@ struct Case {
 }
 
 impl Case {
-    fn check(&self, cuda: &mut Cuda, multiply: impl Fn(&Driver, &Matrix, &Matrix, Target<'_>) -> Result<()>) {
+    fn check(&self, cuda: &mut Cuda) {
         let Self { m, n, k, dtype, seed, .. } = *self;
         let planes = if self.activated.is_some_and(|a| a.gated) { 2 } else { 1 };
         let to = if self.wide { DType::F32 } else { dtype };
@@ -41,7 +40,7 @@ impl Case {
         let mut out = matrix(cuda, &[&poison[..], &before, &poison].concat(), m + 2, n, to);
         let (x_data, w_data) = (matrix(cuda, &x, m, k, dtype), matrix(cuda, &w, planes * n, k, dtype));
         let target = Target { data: &mut out.data, at: n * to.size_bytes(), dtype: to, add: self.add };
-        multiply(&cuda.driver, &x_data, &w_data, target).unwrap();
+        gemm_sm90a(&cuda.driver, &x_data, &w_data, target, self.activated, None).unwrap();
         let got = cuda.to_host(&out).unwrap();
         assert!(got[..n].iter().chain(&got[n * (m + 1)..]).all(|x| x.is_nan()), "written outside the result");
         let zeros = vec![0.0; planes * m * n];
@@ -70,28 +69,11 @@ fn near(edge: usize) -> impl Strategy<Value = usize> {
     prop_oneof![1..=edge + 3, Just(1), Just(edge), Just(edge + 1)]
 }
 
-/// Tiles are 64 x 64, 32 deep.
-#[test]
-fn own_products_equal_plain_ones() {
-    let Some(cuda) = card() else { return };
-    let shapes = (near(64), near(64), 1..=9usize, any::<bool>(), any::<bool>(), 0..3usize, any::<u64>());
-    let cuda = RefCell::new(cuda);
-    let check = |(m, n, k, add, wide, dtype, seed): (usize, usize, usize, bool, bool, usize, u64)| {
-        let dtype = DTYPES[dtype];
-        // 16-bit kernels read eight elements at a time; f32 takes any width.
-        let k = if dtype == DType::F32 { 5 * k } else { 8 * k };
-        let case = Case { m, n, k, dtype, wide, add, activated: None, seed };
-        case.check(&mut cuda.borrow_mut(), gemm);
-        Ok(())
-    };
-    TestRunner::new(cases()).run(&shapes, check).unwrap();
-}
-
-/// Hopper's: tiles are 64 to 256 x 128, and 64 deep; one to eight blocks divide k, by the card's size; a ring of three or
+/// Tiles are 64 to 256 x 128, and 64 deep; one to eight blocks divide k, by the card's size; a ring of three or
 /// four stages is used again; activations are applied to what the blocks have joined.
 #[test]
 fn hoppers_products_equal_plain_ones() {
-    let Some(cuda) = card().filter(|cuda| cuda.driver.hopper) else { return };
+    let Some(cuda) = hopper() else { return };
     let rows = prop_oneof![near(64), Just(128), 120..140usize, 250..262usize, Just(513)];
     // Whole depths, and with a rest.
     let k = prop_oneof![(1..=100usize).prop_map(|n| 8 * n), (1..=14usize).prop_map(|n| 64 * n)];
@@ -117,12 +99,9 @@ fn hoppers_products_equal_plain_ones() {
     let check = |(m, n, k, add, wide, half, multiprocessors, activated, seed)| {
         let dtype = if half { DType::F16 } else { DType::Bf16 };
         let case = Case { m, n, k, dtype, wide, add, activated, seed };
-        let multiply = |driver: &Driver, x: &Matrix, w: &Matrix, target: Target<'_>| {
-            gemm_sm90a(driver, x, w, target, activated, None)
-        };
         let mut cuda = cuda.borrow_mut();
         cuda.driver.multiprocessors = multiprocessors;
-        case.check(&mut cuda, multiply);
+        case.check(&mut cuda);
         Ok(())
     };
     TestRunner::new(cases()).run(&shapes, check).unwrap();
@@ -132,7 +111,7 @@ fn hoppers_products_equal_plain_ones() {
 /// after the other.
 #[test]
 fn parts_of_hoppers_products_are_added_in_order() {
-    let Some(mut cuda) = card().filter(|cuda| cuda.driver.hopper) else { return };
+    let Some(mut cuda) = hopper() else { return };
     cuda.driver.multiprocessors = 132;
     let dtype = DType::Bf16;
     for (m, parts) in [(1, 2), (5, 4), (30, 8), (70, 8), (140, 4)] {
@@ -161,24 +140,23 @@ fn parts_of_hoppers_products_are_added_in_order() {
 /// Infinity and NaN stay in their rows and columns.
 #[test]
 fn special_values_stay_where_they_are() {
-    let Some(mut cuda) = card() else { return };
-    for dtype in DTYPES {
-        let (m, n, k) = (3, 70, 16);
-        let (mut x, w) = (noise(1, m * k, 1.0, dtype), noise(2, n * k, 1.0, dtype));
-        x[k] = f32::NAN;
-        let (x_data, w_data) = (matrix(&mut cuda, &x, m, k, dtype), matrix(&mut cuda, &w, n, k, dtype));
-        let mut out = matrix(&mut cuda, &vec![0.0; m * n], m, n, DType::F32);
-        let target = Target { data: &mut out.data, at: 0, dtype: DType::F32, add: false };
-        gemm(&cuda.driver, &x_data, &w_data, target).unwrap();
-        let got = cuda.to_host(&out).unwrap();
-        assert!(got.iter().enumerate().all(|(i, x)| x.is_nan() == (i / n == 1)), "{dtype}");
+    for (products, mut cuda) in cards() {
+        for &dtype in dtypes(products) {
+            let (m, n, k) = (3, 70, 16);
+            let (mut x, w) = (noise(1, m * k, 1.0, dtype), noise(2, n * k, 1.0, dtype));
+            x[k] = f32::NAN;
+            let (x, w) = (matrix(&mut cuda, &x, m, k, dtype), matrix(&mut cuda, &w, n, k, dtype));
+            let got = cuda.to_host(&cuda.logits(&x, &w).unwrap()).unwrap();
+            let stays = got.iter().enumerate().all(|(i, x)| x.is_nan() == (i / n == 1));
+            assert!(stays, "{products:?}, {dtype}");
+        }
     }
 }
 
 /// NaN stays NaN behind an activation, and in its row.
 #[test]
 fn hoppers_activations_pass_nan_on() {
-    let Some(mut cuda) = card().filter(|cuda| cuda.driver.hopper) else { return };
+    let Some(mut cuda) = hopper() else { return };
     let (dtype, m, n, k) = (DType::F16, 3, 72, 64);
     let (mut x, w) = (noise(1, m * k, 1.0, dtype), noise(2, n * k, 1.0, dtype));
     x[k] = f32::NAN;
@@ -196,15 +174,11 @@ fn hoppers_activations_pass_nan_on() {
 /// K/V is written where it was asked for, over what was there and nowhere else; copies are of the ranges asked for.
 #[test]
 fn kv_stores_are_filled_by_place() {
-    for products in PRODUCTS {
-        if let Some(cuda) = card_with(products) {
-            check_kv_stores(cuda);
-        }
-    }
+    cards().for_each(|(products, cuda)| check_kv_stores(products, cuda));
 }
 
-fn check_kv_stores(mut cuda: Cuda) {
-    for dtype in DTYPES {
+fn check_kv_stores(products: Products, mut cuda: Cuda) {
+    for &dtype in dtypes(products) {
         let (inner, width) = (64, 8);
         let w = noise(1, 2 * inner * width, 1.0, dtype);
         let w_data = matrix(&mut cuda, &w, 2 * inner, width, dtype);
@@ -215,7 +189,7 @@ fn check_kv_stores(mut cuda: Cuda) {
         // Tokens `from..to`, and the key that they begin at.
         for (from, to, at) in [(0, 2, 3), (2, 5, 0), (4, 5, 3), (0, 2, 1)] {
             let part = matrix(&mut cuda, &hidden[from * width..to * width], to - from, width, dtype);
-            cuda.project(&mut kv, at, &part, &w_data).unwrap();
+            cuda.project_kv(&mut kv, at, &part, &w_data).unwrap();
             (from..to).for_each(|token| there[at + token - from] = token);
         }
         let read = |kv: &CrossKv, keys: usize| {
@@ -230,7 +204,7 @@ fn check_kv_stores(mut cuda: Cuda) {
         }
         let mut copy = cuda.cross_kv(4, inner).unwrap();
         for (keys, at) in [(1..2, 3), (3..5, 0), (3..4, 2)] {
-            cuda.copy(&kv, keys, &mut copy, at).unwrap();
+            cuda.copy_kv(&kv, keys, &mut copy, at).unwrap();
         }
         assert_eq!(read(&copy, 4), [3, 4, 3, 1].map(|key| all[key].clone()));
     }
@@ -239,17 +213,18 @@ fn check_kv_stores(mut cuda: Cuda) {
 /// Operands that do not fit are errors, not reads past memory.
 #[test]
 fn operands_that_do_not_fit_are_refused() {
-    let Some(mut cuda) = card() else { return };
-    let dtype = DType::Bf16;
-    let x = matrix(&mut cuda, &noise(1, 24, 1.0, dtype), 2, 12, dtype);
-    let w = matrix(&mut cuda, &noise(2, 36, 1.0, dtype), 3, 12, dtype);
-    let mut out = cuda.pool.zeros(6 * 4).unwrap();
-    let mut target =
-        |at, to| gemm(&cuda.driver, &x, &w, Target { data: &mut out, at, dtype: to, add: false });
-    let text = target(0, DType::F32).unwrap_err().to_string();
-    assert_eq!(text, "width is 12, allowed: a multiple of 8");
-    let text = target(4, DType::F32).unwrap_err().to_string();
-    assert_eq!(text, "product has 24 bytes, allowed: at least 28");
-    let text = target(0, DType::F16).unwrap_err().to_string();
-    assert_eq!(text, "the product is F16, allowed: Bf16 or F32");
+    for (_, mut cuda) in cards() {
+        let dtype = DType::Bf16;
+        let x = matrix(&mut cuda, &noise(1, 24, 1.0, dtype), 2, 12, dtype);
+        let w = matrix(&mut cuda, &noise(2, 48, 1.0, dtype), 4, 12, dtype);
+        // Two keys of K and V, two elements each.
+        let mut kv = cuda.cross_kv(2, 2).unwrap();
+        let text = cuda.project_kv(&mut kv, 0, &x, &w).unwrap_err().to_string();
+        assert_eq!(text, "width is 12, allowed: a multiple of 8");
+        let text = cuda.project_kv(&mut kv, 1, &x, &w).unwrap_err().to_string();
+        assert_eq!(text, "product has 16 bytes, allowed: at least 24");
+        cuda.dtype = DType::F16;
+        let text = cuda.linear(&x, &w).err().unwrap().to_string();
+        assert_eq!(text, "the product is F16, allowed: Bf16 or F32");
+    }
 }

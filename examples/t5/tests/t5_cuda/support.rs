@@ -16,37 +16,49 @@ pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 pub const ACTIVATIONS: [Activation; 4] =
     [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
 
-/// Both ways to compute matrix products.
-pub const PRODUCTS: [Products; 2] = [Products::Own, Products::Cublaslt];
-
-/// The machine's card with the example's own matrix products, if it has one; with `ONEKV_REQUIRE_CUDA` it must, and
-/// with `ONEKV_REQUIRE_CUBLASLT` it must have that library. Where that is `stand-in`, it must be the stand-in.
-pub fn card() -> Option<Cuda> {
-    card_with(Products::Own)
-}
-
-pub fn card_with(products: Products) -> Option<Cuda> {
-    match opened(products) {
-        Ok(cuda) => Some(cuda),
-        Err(error)
-            if std::env::var_os(match products {
-                Products::Own => "ONEKV_REQUIRE_CUDA",
-                Products::Cublaslt => "ONEKV_REQUIRE_CUBLASLT",
-            })
-            .is_none() =>
-        {
-            println!("T5 on CUDA with {products:?} is not tested: {error:#}");
-            None
-        }
-        Err(error) => panic!("CUDA is required: {error:#}"),
+/// The types that these products are of.
+pub fn dtypes(products: Products) -> &'static [DType] {
+    match products {
+        Products::Cublaslt => &DTYPES,
+        Products::Own => &DTYPES[1..],
     }
 }
 
+/// The machine's card with cublasLt, in f32, if it has both; with `ONEKV_REQUIRE_CUDA` it must have a card, and with
+/// `ONEKV_REQUIRE_CUBLASLT` that library. Where that is `stand-in`, it must be the stand-in.
+pub fn card() -> Option<Cuda> {
+    open(Dtype::F32, Products::Cublaslt)
+}
+
+/// Its card with Hopper's own products, in bf16, if it is a Hopper.
+pub fn hopper() -> Option<Cuda> {
+    open(Dtype::Bf16, Products::Own)
+}
+
+/// Both ways to compute matrix products, as far as the machine has them.
+pub fn cards() -> impl Iterator<Item = (Products, Cuda)> {
+    let own = hopper().map(|cuda| (Products::Own, cuda));
+    own.into_iter().chain(card().map(|cuda| (Products::Cublaslt, cuda)))
+}
+
+fn open(dtype: Dtype, products: Products) -> Option<Cuda> {
+    let error = match opened(dtype, products) {
+        Ok(cuda) => return Some(cuda),
+        Err(error) => format!("{error:#}"),
+    };
+    let no_library = error.contains("libcublasLt was not found");
+    let required = if no_library { "ONEKV_REQUIRE_CUBLASLT" } else { "ONEKV_REQUIRE_CUDA" };
+    let not_hopper = error.contains("own is for bf16 and f16 on Hopper");
+    assert!(not_hopper || std::env::var_os(required).is_none(), "CUDA is required: {error}");
+    println!("T5 on CUDA with {products:?} is not tested: {error}");
+    None
+}
+
 /// cudarc waits for the whole context when that gets its first stream, which the driver refuses while another test records.
-fn opened(products: Products) -> anyhow::Result<Cuda> {
+fn opened(dtype: Dtype, products: Products) -> anyhow::Result<Cuda> {
     let mut tries = 0;
     loop {
-        match Cuda::open(Some(Dtype::F32), Some(products)) {
+        match Cuda::open(Some(dtype), Some(products)) {
             Err(error) if format!("{error:#}").contains("STREAM_CAPTURE_UNSUPPORTED") && tries < 6000 => {
                 tries += 1;
                 std::thread::sleep(std::time::Duration::from_millis(10));
@@ -65,7 +77,7 @@ pub struct StandIn {
 
 /// The stand-in, where it is what this machine has for cublasLt.
 pub fn stand_in() -> Option<StandIn> {
-    card_with(Products::Cublaslt)?;
+    card()?;
     // SAFETY: the library was loaded when the card was opened; this handle to it is leaked, so that its functions stay. The
     // stand-in's have these types, and NVIDIA's library has none of their names.
     let found = unsafe {

@@ -1,11 +1,15 @@
 //! Parts of the T5 example by themselves.
 
-mod activations;
-mod bytes;
 mod choices;
+mod cost;
+mod doubts;
+mod elementwise;
 mod need;
 mod positions;
+mod products;
+mod texts;
 mod turns;
+mod ways;
 
 // The tests name the program's parts by these paths.
 use t5::advice::memory;

@@ -179,28 +179,3 @@ fn attend_row(
         out.iter_mut().zip(&v[at..]).for_each(|(o, v)| *o += p * v);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Chunks of it are looked at together: the largest in each place of them, alone, twice, and beside NaN.
-    #[test]
-    fn argmax_is_the_first_of_the_largest() {
-        for len in [1, 2, 63, 64, 65, 200] {
-            for at in 0..len {
-                let mut x: Vec<f32> = (0..len).map(|i| -1.0 - (i * 7 % 5) as f32).collect();
-                x[at] = 1.0;
-                assert_eq!(argmax(Arch::new(), &x), at, "of {len}");
-                x[len - 1] = 1.0;
-                assert_eq!(argmax(Arch::new(), &x), at, "the first of two of {len}");
-                x[len / 2] = f32::NAN;
-                let want = if len / 2 == at { len - 1 } else { at };
-                if len > 1 && !x[want].is_nan() {
-                    assert_eq!(argmax(Arch::new(), &x), want, "beside NaN of {len}");
-                }
-            }
-        }
-        assert_eq!(argmax(Arch::new(), &[f32::NAN, f32::NEG_INFINITY, f32::NEG_INFINITY]), 1);
-    }
-}

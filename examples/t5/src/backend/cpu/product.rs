@@ -39,15 +39,15 @@ const BLOCKS: usize = 4;
 
 /// Row-major `[rows, cols]` whose rows are `stride` apart.
 #[derive(Clone, Copy)]
-pub struct Rows<'a> {
+pub struct View<'a> {
     pub data: &'a [f32],
     pub rows: usize,
     pub cols: usize,
     pub stride: usize,
 }
 
-impl<'a> Rows<'a> {
-    fn row(&self, row: usize) -> &'a [f32] {
+impl<'a> View<'a> {
+    pub fn row(&self, row: usize) -> &'a [f32] {
         &self.data[row * self.stride..][..self.cols]
     }
 }
@@ -78,7 +78,7 @@ enum Panels {
 impl Packed {
     /// Row-major `[outputs, inputs]`.
     pub fn new(weights: &[f32], inputs: usize) -> Self {
-        let rows = Rows { data: weights, rows: weights.len() / inputs, cols: inputs, stride: inputs };
+        let rows = View { data: weights, rows: weights.len() / inputs, cols: inputs, stride: inputs };
         let panels = if weights.par_iter().all(|w| Bf16Row::holds(*w)) {
             Panels::Bf16(pack(rows))
         } else if weights.par_iter().all(|w| F16Row::holds(*w)) {
@@ -90,12 +90,12 @@ impl Packed {
     }
 
     /// Activations `[outputs, inputs]`.
-    pub fn f32(rows: Rows<'_>) -> Self {
+    pub fn f32(rows: View<'_>) -> Self {
         Self { panels: Panels::F32(pack(rows)), inputs: rows.cols, outputs: rows.rows }
     }
 
     /// Activations `[inputs, outputs]`.
-    pub fn f32_transposed(rows: Rows<'_>) -> Self {
+    pub fn f32_transposed(rows: View<'_>) -> Self {
         let mut panels = vec![F32Row::default(); rows.cols.div_ceil(PANEL) * rows.rows];
         for (first, panel) in (0..).step_by(PANEL).zip(panels.chunks_exact_mut(rows.rows.max(1))) {
             let columns = first..rows.cols.min(first + PANEL);
@@ -122,8 +122,7 @@ impl Packed {
     }
 
     /// Bytes of a weight.
-    #[cfg(test)]
-    fn element_bytes(&self) -> usize {
+    pub fn element_bytes(&self) -> usize {
         match self.panels {
             Panels::F32(_) => 4,
             Panels::Bf16(_) | Panels::F16(_) => 2,
@@ -132,7 +131,7 @@ impl Packed {
 }
 
 /// `[outputs, inputs]` in panels.
-fn pack<R: PanelRow>(weights: Rows<'_>) -> Vec<R> {
+fn pack<R: PanelRow>(weights: View<'_>) -> Vec<R> {
     let inputs = weights.cols;
     let mut panels = vec![R::default(); weights.rows.div_ceil(PANEL) * inputs];
     panels.par_chunks_mut(inputs.max(1)).enumerate().for_each(|(i, panel)| {
@@ -145,7 +144,7 @@ fn pack<R: PanelRow>(weights: Rows<'_>) -> Vec<R> {
 
 /// `out = x W^T`, or `out += x W^T` with `add`; `out` is row-major `[x.rows, outputs]`. On `threads` threads of the current
 /// rayon pool.
-pub fn product(arch: Arch, out: &mut [f32], x: Rows<'_>, w: Leading<'_>, add: bool, threads: usize) {
+pub fn product(arch: Arch, out: &mut [f32], x: View<'_>, w: Leading<'_>, add: bool, threads: usize) {
     assert_eq!(x.cols, w.inputs, "inner dimensions differ");
     assert_eq!(out.len(), x.rows * w.outputs, "the product has another size");
     if out.is_empty() {
@@ -203,7 +202,7 @@ struct RowBlock {
 }
 
 impl RowBlock {
-    fn new(x: Rows<'_>, rows: std::ops::Range<usize>) -> Self {
+    fn new(x: View<'_>, rows: std::ops::Range<usize>) -> Self {
         let count = rows.len();
         let mut elements = vec![0.0; count * x.cols];
         for (r, row) in rows.clone().enumerate() {
@@ -335,6 +334,3 @@ fn fetch<T>(place: *const T) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
 }
-
-#[cfg(test)]
-mod tests;

@@ -84,8 +84,8 @@ impl CublasLt {
     pub fn new(stream: &Arc<CudaStream>, pool: &Pool) -> Result<Self> {
         if !is_present() {
             bail!(
-                "libcublasLt was not found; install it (it comes with the CUDA toolkit, and with pip's nvidia-cublas) and \
-                 put its folder in LD_LIBRARY_PATH, or go on without it: --gemm own"
+                "libcublasLt was not found; it comes with the CUDA toolkit, and with `pip install nvidia-cublas` \
+                 (nvidia-cublas-cu12 for CUDA 12): put its folder in LD_LIBRARY_PATH"
             );
         }
         let workspace = pool.keep(WORKSPACE_BYTES)?;
@@ -95,8 +95,8 @@ impl CublasLt {
         Ok(Self { handle, stream: stream.clone(), workspace, prepared: RefCell::default() })
     }
 
-    /// `target = x W^T`, or added to it, on the library's stream or a recording of it.
-    pub fn multiply(&self, lane: CUstream, x: &Matrix, w: &Matrix, target: Target<'_>) -> Result<()> {
+    /// `target = x W^T`, or added to it, on a stream: the library's, or a recording of it.
+    pub fn multiply(&self, on: CUstream, x: &Matrix, w: &Matrix, target: Target<'_>) -> Result<()> {
         x.check("x", w.dtype)?;
         check_product(x, w, w.rows, &target)?;
         if x.rows == 0 {
@@ -138,7 +138,7 @@ impl CublasLt {
                 &p.algorithm,
                 self.workspace.at() as *mut c_void,
                 WORKSPACE_BYTES,
-                lane.cast(),
+                on.cast(),
             )
         }
         .with_context(|| format!("cublasLt failed on {shape}"))

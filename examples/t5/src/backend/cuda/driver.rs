@@ -6,31 +6,29 @@ use std::ptr::from_ref;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use cudarc::driver::sys::{
-    CUdevice_attribute as Attribute, CUdeviceptr, CUresult, CUstream, CUtensorMapDataType,
-};
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUdeviceptr, CUresult, CUstream};
 use cudarc::driver::{CudaContext, CudaStream};
+use onekv::Error;
 use onekv::cuda::{Grid, Modules, TensorMap};
-use onekv::{DType, Error};
 
 /// The sources in `cuda/`, compiled.
-const FATBINS: [(&str, &[u8]); 5] = [
+const FATBINS: [(&str, &[u8]); 4] = [
     ("elementwise", include_bytes!(concat!(env!("OUT_DIR"), "/elementwise.fatbin"))),
     ("decode", include_bytes!(concat!(env!("OUT_DIR"), "/decode.fatbin"))),
     ("encode", include_bytes!(concat!(env!("OUT_DIR"), "/encode.fatbin"))),
-    ("gemm", include_bytes!(concat!(env!("OUT_DIR"), "/gemm.fatbin"))),
     ("gemm_sm90a", include_bytes!(concat!(env!("OUT_DIR"), "/gemm_sm90a.fatbin"))),
 ];
 
 /// What the driver says where a fatbin has no such kernel for the card.
-const ELSEWHERE: [CUresult; 2] = [CUresult::CUDA_ERROR_NOT_FOUND, CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU];
+const NOT_FOR_THIS_CARD: [CUresult; 2] =
+    [CUresult::CUDA_ERROR_NOT_FOUND, CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU];
 
 /// A context, its one stream and the kernels.
 pub struct Driver {
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
     /// Where kernels go: to that stream, or to a recording.
-    pub lane: Cell<CUstream>,
+    pub launch_stream: Cell<CUstream>,
     pub multiprocessors: usize,
     /// Whether `cuda/gemm_sm90a.cu` runs here.
     pub hopper: bool,
@@ -48,20 +46,6 @@ pub enum Argument<'a> {
     Map(&'a TensorMap),
     /// A structure of C.
     Bytes(&'a [u8]),
-}
-
-/// The map of `[planes, rows, cols]` of a 16-bit type, row-major, without gaps, in boxes of `box_rows` rows of every plane
-/// and 64 columns; columns a multiple of 8.
-pub fn boxes(at: CUdeviceptr, dtype: DType, shape: [usize; 3], box_rows: usize) -> Result<TensorMap> {
-    let data_type = match dtype {
-        DType::F16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-        DType::Bf16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        other => bail!("the type is {other:?}, allowed: F16 or Bf16"),
-    };
-    let [planes, rows, cols] = shape;
-    let all = planes * rows * cols * 2;
-    let steps = [cols * 2, rows * cols * 2, all, all];
-    Ok(TensorMap::new(data_type, at, [cols, rows, planes, 1, 1], steps, [64, box_rows, planes, 1, 1], 128)?)
 }
 
 /// The first virtual architecture whose launches can overlap.
@@ -97,12 +81,19 @@ impl Driver {
         // Of the images in a fatbin the driver takes one; whether that is Hopper's is what it has.
         let found = || match modules.function("gemm_sm90a", "t5_gemm_sm90a_bf16_64", 0) {
             Ok(_) => Ok(true),
-            Err(Error::Cuda { result, .. }) if ELSEWHERE.contains(&result) => Ok(false),
+            Err(Error::Cuda { result, .. }) if NOT_FOR_THIS_CARD.contains(&result) => Ok(false),
             Err(error) => Err(error),
         };
         let hopper = capability == (9, 0) && found()?;
-        let lane = Cell::new(stream.cu_stream());
-        Ok(Self { multiprocessors: multiprocessors as usize, hopper, context, stream, lane, modules })
+        let launch_stream = Cell::new(stream.cu_stream());
+        Ok(Self {
+            multiprocessors: multiprocessors as usize,
+            hopper,
+            context,
+            stream,
+            launch_stream,
+            modules,
+        })
     }
 
     /// Queues a kernel; nothing where there are no blocks.
@@ -134,7 +125,7 @@ impl Driver {
         let mut list: Vec<*mut c_void> = arguments.iter().map(|a| address(a).cast_mut()).collect();
         // SAFETY: every pointer is to a value of the type that the kernel declares for the argument, and lives until the
         // call returns; the rest is this function's contract.
-        unsafe { self.modules.launch(function, grid, self.lane.get(), &mut list) }
+        unsafe { self.modules.launch(function, grid, self.launch_stream.get(), &mut list) }
             .with_context(|| format!("cannot launch {name}"))
     }
 }

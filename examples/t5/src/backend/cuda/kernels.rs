@@ -2,10 +2,11 @@
 
 use anyhow::{Context as _, Result, bail};
 use bytemuck::{Pod, Zeroable};
+use cudarc::driver::sys::CUtensorMapDataType;
 use onekv::DType;
-use onekv::cuda::Grid;
+use onekv::cuda::{Grid, TensorMap};
 
-use super::driver::{Argument, Driver, boxes};
+use super::driver::{Argument, Driver};
 use super::memory::{Buffer, Pool};
 use super::rows::{Bias, Rows, SelfCache};
 use crate::config::Activated;
@@ -38,8 +39,8 @@ pub struct Residual {
 pub struct Begun {
     /// The sum times the norm's weight.
     scaled: Matrix,
-    squares: Buffer,
-    parts: usize,
+    squares: Squares,
+    /// Where the norm's weight is: which norm it is.
     weight: u64,
 }
 
@@ -54,7 +55,8 @@ impl Begun {
         by_eight("width", cols)?;
         let data = pool.take(rows * cols * DType::Bf16.size_bytes())?;
         let scaled = Matrix { data, rows, cols, dtype: DType::Bf16, squares: None };
-        Ok(Self { scaled, squares: pool.take(rows * parts * 4)?, parts, weight: weight.at() })
+        let squares = Squares { data: pool.take(rows * parts * 4)?, parts, epsilon: 0.0 };
+        Ok(Self { scaled, squares, weight: weight.at() })
     }
 
     /// Parts of a row that products sum over.
@@ -64,15 +66,19 @@ impl Begun {
 
     /// What products take for the normed stream, if this is the norm with these weights.
     pub fn end(self, weight: &Buffer, epsilon: f32) -> Option<Matrix> {
-        let Self { scaled, squares: data, parts, .. } = self;
-        let squares = Some(Squares { data, parts, epsilon });
-        (self.weight == weight.at()).then_some(Matrix { squares, ..scaled })
+        let squares = Some(Squares { epsilon, ..self.squares });
+        (self.weight == weight.at()).then_some(Matrix { squares, ..self.scaled })
+    }
+
+    /// The weight, the scaled sum and the squares.
+    fn at(&self) -> [u64; 3] {
+        [self.weight, self.scaled.data.at(), self.squares.data.at()]
     }
 
     fn check(&self, rows: usize, cols: usize, parts: usize) -> Result<()> {
         same("rows of the norm", self.scaled.rows, rows)?;
         same("width of the norm", self.scaled.cols, cols)?;
-        same("parts of the norm", self.parts, parts)
+        same("parts of the norm", self.squares.parts, parts)
     }
 }
 
@@ -182,7 +188,7 @@ pub fn embed(
         Some(begun) => {
             begun.check(out.rows, out.cols, 1)?;
             same("bytes of an element", table.dtype.size_bytes(), begun.scaled.dtype.size_bytes())?;
-            [begun.weight, begun.scaled.data.at(), begun.squares.at()].map(At)
+            begun.at().map(At)
         }
         None => [At(0); 3],
     });
@@ -285,25 +291,6 @@ pub fn attend_encoder(
     unsafe { driver.launch("encode", &format!("t5_attend_encoder_{}_{dim}", out.dtype), grid, &list) }
 }
 
-/// `target = x W^T`, or added to it.
-pub fn gemm(driver: &Driver, x: &Matrix, w: &Matrix, target: Target<'_>) -> Result<()> {
-    x.check("x", w.dtype)?;
-    check_product(x, w, w.rows, &target)?;
-    let list = [
-        At(x.data.at()),
-        At(w.data.at()),
-        At(target.data.at() + target.at as u64),
-        int(x.rows),
-        int(w.rows),
-        int(w.cols),
-        Int(i32::from(target.add)),
-    ];
-    let threads = if w.dtype == DType::F32 { 256 } else { 128 };
-    let grid = Grid { x: w.rows.div_ceil(64), y: x.rows.div_ceil(64), threads, ..Grid::default() };
-    // SAFETY: see above.
-    unsafe { driver.launch("gemm", &format!("t5_gemm_{}_{}", w.dtype, target.dtype), grid, &list) }
-}
-
 /// What becomes of a product; `T5Epilogue` of cuda/gemm_sm90a.cu.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -323,6 +310,20 @@ struct Epilogue {
     parts: i32,
     epsilon: f32,
     unused: i32,
+}
+
+/// The copy engine's map of `[planes, rows, cols]` of a 16-bit type, row-major, without gaps, in boxes of `box_rows` rows of every plane
+/// and 64 columns; columns a multiple of 8.
+fn tensor_map(at: u64, dtype: DType, shape: [usize; 3], box_rows: usize) -> Result<TensorMap> {
+    let data_type = match dtype {
+        DType::F16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        DType::Bf16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        other => bail!("the type is {other:?}, allowed: F16 or Bf16"),
+    };
+    let [planes, rows, cols] = shape;
+    let all = planes * rows * cols * 2;
+    let steps = [cols * 2, rows * cols * 2, all, all];
+    Ok(TensorMap::new(data_type, at, [cols, rows, planes, 1, 1], steps, [64, box_rows, planes, 1, 1], 128)?)
 }
 
 /// Blocks that divide a product's width among them: few tiles of the result take more of them, so that the card is full.
@@ -349,8 +350,8 @@ pub fn gemm_sm90a(
     if x.rows == 0 {
         return Ok(());
     }
-    let x_map = boxes(x.data.at(), x.dtype, [1, x.rows, x.cols], 64)?;
-    let w_map = boxes(w.data.at(), w.dtype, [planes, n, w.cols], TILE_COLUMNS / planes)?;
+    let x_map = tensor_map(x.data.at(), x.dtype, [1, x.rows, x.cols], 64)?;
+    let w_map = tensor_map(w.data.at(), w.dtype, [planes, n, w.cols], TILE_COLUMNS / planes)?;
     if let Some(squares) = &x.squares {
         room("squares", &squares.data, x.rows * squares.parts * 4)?;
     }
@@ -364,8 +365,7 @@ pub fn gemm_sm90a(
             );
         }
     }
-    let [next_weight, next, next_squares] =
-        next.map_or([0; 3], |begun| [begun.weight, begun.scaled.data.at(), begun.squares.at()]);
+    let [next_weight, next, next_squares] = next.map_or([0; 3], |begun| begun.at());
     let count = |value: usize| i32::try_from(value).context("a product has more than 2^31 rows or columns");
     let epilogue = Epilogue {
         out: target.data.at() + target.at as u64,
@@ -407,9 +407,7 @@ pub fn check_product(x: &Matrix, w: &Matrix, n: usize, target: &Target<'_>) -> R
     if target.dtype != w.dtype && target.dtype != DType::F32 {
         bail!("the product is {:?}, allowed: {:?} or F32", target.dtype, w.dtype);
     }
-    // f32 takes any.
-    by_eight("width", if w.dtype == DType::F32 { 0 } else { w.cols })?;
-    Ok(())
+    by_eight("width", w.cols)
 }
 
 /// The next token of every row; overwrites logits of ids that the rules suppress.

@@ -1,8 +1,9 @@
-//! Against f64, on every width of registers that the machine has.
+//! Matrix products of the CPU backend against f64, on every width of registers that the machine has.
 
 use half::{bf16, f16};
+use pulp::Arch;
 
-use super::*;
+use crate::backend::cpu::product::{Packed, View, product};
 
 /// Numbers in -1..1 that do not repeat soon, as `narrow` leaves them.
 fn noise(n: usize, seed: u64, narrow: impl Fn(f32) -> f32) -> Vec<f32> {
@@ -14,8 +15,8 @@ fn noise(n: usize, seed: u64, narrow: impl Fn(f32) -> f32) -> Vec<f32> {
     (0..n).map(step).collect()
 }
 
-fn rows(data: &[f32], cols: usize) -> Rows<'_> {
-    Rows { data, rows: data.len() / cols, cols, stride: cols }
+fn rows(data: &[f32], cols: usize) -> View<'_> {
+    View { data, rows: data.len() / cols, cols, stride: cols }
 }
 
 fn widths() -> Vec<Arch> {
@@ -124,7 +125,7 @@ fn sixteen_bits_are_widened_exactly() {
 fn activations_are_packed_from_either_side() {
     let (dim, stride) = (37, 80);
     let data = noise(45 * stride, 1, |x| x);
-    let strided = Rows { data: &data, rows: 45, cols: dim, stride };
+    let strided = View { data: &data, rows: 45, cols: dim, stride };
     let (k, v) = (Packed::f32(strided), Packed::f32_transposed(strided));
     let x = noise(3 * dim, 2, |x| x);
     for arch in widths() {

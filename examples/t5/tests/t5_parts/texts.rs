@@ -1,9 +1,9 @@
-//! ByT5's text: ids and texts as transformers 4.57.6 and 5.24.0 have them.
+//! Text and ids: ByT5's as transformers 4.57.6 and 5.24.0 have them, and what is refused.
 
 use serde_json::json;
 
 use crate::load::Shape;
-use crate::tokenize::Text;
+use crate::tokenize::{Text, guarded};
 
 #[test]
 fn byt5_text_and_ids() {
@@ -68,4 +68,12 @@ fn an_end_beyond_the_vocabulary_is_refused() {
     let refused = Text::read(folder.path(), &Shape::Tiny.config().unwrap()).err().unwrap().to_string();
     let allowed = "allowed: 0 to 383 by vocab_size in config.json";
     assert!(refused.contains("for \"<end>\", which ends inputs") && refused.ends_with(allowed), "{refused}");
+}
+
+#[test]
+fn a_panic_of_the_library_is_an_error() {
+    let error = guarded::<()>(|| panic!("not for users")).unwrap_err().to_string();
+    assert!(error.starts_with("a part of tokenizer.json is damaged, allowed: "), "{error}");
+    assert_eq!(guarded(|| Ok(3)).unwrap(), 3);
+    assert_eq!(guarded::<()>(|| Err("no".into())).unwrap_err().to_string(), "no");
 }
