@@ -5,7 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from performance import pages
+from report import pages
 
 # Bytes per second of the card's copy.
 COPY = 4e12

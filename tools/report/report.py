@@ -1,12 +1,31 @@
-"""Writes the pages and figures of results/; with --check, says which are not what the results give."""
+"""Writes docs/performance.md, docs/method.md and docs/reliability.md, and figures and tables beside the results: all of them of
+results/ alone. With --check, says which are not what the results give."""
 
 import argparse
 import sys
 from pathlib import Path
 
+import card
+import cpu
+import intensity
+import method
+import reliability
 from figure import Figure, svg
-from performance import pages
-from results import Refused
+from page import prose
+from results import Refused, results
+
+
+def pages(folder):
+    """By their paths: texts, and figures that are to be drawn."""
+    found, files = results(folder), {}
+    method.page(found.method, files)
+    text = prose("performance") + ("" if found.cards else prose("no card"))
+    text += "".join(card.section(name, runs, files) for name, runs in found.cards.items())
+    text += cpu.section(found.cpu, files)
+    text += intensity.section(found.intensity, files) if found.intensity else ""
+    if (folder / "reliability").exists():
+        files["docs/reliability.md"] = reliability.page(folder / "reliability")
+    return files | {"docs/performance.md": text}
 
 
 def main():
@@ -44,5 +63,5 @@ def drawn(root):
 if __name__ == "__main__":
     try:
         main()
-    except Refused as error:
+    except (OSError, Refused) as error:
         sys.exit(f"error: {error}")

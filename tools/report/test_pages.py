@@ -14,8 +14,7 @@ from made_up import (
     machine, method, on_cpu, ours, quality, report, sweep, t5, t5_line, text_of, training,
 )  # fmt: skip
 from page import number, row, short
-from performance import pages
-from report import drawn
+from report import drawn, pages
 from results import ATTENTION, read_lines
 from sweep import Sweep
 
