@@ -12,10 +12,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "peers"))
+
+from results_file import Results, today
 
 PROMPTS = [1, 2, 4, 8, 16, 32, 64, 128]
 # T5-base's heads; tokens of the input and of a prompt.
@@ -156,7 +159,7 @@ def head() -> dict:
     )
     cards = [{"name": f"virtual {card}", "dtype": "bf16", "counted": by_driver} for card in CARDS]
     return {
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": today(),
         "heads": T5["heads"],
         "head_dim": T5["head_dim"],
         "keys": KEYS,
@@ -176,13 +179,13 @@ def main() -> None:
     for card in CARDS:
         at = [(layout, u) for layout in STEP + PREFIX for u in PROMPTS]
         counts += [partial(on_card, args.program, args.work, card, *point) for point in at]
-    lines = [head()]
+    once, lines = head(), []
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for line in threads.map(lambda count: count(), counts):
+            lines.append(line)
             point = f"{line['backend']}, {line['layout']}, U = {line['prompts']}"
             print(f"{len(lines)} of {len(counts)}: {point}", file=sys.stderr)
-            lines.append(line)
-    args.out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    Results(args.out, once).add(*lines)
     print(args.out)
 
 

@@ -1,6 +1,6 @@
 """Writes the kit's result files: figures with the machine they were measured on, and how each step ended.
 
-Standard library alone, and common.py, which the kit has beside it. Formats: results/README.md.
+Standard library alone, and results_file.py, which the kit has beside it. Formats: results/README.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import Results
+from results_file import Results
 
 # Of `nvidia-smi --query-gpu`; None for what a card does not say.
 QUERIED = {

@@ -14,7 +14,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-# In a kit common.py is beside collect.py.
+# In a kit results_file.py is beside collect.py.
 sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("peers", "report")]
 
 import collect

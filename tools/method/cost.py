@@ -18,8 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
 
-from common import Results
-from orders import Server, in_turn, peers
+from common import setting
+from orders import Failed, Server, in_turn, peers
+from results_file import Results
 
 SHAPE = "t5-base"
 # A first run of less is not counted, as in tools/peers/cpu.py: it warms up.
@@ -49,7 +50,6 @@ TASKS = [
 METHODS = {"PID": "pid", "PID-replicated": "pid-replicated", "PIE": "pie"}
 PEERS = ["HF, encoded once, batch 1 broadcast", "HF, encoded once and expanded", "HF, PIE"]
 
-
 DOCUMENT = {"shape": "llama-1b", "document_tokens": 512, "prompts": 8, "prompt_tokens": 16, "new_tokens": 16}
 MODES = ["shared", "copies", "recompute"]
 
@@ -60,7 +60,7 @@ def run(command: list[str]) -> tuple[dict, int]:
     text = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
-        raise RuntimeError(f"{' '.join(command)}: ended with {status}")
+        raise Failed(f"{' '.join(command)}: ended with {status}")
     # Linux counts in KiB.
     return json.loads(text), usage.ru_maxrss * 1024
 
@@ -116,14 +116,13 @@ def theirs(others: Server, task: Task, system: str) -> dict:
     work = {"rows": task.prompts, "keys": task.keys, "prompt_tokens": task.prompt_tokens, "new_tokens": task.new_tokens}
     answer = others.ask("t5", system=system, shape=SHAPE, **work)
     if "error" in answer:
-        raise RuntimeError(f"{system}: {answer['error']}")
+        raise Failed(f"{system}: {answer['error']}")
     return {"seconds": answer["seconds"][0]}
 
 
 def explained(program: str, task: Task) -> dict:
     """FLOPs and bytes of each way, by formula."""
-    command = [*of_t5(program, task.prompts, task.keys, task.prompt_tokens, task.new_tokens), "--explain"]
-    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    told, _ = run([*of_t5(program, task.prompts, task.keys, task.prompt_tokens, task.new_tokens), "--explain"])
     return {way: {name: cost[name] for name in ("flops", "bytes")} for way, cost in told["ways"].items()}
 
 
@@ -153,19 +152,20 @@ def main() -> None:
     parser.add_argument("--t5", required=True, help="onekv's T5 example")
     parser.add_argument("--shared-prefix", required=True, help="onekv's decoder-only example")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results files")
-    parser.add_argument("--machine", required=True, help="for the results file")
-    parser.add_argument("--date", required=True, help="for the results file")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    setting = {"machine": args.machine, "date": args.date, "threads": args.threads}
-    results = Results(args.out / "cost.jsonl", setting | {"transformers": version("transformers"), "shape": SHAPE})
+    once = setting(args.threads)
+    results = Results(args.out / "cost.jsonl", once | {"transformers": version("transformers"), "shape": SHAPE})
     with peers(sys.executable, args.threads) as others:
         for task in TASKS:
             results.add(*measured(args.t5, others, args.threads, args.rounds, task))
-    results = Results(args.out / "decoder-only.jsonl", setting | DOCUMENT)
+    results = Results(args.out / "decoder-only.jsonl", once | DOCUMENT)
     decoder_only(args.shared_prefix, args.threads, args.rounds, results)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (Failed, OSError) as error:
+        sys.exit(f"error: {error}")

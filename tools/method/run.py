@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "peers"))
 
-from common import Results
 from evaluate import EXAMPLES as EVALUATED
 from evaluate import always_nothing, evaluate
+from results_file import Results, today
 from tasks import RESIZED, TASKS
 from train import EXAMPLES, PROMPTS, Run, train
 from words import vocabulary
@@ -93,7 +93,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps the runs that have ended")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--share", type=float, default=1.0, help="of the steps of each training: less is a quick look")
-    parser.add_argument("--date", required=True, help="for the results file")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +106,7 @@ def main() -> None:
             print(f"{len(done)} of {len(wanted)}, {minutes:.0f} min: {figures['task']} {figures['way']} {figures['seed']}: {figures['held_out']}", flush=True)
     done.sort(key=lambda f: (list(TASKS).index(f["task"]), f["way"], f["steps"], f["seed"]))
     packages = {name: version(name) for name in ("torch", "transformers", "tokenizers", "rouge-score")}
-    setting = {"date": args.date, "packages": packages, "examples_of_a_step": EXAMPLES, "prompts_of_an_example": PROMPTS}
+    setting = {"date": today(), "packages": packages, "examples_of_a_step": EXAMPLES, "prompts_of_an_example": PROMPTS}
     tasks = [{"kind": "task", "task": name, **told} for name, told in lengths().items()]
     Results(args.out, setting | {"evaluated_examples": EVALUATED}).add(*tasks, *done)
     print(args.out)

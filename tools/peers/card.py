@@ -38,8 +38,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from common import Results, describe
+from common import describe
 from gpu_timing import Card, Dry, floor_us
+from results_file import Results
 
 # As benches/card/check.rs.
 PERIOD = 65_521

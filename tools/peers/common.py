@@ -1,13 +1,17 @@
-"""What the peers' scripts share: shapes, of shapes.json, and how figures, failures and results files are written. Standard
-library alone."""
+"""What the peers' scripts share: shapes, of shapes.json, and how times, failures and the machine are told. Standard library
+alone."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from results_file import today
 
 SHAPES = json.loads(Path(__file__).with_name("shapes.json").read_text())
 MODELS = SHAPES["models"]
@@ -61,30 +65,8 @@ def spread(runs: list[float]) -> dict:
     return {"median": statistics.median(runs), "min": min(runs), "max": max(runs), "runs": len(runs)}
 
 
-class Results:
-    """A results file of JSON lines: its head, then a line for each thing as it is measured. Whoever is stopped leaves those."""
-
-    def __init__(self, path: Path, head: dict) -> None:
-        self.path = path
-        self.lines: list[dict] = []
-        self.left_out: list[dict] = []
-        self.write(head, mode="w")
-
-    def write(self, *objects: dict, mode: str = "a") -> None:
-        with self.path.open(mode, encoding="utf-8") as file:
-            file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in objects)
-
-    def add(self, *lines: dict) -> None:
-        self.lines += lines
-        self.write(*lines)
-
-    def leave_out(self, *lines: dict) -> None:
-        """What the time budget has no room for."""
-        self.left_out += lines
-        self.write(*({"kind": "left out", **line} for line in lines))
-
-    def end(self) -> int:
-        """Says how many there are; 1, for the shell, where none has a time."""
-        failed = sum("error" in line for line in self.lines)
-        print(f"{len(self.lines)} lines, {failed} of them errors; {len(self.left_out)} left out")
-        return 0 if failed < len(self.lines) else 1
+def setting(threads: int) -> dict:
+    """What is said once of all that was measured on this machine's processor."""
+    told = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    machine = f"{told[1] if told else 'unknown CPU'}, {len(os.sched_getaffinity(0))} cores"
+    return {"machine": machine, "threads": threads, "date": today()}

@@ -15,7 +15,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from common import PROMPT_TOKENS, T5S, Results, describe, spread
+from common import PROMPT_TOKENS, T5S, describe, spread
+from results_file import Results
 from t5_gpu import OURS_SECONDS, Point, figures
 
 PROMPTS = [1, 2, 4, 8, 16, 32, 64]

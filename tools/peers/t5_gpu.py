@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import PROMPT_TOKENS, T5S, Results, clock, describe, for_ctranslate2, spread, t5_config
+from common import PROMPT_TOKENS, T5S, clock, describe, for_ctranslate2, spread, t5_config
+from results_file import Results
 
 # The points that say most first: time may run out.
 PROMPTS = [32, 8, 128, 1, 64, 16, 2, 4]

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from common import PROMPT_TOKENS, SHAPES, Results
+from common import PROMPT_TOKENS, SHAPES, setting
 from orders import ROOT, Failed, Server, in_turn, peers
+from results_file import Results
 
 CPU = SHAPES["cpu"]
 # A turn of attention.
@@ -202,7 +203,7 @@ def crossover(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         rates = probe(server)
     roofline = f"{rates['fma_flops_per_s'] / 1e12},{rates['copy_bytes_per_s'] / 1e9}"
     out = ROOT / "target" / "crossover.jsonl"
-    script = [args.python, "tools/peers/crossover.py", "--t5", str(args.programs / "t5"), "--out", str(out)]
+    script = [sys.executable, "tools/peers/crossover.py", "--t5", str(args.programs / "t5"), "--out", str(out)]
     script += ["--threads", str(args.threads), "--runs", str(args.rounds), "--roofline", roofline]
     if ended := subprocess.run(script, cwd=ROOT).returncode:
         raise Failed(f"tools/peers/crossover.py ended with {ended}")
@@ -216,20 +217,17 @@ def main() -> None:
     parser.add_argument("work", choices=[*SYSTEMS, "crossover"])
     parser.add_argument("--programs", type=Path, required=True, help="folder of ours, candle-t5 and t5, built")
     parser.add_argument("--out", type=Path, required=True, help="the results file")
-    parser.add_argument("--machine", required=True, help="for the results file")
-    parser.add_argument("--date", required=True, help="for the results file")
     parser.add_argument("--threads", type=int, default=2, help="of every system")
     parser.add_argument("--rounds", type=int, default=5, help="times ours and the peers take turns at each point")
     parser.add_argument("--python", help="one with requirements.txt; without it ours and candle's alone are measured")
     parser.add_argument("--rows", type=int, nargs="*", default=[], help="only so many prompts, of those in shapes.json")
     parser.add_argument("--keys", type=int, nargs="*", default=[], help="only so many keys, of those in shapes.json")
     args = parser.parse_args()
-    setting = {"machine": args.machine, "threads": args.threads, "date": args.date}
     try:
         head, lines = crossover(args) if args.work == "crossover" else measured(args)
     except Failed as error:
         sys.exit(f"error: {error}")
-    Results(args.out, setting | head).add(*lines)
+    Results(args.out, setting(args.threads) | head).add(*lines)
     print(args.out)
 
 

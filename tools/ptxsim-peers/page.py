@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("peers", "report")]
 
-from common import Results
 from results import OUTCOMES
+from results_file import Results
 
 
 def totals(rows: list[dict]) -> str:

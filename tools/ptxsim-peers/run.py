@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
 import json
 import os
@@ -16,6 +15,7 @@ import traceback
 
 import page
 import rows
+from results_file import today  # After page, which has Python find it.
 from sources import ROOT
 
 SOURCES = ["cutlass_rows", "attention_rows", "numba_rows", "cccl_rows", "fla_rows", "flag_gems_rows", "liger_rows", "candle_rows",
@@ -97,7 +97,7 @@ def main() -> None:
         importlib.import_module(source)
     wanted = [row for row in rows.ROWS if options.only in f"{row.package} {row.kernel} {row.card}"]
     if not wanted:
-        sys.exit(f"error: no row's package, kernel or card contains {options.only}")
+        sys.exit(f"error: --only is {options.only}, allowed: a part of a row's package, kernel or card")
     logs = os.path.join(os.environ["PEERS_WORK"], "logs")
     os.makedirs(logs, exist_ok=True)
     waiting, running, done = list(wanted), [], {}
@@ -120,8 +120,8 @@ def main() -> None:
     results = [done[id(row)] for row in wanted]
     print(page.totals(results))
     if not options.only:
-        folder, now = ROOT / "results" / "ptxsim", datetime.datetime.now(datetime.timezone.utc)
-        page.write(folder, results, f"{now:%Y-%m-%d}")
+        folder = ROOT / "results" / "ptxsim"
+        page.write(folder, results, today())
         print(folder / "README.md")
     if faults := page.faults(results):
         sys.exit("\n".join([f"error: {len(faults)} of {len(results)} rows are wrong or blamed:", *faults]))

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::run::{cargo, command, date, output, root, step};
+use crate::run::{cargo, command, output, root, step};
 use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, workspace};
 
 #[derive(Args)]
@@ -87,6 +87,7 @@ const FILES: &[(&str, &str)] = &[
     ("tools/kit/collect.py", "scripts"),
     ("tools/peers/card.py", "scripts"),
     ("tools/peers/common.py", "scripts"),
+    ("tools/peers/results_file.py", "scripts"),
     ("tools/peers/shapes.json", "scripts"),
     ("tools/peers/gpu_timing.py", "scripts"),
     ("tools/peers/triton_attention.py", "scripts"),
@@ -130,7 +131,8 @@ fn gather(out: &Path, how: &Build<'_>) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let commit =
         output("the commit", &mut command("git", &["describe", "--always", "--dirty", "--abbrev=40"]))?;
-    let about = json!({ "commit": commit.trim(), "kit_date": date()?, "archs": how.archs() });
+    let date = output("the date", &mut command("date", &["--utc", "+%Y-%m-%d"]))?;
+    let about = json!({ "commit": commit.trim(), "kit_date": date.trim(), "archs": how.archs() });
     std::fs::write(out.join("kit.json"), format!("{about:#}\n"))?;
     std::fs::create_dir(out.join("bin"))?;
     for programs in PROGRAMS.chunk_by(|a, b| a[0] == b[0]).filter(|programs| how.takes(programs[0][0])) {

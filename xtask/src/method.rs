@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::run::{cargo, command, date, machine, program, root, step};
+use crate::run::{cargo, command, program, root, step};
 use crate::virtual_gpu::release;
 use crate::{report, setup};
 
@@ -42,7 +42,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn quality(jobs: u32) -> Result<()> {
     let python = setup::python("method-venv", "tools/method/requirements.txt", &[])?;
     let mut trainings = command(&python.to_string_lossy(), &["tools/method/run.py", "--out"]);
-    trainings.arg("results/method/quality.jsonl").args(["--work", "target/method/runs", "--date", &date()?]);
+    trainings.args(["results/method/quality.jsonl", "--work", "target/method/runs"]);
     step("train and evaluate the tiny T5s", trainings.args(["--jobs", &jobs.to_string()]))?;
     program("onekv-model", false, &["formula".into()])
 }
@@ -53,8 +53,7 @@ fn cost(threads: u32) -> Result<()> {
     let python = setup::peers_python(None)?;
     let mut script = command(&python.to_string_lossy(), &["tools/method/cost.py", "--out", "results/method"]);
     script.args(["--t5", &release("t5"), "--shared-prefix", &release("shared-prefix")]);
-    script.args(["--machine", &machine(), "--date", &date()?, "--threads", &threads.to_string()]);
-    step("what each way costs", &mut script)
+    step("what each way costs", script.args(["--threads", &threads.to_string()]))
 }
 
 #[cfg(test)]

@@ -115,19 +115,6 @@ pub fn program(package: &str, release: bool, arguments: &[OsString]) -> Result<(
     Ok(())
 }
 
-/// This machine's processor.
-pub fn machine() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("unknown CPU");
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':']))
-}
-
-/// Today, in UTC.
-pub fn date() -> Result<String> {
-    Ok(output("the date", &mut command("date", &["--utc", "+%Y-%m-%d"]))?.trim().to_string())
-}
-
 /// Where `setup` puts the CUDA toolkit; the build script looks there.
 pub fn toolkit() -> PathBuf {
     root().join("target/cuda-toolkit")

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use crate::run::{cargo, command, date, machine, root, step};
+use crate::run::{cargo, command, root, step};
 use crate::virtual_gpu::target;
 use crate::{report, setup};
 
@@ -106,7 +106,6 @@ fn measure(options: &Options, work: Work, python: Option<&Path>) -> Result<()> {
     let mut script = command("python3", &["tools/peers/turns.py", work.name()]);
     script.arg("--programs").arg(target().join("release"));
     script.arg("--out").arg(folder.join(work.name()).with_extension("jsonl"));
-    script.args(["--machine", &machine(), "--date", &date()?]);
     script.args(["--threads", &options.threads.to_string(), "--rounds", &options.rounds.to_string()]);
     for (name, asked) in [("--rows", &options.rows), ("--keys", &options.keys)] {
         script.arg(name).args(asked.iter().map(usize::to_string));
