@@ -1,4 +1,5 @@
-"""What the checks share: commands that are said before they run, virtual cards, and the files of results/reliability."""
+"""What the checks share: commands that are said before they run, virtual cards, their options and tables, and what a record says
+of when it was made."""
 
 import sys
 
@@ -7,19 +8,19 @@ if sys.version_info < (3, 11):
 
 import argparse
 import functools
-import json
 import os
 import subprocess
 import time
-from datetime import datetime, timezone
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-# The one reader of results is there.
-sys.path.append(str(ROOT / "tools/report"))
+# The one reader of results, and what writes them.
+sys.path += [str(ROOT / "tools" / folder) for folder in ("report", "peers")]
 
-from results import Refused
+from results import Many, Named, Record, Refused, read
+from results_file import today
 
 # Where cargo builds.
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
@@ -31,8 +32,8 @@ class Failed(Exception):
 
 
 def main(program):
-    if "XTASK" not in os.environ:
-        sys.exit(f"error: XTASK is not set; run this as `cargo xtask {Path(sys.argv[0]).stem}`, which names itself there")
+    if not {"XTASK", "WORKSPACE"} <= os.environ.keys():
+        sys.exit(f"error: XTASK or WORKSPACE is not set; run this as `cargo xtask {Path(sys.argv[0]).stem}`, which sets them")
     try:
         program()
     except (Failed, Refused, OSError) as error:
@@ -79,15 +80,44 @@ def output(what, command):
     return said
 
 
-def number(least, most=(1 << 32) - 1):
+MOST = (1 << 32) - 1
+
+
+def number(least):
     """A kind of option."""
 
     def checked(text):
-        if not (text.isdecimal() and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{text}, allowed: a whole number, {least} to {most}")
+        if not (text.isdecimal() and least <= int(text) <= MOST):
+            raise argparse.ArgumentTypeError(f"{text}, allowed: a whole number, {least} to {MOST}")
         return int(text)
 
     return checked
+
+
+def table(kind, path, text=None):
+    """A file of TOML, or its text, as a `kind` of the reader of results; it has no other fields."""
+    try:
+        value = tomllib.loads(path.read_text("utf-8") if text is None else text)
+        made = read(kind, value)
+        known(kind, value)
+    except (Refused, tomllib.TOMLDecodeError) as error:
+        raise Failed(f"{path}: {error}") from None
+    return made
+
+
+def known(kind, value, at=""):
+    match kind:
+        case Record(fields):
+            for name, of in value.items():
+                if name not in fields:
+                    raise Refused(f"{at or 'the table'} has a field {name}, allowed: {', '.join(fields)}")
+                known(fields[name], of, f"{at}.{name}".lstrip("."))
+        case Many(kind):
+            for i, one in enumerate(value):
+                known(kind, one, f"{at}[{i}]")
+        case Named(kind):
+            for name, one in value.items():
+                known(kind, one, name)
 
 
 def cargo(*words):
@@ -95,10 +125,9 @@ def cargo(*words):
 
 
 def workspace(what, *words):
-    """A command of cargo's for the whole workspace, with the features that `cargo xtask test` asks for: what that compiled is
-    not compiled again. Without the packages that link NVIDIA's libraries."""
-    features = ["--features", "candle,tracing", "--features", "cuda"]
-    return cargo(what, "--workspace", *features, "--exclude", "onekv-cust", "--exclude", "onekv-nccl", *words)
+    """A command of cargo's for the packages and features that `cargo xtask test` asks for: what that compiled is not compiled
+    again."""
+    return cargo(what, *os.environ["WORKSPACE"].split(), "--features", "cuda", *words)
 
 
 @functools.cache
@@ -108,21 +137,12 @@ def card_env(card, candle=False):
     return dict(line.split("=", 1) for line in output(f"ask for a virtual {card}", command).splitlines())
 
 
-def date():
-    return datetime.now(timezone.utc).strftime("%Y-%m-%d")
-
-
-def commit():
-    """The commit that is checked out; with `+` where the tree is not it, but for what the checks write."""
+def when():
+    """The date, and the commit that is checked out; with `+` where the tree is not it, but for what the checks write."""
     but_results = ["--", ".", ":!results", ":!docs/reliability.md"]
     changed = output("the commit", Command(["git", "status", "--porcelain", "--untracked-files=no", *but_results]))
-    return output("the commit", Command(["git", "rev-parse", "--short", "HEAD"])).strip() + ("+" if changed.strip() else "")
-
-
-def put(path, head, lines):
-    """Writes a file of results: what is said once, then a line for each thing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in (head, *lines)), "utf-8")
+    commit = output("the commit", Command(["git", "rev-parse", "--short", "HEAD"])).strip()
+    return {"date": today(), "commit": commit + ("+" if changed.strip() else "")}
 
 
 def write_page():

@@ -3,7 +3,7 @@ compiler, and runs every target, two at a time where there are two cores. Prints
 results/reliability/fuzz.jsonl. What is found goes to target/fuzz/corpus, and inputs that crash, take too long or too much memory
 to target/fuzz/artifacts; with one of these it fails."""
 
-from common import RESULTS, ROOT, TARGET, Command, Failed, cargo, commit, date, main, number, output, put, step, write_page
+from common import RESULTS, ROOT, TARGET, Command, Failed, cargo, main, number, output, step, when, write_page
 
 import argparse
 import os
@@ -12,6 +12,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 from results import FUZZED, FUZZED_FIELDS, read_file
+from results_file import Results
 
 # What `cargo fuzz` passes with `--sanitizer none`, but for the depth of stacks and what keeps branches apart: coverage and
 # comparisons for libFuzzer, which mutates towards both; and checks that a release leaves out.
@@ -136,12 +137,12 @@ def record(figures):
     """Beside those that were not run now."""
     lines = {line.target: vars(line) for line in read_file(FUZZED, RECORDS).targets} if RECORDS.exists() else {}
     lines |= figures
-    put(RECORDS, BOUNDS, [{name: lines[target][name] for name in FUZZED_FIELDS} for target in sorted(lines)])
+    Results(RECORDS, BOUNDS).add(*({name: lines[target][name] for name in FUZZED_FIELDS} for target in sorted(lines)))
 
 
 def fuzz():
     parser = argparse.ArgumentParser(prog="cargo xtask fuzz", description=__doc__)
-    parser.add_argument("--seconds", metavar="N", type=number(0), default=600, help="how long each target runs [default: 600]")
+    parser.add_argument("--seconds", metavar="N", type=number(1), default=600, help="how long each target runs [default: 600]")
     parser.add_argument("--only", metavar="PART", default="", help="only those whose name contains this")
     seed = "where libFuzzer's choices begin; 0 takes another one in every run [default: 0]"
     parser.add_argument("--seed", metavar="N", type=number(0), default=0, help=seed)
@@ -151,12 +152,12 @@ def fuzz():
     names = targets(arguments.only)
     programs = build(names)
     all_targets = [Target(name, programs) for name in names]
-    when = {"date": date(), "commit": commit()}
+    begun = when()
     figures, failures = {}, []
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         for target, run in [(target, pool.submit(target.run, arguments.seconds, arguments.seed)) for target in all_targets]:
             try:
-                figures[target.name] = {"target": target.name} | run.result() | when
+                figures[target.name] = {"target": target.name} | run.result() | begun
             except Failed as error:
                 failures.append(str(error))
     record(figures)

@@ -2,15 +2,14 @@
 edited by rule, one mistake at a time, and run again: `ptxsim mutate`. Writes results/ptxsim/mutants.md, and prints the mutants that
 went unnoticed and that nobody has read yet."""
 
-from common import ROOT, TARGET, Command, Failed, card_env, main, number, output, step, workspace
+from common import ROOT, TARGET, Command, Failed, card_env, main, number, output, step, table, workspace
 
 import argparse
 import json
 import shutil
-import tomllib
 from collections import Counter, defaultdict
 
-from results import TEXT, Many, Record, one_of, read
+from results import TEXT, Many, Record, one_of
 
 CARDS = ("a100", "h200")
 # Tests whose launches are recorded: rings that go round, to a short tile with NaN behind it; maxima that grow; blocks of
@@ -48,11 +47,7 @@ COLUMNS = ("fault", "differs", *JUDGEMENTS, "unread", "noticed", "not run", "ref
 
 
 def reasons():
-    table = tomllib.loads(READ.read_text("utf-8"))
-    for i, reason in enumerate(table["read"]):
-        for name in reason.keys() - REASON.fields.keys():
-            raise Failed(f"{READ}: read[{i}] has a field {name}, allowed: {', '.join(REASON.fields)}")
-    return read(Many(REASON), table["read"], "read")
+    return table(Record({"read": Many(REASON)}), READ).read
 
 
 def record():
@@ -144,7 +139,8 @@ edit. *Refused*: no valid PTX.
 
 def mutants():
     parser = argparse.ArgumentParser(prog="cargo xtask mutants", description=__doc__)
-    parser.add_argument("--limit", metavar="N", type=number(0), default=2, help="mutants of each rule, kernel and card that a launch runs [default: 2]")
+    limit = "mutants of each rule, kernel and card that a launch runs [default: 2]"
+    parser.add_argument("--limit", metavar="N", type=number(1), default=2, help=limit)
     parser.add_argument("--seed", metavar="N", type=number(0), default=1, help="chooses them [default: 1]")
     parser.add_argument("--again", action="store_true", help="do not write results/ptxsim/mutants.md, and take what is recorded already")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
 """Are the tests able to fail? Plants each bug of planted.toml in a copy of the tree, one at a time: the tests that are meant to
 catch it must turn red. Which one did, and when, goes to results/reliability/planted.jsonl: it is tried first again."""
 
-from common import RESULTS, ROOT, Command, Failed, card_env, cargo, commit, date, main, number, output, put, write_page
+from common import RESULTS, ROOT, Command, Failed, card_env, cargo, main, number, output, table, when, write_page
 
 import argparse
 import os
@@ -10,11 +10,11 @@ import shutil
 import signal
 import subprocess
 import time
-import tomllib
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from results import PLANTED, TEXT, Many, Maybe, Record, read, read_file
+from results import PLANTED, TEXT, Many, Maybe, Named, Record, read_file
+from results_file import Results
 
 TABLE = ROOT / "tools/checks/planted.toml"
 RECORDS = RESULTS / "planted.jsonl"
@@ -72,27 +72,14 @@ class Bug(NamedTuple):
         return Command(cargo("test", *quick, *self.tests, *names).words, env | self.card_env(), copy)
 
 
-def table(text=None):
-    """All of the table."""
-    try:
-        groups = tomllib.loads(TABLE.read_text("utf-8") if text is None else text)
-    except tomllib.TOMLDecodeError as error:
-        raise Failed(f"{TABLE}: {error}") from None
-    bugs = []
-    for name, group in sorted(groups.items()):
-        known(name, group, TESTS)
-        tests = read(TESTS, group, name)
-        for i, bug in enumerate(group["bugs"]):
-            known(f"{name}.bugs[{i}]", bug, BUG)
-            card = bug.get("card") or tests.card or "a100"
-            bugs.append(Bug(bug["name"], bug["file"], bug["from"], bug["to"], tuple(tests.tests), card))
-    return bugs
-
-
-def known(where, given, kind):
-    for name in given:
-        if name not in kind.fields:
-            raise Failed(f"{where} has a field {name}, allowed: {', '.join(kind.fields)}")
+def all_bugs(text=None):
+    """Those of the table."""
+    return [
+        # `from` is a word of Python's.
+        Bug(bug.name, bug.file, getattr(bug, "from"), bug.to, tuple(group.tests), bug.card or group.card or "a100")
+        for group in table(Named(TESTS), TABLE, text).values()
+        for bug in group.bugs
+    ]
 
 
 def records():
@@ -105,7 +92,7 @@ def record(found):
     for bug, caught in sorted(found.items()):
         of = {name: getattr(caught, name) for name in ("test", "date", "commit")} if caught else {}
         lines.append({"bug": bug} | of)
-    put(RECORDS, {"table": TABLE.relative_to(ROOT).as_posix()}, lines)
+    Results(RECORDS, {"table": TABLE.relative_to(ROOT).as_posix()}).add(*lines)
 
 
 def sample(bugs, at, most):
@@ -228,7 +215,7 @@ def options():
 
 def planted():
     arguments = options().parse_args()
-    bugs, before = table(), records()
+    bugs, before = all_bugs(), records()
     caught = {name: line for name, line in before.items() if line.test}
     found = {bug.name: caught.get(bug.name) for bug in bugs}
     some = chosen(arguments, bugs, found)
@@ -236,7 +223,7 @@ def planted():
         print("none is left: each has a record of being caught")
         return
     field = Field(some, found)
-    when = {"date": date(), "commit": commit()}
+    begun = when()
     astray = []
     for i, bug in enumerate(some, 1):
         began, test = time.monotonic(), None
@@ -247,7 +234,7 @@ def planted():
             what = f"BROKEN\n{error}"
         seconds = int(time.monotonic() - began)
         print(f"{i:>3} of {len(some)}, {seconds:>3} s: {bug.name} ({bug.file}): {what}", flush=True)
-        found[bug.name] = SimpleNamespace(test=test, **when) if test else None
+        found[bug.name] = SimpleNamespace(test=test, **begun) if test else None
         if not test:
             astray.append(bug.name)
         # At once: what was seen is not lost where this is stopped. Of samples nothing: the gate tests the tree meanwhile.

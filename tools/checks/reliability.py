@@ -2,7 +2,7 @@
 and docs/reliability.md. All of it takes about an hour of two cores."""
 
 from common import RESULTS, ROOT, TARGET, Command, Failed
-from common import card_env, cargo, commit, date, main, number, output, put, step, workspace, write_page
+from common import card_env, cargo, main, number, output, step, when, workspace, write_page
 
 import argparse
 import hashlib
@@ -14,6 +14,8 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+
+from results_file import Results
 
 # What the toolchains of Linux on x86-64 are called: sanitizers want their target named, so that build scripts are left alone.
 TRIPLE = "x86_64-unknown-linux-gnu"
@@ -264,7 +266,7 @@ def fatbins(target):
 def write(file, head, lines):
     path = RESULTS / file
     print(f"==> write {path}", file=sys.stderr)
-    put(path, head, lines)
+    Results(path, head).add(*lines)
 
 
 # What leaves files of its own returns none; the others the tool that looked, and each of its runs.
@@ -286,11 +288,14 @@ def reliability():
     asked = arguments.part or list(PARTS)
     if arguments.cases and not {"soak", "cards"} & set(asked):
         raise Failed(f"--cases is {arguments.cases}, allowed: with --part soak or --part cards")
-    arguments.when = {"date": date(), "commit": commit()}
+    if arguments.offline and "builds" not in asked:
+        raise Failed("--offline is given, allowed: with --part builds")
     here = f"{platform.system()} {platform.machine()}"
     for part in asked:
         if part not in ("driver", "builds") and here != "Linux x86_64":
             raise Failed(f"--part {part} runs on Linux on x86-64, this is {here}")
+    arguments.when = when()
+    for part in asked:
         if found := PARTS[part](arguments):
             tool, runs = found
             write(f"{part}.jsonl", arguments.when | {"tool": tool}, runs)

@@ -11,7 +11,7 @@ from common import Command, Failed
 
 class Table(unittest.TestCase):
     def test_every_bug_that_is_soon_compiled_comes_first_in_some_sample(self):
-        bugs, first = planted.table(), set()
+        bugs, first = planted.all_bugs(), set()
         for at in range(len(bugs)):
             sample = planted.sample(bugs, at + 3 * len(bugs), 3)
             self.assertTrue(len(sample) <= 3 and len({bug.name for bug in sample}) == len(sample))
@@ -33,11 +33,10 @@ class Table(unittest.TestCase):
             (group, "a.bugs is missing"),
         ):
             with self.assertRaisesRegex(Exception, said):
-                planted.table(text)
-        self.assertEqual(planted.table(group + bug), [planted.Bug("n", "f", "1", "2", ("-p", "x"), "a100")])
-        self.assertEqual(planted.table(group + 'card = "h200"\n' + bug)[0].card, "h200")
-        self.assertEqual(planted.table(group + bug + 'card = "b200"')[0].card, "b200")
-
+                planted.all_bugs(text)
+        self.assertEqual(planted.all_bugs(group + bug), [planted.Bug("n", "f", "1", "2", ("-p", "x"), "a100")])
+        self.assertEqual(planted.all_bugs(group + 'card = "h200"\n' + bug)[0].card, "h200")
+        self.assertEqual(planted.all_bugs(group + bug + 'card = "b200"')[0].card, "b200")
 
     def test_a_bug_needs_a_place_of_its_own(self):
         bug = planted.Bug("n", "f", "a", "b", ("-p", "x"), "a100")
@@ -67,7 +66,7 @@ class FirstFailed(unittest.TestCase):
 
 class Choice(unittest.TestCase):
     def chosen(self, *words):
-        bugs = planted.table()
+        bugs = planted.all_bugs()
         found = {bug.name: None if i < 3 else "caught" for i, bug in enumerate(bugs)}
         return bugs, planted.chosen(planted.options().parse_args(words), bugs, found)
 

@@ -5,7 +5,7 @@ import unittest
 from pathlib import Path
 
 import reliability
-from common import Command, Failed, output, put, step
+from common import Command, Failed, output, step
 
 
 class Reliability(unittest.TestCase):
@@ -51,12 +51,6 @@ class Commands(unittest.TestCase):
     def test_what_is_none_is_no_part_of_the_environment(self):
         command = Command(["sh", "-c", "echo ${HOME-none} $MINE"], {"HOME": None, "MINE": 5})
         self.assertEqual(output("ask", command), "none 5\n")
-
-    def test_a_file_of_results_is_a_line_for_each_thing(self):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "new/one.jsonl")
-            put(path, {"date": "é"}, [{"a": 1}, {"a": 2}])
-            self.assertEqual(path.read_text("utf-8"), '{"date": "é"}\n{"a": 1}\n{"a": 2}\n')
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ class Table(unittest.TestCase):
             except (Failed, OSError) as error:
                 return f"{bug.name}: {error}"
 
-        self.assertEqual([], [*filter(None, map(astray, planted.table()))])
+        self.assertEqual([], [*filter(None, map(astray, planted.all_bugs()))])
 
     def test_a_bug_that_is_new_has_a_place_in_the_records(self):
         """`cargo xtask planted --rest` makes it."""
-        self.assertEqual([*planted.records()], sorted(bug.name for bug in planted.table()))
+        self.assertEqual([*planted.records()], sorted(bug.name for bug in planted.all_bugs()))
 
     def test_every_test_that_caught_a_bug_is_there(self):
         """`cargo xtask planted --only BUG` says what catches it where that test is gone, or has another name."""

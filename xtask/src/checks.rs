@@ -5,14 +5,14 @@ use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, Result};
 
-use crate::run::{command, nvcc, root};
+use crate::run::{WORKSPACE, command, nvcc, root};
 
 pub fn run(program: &str, arguments: &[OsString]) -> Result<()> {
     let script = root().join("tools/checks").join(program).with_extension("py");
     let mut python = command("python3", &["-B"]);
     python.arg(script).args(arguments);
-    // It asks this tool for virtual cards, and compiles with the same nvcc.
-    python.env("XTASK", std::env::current_exe()?);
+    // It asks this tool for virtual cards, and compiles the same packages with the same nvcc.
+    python.env("XTASK", std::env::current_exe()?).env("WORKSPACE", WORKSPACE.join(" "));
     if let Some(nvcc) = nvcc()? {
         python.env("NVCC", nvcc);
     }

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::run::{cargo, command, nvcc, step};
-use crate::virtual_gpu::{optimised_driver, release, target};
+use crate::run::{cargo, command, nvcc, release, step, target};
+use crate::virtual_gpu::optimised_driver;
 use crate::{report, setup};
 
 pub fn run() -> Result<()> {

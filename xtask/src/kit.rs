@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::run::{cargo, command, output, root, step};
-use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, workspace};
+use crate::run::{cargo, command, output, root, step, target, workspace};
+use crate::virtual_gpu::{on_virtual_card, virtual_driver};
 
 #[derive(Args)]
 pub struct Options {

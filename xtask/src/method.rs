@@ -4,8 +4,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::run::{cargo, command, program, root, step};
-use crate::virtual_gpu::release;
+use crate::run::{cargo, command, program, release, root, step};
 use crate::{report, setup};
 
 #[derive(Args)]

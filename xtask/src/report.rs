@@ -3,9 +3,8 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::run::{cargo, command, step};
+use crate::run::{cargo, command, release, step};
 use crate::setup;
-use crate::virtual_gpu::release;
 
 #[derive(Args)]
 pub struct Arguments {

@@ -103,6 +103,29 @@ pub fn cargo(arguments: &[&str]) -> Command {
     cargo
 }
 
+/// All packages but those that are built by themselves: what they depend on links NVIDIA's libraries, or has others link them.
+/// The features of dependencies are those that all of these ask for together, so that every command with these words finds them
+/// compiled by the first; onekv's `candle` and `tracing` are among them for the same reason: candle asks for most.
+pub const WORKSPACE: [&str; 7] =
+    ["--workspace", "--features", "candle,tracing", "--exclude", "onekv-cust", "--exclude", "onekv-nccl"];
+
+/// A command of cargo's for [`WORKSPACE`], with more `features` of onekv and T5.
+pub fn workspace(what: &str, features: &str, arguments: &[&str]) -> Command {
+    let mut cargo = cargo(&[what]);
+    cargo.args(WORKSPACE).args(["--features", features]).args(arguments);
+    cargo
+}
+
+/// Where cargo builds: it runs in the root.
+pub fn target() -> PathBuf {
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+/// A program of this workspace.
+pub fn release(name: &str) -> String {
+    target().join("release").join(name).to_string_lossy().into_owned()
+}
+
 /// Runs a package's program where the user stands, with what the user tells it; `release`: as a release build. It tells by itself
 /// what is wrong, and so ends this one too.
 pub fn program(package: &str, release: bool, arguments: &[OsString]) -> Result<()> {

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::run::{cargo, command, nvcc, side_by_side, step};
-use crate::virtual_gpu::{on_virtual_card, target, virtual_driver, with_candle, workspace};
+use crate::run::{cargo, command, nvcc, side_by_side, step, target, workspace};
+use crate::virtual_gpu::{on_virtual_card, virtual_driver, with_candle};
 use crate::{bindings, report, setup};
 
 const BENCHES: [&str; 6] = ["--bench", "attention", "--bench", "plan", "--bench", "speed"];

@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::run::{cargo, nvcc, root, step};
+use crate::run::{cargo, nvcc, root, step, target, workspace};
 
 /// The cards that ptxsim plays.
 const CARDS: [&str; 6] = ["a100", "rtx4090", "h100", "h200", "b200", "rtx5090"];
@@ -30,7 +31,7 @@ pub struct On {
 pub fn on(arguments: &On) -> Result<()> {
     let driver = virtual_driver()?;
     let program = arguments.command.first().cloned().unwrap_or_default();
-    let mut command = std::process::Command::new(&program);
+    let mut command = Command::new(&program);
     command.args(arguments.command.iter().skip(1));
     if let Some(nvcc) = nvcc()? {
         command.env("NVCC", nvcc);
@@ -50,7 +51,7 @@ pub fn on(arguments: &On) -> Result<()> {
 }
 
 /// Lets `tests` find the virtual GPU as its driver.
-pub fn on_virtual_card(tests: &mut std::process::Command, driver: &Path, card: &str) {
+pub fn on_virtual_card(tests: &mut Command, driver: &Path, card: &str) {
     tests
         .env("LD_LIBRARY_PATH", driver)
         .env("PTXSIM_DEVICE", card)
@@ -65,7 +66,7 @@ pub fn on_virtual_card(tests: &mut std::process::Command, driver: &Path, card: &
 }
 
 /// Lets cargo build candle with CUDA: without candle's kernels, and linked with what `driver` holds.
-pub fn with_candle(build: &mut std::process::Command, driver: &Path) -> Result<()> {
+pub fn with_candle(build: &mut Command, driver: &Path) -> Result<()> {
     let stand_in = root().join("tools/candle");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(stand_in.clone()).chain(std::env::split_paths(&path)))?;
@@ -77,29 +78,6 @@ pub fn with_candle(build: &mut std::process::Command, driver: &Path) -> Result<(
         .env("CUDA_COMPUTE_CAP", "80")
         .env("LIBRARY_PATH", driver);
     Ok(())
-}
-
-/// Packages that are built by themselves: what they depend on links NVIDIA's libraries, or has others link them.
-const APART: [&str; 2] = ["onekv-cust", "onekv-nccl"];
-
-/// A command of cargo's for the whole workspace: the features of dependencies are those that all its packages ask for
-/// together, so that every command that goes through here finds them compiled by the first. `features` of onekv and T5 come
-/// with `candle` and `tracing`, for the same reason: candle asks for most. Without [`APART`].
-pub fn workspace(what: &str, features: &str, arguments: &[&str]) -> std::process::Command {
-    let mut cargo = cargo(&[what, "--workspace", "--features", "candle,tracing", "--features", features]);
-    cargo.args(APART.iter().flat_map(|package| ["--exclude", package]));
-    cargo.args(arguments);
-    cargo
-}
-
-/// Where cargo builds.
-pub fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
-}
-
-/// A program of this workspace.
-pub fn release(name: &str) -> String {
-    target().join("release").join(name).to_string_lossy().into_owned()
 }
 
 /// A folder with the virtual GPU's driver and the stand-ins for NVIDIA's libraries, under the names that CUDA programs look

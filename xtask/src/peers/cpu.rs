@@ -6,8 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use crate::run::{cargo, command, root, step};
-use crate::virtual_gpu::target;
+use crate::run::{cargo, command, root, step, target};
 use crate::{report, setup};
 
 #[derive(Args)]
