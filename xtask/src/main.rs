@@ -96,7 +96,7 @@ enum Task {
     /// Look for what tests alone do not see: more cases, Miri, sanitizers, advisories, builds that differ
     #[command(disable_help_flag = true)]
     Reliability(Passed),
-    /// Turn the measurements in results/ into docs/performance.md and docs/method.md, with figures and tables beside the results
+    /// Turn results/ into docs/performance.md, method.md and reliability.md, with figures and tables beside the results
     Report(report::Arguments),
 }
 
@@ -105,13 +105,6 @@ enum Task {
 struct Passed {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
-}
-
-impl Passed {
-    /// To this of its tasks.
-    fn to(self, task: &str) -> Vec<OsString> {
-        std::iter::once(task.into()).chain(self.arguments).collect()
-    }
 }
 
 fn main() -> ExitCode {
@@ -129,8 +122,8 @@ fn main() -> ExitCode {
         Task::Peers { device } => peers::run(&device),
         Task::Intensity => intensity::run(),
         Task::Method(arguments) => method::run(&arguments),
-        Task::Fit(passed) => run::program("onekv-model", false, &passed.to("fit")),
-        Task::Model(passed) => run::program("onekv-model", false, &passed.to("predict")),
+        Task::Fit(passed) => run::model("fit", &passed.arguments),
+        Task::Model(passed) => run::model("model", &passed.arguments),
         Task::Reliability(passed) => checks::run("reliability", &passed.arguments),
         Task::Report(arguments) => report::run(&arguments),
     };

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::run::{cargo, command, program, release, root, step};
+use crate::run::{cargo, command, model, release, root, step};
 use crate::{report, setup};
 
 #[derive(Args)]
@@ -18,7 +18,9 @@ pub struct Arguments {
 
 #[derive(Clone, Copy, Subcommand)]
 enum Part {
-    /// Train and evaluate the tiny T5s: results/method/quality.jsonl. What has ended is kept in target/method/runs
+    /// Train and evaluate the tiny T5s, and ask the cost model about their tasks: results/method/quality.jsonl and formula.jsonl
+    ///
+    /// What has ended is kept in target/method/runs.
     Quality,
     /// Time every way to have many outputs, ours and Hugging Face's in turns, and the decoder-only example: the rest of
     /// results/method/
@@ -43,7 +45,7 @@ fn quality(jobs: u32) -> Result<()> {
     let mut trainings = command(&python.to_string_lossy(), &["tools/method/run.py", "--out"]);
     trainings.args(["results/method/quality.jsonl", "--work", "target/method/runs"]);
     step("train and evaluate the tiny T5s", trainings.args(["--jobs", &jobs.to_string()]))?;
-    program("onekv-model", false, &["formula".into()])
+    model("formula", &[])
 }
 
 fn cost(threads: u32) -> Result<()> {

@@ -15,7 +15,7 @@ pub enum Device {
     ///
     /// At every point ours and the peers take turns, as a machine's speed drifts. On 2 cores, after the builds, attention takes
     /// about 4 minutes, T5 20 and the crossover 15 at most; T5 takes 16 GB of memory. Writes results/cpu/ and the page; with
-    /// --candle, --rows or --keys target/peers-cpu/ alone.
+    /// --candle, --rows or --keys target/peers-cpu/ alone, and no crossover.
     Cpu(cpu::Options),
     /// Attention and T5 beside PyTorch's kernels, a Triton kernel, HF T5 and CTranslate2, on this machine's card
     Gpu {
@@ -37,8 +37,8 @@ pub enum Device {
         #[arg(long, value_name = "TEXT")]
         only: Option<String>,
         /// Rows that run at once [default: one per core]
-        #[arg(long)]
-        jobs: Option<usize>,
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+        jobs: Option<u32>,
         /// A Python environment with tools/ptxsim-peers/requirements.txt [default: made in target/]
         #[arg(long, value_name = "DIR")]
         venv: Option<PathBuf>,

@@ -7,6 +7,7 @@ use crate::run::{cargo, command, release, step};
 use crate::setup;
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
     /// Write nothing; fail where a file is not what the results give
     #[arg(long)]

@@ -126,12 +126,12 @@ pub fn release(name: &str) -> String {
     target().join("release").join(name).to_string_lossy().into_owned()
 }
 
-/// Runs a package's program where the user stands, with what the user tells it; `release`: as a release build. It tells by itself
-/// what is wrong, and so ends this one too.
-pub fn program(package: &str, release: bool, arguments: &[OsString]) -> Result<()> {
-    let mut program = cargo(&["run", "--quiet", "--package", package, "--manifest-path"]);
-    program.arg(root().join("Cargo.toml")).args(release.then_some("--release")).arg("--").args(arguments);
-    let status = program.current_dir(".").status().context("cannot run cargo; is it installed?")?;
+/// Runs a task of tools/model where the user stands, with what the user tells it. It says by itself what is wrong, and so ends
+/// this one too.
+pub fn model(task: &str, arguments: &[OsString]) -> Result<()> {
+    let mut program = cargo(&["run", "--quiet", "--package", "onekv-model", "--manifest-path"]);
+    program.arg(root().join("Cargo.toml")).args(["--", task]).args(arguments).current_dir(".");
+    let status = program.status().context("cannot run cargo; is it installed?")?;
     if !status.success() {
         std::process::exit(status.code().unwrap_or(1));
     }

@@ -142,9 +142,18 @@ pub fn python(name: &str, requirements: &str, options: &[&str]) -> Result<PathBu
 /// The Python of an environment that holds the pinned peers.
 pub fn peers_python(venv: Option<&Path>) -> Result<PathBuf> {
     match venv {
-        Some(folder) => Ok(folder.join("bin/python")),
+        Some(folder) => named_python(folder),
         None => python("peers-venv", "tools/peers/requirements.txt", &[]),
     }
+}
+
+/// The Python of an environment that the user names.
+pub fn named_python(venv: &Path) -> Result<PathBuf> {
+    let python = std::path::absolute(venv)?.join("bin/python");
+    if !python.exists() {
+        bail!("--venv is {}, allowed: a Python environment, with bin/python in it", venv.display());
+    }
+    Ok(python)
 }
 
 fn runs(program: &str, arguments: &[&str]) -> bool {

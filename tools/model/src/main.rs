@@ -20,7 +20,8 @@ use clap::{Parser, Subcommand};
 
 /// What cards and methods should cost.
 #[derive(Parser)]
-#[command(name = "onekv-model")]
+// Whose tasks `fit` and `model` are, to the user.
+#[command(name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -39,7 +40,7 @@ enum Task {
     /// Instructions of a tile of keys come from cuda/codegen.md, blocks from the plan, clocks, rates and latencies from
     /// tools/model/src/assumptions.rs, with their sources. Prints a table for few rows, many rows and T5's decode step beside
     /// their targets. Where results/ has a file of the card, prints how far off the model is and fails past 20 %.
-    Predict(predict::Arguments),
+    Model(predict::Arguments),
     /// Write results/method/formula.jsonl: by the cost model, what each way costs on the tasks of quality.jsonl beside it
     Formula,
 }
@@ -47,7 +48,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Fit(arguments) => fit::run(&arguments),
-        Task::Predict(arguments) => predict::run(&arguments),
+        Task::Model(arguments) => predict::run(&arguments),
         Task::Formula => formula::run(),
     };
     match done {

@@ -12,8 +12,8 @@ use crate::{report, setup};
 #[derive(Args)]
 pub struct Options {
     /// Threads of every system
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
     /// A Python environment with tools/peers/requirements.txt [default: made in target/]
     #[arg(long, value_name = "DIR")]
     venv: Option<PathBuf>,
@@ -24,7 +24,7 @@ pub struct Options {
     #[arg(long)]
     only: Option<Work>,
     /// Ours and candle's alone: nothing is installed
-    #[arg(long)]
+    #[arg(long, conflicts_with = "venv")]
     candle: bool,
     /// Only so many prompts, of those that are measured
     #[arg(long, value_name = "U", value_delimiter = ',')]
@@ -35,7 +35,7 @@ pub struct Options {
 }
 
 /// What is measured.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum)]
 enum Work {
     Attention,
     T5,
@@ -55,14 +55,19 @@ impl Work {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let works = match (options.only, options.candle) {
-        (Some(Work::Crossover), true) => bail!("--only is crossover, allowed with --candle: attention, t5"),
+    let part = options.candle || !options.rows.is_empty() || !options.keys.is_empty();
+    let works = match (options.only, part) {
+        (Some(Work::Crossover), true) => {
+            bail!("--only is crossover, allowed with --candle, --rows or --keys: attention, t5")
+        }
         (Some(one), _) => vec![one],
         (None, true) => vec![Work::Attention, Work::T5],
         (None, false) => vec![Work::Attention, Work::T5, Work::Crossover],
     };
-    let shapes = std::fs::read_to_string(root().join("tools/peers/shapes.json"))?;
-    works.iter().try_for_each(|&work| points_exist(&shapes, work, options))?;
+    if part {
+        let shapes = std::fs::read_to_string(root().join("tools/peers/shapes.json"))?;
+        works.iter().try_for_each(|&work| points_exist(&shapes, work, options))?;
+    }
     let python = if options.candle { None } else { Some(setup::peers_python(options.venv.as_deref())?) };
     step("build ours", &mut cargo(&["build", "--release", "--package", "onekv-peers"]))?;
     for work in works {
@@ -71,7 +76,7 @@ pub fn run(options: &Options) -> Result<()> {
             _ => ("build the T5 on candle", "candle-t5"),
         };
         step(what, &mut cargo(&["build", "--release", "--package", package]))?;
-        measure(options, work, python.as_deref())?;
+        measure(options, work, part, python.as_deref())?;
     }
     Ok(())
 }
@@ -82,9 +87,6 @@ fn points_exist(shapes: &str, work: Work, options: &Options) -> Result<()> {
     struct Points {
         rows: Vec<usize>,
         keys: Vec<usize>,
-    }
-    if work == Work::Crossover {
-        return Ok(());
     }
     let shapes: serde_json::Value = serde_json::from_str(shapes)?;
     let Points { rows, keys } = Points::deserialize(&shapes["cpu"][work.name()])?;
@@ -97,10 +99,8 @@ fn points_exist(shapes: &str, work: Work, options: &Options) -> Result<()> {
 }
 
 /// Into `results/cpu`, or into `target/peers-cpu` where only a part is measured.
-fn measure(options: &Options, work: Work, python: Option<&Path>) -> Result<()> {
-    let part = options.candle || !options.rows.is_empty() || !options.keys.is_empty();
-    let whole = work == Work::Crossover || !part;
-    let folder = root().join(if whole { "results/cpu" } else { "target/peers-cpu" });
+fn measure(options: &Options, work: Work, part: bool, python: Option<&Path>) -> Result<()> {
+    let folder = root().join(if part { "target/peers-cpu" } else { "results/cpu" });
     std::fs::create_dir_all(&folder)?;
     let mut script = command("python3", &["tools/peers/turns.py", work.name()]);
     script.arg("--programs").arg(target().join("release"));
@@ -113,7 +113,7 @@ fn measure(options: &Options, work: Work, python: Option<&Path>) -> Result<()> {
         script.arg("--python").arg(python);
     }
     step(work.name(), &mut script)?;
-    if whole { report::write() } else { Ok(()) }
+    if part { Ok(()) } else { report::write() }
 }
 
 #[cfg(test)]
@@ -136,6 +136,5 @@ mod tests {
         assert_eq!(check(Work::Attention, &[3], &[128]), Err(rows));
         let keys = "--keys is [1, 2], allowed: some of [128]".to_owned();
         assert_eq!(check(Work::T5, &[8], &[1, 2]), Err(keys));
-        assert_eq!(check(Work::Crossover, &[3], &[3]), Ok(()));
     }
 }

@@ -11,9 +11,9 @@ use crate::virtual_gpu::optimised_driver;
 
 const REQUIREMENTS: &str = "tools/ptxsim-peers/requirements.txt";
 
-pub fn run(only: Option<&str>, jobs: Option<usize>, venv: Option<&Path>) -> Result<()> {
+pub fn run(only: Option<&str>, jobs: Option<u32>, venv: Option<&Path>) -> Result<()> {
     let python = match venv {
-        Some(folder) => folder.join("bin/python"),
+        Some(folder) => setup::named_python(folder)?,
         // All are named there: what they ask for by themselves would be several GB more, for kernels that do not need it.
         None => setup::python("ptxsim-peers-venv", REQUIREMENTS, &["--no-deps"])?,
     };
