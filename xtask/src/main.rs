@@ -28,7 +28,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// One entry point for what the project does beside the library itself.
 #[derive(Parser)]
-#[command(name = "cargo xtask")]
+#[command(bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,

@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 /// What cards and methods should cost.
 #[derive(Parser)]
 // Whose tasks `fit` and `model` are, to the user.
-#[command(name = "cargo xtask")]
+#[command(bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
