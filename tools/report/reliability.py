@@ -1,23 +1,20 @@
 """docs/reliability.md: what was looked for beyond the tests, and what was found."""
 
 from page import prose, table
-from results import FAILING_DRIVER, FUZZED, PLANTED, TESTED, read_file
+from results import PARTS
 
-# Parts whose files have one form.
-PARTS = ("soak", "cards", "miri", "address", "thread", "builds")
 # Who calls the driver that fails, and its file.
 CALLERS = {"the library": "failing-driver.jsonl", "T5": "failing-driver-t5.jsonl"}
 
 
-def page(folder):
-    def found(kind, file, text, command):
-        path = folder / file
-        return text(read_file(kind, path)) if path.exists() else f"Not run yet: `cargo xtask {command}`.\n"
+def page(found):
+    def of(file, text, command):
+        return text(found[file]) if file in found else f"Not run yet: `cargo xtask {command}`.\n"
 
-    texts = {part: found(TESTED, f"{part}.jsonl", tested, f"reliability --part {part}") for part in PARTS}
-    texts["fuzz"] = found(FUZZED, "fuzz.jsonl", fuzzed, "fuzz")
-    texts["planted"] = found(PLANTED, "planted.jsonl", planted, "planted")
-    driver = [found(FAILING_DRIVER, file, failing(caller), "reliability --part driver") for caller, file in CALLERS.items()]
+    texts = {part: of(f"{part}.jsonl", tested, f"reliability --part {part}") for part in PARTS}
+    texts["fuzz"] = of("fuzz.jsonl", fuzzed, "fuzz")
+    texts["planted"] = of("planted.jsonl", planted, "planted")
+    driver = [of(file, failing(caller), "reliability --part driver") for caller, file in CALLERS.items()]
     return prose("reliability", driver="\n".join(driver), **texts)
 
 

@@ -23,8 +23,8 @@ def pages(folder):
     text += "".join(card.section(name, runs, files) for name, runs in found.cards.items())
     text += cpu.section(found.cpu, files)
     text += intensity.section(found.intensity, files) if found.intensity else ""
-    if (folder / "reliability").exists():
-        files["docs/reliability.md"] = reliability.page(folder / "reliability")
+    if found.reliability:
+        files["docs/reliability.md"] = reliability.page(found.reliability)
     return files | {"docs/performance.md": text}
 
 

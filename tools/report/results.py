@@ -552,6 +552,13 @@ PLANTED = File(dict(table=TEXT), {None: ("bugs", PLANTED_BUG)})
 CPU_FILES = {"attention.jsonl": CPU, "crossover.jsonl": crossover(ON_CPU), "t5.jsonl": CPU}
 CARD_FILES = {"attention-<sweep>.jsonl": ATTENTION, "crossover.jsonl": crossover(ON_CARD), "t5.jsonl": T5}
 METHOD_FILES = {"cost.jsonl": COSTS, "decoder-only.jsonl": DECODER_ONLY, "formula.jsonl": FORMULA, "quality.jsonl": QUALITY}
+# Parts of `cargo xtask reliability` whose files have one form.
+PARTS = ("soak", "cards", "miri", "address", "thread", "builds")
+RELIABILITY_FILES = {f"{part}.jsonl": TESTED for part in PARTS}
+RELIABILITY_FILES |= {"failing-driver.jsonl": FAILING_DRIVER, "failing-driver-t5.jsonl": FAILING_DRIVER}
+RELIABILITY_FILES |= {"fuzz.jsonl": FUZZED, "planted.jsonl": PLANTED}
+# How a run of the kit went, and the list of all parts: nothing to report.
+NOT_READ = ("stages.jsonl", "onekv.cdx.json")
 
 
 def known(path, kinds):
@@ -563,18 +570,17 @@ def known(path, kinds):
 
 
 def results(folder):
-    """All of a folder: `cpu` and `method` by the names of their files, `cards` by those of their folders too. A file of
-    an unknown name is an error: it would silently be missing from the report."""
+    """All of a folder: `cpu`, `method` and `reliability` by the names of their files, `cards` by those of their folders too. A file
+    of an unknown name is an error: it would silently be missing from the report."""
     path = folder / "intensity.jsonl"
     intensity = read_file(INTENSITY, path) if path.exists() else None
     # No page shows it.
     host = folder / "host-overhead.jsonl"
     if host.exists():
         read_file(HOST_OVERHEAD, host)
-    found = SimpleNamespace(cpu={}, method={}, cards={}, intensity=intensity)
+    found = SimpleNamespace(cpu={}, method={}, reliability={}, cards={}, intensity=intensity)
     for machine in sorted(path for path in folder.iterdir() if path.is_dir()):
-        # How a run of the kit went: nothing to report.
-        paths = sorted(path for path in machine.glob("*.json*") if path.name != "stages.jsonl")
+        paths = sorted(path for path in machine.glob("*.json*") if path.name not in NOT_READ)
         read_all = lambda kinds: {path.name: read_file(known(path, kinds), path) for path in paths}
         match machine.name:
             case "cpu":
@@ -582,9 +588,9 @@ def results(folder):
             case "method":
                 found.method = read_all(METHOD_FILES)
                 with_formula(machine / "formula.jsonl", found.method)
-            # Pages of their own: reliability.py here, and that of cargo xtask peers ptxsim.
             case "reliability":
-                pass
+                found.reliability = read_all(RELIABILITY_FILES)
+            # Its page is that of cargo xtask peers ptxsim.
             case "ptxsim":
                 read_all({"peers.jsonl": PTXSIM})
             case name if paths:

@@ -6,7 +6,7 @@ import unittest
 from pathlib import Path
 
 import reliability
-from results import PLANTED, Refused, read_lines
+from results import PLANTED, Refused, read_lines, results
 
 CAUGHT = {"test": "a::b", "date": "2026-01-05", "commit": "jkl"}
 WHEN = {"date": "2026-01-02", "commit": "abc"}
@@ -29,9 +29,10 @@ class Reliability(unittest.TestCase):
         files = {"miri.jsonl": TESTED, "fuzz.jsonl": (BOUNDS, PTX), "planted.jsonl": (TABLE, {"bug": "off by one"} | CAUGHT)}
         files |= {name: FAILING for name in reliability.CALLERS.values()}
         with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "reliability").mkdir()
             for name, of in (files | changed).items():
-                (Path(folder) / name).write_text(lines(*of))
-            return reliability.page(Path(folder))
+                (Path(folder) / "reliability" / name).write_text(lines(*of))
+            return reliability.page(results(Path(folder)).reliability)
 
     def test_every_part_has_its_figures(self):
         page = self.page()

@@ -182,10 +182,11 @@ class Files(unittest.TestCase):
             ("cpu/attention-full.jsonl", "known names are attention.jsonl, "),
             ("method/other.jsonl", "known names are cost.jsonl, decoder-only.jsonl, formula.jsonl, quality.jsonl"),
             ("ptxsim/other.jsonl", "known names are peers.jsonl"),
+            ("reliability/other.jsonl", "known names are soak.jsonl, cards.jsonl, "),
             ("made-up/t5.json", "known names are attention-<sweep>.jsonl, "),
         ]:
             self.refused(name, {}, says)
-        report({"made-up/stages.jsonl": {}, "reliability/any.json": {}})
+        report({"made-up/stages.jsonl": {}, "reliability/onekv.cdx.json": {}})
         with self.assertRaisesRegex(
             Refused, "t5.jsonl: machine.card is another, but other files of its folder are of Made-up"
         ):
