@@ -156,7 +156,7 @@ pub fn named_python(venv: &Path) -> Result<PathBuf> {
     Ok(python)
 }
 
-fn runs(program: &str, arguments: &[&str]) -> bool {
+pub fn runs(program: &str, arguments: &[&str]) -> bool {
     command(program, arguments).output().is_ok_and(|output| output.status.success())
 }
 

@@ -30,6 +30,12 @@ pub fn run(transformers: bool) -> Result<()> {
     if std::env::var_os("CXX").is_none() && command("c++", &["--version"]).output().is_err() {
         bail!("no C++ compiler: `c++` was not found. Install one, e.g. `apt-get install g++`, or set CXX");
     }
+    // The tools' tables are TOML.
+    if !setup::runs("python3", &["-c", "import tomllib"]) {
+        bail!(
+            "no Python for the tools' tests: `python3` is missing or older than 3.11. Install a newer one, and try again"
+        );
+    }
     if nvcc()?.is_none() {
         setup::run()?;
     }
