@@ -108,10 +108,10 @@ impl Model {
             let (q, k, v) = self.split(&qkv, &rotations);
             let attended = sequences.attend(c, i, (&q, &k, &v), &new)?;
             let attended = cpu.table(attended, c.heads * c.head_dim)?;
-            cpu.add_linear(&mut x, &attended, &layer.out, any_norm)?;
+            cpu.add(&mut x, &attended, &layer.out, any_norm)?;
             let normed = cpu.rms_norm(&mut x, &layer.feed_forward_norm, c.epsilon)?;
             let hidden = cpu.linear_activated(&normed, &layer.gate_up, swiglu)?;
-            cpu.add_linear(&mut x, &hidden, &layer.down, any_norm)?;
+            cpu.add(&mut x, &hidden, &layer.down, any_norm)?;
         }
         sequences.own.advance(&new);
         Ok(x)

@@ -75,13 +75,7 @@ pub trait Backend {
     /// `x W^T`, activated.
     fn linear_activated(&self, x: &Self::Matrix, w: &Self::Linear, by: Activated) -> Result<Self::Matrix>;
     /// `x += y W^T`.
-    fn add_linear(
-        &self,
-        x: &mut Self::Stream,
-        y: &Self::Matrix,
-        w: &Self::Linear,
-        next: &Self::Norm,
-    ) -> Result<()>;
+    fn add(&self, x: &mut Self::Stream, y: &Self::Matrix, w: &Self::Linear, next: &Self::Norm) -> Result<()>;
     /// All elements, token after token.
     fn to_host(&self, x: &Self::Matrix) -> Result<Vec<f32>>;
     /// Self-attention within each input, of the tokens `starts[b]..starts[b + 1]`; `qkv` is `[tokens, 3, heads, head_dim]`. Scale 1.
@@ -90,16 +84,9 @@ pub trait Backend {
     /// A store for `keys` keys of `inner` elements.
     fn cross_kv(&self, keys: usize, inner: usize) -> Result<Self::CrossKv>;
     /// Writes the K/V of inputs, projected from their encoding `x`, from key `at` on.
-    fn project_kv(&self, kv: &mut Self::CrossKv, at: usize, x: &Self::Matrix, w: &Self::Linear)
-    -> Result<()>;
+    fn project(&self, kv: &mut Self::CrossKv, at: usize, x: &Self::Matrix, w: &Self::Linear) -> Result<()>;
     /// Copies these keys of a K/V to key `at` of another, and what follows.
-    fn copy_kv(
-        &self,
-        of: &Self::CrossKv,
-        keys: Range<usize>,
-        to: &mut Self::CrossKv,
-        at: usize,
-    ) -> Result<()>;
+    fn copy(&self, of: &Self::CrossKv, keys: Range<usize>, to: &mut Self::CrossKv, at: usize) -> Result<()>;
     /// Bytes that the K/V occupies.
     fn cross_kv_bytes(&self, kv: &Self::CrossKv) -> usize;
     /// Makes the cross-attention of `problem` ready.

@@ -181,7 +181,7 @@ impl<'b, B: Backend> Model<'b, B> {
             }
             let hidden = self.encode_chunk(&ids)?;
             for (layer, kv) in self.decoder.iter().zip(&mut memory.layers) {
-                self.backend.project_kv(kv, start, &hidden, &layer.kv)?;
+                self.backend.project(kv, start, &hidden, &layer.kv)?;
             }
             progress.inc(tokens as u64);
         }
@@ -200,7 +200,7 @@ impl<'b, B: Backend> Model<'b, B> {
         for (layer, bias) in self.encoder.iter().zip(biases.iter().cycle()) {
             let qkv = self.normed_linear(&mut x, &layer.attention)?;
             let attended = b.attend_inputs(&qkv, &offsets, bias)?;
-            b.add_linear(&mut x, &attended, &layer.attention.out, &layer.feed_forward.norm)?;
+            b.add(&mut x, &attended, &layer.attention.out, &layer.feed_forward.norm)?;
             self.feed_forward(&mut x, &layer.feed_forward, next())?;
         }
         b.rms_norm(&mut x, &self.encoder_norm, c.epsilon)
@@ -226,7 +226,7 @@ impl<'b, B: Backend> Model<'b, B> {
     ) -> Result<()> {
         let (start, at) = (from.offsets[place], to.offsets[at]);
         for (from, to) in from.layers.iter().zip(&mut to.layers) {
-            self.backend.copy_kv(from, start..start + keys, to, at)?;
+            self.backend.copy(from, start..start + keys, to, at)?;
         }
         Ok(())
     }
@@ -311,10 +311,10 @@ impl<'b, B: Backend> Model<'b, B> {
         for (i, (layer, kv)) in self.decoder.iter().zip(&memory.layers).enumerate() {
             let qkv = self.normed_linear(&mut x, &layer.attention)?;
             let attended = b.attend_rows(&qkv, i, rows)?;
-            b.add_linear(&mut x, &attended, &layer.attention.out, &layer.cross.norm)?;
+            b.add(&mut x, &attended, &layer.attention.out, &layer.cross.norm)?;
             let q = self.normed_linear(&mut x, &layer.cross)?;
             let attended = b.attend_cross(&q, kv, cross)?;
-            b.add_linear(&mut x, &attended, &layer.cross.out, &layer.feed_forward.norm)?;
+            b.add(&mut x, &attended, &layer.cross.out, &layer.feed_forward.norm)?;
             self.feed_forward(&mut x, &layer.feed_forward, next())?;
         }
         Ok(x)
@@ -351,7 +351,7 @@ impl<'b, B: Backend> Model<'b, B> {
         let (b, c) = (self.backend, &self.config);
         let normed = b.rms_norm(x, &layer.norm, c.epsilon)?;
         let by = Activated { activation: c.activation, gated: c.gated };
-        b.add_linear(x, &b.linear_activated(&normed, &layer.into, by)?, &layer.out, next)
+        b.add(x, &b.linear_activated(&normed, &layer.into, by)?, &layer.out, next)
     }
 }
 

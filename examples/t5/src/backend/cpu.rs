@@ -290,7 +290,7 @@ impl Backend for Cpu {
         Ok(out)
     }
 
-    fn add_linear(&self, x: &mut Matrix, y: &Matrix, weights: &Packed, _next: &Vec<f32>) -> Result<()> {
+    fn add(&self, x: &mut Matrix, y: &Matrix, weights: &Packed, _next: &Vec<f32>) -> Result<()> {
         self.product(&mut x.data, y, weights, true);
         Ok(())
     }
@@ -330,13 +330,13 @@ impl Backend for Cpu {
         Ok(CrossKv { data: vec![0.0; keys * 2 * inner], inner })
     }
 
-    fn project_kv(&self, kv: &mut CrossKv, at: usize, x: &Matrix, weights: &Packed) -> Result<()> {
+    fn project(&self, kv: &mut CrossKv, at: usize, x: &Matrix, weights: &Packed) -> Result<()> {
         let out = &mut kv.data[at * 2 * kv.inner..][..x.rows * 2 * kv.inner];
         self.product(out, x, weights, false);
         Ok(())
     }
 
-    fn copy_kv(&self, of: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
+    fn copy(&self, of: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
         let key = 2 * of.inner;
         let copied = &of.data[keys.start * key..keys.end * key];
         to.data[at * key..][..copied.len()].copy_from_slice(copied);

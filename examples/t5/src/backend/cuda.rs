@@ -280,7 +280,7 @@ impl Backend for Cuda {
         self.product(x, weights, self.dtype)
     }
 
-    fn add_linear(&self, x: &mut Residual, y: &Matrix, weights: &Matrix, next: &Buffer) -> Result<()> {
+    fn add(&self, x: &mut Residual, y: &Matrix, weights: &Matrix, next: &Buffer) -> Result<()> {
         let Residual { sum, begun } = x;
         let target = Target { data: &mut sum.data, at: 0, dtype: sum.dtype, add: true };
         *begun = self.begin(sum.rows, next, sum.cols, Begun::parts_of_product(sum.cols))?;
@@ -336,12 +336,12 @@ impl Backend for Cuda {
         Ok(CrossKv { data: self.pool.zeros(keys * 2 * inner * self.dtype.size_bytes())?, keys, inner })
     }
 
-    fn project_kv(&self, kv: &mut CrossKv, at: usize, x: &Matrix, weights: &Matrix) -> Result<()> {
+    fn project(&self, kv: &mut CrossKv, at: usize, x: &Matrix, weights: &Matrix) -> Result<()> {
         let at = at * 2 * kv.inner * self.dtype.size_bytes();
         self.multiply(x, weights, Target { data: &mut kv.data, at, dtype: self.dtype, add: false })
     }
 
-    fn copy_kv(&self, of: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
+    fn copy(&self, of: &CrossKv, keys: Range<usize>, to: &mut CrossKv, at: usize) -> Result<()> {
         let key_bytes = 2 * of.inner * self.dtype.size_bytes();
         let bytes = keys.len() * key_bytes;
         self.pool.copy(&of.data, keys.start * key_bytes, &mut to.data, at * key_bytes, bytes)
@@ -430,7 +430,7 @@ impl Backend for Cuda {
         let Some(recorded) = recording.as_mut().filter(|_| left > 0) else { return Ok(()) };
         if recorded.step.is_none() {
             let mut recorder = self.queue.record()?;
-            // SAFETY: K and V of the encoder are written when an input is admitted (`project_kv`, `copy_kv`), before
+            // SAFETY: K and V of the encoder are written when an input is admitted (`project`, `copy`), before
             // its steps are replayed and never by a step.
             unsafe { recorder.assume_kv_settled() };
             self.driver.launch_stream.set(recorder.cu_stream());

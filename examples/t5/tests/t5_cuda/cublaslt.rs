@@ -39,7 +39,7 @@ fn products_equal_plain_ones() {
         compare(cuda.to_host(&result).unwrap(), DType::F32, &zeros);
         let mut sum = Residual { sum, begun: None };
         let norm = cuda.norm(vec![1.0; n]).unwrap();
-        cuda.add_linear(&mut sum, &x_data, &w_data, &norm).unwrap();
+        cuda.add(&mut sum, &x_data, &w_data, &norm).unwrap();
         assert!(sum.begun.is_none(), "a norm is begun that no product ends");
         sum.sum.rows = m + 1;
         let mut got = cuda.to_host(&sum.sum).unwrap();
@@ -65,7 +65,7 @@ fn an_algorithm_is_searched_once_per_shape() {
     for _ in 0..3 {
         cuda.linear(&few, &w).unwrap();
         // Of the same shape: whether something is added is no matter of the algorithm.
-        cuda.add_linear(&mut sum, &few, &w, &norm).unwrap();
+        cuda.add(&mut sum, &few, &w, &norm).unwrap();
     }
     assert_eq!(library.queries() - searched, 1);
     cuda.linear(&many, &w).unwrap();

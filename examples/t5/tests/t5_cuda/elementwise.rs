@@ -411,7 +411,7 @@ fn norms_are_begun_and_ended_by_neighbours() {
         for (norm, weight) in norms.iter().zip(&weights) {
             assert!(x.begun.is_some());
             if norm.at() == norms[1].at() {
-                cuda.add_linear(&mut x, &y_data, &into_data, norm).unwrap();
+                cuda.add(&mut x, &y_data, &into_data, norm).unwrap();
                 let before: Vec<f32> = stream.iter().map(|x| *x as f32).collect();
                 stream = product(&y, &into, &before, width, inputs);
                 let got = cuda.to_host(&x.sum).unwrap();
@@ -447,7 +447,7 @@ fn norms_are_begun_and_ended_by_neighbours() {
             assert_close(&what, &cuda.to_host(&got).unwrap(), &gated, 8.0 * unit(dtype), size);
             // Another norm than the one that was begun is computed from the stream.
             let nothing = matrix(&mut cuda, &vec![0.0; tokens * inputs], tokens, inputs, dtype);
-            cuda.add_linear(&mut x, &nothing, &into_data, norm).unwrap();
+            cuda.add(&mut x, &nothing, &into_data, norm).unwrap();
         }
         assert!(cuda.rms_norm(&mut x, &norms[0], 1e-6).unwrap().squares.is_none());
     }

@@ -189,7 +189,7 @@ fn check_kv_stores(products: Products, mut cuda: Cuda) {
         // Tokens `from..to`, and the key that they begin at.
         for (from, to, at) in [(0, 2, 3), (2, 5, 0), (4, 5, 3), (0, 2, 1)] {
             let part = matrix(&mut cuda, &hidden[from * width..to * width], to - from, width, dtype);
-            cuda.project_kv(&mut kv, at, &part, &w_data).unwrap();
+            cuda.project(&mut kv, at, &part, &w_data).unwrap();
             (from..to).for_each(|token| there[at + token - from] = token);
         }
         let read = |kv: &CrossKv, keys: usize| {
@@ -204,7 +204,7 @@ fn check_kv_stores(products: Products, mut cuda: Cuda) {
         }
         let mut copy = cuda.cross_kv(4, inner).unwrap();
         for (keys, at) in [(1..2, 3), (3..5, 0), (3..4, 2)] {
-            cuda.copy_kv(&kv, keys, &mut copy, at).unwrap();
+            cuda.copy(&kv, keys, &mut copy, at).unwrap();
         }
         assert_eq!(read(&copy, 4), [3, 4, 3, 1].map(|key| all[key].clone()));
     }
@@ -219,9 +219,9 @@ fn operands_that_do_not_fit_are_refused() {
         let w = matrix(&mut cuda, &noise(2, 48, 1.0, dtype), 4, 12, dtype);
         // Two keys of K and V, two elements each.
         let mut kv = cuda.cross_kv(2, 2).unwrap();
-        let text = cuda.project_kv(&mut kv, 0, &x, &w).unwrap_err().to_string();
+        let text = cuda.project(&mut kv, 0, &x, &w).unwrap_err().to_string();
         assert_eq!(text, "width is 12, allowed: a multiple of 8");
-        let text = cuda.project_kv(&mut kv, 1, &x, &w).unwrap_err().to_string();
+        let text = cuda.project(&mut kv, 1, &x, &w).unwrap_err().to_string();
         assert_eq!(text, "product has 16 bytes, allowed: at least 24");
         cuda.dtype = DType::F16;
         let text = cuda.linear(&x, &w).err().unwrap().to_string();
