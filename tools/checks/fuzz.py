@@ -12,7 +12,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 from results import FUZZED, FUZZED_FIELDS, read_file
-from results_file import Results
+from results_file import write_results
 
 # What `cargo fuzz` passes with `--sanitizer none`, but for the depth of stacks and what keeps branches apart: coverage and
 # comparisons for libFuzzer, which mutates towards both; and checks that a release leaves out.
@@ -137,7 +137,7 @@ def record(figures):
     """Beside those that were not run now."""
     lines = {line.target: vars(line) for line in read_file(FUZZED, RECORDS).targets} if RECORDS.exists() else {}
     lines |= figures
-    Results(RECORDS, BOUNDS).add(*({name: lines[target][name] for name in FUZZED_FIELDS} for target in sorted(lines)))
+    write_results(RECORDS, BOUNDS, ({name: lines[target][name] for name in FUZZED_FIELDS} for target in sorted(lines)))
 
 
 def fuzz():

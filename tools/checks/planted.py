@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from results import PLANTED, TEXT, Many, Maybe, Named, Record, read_file
-from results_file import Results
+from results_file import write_results
 
 TABLE = ROOT / "tools/checks/planted.toml"
 RECORDS = RESULTS / "planted.jsonl"
@@ -92,7 +92,7 @@ def record(found):
     for bug, caught in sorted(found.items()):
         of = {name: getattr(caught, name) for name in ("test", "date", "commit")} if caught else {}
         lines.append({"bug": bug} | of)
-    Results(RECORDS, {"table": TABLE.relative_to(ROOT).as_posix()}).add(*lines)
+    write_results(RECORDS, {"table": TABLE.relative_to(ROOT).as_posix()}, lines)
 
 
 def sample(bugs, at, most):

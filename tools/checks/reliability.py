@@ -15,7 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from results_file import Results
+from results_file import write_results
 
 # What the toolchains of Linux on x86-64 are called: sanitizers want their target named, so that build scripts are left alone.
 TRIPLE = "x86_64-unknown-linux-gnu"
@@ -197,12 +197,12 @@ def advisories(offline):
     database = next((path for path in (home / "advisory-dbs").iterdir() if path.is_dir()), None)
     if database is None:
         raise Failed(f"cargo-deny left no database in {home / 'advisory-dbs'}")
-    when = output("the database's date", Command(["git", "-C", database, "log", "-1", "--format=%cs"])).strip()
+    dated = output("the database's date", Command(["git", "-C", database, "log", "-1", "--format=%cs"])).strip()
     tool = output("cargo-deny", Command([ROOT / "target/cargo-deny/bin/cargo-deny", "--version"])).strip()
     return tool, {
         "what": "advisories on any dependency, with all features",
         "command": "cargo deny --workspace check advisories",
-        "found": f"none but those that deny.toml lists; RustSec's database of {when}",
+        "found": f"none but those that deny.toml lists; RustSec's database of {dated}",
     }
 
 
@@ -266,7 +266,7 @@ def fatbins(target):
 def write(file, head, lines):
     path = RESULTS / file
     print(f"==> write {path}", file=sys.stderr)
-    Results(path, head).add(*lines)
+    write_results(path, head, lines)
 
 
 # What leaves files of its own returns none; the others the tool that looked, and each of its runs.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "peers"))
 
-from results_file import Results, today
+from results_file import today, write_results
 
 PROMPTS = [1, 2, 4, 8, 16, 32, 64, 128]
 # T5-base's heads; tokens of the input and of a prompt.
@@ -185,7 +185,7 @@ def main() -> None:
             lines.append(line)
             point = f"{line['backend']}, {line['layout']}, U = {line['prompts']}"
             print(f"{len(lines)} of {len(counts)}: {point}", file=sys.stderr)
-    Results(args.out, once).add(*lines)
+    write_results(args.out, once, lines)
     print(args.out)
 
 

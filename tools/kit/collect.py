@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from results_file import Results
+from results_file import write_results
 
 # Of `nvidia-smi --query-gpu`; None for what a card does not say.
 QUERIED = {
@@ -112,7 +112,7 @@ def merge(args: argparse.Namespace) -> None:
     told |= {name: theirs[name] for name in ("torch", "torch_cuda", "cudnn", "triton") if name in theirs}
     lines += of_peers
     suspects = mark_suspects(lines)
-    Results(args.out, {"machine": told, "peers": None} | peers | ours).add(*lines, *clocks(args.clocks))
+    write_results(args.out, {"machine": told, "peers": None} | peers | ours, [*lines, *clocks(args.clocks)])
     timed = sum("kind" not in line for line in lines)
     failed = sum("error" in line for line in lines)
     left_out = sum(line.get("kind") == "left out" for line in lines)
@@ -146,7 +146,7 @@ def stages(args: argparse.Namespace) -> None:
         steps.append(
             {"name": name, "outcome": outcome, "status": int(status), "seconds": int(seconds), "detail": detail}
         )
-    Results(args.out, {"machine": read(args.machine)}).add(*steps)
+    write_results(args.out, {"machine": read(args.machine)}, steps)
 
 
 def main() -> None:

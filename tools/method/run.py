@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "peers"))
 
 from evaluate import EXAMPLES as EVALUATED
 from evaluate import always_nothing, evaluate
-from results_file import Results, today
+from results_file import today, write_results
 from tasks import RESIZED, TASKS
 from train import EXAMPLES, PROMPTS, Run, train
 from words import vocabulary
@@ -108,7 +108,7 @@ def main() -> None:
     packages = {name: version(name) for name in ("torch", "transformers", "tokenizers", "rouge-score")}
     setting = {"date": today(), "packages": packages, "examples_of_a_step": EXAMPLES, "prompts_of_an_example": PROMPTS}
     tasks = [{"kind": "task", "task": name, **told} for name, told in lengths().items()]
-    Results(args.out, setting | {"evaluated_examples": EVALUATED}).add(*tasks, *done)
+    write_results(args.out, setting | {"evaluated_examples": EVALUATED}, [*tasks, *done])
     print(args.out)
 
 

@@ -4,6 +4,7 @@ files."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -11,6 +12,17 @@ from pathlib import Path
 def today() -> str:
     """In UTC."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%d")
+
+
+def text(*objects: dict) -> str:
+    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in objects)
+
+
+def write_results(path: Path, head: dict, lines: Iterable[dict]) -> None:
+    """A results file whose lines are all known. Whoever is stopped leaves the one of before."""
+    half = path.with_name(f"{path.name}.half")
+    half.write_text(text(head, *lines), "utf-8")
+    half.replace(path)
 
 
 class Results:
@@ -24,7 +36,7 @@ class Results:
 
     def write(self, *objects: dict, mode: str = "a") -> None:
         with self.path.open(mode, encoding="utf-8") as file:
-            file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in objects)
+            file.write(text(*objects))
 
     def add(self, *lines: dict) -> None:
         self.lines += lines

@@ -19,7 +19,7 @@ from unittest import mock
 
 import orders
 from orders import Failed, Server
-from results_file import Results
+from results_file import Results, write_results
 from turns import SYSTEMS, Point, Turns, lines_at, points, table, taken
 
 PLACE = Point(None, 8, 128)
@@ -181,6 +181,21 @@ class FilesAreWritten(unittest.TestCase):
                 self.assertEqual(results.end(), 0)
                 self.assertEqual(Results(path, {}).end(), 1)
             self.assertEqual(said.getvalue().splitlines()[0], "2 lines, 1 of them errors; 1 left out")
+
+    def test_a_file_that_is_not_written_whole_is_the_one_of_before(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "some.jsonl"
+            write_results(path, {"date": "µ"}, [{"seconds": 1.0}])
+            self.assertEqual(path.read_text("utf-8"), '{"date": "µ"}\n{"seconds": 1.0}\n')
+
+            def stopped():
+                yield {"seconds": 2.0}
+                raise KeyboardInterrupt
+
+            with self.assertRaises(KeyboardInterrupt):
+                write_results(path, {}, stopped())
+            self.assertEqual(path.read_text("utf-8"), '{"date": "µ"}\n{"seconds": 1.0}\n')
+            self.assertEqual(list(Path(folder).iterdir()), [path])
 
     def run_script(self, answers: dict) -> tuple[subprocess.CompletedProcess, Path]:
         """Of programs that answer the same to every order of a kind."""

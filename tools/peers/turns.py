@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from common import PROMPT_TOKENS, SHAPES, setting
 from orders import ROOT, Failed, Server, in_turn, peers
-from results_file import Results
+from results_file import write_results
 
 CPU = SHAPES["cpu"]
 # A turn of attention.
@@ -227,7 +227,7 @@ def main() -> None:
         head, lines = crossover(args) if args.work == "crossover" else measured(args)
     except Failed as error:
         sys.exit(f"error: {error}")
-    Results(args.out, setting(args.threads) | head).add(*lines)
+    write_results(args.out, setting(args.threads) | head, lines)
     print(args.out)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("peers", "report")]
 
 from results import OUTCOMES
-from results_file import Results
+from results_file import write_results
 
 
 def totals(rows: list[dict]) -> str:
@@ -55,5 +55,5 @@ def faults(rows: list[dict]) -> list[str]:
 
 
 def write(folder: Path, rows: list[dict], date: str) -> None:
-    Results(folder / "peers.jsonl", {"date": date}).add(*rows)
+    write_results(folder / "peers.jsonl", {"date": date}, rows)
     (folder / "README.md").write_text(page(rows, date))
