@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, System};
-use std::cell::Cell;
 use std::sync::Arc;
 
 use candle_core::{Device, IndexOp as _, Tensor, Var, WithDType};
@@ -13,30 +11,6 @@ use onekv::interop::candle::{Attention, KEPT_PLANS, Planned};
 use onekv::plan::PlanOptions;
 use onekv::{Element, Keys, Problem, ProblemSpec};
 use proptest::prelude::*;
-
-/// The system's allocator, which remembers each thread's largest request.
-struct Watched;
-
-#[global_allocator]
-static ALLOCATOR: Watched = Watched;
-
-thread_local! {
-    static LARGEST: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: the system's allocator does it all.
-unsafe impl GlobalAlloc for Watched {
-    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
-        LARGEST.set(LARGEST.get().max(layout.size()));
-        // SAFETY: the caller's contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: std::alloc::Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(old, layout) }
-    }
-}
 
 /// The CPU, and the card if there is one; with `ONEKV_REQUIRE_CUDA` there must be.
 fn devices() -> Vec<Device> {
@@ -709,10 +683,10 @@ fn views_of_a_cache_are_not_copied() {
         let spec = ProblemSpec { heads, kv_heads, head_dim, scale, softcap, row_offsets, keys };
         let planned = planned::<f32>(&Problem::new(spec).unwrap(), &Device::Cpu);
         let q = Tensor::ones((inputs, heads, dim), candle_core::DType::F32, &Device::Cpu).unwrap();
-        LARGEST.set(0);
-        let out = planned.run(&q, &kv, &kv).unwrap();
-        let largest = LARGEST.get();
-        assert!(largest < 900 * dim * size_of::<f32>(), "{largest} bytes for {:?}", kv.layout());
+        let mut out = None;
+        let held = allocation_counter::measure(|| out = Some(planned.run(&q, &kv, &kv).unwrap())).bytes_max;
+        assert!(held < (900 * dim * size_of::<f32>()) as u64, "{held} bytes for {:?}", kv.layout());
+        let out = out.unwrap();
         assert!(values::<f32>(&out).iter().all(|x| (x - 1.0).abs() < 1e-5));
     }
 }

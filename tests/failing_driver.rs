@@ -8,13 +8,9 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use common::device::{Card, card, split};
-use common::failing::{
-    After, Failing, Live, STICKY, Table, assert_named, assert_no_leak, base, calmly, is_told_later, picks,
-    without_hanging,
-};
 use common::quantized::QuantizedCase;
 use common::{Case, Operands, assert_out_close};
 use cudarc::driver::sys::CUresult::{self, *};
@@ -23,6 +19,10 @@ use half::bf16;
 use onekv::cuda::{Grid, Kernels, Memory, Modules, Prepared, QuantizedKv, Queue, RawOperands, Recording};
 use onekv::plan::{Plan, PlanOptions};
 use onekv::{DType, Error, PartialState, Result, SharedKv, View};
+use ptxsim_failing::{
+    After, Failing, Live, STICKY, Table, Wrong, assert_named, assert_no_leak, base, calmly, is_told_later,
+    picks, without_hanging,
+};
 
 /// What all steps have from the start: the caller's own context and streams, and what is expected.
 struct Scene {
@@ -47,14 +47,9 @@ struct Scene {
 
 impl Scene {
     /// Where the driver is the virtual one.
-    fn open() -> Option<(Self, MutexGuard<'static, ()>)> {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    fn open() -> Option<Self> {
+        let failing = Failing::open()?;
         let card = card()?;
-        let Some(failing) = Failing::open() else {
-            println!("failing calls are not tested: this is no virtual card");
-            return None;
-        };
         let case = Case::packed(2, 2, 64, &[(5, 150), (3, 40)]);
         let small = Case::packed(2, 2, 64, &[(2, 100)]);
         let large = Case::packed(2, 2, 64, &[(5, 400), (3, 300)]);
@@ -63,7 +58,7 @@ impl Scene {
             Plan::new(&case.problem(), DType::Bf16, card.kernels.facts(), options).unwrap()
         };
         let (first, options) = (plan(&case, &split()), split());
-        let scene = Self {
+        Some(Self {
             small_plan: plan(&small, &PlanOptions::like(&first)),
             large_plan: plan(&large, &options),
             quantized_plan: Plan::with_e4m3_kv(&case.problem(), DType::Bf16, card.kernels.facts(), &options)
@@ -81,8 +76,7 @@ impl Scene {
             small,
             large,
             quantized,
-        };
-        Some((scene, alone))
+        })
     }
 
     fn context(&self) -> &Arc<CudaContext> {
@@ -557,26 +551,6 @@ fn works_again(scene: &Scene, place: &str, step: &Step, state: &mut State, done:
     (step.arrange)(scene, state);
 }
 
-/// What went wrong, all of it: one run shows every call that is handled badly.
-#[derive(Default)]
-struct Wrong(Vec<String>);
-
-impl Wrong {
-    /// Whether nothing did.
-    fn unless(&mut self, work: impl FnOnce()) -> bool {
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        let Err(panic) = done else { return true };
-        let text = panic.downcast_ref::<String>().cloned();
-        self.0.push(text.unwrap_or_else(|| "a panic without a text".to_owned()));
-        false
-    }
-
-    #[track_caller]
-    fn assert_nothing(&self) {
-        assert!(self.0.is_empty(), "{} calls are handled badly:\n{}", self.0.len(), self.0.join("\n"));
-    }
-}
-
 /// The context is lost: all says so.
 fn lost(place: &str, state: &State, done: Result<()>, call: &str, status: CUresult) {
     if let Err(error) = &done {
@@ -656,7 +630,7 @@ fn named_in_sources() -> Vec<String> {
 
 #[test]
 fn every_call_fails_in_turn() {
-    let Some((scene, _alone)) = Scene::open() else { return };
+    let Some(scene) = Scene::open() else { return };
     let (mut table, mut wrong) = (Table::default(), Wrong::default());
     without_hanging(|| {
         // What the queues of the scene load and allocate once.
@@ -667,7 +641,7 @@ fn every_call_fails_in_turn() {
         inject_into_drops(&scene, &STEPS[..2], usize::MAX, &mut table, &mut wrong);
     });
     wrong.assert_nothing();
-    table.tell("failing-driver.json");
+    table.tell("ONEKV_RELIABILITY", "failing-driver.json");
     let names = named_in_sources();
     assert!(names.len() > 20, "{names:?}");
     // Of cards without memory pools, which the virtual driver has not.
@@ -679,7 +653,7 @@ fn every_call_fails_in_turn() {
 /// Lists that are not known to be on the card are not run, those of before neither.
 #[test]
 fn a_replan_that_fails_is_undone_or_refuses_runs() {
-    let Some((scene, _alone)) = Scene::open() else { return };
+    let Some(scene) = Scene::open() else { return };
     let failing = &scene.failing;
     let (mut state, _) = built(&scene, &STEPS[..4]);
     failing.none();
@@ -712,7 +686,7 @@ fn a_replan_that_fails_is_undone_or_refuses_runs() {
 /// Memory of the card, of the host, and of both ends at each allocation in turn, and does not come back.
 #[test]
 fn memory_ends_at_each_allocation() {
-    let Some((scene, _alone)) = Scene::open() else { return };
+    let Some(scene) = Scene::open() else { return };
     let failing = &scene.failing;
     without_hanging(|| {
         drop(built(&scene, STEPS));
@@ -753,7 +727,7 @@ fn memory_ends_at_each_allocation() {
 /// A caller's kernel faults on the queue's stream, before each step.
 #[test]
 fn a_fault_before_each_step_loses_the_context_and_no_more() {
-    let Some((scene, _alone)) = Scene::open() else { return };
+    let Some(scene) = Scene::open() else { return };
     without_hanging(|| {
         for (number, step) in STEPS.iter().enumerate().skip(3) {
             let place = format!("a fault before: {}", step.name);

@@ -108,6 +108,20 @@ pub(crate) fn sectors(addresses: impl Iterator<Item = u64>, bytes: u64) -> u64 {
     count as u64
 }
 
+/// As [`sectors`], of a warp's lanes whose accesses lie in one sector each.
+#[inline]
+pub(crate) fn sectors_of_lanes(addresses: &[u64; 32], exec: u32) -> u64 {
+    // Most warps go on through memory: without a branch for each lane.
+    let steps =
+        addresses.iter().zip(&addresses[1..]).map(|(a, b)| (a / 32 <= b / 32, u64::from(a / 32 != b / 32)));
+    let (ascend, count) = steps.fold((true, 1), |(ascend, count), (up, step)| (ascend & up, count + step));
+    if exec == u32::MAX && ascend {
+        return count;
+    }
+    let lanes = addresses.iter().enumerate().filter(|(lane, _)| exec >> lane & 1 == 1);
+    sectors(lanes.map(|(_, address)| *address), 1)
+}
+
 /// Wavefronts of a shared-memory access by the lanes of `mask`, and how many more than its width needs. A pass serves
 /// 32 banks of 4 bytes: all threads at once, halves of the warp for 8 bytes each, quarters for 16.
 pub(crate) fn wavefronts(offsets: &[u32; 32], mask: u32, bytes: u32) -> (u64, u64) {
@@ -176,5 +190,23 @@ mod tests {
         assert_eq!(sectors((0..32).map(|l| 4 + 4 * l), 4), 5);
         assert_eq!(sectors((0..32).map(|l| 64 * (l ^ 5) % 1024), 4), 16, "in no order, each twice");
         assert_eq!(sectors(std::iter::repeat_n(64, 32), 4), 1);
+        for mask in [u32::MAX, 0xffff, 0x8000_0001] {
+            for of_lane in [
+                |l| 4 * l,
+                |l| 16 * (l / 2),
+                |l| 1024 * l,
+                |l| 16 * (31 - l),
+                |l| 64 * (l ^ 5) % 1024,
+                |_| 96,
+            ] {
+                let addresses = std::array::from_fn(|lane| of_lane(lane as u64));
+                let lanes = (0..32).filter(|lane| mask >> lane & 1 == 1).map(of_lane);
+                assert_eq!(
+                    sectors_of_lanes(&addresses, mask),
+                    sectors(lanes, 4),
+                    "{addresses:?} by {mask:x}"
+                );
+            }
+        }
     }
 }

@@ -11,8 +11,6 @@ use rand::{Rng as _, SeedableRng as _};
 #[cfg(feature = "cuda")]
 pub mod device;
 #[cfg(feature = "cuda")]
-pub mod failing;
-#[cfg(feature = "cuda")]
 pub mod quantized;
 
 /// An element type that every backend takes.

@@ -2,35 +2,18 @@
 //! says what failed, nothing panics or leaks, and where the card is still there the same backend goes on.
 #![cfg(feature = "cuda")]
 
-#[path = "../../../tests/common/failing.rs"]
-mod failing;
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use anyhow::Result;
 use cudarc::driver::sys::CUresult::{self, *};
-use failing::{
-    After, Failing, STICKY, Table, assert_no_leak, base, calmly, is_told_later, picks, without_hanging,
-};
 use indicatif::ProgressBar;
+use ptxsim_failing::{
+    After, Failing, STICKY, Table, Wrong, assert_no_leak, base, calmly, is_told_later, picks, without_hanging,
+};
 use t5::backend::Backend as _;
 use t5::backend::cuda::Cuda;
 use t5::cli::arguments::{Dtype, Products};
 use t5::cost::Method;
 use t5::generate::{Limits, Outputs, Task, generate};
 use t5::load::{Shape, random};
-
-/// One test at a time: calls of all threads count.
-fn virtual_card() -> Option<(Failing, MutexGuard<'static, ()>)> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let failing = Failing::open();
-    if failing.is_none() {
-        assert!(std::env::var_os("PTXSIM_DEVICE").is_none(), "the virtual driver was not found");
-        println!("failing calls are not tested: this is no virtual card");
-    }
-    failing.map(|failing| (failing, alone))
-}
 
 fn open() -> Result<Cuda> {
     Cuda::open(Some(Dtype::Bf16), Some(Products::Own))
@@ -72,28 +55,20 @@ fn few(statuses: Vec<CUresult>, first: bool) -> Vec<CUresult> {
 
 #[test]
 fn every_kind_of_call_fails_in_turn() {
-    let Some((failing, _alone)) = virtual_card() else { return };
+    let Some(failing) = Failing::open() else { return };
     let mut table = Table::default();
-    let mut wrong = Vec::new();
+    let mut wrong = Wrong::default();
     without_hanging(|| {
         drop(open().unwrap());
         opens(&failing, &mut table, &mut wrong);
         decodes(&failing, &mut table, &mut wrong);
     });
-    assert!(wrong.is_empty(), "{} calls are handled badly:\n{}", wrong.len(), wrong.join("\n"));
-    table.tell("failing-driver-t5.json");
-}
-
-/// Notes a panic of `work`; whether there was none.
-fn checked(wrong: &mut Vec<String>, work: impl FnOnce()) -> bool {
-    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    let Err(panic) = done else { return true };
-    wrong.push(panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic".to_owned()));
-    false
+    wrong.assert_nothing();
+    table.tell("ONEKV_RELIABILITY", "failing-driver-t5.json");
 }
 
 /// Opens the card and closes it.
-fn opens(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
+fn opens(failing: &Failing, table: &mut Table, wrong: &mut Wrong) {
     failing.none();
     let opened = open().unwrap();
     let opening = failing.calls().len();
@@ -105,7 +80,7 @@ fn opens(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
         let first = calls.iter().position(|name| name == call) == Some(at);
         for status in few(statuses, first) {
             let place = format!("open and close, call {at} of {}, {call}: {status:?}", calls.len());
-            checked(wrong, || {
+            wrong.unless(|| {
                 failing.fail("*", at, status, false);
                 let opened = calmly(&place, open);
                 let error = opened.as_ref().err();
@@ -134,7 +109,7 @@ fn opens(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
 }
 
 /// Decodes on an open card.
-fn decodes(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
+fn decodes(failing: &Failing, table: &mut Table, wrong: &mut Wrong) {
     let settled = |cuda: &Cuda| {
         let want = answer(cuda).unwrap();
         cuda.release().unwrap();
@@ -154,7 +129,7 @@ fn decodes(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
             let place = format!("decode, call {at} of {}, {call}: {status:?}", calls.len());
             let sticky = STICKY.contains(&status);
             let cuda = card.as_ref().unwrap();
-            let kept = checked(wrong, || {
+            let kept = wrong.unless(|| {
                 failing.fail("*", at, status, false);
                 let done = calmly(&place, || answer(cuda));
                 let fired = failing.failed();
@@ -186,7 +161,7 @@ fn decodes(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
             });
             if sticky || !kept {
                 failing.none();
-                checked(wrong, || calmly(&place, || drop(card.take())));
+                wrong.unless(|| calmly(&place, || drop(card.take())));
                 failing.heal();
                 before = settled(card.insert(open().unwrap())).1;
             }
@@ -197,7 +172,7 @@ fn decodes(failing: &Failing, table: &mut Table, wrong: &mut Vec<String>) {
 /// Memory of the card, or of the host, ends at each allocation in turn, and does not come back.
 #[test]
 fn memory_ends_at_each_allocation() {
-    let Some((failing, _alone)) = virtual_card() else { return };
+    let Some(failing) = Failing::open() else { return };
     without_hanging(|| {
         let work = || answer(&open()?);
         let want = work().unwrap();

@@ -14,39 +14,71 @@ const THREADS: u64 = 64;
 const TYPES: [(u32, u32); 5] =
     [(R_32F, R_32F), (R_16F, R_16F), (R_16F, R_32F), (R_16BF, R_16BF), (R_16BF, R_32F)];
 
-/// Loads `{0}`, an f32, from `[{1}]`, and stores `{1}` to `[{0}]`.
+/// An element in memory, and as an f32 in a register.
 struct Access {
-    bytes: &'static str,
-    load: &'static str,
+    bytes: u32,
+    /// Its type in memory, and the registers that it is loaded to.
+    loaded: (&'static str, &'static str),
+    /// Makes `{0}`, an f32, of `{1}`, which was loaded.
+    widen: &'static str,
+    /// Stores `{1}`, an f32, to `[{0}]`.
     store: &'static str,
 }
 
 const fn access(element: u32) -> Access {
     match element {
         R_16F => Access {
-            bytes: "2",
-            load: "ld.global.b16 %h, [{1}]; cvt.f32.f16 {0}, %h;",
-            store: "cvt.rn.f16.f32 %h, {1}; st.global.b16 [{0}], %h;",
+            bytes: 2,
+            loaded: ("b16", "%h"),
+            widen: "cvt.f32.f16 {0}, {1};",
+            store: "cvt.rn.f16.f32 %h0, {1}; st.global.b16 [{0}], %h0;",
         },
         // bf16 is the upper half of an f32.
         R_16BF => Access {
-            bytes: "2",
-            load: "ld.global.b16 %h, [{1}]; mov.b32 %w, {%zero, %h}; mov.b32 {0}, %w;",
-            store: "cvt.rn.bf16.f32 %h, {1}; st.global.b16 [{0}], %h;",
+            bytes: 2,
+            loaded: ("b16", "%h"),
+            widen: "mov.b32 %w, {%zero, {1}}; mov.b32 {0}, %w;",
+            store: "cvt.rn.bf16.f32 %h0, {1}; st.global.b16 [{0}], %h0;",
         },
-        _ => Access { bytes: "4", load: "ld.global.f32 {0}, [{1}];", store: "st.global.f32 [{0}], {1};" },
+        _ => Access { bytes: 4, loaded: ("f32", ""), widen: "", store: "st.global.f32 [{0}], {1};" },
     }
 }
 
-fn source(element_in: u32, element_out: u32) -> String {
+fn fill(text: &str, first: &str, second: &str) -> String {
+    text.replace("{0}", first).replace("{1}", second)
+}
+
+impl Access {
+    /// Loads as many f32 as there are registers in `to`, 1 or 4, from `[at]` on.
+    fn load(&self, to: &[String], at: &str) -> String {
+        let (memory, register) = self.loaded;
+        // What is an f32 in memory is loaded where it should be.
+        let raw: Vec<String> = match register {
+            "" => to.to_vec(),
+            _ => (0..to.len()).map(|i| format!("{register}{i}")).collect(),
+        };
+        let widened: String = to.iter().zip(&raw).map(|(to, raw)| fill(self.widen, to, raw) + " ").collect();
+        match &raw[..] {
+            [one] => format!("ld.global.{memory} {one}, [{at}]; {widened}"),
+            four => format!("ld.global.v4.{memory} {{{}}}, [{at}]; {widened}", four.join(", ")),
+        }
+    }
+}
+
+pub(crate) fn source(element_in: u32, element_out: u32) -> String {
     let (from, to) = (access(element_in), access(element_out));
-    let fill = |text: &str, first: &str, second: &str| text.replace("{0}", first).replace("{1}", second);
+    let first = |register: &str| [format!("{register}0")];
+    let four = |register: &str| std::array::from_fn::<_, 4, _>(|i| format!("{register}{i}"));
     include_str!("product.ptx")
-        .replace("{IN_BYTES}", from.bytes)
-        .replace("{OUT_BYTES}", to.bytes)
-        .replace("{LOAD_IN %x %a}", &fill(from.load, "%x", "%a"))
-        .replace("{LOAD_IN %y %b}", &fill(from.load, "%y", "%b"))
-        .replace("{LOAD_OUT %x %at}", &fill(to.load, "%x", "%at"))
+        .replace("{IN_BYTES}", &from.bytes.to_string())
+        .replace("{OUT_BYTES}", &to.bytes.to_string())
+        .replace("{FOUR_BYTES}", &(4 * from.bytes).to_string())
+        .replace("{UNALIGNED}", &(4 * from.bytes - 1).to_string())
+        .replace("{LOAD_FOUR %x %a}", &from.load(&four("%x"), "%a"))
+        .replace("{LOAD_FOUR %y %b}", &from.load(&four("%y"), "%b"))
+        .replace("{LOAD_IN %x0 %a}", &from.load(&first("%x"), "%a"))
+        .replace("{LOAD_IN %y0 %b}", &from.load(&first("%y"), "%b"))
+        .replace("{LOAD_OUT %x0 %at}", &to.load(&first("%x"), "%at"))
         .replace("{STORE_OUT %at %sum}", &fill(to.store, "%at", "%sum"))
 }
 

@@ -1,4 +1,4 @@
-//! What is refused, as far as that needs no card.
+//! What is refused, as far as that needs no card, and the kernel by itself.
 
 use std::ffi::c_void;
 
@@ -124,4 +124,57 @@ fn an_algorithm_is_for_what_it_was_chosen_for() {
     assert!(algorithm.check(&problem, &Pointers { a: 0x10010, ..good }, 1.0, 1024).is_ok());
     wishes.set(PREF_MIN_ALIGNMENT_A_BYTES, &3u32.to_ne_bytes()).unwrap();
     assert_eq!(Algorithm::new(&problem, &wishes).unwrap_err().0, INVALID_VALUE);
+}
+
+/// 3 x 4 over k, f32, whatever the strides and where the operands begin: row by column, in order of k.
+#[test]
+fn strides_and_places_change_no_product() {
+    use ptxsim::{Card, Checks, GlobalMemory, LaunchConfig, Module, Options};
+    let card = Card::by_name("h200").unwrap();
+    let memory = GlobalMemory::new(1 << 20);
+    let module = Module::load(&crate::kernel::source(R_32F, R_32F), card, &memory).unwrap();
+    let values: Vec<f32> = (0..1000).map(|i| (i * 37 % 101) as f32 / 64.0 - 0.8).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let [from, to] = [4000, 64].map(|size| memory.allocate(size).unwrap());
+    memory.write(from, &bytes).unwrap();
+    let (m, n) = (3, 4);
+    // Element [i, l] of op(A) is `a[0] + i a[1] + l a[2]`, [l, j] of op(B) `b[0] + l b[2] + j b[1]`.
+    for (k, a, b) in [
+        (8, [0, 8, 1], [100, 8, 1]),
+        (11, [0, 12, 1], [100, 12, 1]),
+        (1, [0, 4, 1], [100, 4, 1]),
+        (8, [1, 8, 1], [100, 8, 1]),
+        (8, [0, 8, 1], [102, 8, 1]),
+        (9, [0, 9, 1], [100, 12, 1]),
+        (9, [0, 12, 1], [100, 10, 1]),
+        (8, [0, 1, 4], [100, 8, 1]),
+        (8, [0, 8, 1], [100, 1, 4]),
+        (8, [0, 12, 2], [100, 12, 2]),
+    ] {
+        let bits = |x: f32| u64::from(x.to_bits());
+        let at = |first: u64| from + 4 * first;
+        let longs =
+            [at(a[0]), at(b[0]), 0, to, 0, 0, m, n, k, a[1], a[2], b[2], b[1], m, m, bits(1.0), bits(0.0)];
+        let facts = module.facts("product").unwrap();
+        let mut parameters = vec![0; facts.parameter_bytes];
+        for (value, place) in longs.iter().zip(&facts.parameters) {
+            parameters[place.offset..][..place.bytes].copy_from_slice(&value.to_le_bytes()[..place.bytes]);
+        }
+        let config = LaunchConfig::new([1, 1, 1], [64, 1, 1]);
+        let options = Options { checks: Checks::ALL, ..Options::default() };
+        module.launch("product", &config, &parameters, &memory, options).unwrap();
+        let mut got = vec![0; 4 * (m * n) as usize];
+        memory.read(to, &mut got).unwrap();
+        for (element, got) in got.chunks_exact(4).enumerate() {
+            let (i, j) = (element as u64 % m, element as u64 / m);
+            let value = |first: u64| values[first as usize];
+            let step =
+                |sum, l| value(a[0] + i * a[1] + l * a[2]).mul_add(value(b[0] + l * b[2] + j * b[1]), sum);
+            assert_eq!(
+                f32::from_le_bytes(got.try_into().unwrap()),
+                (0..k).fold(0.0, step),
+                "{k} {a:?} {b:?}"
+            );
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use super::machine::Machine;
 use super::warp::{RANK_SHIFT, Warp, lanes_of};
-use crate::counters::sectors;
+use crate::counters::sectors_of_lanes;
 use crate::ir::{Lanes, Src, WARP, Window};
 use crate::memory::Allocation;
 
@@ -18,6 +18,8 @@ struct Shape {
 
 impl Shape {
     /// `None` unless every address is aligned and its bytes lie within `size` from `base` on.
+    // Inlined, as what calls it is: it would be copied twice.
+    #[inline(always)]
     fn new(addresses: &Lanes, exec: u32, elements: usize, bytes: u32, base: u64, size: u64) -> Option<Self> {
         let total = u64::from(bytes) * elements as u64;
         let last = size.checked_sub(total)?;
@@ -116,7 +118,7 @@ impl<'a> Machine<'_, 'a> {
                 let tally = &mut self.tally.total;
                 tally.distinct_bytes += u64::from(fresh);
                 tally.global_load_bytes += u64::from(total * exec.count_ones());
-                tally.global_load_sectors += sectors(lanes_of(exec).map(|l| addresses[l]), total.into());
+                tally.global_load_sectors += sectors_of_lanes(addresses, exec);
             }
             Window::Shared => {
                 let base = (warp.cta as u64) << RANK_SHIFT;
@@ -221,11 +223,12 @@ impl<'a> Machine<'_, 'a> {
         let total = shape.total();
         tally.distinct_bytes += u64::from(fresh);
         tally.global_store_bytes += u64::from(total * exec.count_ones());
-        tally.global_store_sectors += sectors(lanes_of(exec).map(|l| addresses[l]), total.into());
+        tally.global_store_sectors += sectors_of_lanes(addresses, exec);
         true
     }
 
     /// The allocation that the lanes' accesses all lie in, if the launch before cannot still use it.
+    #[inline(always)]
     fn one_allocation(
         &self,
         warp: &Warp,
