@@ -13,10 +13,10 @@ use failing::{
     After, Failing, STICKY, Table, assert_no_leak, base, calmly, is_told_later, picks, without_hanging,
 };
 use indicatif::ProgressBar;
+use onekv_cost::Method;
 use t5::backend::Backend as _;
 use t5::backend::cuda::Cuda;
 use t5::cli::arguments::{Dtype, Products};
-use t5::cost::Method;
 use t5::generate::{Limits, Outputs, Task, generate};
 use t5::load::{Shape, random};
 
