@@ -7,6 +7,7 @@
 //! Encoder activations are left out: they stay on chip in a fused implementation. The formulas are in f64, exact up to 2^53, as
 //! their factors are what files and requests say, which may be anything; counts stay at 1.8e19, the largest of u64, where they
 //! would pass it.
+#![allow(missing_docs, reason = "names that T5 and the tools share, no interface")]
 
 mod doubts;
 mod memory;

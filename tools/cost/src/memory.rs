@@ -23,13 +23,11 @@ pub fn places(inputs: u64, prompts: u64, rows: u64) -> u64 {
 pub struct Need {
     /// Rows that are decoded at once.
     pub rows: u64,
-    /// All of the model's.
     pub weights: u64,
     /// Cross-attention K/V of all inputs that are there at once, the original of copies included.
     pub cross_kv: u64,
     /// Self-attention K/V of all rows that are decoded at once, at their longest.
     pub self_kv: u64,
-    /// Of encoder or decoder, with all that has no line of its own.
     pub activations: u64,
 }
 
@@ -66,7 +64,6 @@ impl Need {
         }
     }
 
-    /// Of all parts.
     pub fn total(&self) -> u64 {
         [self.weights, self.cross_kv, self.self_kv, self.activations].into_iter().fold(0, u64::saturating_add)
     }

@@ -5,16 +5,13 @@ use crate::numbers::count;
 /// How `U` prompts meet one input; [`Method::meaning`] says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// The prompt in the encoder.
     Pie,
-    /// The prompt in the decoder, over one K/V.
     Pid,
-    /// The prompt in the decoder, over copies, as engines do it for beams.
+    /// As engines do it for beams.
     PidReplicated,
 }
 
 impl Method {
-    /// As tables have it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pie => "PIE",
@@ -23,7 +20,6 @@ impl Method {
         }
     }
 
-    /// A line for who does not know it.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Pie => "prompt in the encoder. The input is encoded, and its K/V kept, once per prompt.",
@@ -40,29 +36,21 @@ pub struct ModelShape {
     pub d_model: u64,
     /// Query heads; K/V heads are as many.
     pub heads: u64,
-    /// Elements of a head's q, k and v.
     pub head_dim: u64,
-    /// Width between the feed-forward matrices.
     pub d_ff: u64,
     /// Whether the feed-forward layer is gated: three matrices instead of two.
     pub gated: bool,
-    /// Words.
     pub vocab: u64,
-    /// Layers of the encoder.
     pub encoder_layers: u64,
-    /// Layers of the decoder.
     pub decoder_layers: u64,
     /// Bytes per weight and per K/V element.
     pub element_bytes: u64,
 }
 
-/// t5-small in 16 bits.
+/// T5s as published, in 16 bits.
 pub const T5_SMALL: ModelShape = ModelShape::t5(512, 2048, 8, 6);
-/// t5-base in 16 bits.
 pub const T5_BASE: ModelShape = ModelShape::t5(768, 3072, 12, 12);
-/// t5-large in 16 bits.
 pub const T5_LARGE: ModelShape = ModelShape::t5(1024, 4096, 16, 24);
-/// flan-t5-xl in 16 bits.
 pub const FLAN_T5_XL: ModelShape = ModelShape { gated: true, ..ModelShape::t5(2048, 5120, 32, 24) };
 
 impl ModelShape {

@@ -9,7 +9,6 @@ use crate::work::{Cost, breakdown};
 /// What a device does at best.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Roofline {
-    /// FLOPs per second.
     pub flops_per_s: f64,
     /// Bytes per second through memory.
     pub bytes_per_s: f64,

@@ -27,7 +27,6 @@ impl Way {
         Self::SeparateDecoders,
     ];
 
-    /// As tables have it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Prompts(method) => method.name(),

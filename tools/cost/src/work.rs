@@ -6,9 +6,7 @@ use crate::problem::{Method, ModelShape, Workload};
 /// Arithmetic and memory traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// Multiplications and additions.
     pub flops: u64,
-    /// That pass through memory.
     pub bytes: u64,
 }
 
@@ -34,20 +32,16 @@ impl std::ops::Add for Cost {
 /// The cost of a whole request by part of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Breakdown {
-    /// The encoder's layers.
     pub encoder: Cost,
     /// The decoder's self-attention with its projections.
     pub self_attention: Cost,
     /// The decoder's cross-attention with its projections, those of the encoder's K/V included.
     pub cross_attention: Cost,
-    /// The decoder's feed-forward layers.
     pub feed_forward: Cost,
-    /// From hidden states to logits.
     pub head: Cost,
 }
 
 impl Breakdown {
-    /// The encoder's layers first.
     pub(crate) fn parts(&self) -> [Cost; 5] {
         [self.encoder, self.self_attention, self.cross_attention, self.feed_forward, self.head]
     }
@@ -57,7 +51,6 @@ impl Breakdown {
         self.self_attention + self.cross_attention + self.feed_forward + self.head
     }
 
-    /// Of all parts.
     pub fn total(&self) -> Cost {
         self.encoder + self.decoder()
     }
@@ -68,16 +61,12 @@ pub fn cross_kv_bytes(method: Method, model: &ModelShape, work: &Workload) -> u6
     count(work.stored_keys(method) * model.kv_bytes())
 }
 
-/// An attention of grouped or plain heads.
+/// Heads of an attention, grouped where there are fewer of K and V.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attention {
-    /// Query heads.
     pub heads: u64,
-    /// K/V heads, of as many query heads each.
     pub kv_heads: u64,
-    /// Elements of a head's q, k and v.
     pub head_dim: u64,
-    /// Bytes of each.
     pub element_bytes: u64,
 }
 
@@ -176,13 +165,6 @@ mod tests {
         assert_eq!(attention.step(&[]), Cost { flops: 0, bytes: 0 });
     }
 
-    #[test]
-    fn encoder_tokens_count_the_prompt_only_in_the_encoder() {
-        let work = Workload { inputs: 2, prompt_tokens: 3, ..DIALOGUE };
-        assert_eq!(work.encoded(Method::Pie), 2.0 * 30.0 * 515.0);
-        assert_eq!(work.encoded(Method::Pid), 2.0 * 512.0);
-    }
-
     /// A model small enough to count by hand: d = 2, inner = 1, ff = 3, 5 words, one layer each.
     #[test]
     fn a_hand_worked_model() {
@@ -223,7 +205,6 @@ mod tests {
     #[test]
     fn replication_encodes_like_pid_and_reads_like_pie() {
         let work = Workload { prompt_tokens: 3, ..DIALOGUE };
-        assert_eq!(work.encoded(Method::PidReplicated), 512.0);
         assert_eq!(cross_kv_bytes(Method::PidReplicated, &T5_BASE, &work), 566_231_040);
         let [pid, copies] = [Method::Pid, Method::PidReplicated].map(|m| breakdown(m, &T5_BASE, &work));
         assert_eq!(copies.total().flops, pid.total().flops);
@@ -239,13 +220,5 @@ mod tests {
         assert_eq!(T5_BASE.weight_bytes(), 2 * (49_348_608 + 84_934_656 + 113_246_208));
         let step = decode_step_bytes(Method::Pid, &T5_BASE, &DIALOGUE);
         assert_eq!(step, 2 * (24_674_304 + 12 * (6 * 589_824 + 4_718_592)) + 18_874_368);
-    }
-
-    #[test]
-    fn t5_base_dialogue_saves_about_the_factor_of_the_issue() {
-        let work = Workload { prompt_tokens: 3, ..DIALOGUE };
-        let pie = breakdown(Method::Pie, &T5_BASE, &work).total().flops as f64;
-        let pid = breakdown(Method::Pid, &T5_BASE, &work).total().flops as f64;
-        assert!((13.0..18.0).contains(&(pie / pid)), "{}", pie / pid);
     }
 }

@@ -125,11 +125,11 @@ impl Prediction {
     }
 
     pub fn json(&self) -> Value {
-        let fit = |(method, free): (&Method, u64)| {
-            (method.name().to_lowercase(), json!(most_prompts(*method, &self.model, &self.work, free)))
+        let fit = |method: &Method| {
+            let most = most_prompts(*method, &self.model, &self.work, self.free_bytes?);
+            Some((method.name().to_lowercase(), json!(most)))
         };
-        let methods = self.methods.iter();
-        let fit: Map<_, _> = methods.filter_map(|method| Some((method, self.free_bytes?))).map(fit).collect();
+        let fit: Map<_, _> = self.methods.iter().filter_map(fit).collect();
         let w = &self.work;
         json!({
             "inputs": w.inputs,
