@@ -921,7 +921,7 @@ fn flops_are_the_cost_models() {
     let options = PlanOptions::default().with_tile_rows(32);
     let work = || drop(run::<bf16>(&Case::packed(12, 12, 64, &[(32, 512)]), &options));
     let Some(launches) = counted("flops_are_the_cost_models", work) else { return };
-    // Q K^T and P V, a multiplication and an addition each: 4 U n d per head (examples/t5/src/cost.rs).
+    // Q K^T and P V, a multiplication and an addition each: 4 U n d per head (tools/cost/src/work.rs).
     let model = (4 * 32 * KEYS * DIM * HEADS) as f64;
     let flops: u64 = launches.iter().map(|launch| launch.tensor_flops).sum();
     assert!((flops as f64 / model - 1.0).abs() < 0.1, "{flops} for {model}");

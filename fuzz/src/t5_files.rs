@@ -4,10 +4,10 @@
 //! is accepted decodes.
 
 use indicatif::ProgressBar;
-use t5::advice::memory;
+use onekv_cost::{Method, Workload};
 use t5::backend::cpu::Cpu;
+use t5::cli::explain::check_memory;
 use t5::config::Config;
-use t5::cost::{Method, Workload};
 use t5::generate::{Limits, Task, generate};
 use t5::load;
 use t5::tokenize::Text;
@@ -119,7 +119,7 @@ fn count_memory(config: &Config, contents: &[u8]) {
     };
     let shape = config.cost_shape(config.d_kv, 4);
     for method in [Method::Pid, Method::Pie, Method::PidReplicated] {
-        let Err(error) = memory::check(method, &shape, &work, u64::MAX, 1 << 37) else { continue };
+        let Err(error) = check_memory(method, &shape, &work, u64::MAX, 1 << 37) else { continue };
         assert!(error.to_string().contains("GB of device memory"), "{error:#}");
     }
 }

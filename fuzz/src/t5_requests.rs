@@ -4,10 +4,10 @@
 
 use clap::Parser as _;
 use indicatif::ProgressBar;
+use onekv_cost::Method;
 use t5::backend::cpu::Cpu;
 use t5::cli::arguments::Arguments;
 use t5::cli::asked::Asked;
-use t5::cost::Method;
 use t5::generate::{self, Limits, Task, generate};
 use t5::load;
 

@@ -43,7 +43,7 @@ class Bug(NamedTuple):
     @property
     def soon_compiled(self):
         """Without the CUDA compiler, candle, or the virtual GPU."""
-        return self.tests[1] in ("onekv", "onekv-model", "t5", "xtask") and "--features" not in self.tests
+        return self.tests[1] in ("onekv", "onekv-cost", "onekv-model", "t5", "xtask") and "--features" not in self.tests
 
     def card_env(self):
         return card_env(self.card, "candle-cuda" in self.tests)

@@ -53,19 +53,16 @@ def heads_of(layout: str) -> dict[str, int]:
     return LLAMA if layout in PREFIX else T5
 
 
-def of_model(layout: str, prompts: int, element_bytes: int) -> dict[str, int]:
-    """FLOPs and bytes of the cost model: every stored K/V and Q read once, the output written once."""
-    heads, kv_heads, head_dim = heads_of(layout).values()
-    parts = batches(layout, prompts)
-    flops = 4 * heads * head_dim * sum(inputs * rows * keys for inputs, rows, keys in parts)
-    kv = 2 * kv_heads * head_dim * sum(inputs * keys for inputs, _, keys in parts)
-    return {"flops": flops, "model_bytes": element_bytes * (kv + 2 * prompts * heads * head_dim)}
-
-
 def arguments(layout: str, prompts: int) -> list[str]:
     """Those of the program."""
     options = [f"--{name.replace('_', '-')}={count}" for name, count in heads_of(layout).items()]
     return options + ["x".join(map(str, batch)) for batch in batches(layout, prompts)]
+
+
+def of_model(program: Path, layout: str, prompts: int, element_bytes: int) -> dict[str, int]:
+    """FLOPs and bytes of the cost model."""
+    command = [program, "formula", f"--element-bytes={element_bytes}", *arguments(layout, prompts)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def run(command: list[object], **environment: object) -> None:
@@ -117,7 +114,7 @@ def on_cpu(program: Path, folder: Path, layout: str, prompts: int) -> dict:
     # They differ by one step after others, without what a process does before it.
     few, more = counted(1), counted(2)
     counts = {name: more[name] - few[name] for name in few}
-    return {"backend": "CPU", "layout": layout, "prompts": prompts, **of_model(layout, prompts, 4), **counts}
+    return {"backend": "CPU", "layout": layout, "prompts": prompts, **of_model(program, layout, prompts, 4), **counts}
 
 
 # Cards.
@@ -138,7 +135,7 @@ def on_card(program: Path, folder: Path, card: str, layout: str, prompts: int) -
         "backend": f"virtual {card}",
         "layout": layout,
         "prompts": prompts,
-        **of_model(layout, prompts, 2),
+        **of_model(program, layout, prompts, 2),
         "read_bytes": SECTOR_BYTES * total("global_load_sectors"),
         "written_bytes": SECTOR_BYTES * total("global_store_sectors"),
         "distinct_bytes": total("distinct_bytes"),

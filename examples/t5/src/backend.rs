@@ -12,9 +12,9 @@ use std::ops::Range;
 
 use anyhow::Result;
 use onekv::Problem;
+use onekv_cost::Roofline;
 
 use crate::config::{Activated, Config, Rules};
-use crate::cost::Roofline;
 
 /// One device.
 pub trait Backend {

@@ -7,4 +7,5 @@ pub mod answers;
 pub mod arguments;
 pub mod asked;
 pub mod command;
+pub mod explain;
 pub mod report;

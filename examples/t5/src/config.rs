@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use onekv_cost::ModelShape;
 use serde_json::{Map, Value, json};
 
 use crate::read::Fields;
@@ -220,8 +221,8 @@ impl Config {
     }
 
     /// The shape that the cost model takes, for heads of `head_dim` elements of `element_bytes`.
-    pub fn cost_shape(&self, head_dim: usize, element_bytes: usize) -> crate::cost::ModelShape {
-        crate::cost::ModelShape {
+    pub fn cost_shape(&self, head_dim: usize, element_bytes: usize) -> ModelShape {
+        ModelShape {
             d_model: self.d_model as u64,
             heads: self.heads as u64,
             head_dim: head_dim as u64,

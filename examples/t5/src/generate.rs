@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
+use onekv_cost::{Method, places};
 
 use crate::backend::{Backend, BatchRow, RowsSpec};
 use crate::config::{Config, Rules};
-use crate::cost::Method;
 use crate::model::{Decoding, Memory, Model, Seat};
-use crate::schedule::{Entered, Schedule, Seated, places};
+use crate::schedule::{Entered, Schedule, Seated};
 
 /// One input and its prompts, as token ids.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,17 +9,16 @@
 //! 5. `backend/cuda.rs`: plans the cross-attention once per batch (`plan_cross`) and runs it (`attend`: `Prepared::run`).
 //!
 //! Beside them: the folder ([`config`], [`weights`], [`tokenize`], [`load`]), the turns of rows ([`schedule`]), the bias
-//! ([`buckets`]), the paper's analysis ([`cost`]). What is not the method is in [`cli`] and [`advice`].
+//! ([`buckets`]). What it costs, the paper's analysis, is a package by itself (`onekv_cost`); what is not the method is in [`cli`].
 #![allow(missing_docs, clippy::new_without_default, reason = "no interface: the program's parts")]
 
 #[macro_use]
 pub mod cli;
 
-pub mod advice;
 pub mod backend;
 pub mod buckets;
 pub mod config;
-pub mod cost;
+pub mod convert;
 pub mod generate;
 pub mod load;
 pub mod model;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use onekv_cost::{FLAN_T5_XL, ModelShape, T5_BASE, T5_LARGE, T5_SMALL};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use rayon::prelude::*;
@@ -66,19 +67,18 @@ pub enum Shape {
 
 impl Shape {
     pub fn config(self) -> Result<Config> {
-        let (d_model, d_ff, heads, layers) = match self {
-            Shape::Tiny => (64, 128, 2, 2),
-            Shape::Small => (512, 2048, 8, 6),
-            Shape::Base => (768, 3072, 12, 12),
-            Shape::Large => (1024, 4096, 16, 24),
-            Shape::FlanXl => (2048, 5120, 32, 24),
+        let shape = match self {
+            Shape::Tiny => ModelShape { vocab: 384, ..ModelShape::t5(64, 128, 2, 2) },
+            Shape::Small => T5_SMALL,
+            Shape::Base => T5_BASE,
+            Shape::Large => T5_LARGE,
+            Shape::FlanXl => FLAN_T5_XL,
         };
         // v1.0, or v1.1 with a gated GELU and a head of its own.
-        let gated = self == Shape::FlanXl;
         Config::of(json!({
-            "vocab_size": if self == Shape::Tiny { 384 } else { 32128 }, "d_model": d_model, "d_ff": d_ff,
-            "num_heads": heads, "num_layers": layers, "tie_word_embeddings": !gated,
-            "feed_forward_proj": if gated { "gated-gelu" } else { "relu" },
+            "vocab_size": shape.vocab, "d_model": shape.d_model, "d_ff": shape.d_ff, "num_heads": shape.heads,
+            "num_layers": shape.decoder_layers, "tie_word_embeddings": !shape.gated,
+            "feed_forward_proj": if shape.gated { "gated-gelu" } else { "relu" },
         }))
     }
 }

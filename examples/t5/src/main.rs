@@ -10,18 +10,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use t5::advice::doubts::doubts;
-use t5::advice::explain::{Prediction, workload};
-use t5::advice::memory;
+use onekv_cost::{Method, doubts};
 use t5::backend::Backend;
 use t5::backend::cpu::Cpu;
 use t5::cli::answers::{Answers, tell_sweep, write_logits};
 use t5::cli::arguments::{Arguments, Device, Dtype};
 use t5::cli::asked::Asked;
 use t5::cli::command::{self, one_line};
+use t5::cli::explain::{Prediction, check_memory, workload};
 use t5::cli::out;
 use t5::cli::report::Figures;
-use t5::cost::Method;
 use t5::generate::{self, Limits, forced_logits, generate};
 use t5::load;
 use t5::model::Model;
@@ -129,7 +127,7 @@ fn answer<'b, B: Backend>(
             break;
         }
         let work = workload(&tasks, limits.max_new_tokens);
-        let fits = |free| memory::check(method, &shape, &work, batch_rows, free);
+        let fits = |free| check_memory(method, &shape, &work, batch_rows, free);
         if let Some(Err(error)) = free.map(fits) {
             answers.refused.push((method, one_line(&error)));
             continue;

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use onekv::{Keys, Problem, ProblemSpec};
+use onekv_cost::ENCODE_TOKENS;
 
 use crate::backend::{Backend, BatchRow, RowsSpec};
 use crate::buckets::{Direction, bias_by_offset};
@@ -13,9 +14,6 @@ pub trait Source {
     /// The tensor of this name, which must have this shape.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
 }
-
-/// Encoder tokens that are projected at a time; bounds the activations of a large batch.
-pub const ENCODE_TOKENS: usize = 2048;
 
 /// A norm, projections from the residual stream, and the one back to it.
 struct Sublayer<B: Backend> {

@@ -39,13 +39,6 @@ pub struct Entered {
     pub inputs: Vec<(usize, usize)>,
 }
 
-/// Inputs, of `prompts` rows each, that must be there for `rows` rows one after the other: one may have begun before them,
-/// and one may go on behind them. Where some have fewer rows, and this counts the most, slots may stay empty: memory is
-/// kept to what was said before.
-pub fn places(inputs: u64, prompts: u64, rows: u64) -> u64 {
-    inputs.min(rows.saturating_sub(1).div_ceil(prompts.max(1)) + 1)
-}
-
 impl Schedule {
     /// At most `slots` rows of at most `places` inputs at once.
     pub fn new(inputs: Vec<usize>, slots: usize, places: usize) -> Self {

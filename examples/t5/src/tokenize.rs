@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
-use crate::advice::convert;
 use crate::config::Config;
+use crate::convert;
 
 /// ByT5: ids 0, 1, 2 are special and byte `b` is `b + 3`.
 const BYTE_OFFSET: u32 = 3;

@@ -15,8 +15,8 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::Value;
 
-use crate::advice::convert;
 use crate::config::MERGE;
+use crate::convert;
 use crate::model::Source;
 
 /// What tools put before the names of a model's tensors when they wrap it.

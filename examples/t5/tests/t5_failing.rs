@@ -5,13 +5,13 @@
 use anyhow::Result;
 use cudarc::driver::sys::CUresult::{self, *};
 use indicatif::ProgressBar;
+use onekv_cost::Method;
 use ptxsim_failing::{
     After, Failing, STICKY, Table, Wrong, assert_no_leak, base, calmly, is_told_later, picks, without_hanging,
 };
 use t5::backend::Backend as _;
 use t5::backend::cuda::Cuda;
 use t5::cli::arguments::{Dtype, Products};
-use t5::cost::Method;
 use t5::generate::{Limits, Outputs, Task, generate};
 use t5::load::{Shape, random};
 

@@ -1,4 +1,5 @@
-//! Runs attention of given sizes and nothing else: what count.py counts, on the CPU or on a virtual card.
+//! Runs attention of given sizes and nothing else, on the CPU or on a virtual card: what count.py counts. And what it costs by
+//! the cost model.
 
 #[cfg(feature = "cuda")]
 mod card;
@@ -11,15 +12,26 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use onekv::{Keys, Problem, ProblemSpec};
+use onekv_cost::Attention;
 
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
-    on: On,
+    what: What,
 }
 
 #[derive(Subcommand)]
-enum On {
+enum What {
+    /// FLOPs and bytes by the cost model, of batches that are merged
+    Formula {
+        #[command(flatten)]
+        heads: Heads,
+        /// Of an operand's element
+        #[arg(long)]
+        element_bytes: u64,
+        #[arg(required = true)]
+        batches: Vec<Batch>,
+    },
     /// In f32, on one thread
     Cpu {
         #[command(flatten)]
@@ -64,6 +76,14 @@ impl FromStr for Batch {
 }
 
 impl Heads {
+    /// As JSON.
+    fn formula(self, element_bytes: u64, batches: &[Batch]) -> String {
+        let [heads, kv_heads, head_dim] = [self.heads, self.kv_heads, self.head_dim].map(|n| n as u64);
+        let batches: Vec<_> = batches.iter().map(|batch| batch.0.map(|n| n as u64)).collect();
+        let cost = Attention { heads, kv_heads, head_dim, element_bytes }.step(&batches);
+        format!("{{\"flops\": {}, \"model_bytes\": {}}}", cost.flops, cost.bytes)
+    }
+
     fn problem(self, Batch([inputs, rows, keys]): Batch) -> Result<Problem> {
         let Self { heads, kv_heads, head_dim } = self;
         let offsets = |each| (0..=inputs).map(|input| input * each).collect();
@@ -80,10 +100,14 @@ impl Heads {
 }
 
 fn main() -> Result<()> {
-    match Arguments::parse().on {
-        On::Cpu { heads, steps, batch } => cpu::run(&heads.problem(batch)?, steps),
+    match Arguments::parse().what {
+        What::Formula { heads, element_bytes, batches } => {
+            println!("{}", heads.formula(element_bytes, &batches));
+            Ok(())
+        }
+        What::Cpu { heads, steps, batch } => cpu::run(&heads.problem(batch)?, steps),
         #[cfg(feature = "cuda")]
-        On::Card { heads, batches } => {
+        What::Card { heads, batches } => {
             let problems: Result<Vec<_>> = batches.into_iter().map(|batch| heads.problem(batch)).collect();
             card::run(&problems?)
         }

@@ -1,48 +1,16 @@
-//! What results/intensity.jsonl says of the cost model is what the cost model says.
+use super::{Batch, Heads};
 
-use std::path::Path;
-
-use serde_json::Value;
-use t5::cost::{Method, Workload, cross_attention_step};
-use t5::load;
-
-use super::Batch;
-
+/// T5-base's cross-attention of 8 prompts over 512 keys in f32, and a Llama's of 8 sequences behind them.
 #[test]
-fn committed_points_are_of_the_cost_model() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../results/intensity.jsonl");
-    let text = std::fs::read_to_string(path).unwrap();
-    let objects: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let (head, points) = objects.split_first().unwrap();
-    let number = |of: &Value, name: &str| of[name].as_u64().unwrap();
-    let model = load::Shape::Base.config().unwrap();
-    let mut compared = 0;
-    for point in points {
-        let method = match point["layout"].as_str().unwrap() {
-            "shared" => Method::Pid,
-            "replicated" => Method::PidReplicated,
-            "pie" => Method::Pie,
-            // No T5.
-            _ => continue,
-        };
-        let element_bytes = if point["backend"] == "CPU" { 4 } else { 2 };
-        let work = Workload {
-            inputs: 1,
-            prompts: number(point, "prompts"),
-            keys: number(head, "keys"),
-            prompt_tokens: number(head, "prompt_tokens"),
-            new_tokens: 1,
-        };
-        let head_dim = number(head, "head_dim") as usize;
-        let cost = cross_attention_step(method, &model.cost_shape(head_dim, element_bytes), &work);
-        assert_eq!(
-            [number(point, "flops"), number(point, "model_bytes")],
-            [cost.flops, cost.bytes],
-            "{point}"
-        );
-        compared += 1;
-    }
-    assert_eq!(compared, 3 * 3 * 8);
+fn the_formula_is_that_of_the_batches() {
+    let formula = |[heads, kv_heads, head_dim]: [usize; 3], bytes, batches: &[[usize; 3]]| {
+        let batches: Vec<Batch> = batches.iter().copied().map(Batch).collect();
+        Heads { heads, kv_heads, head_dim }.formula(bytes, &batches)
+    };
+    let t5 = formula([12, 12, 64], 4, &[[1, 8, 512]]);
+    assert_eq!(t5, r#"{"flops": 12582912, "model_bytes": 3194880}"#);
+    let llama = formula([32, 8, 64], 2, &[[1, 8, 512], [8, 1, 32]]);
+    assert_eq!(llama, r#"{"flops": 35651584, "model_bytes": 1638400}"#);
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! A decode step of Flan-T5-XL by the example's own products, kernel by kernel.
 
-use anyhow::Result;
-use t5::cost::{self, Method, ModelShape, Workload};
-use t5::load;
+use onekv_cost::{Method, ModelShape, Workload, decode_step_bytes};
 
 use crate::assumptions::Assumptions;
 use crate::attention::Prediction;
@@ -25,11 +23,6 @@ pub struct Step {
 
 /// Of the step that is aimed at.
 pub const WORK: Workload = Workload { inputs: 1, prompts: 64, keys: 512, prompt_tokens: 3, new_tokens: 16 };
-
-/// In bf16.
-pub fn model() -> Result<ModelShape> {
-    Ok(load::Shape::FlanXl.config()?.cost_shape(64, 2))
-}
 
 /// `attention`: the cross-attention of a layer with its combination and its gap.
 pub fn step(model: &ModelShape, attention: &Prediction, a: &Assumptions) -> Step {
@@ -71,6 +64,6 @@ pub fn step(model: &ModelShape, attention: &Prediction, a: &Assumptions) -> Step
             }
         }
     }
-    let floor = cost::decode_step_bytes(Method::Pid, model, &WORK) as f64;
+    let floor = decode_step_bytes(Method::Pid, model, &WORK) as f64;
     Step { us, floor_us: floor / bytes_per_us, kernels: layers * layer.len() + ends.len() }
 }

@@ -2,16 +2,16 @@
 //! prompts grow.
 
 use anyhow::{Context as _, Result};
+use onekv_cost::{Method, ModelShape, T5_BASE, Way, Workload, breakdown};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use t5::advice::ways::Way;
-use t5::cost::{Method, ModelShape, Workload, breakdown};
-use t5::load;
 
 use crate::scripts::{lines, root};
 
 const FORMULA: &str = "results/method/formula.jsonl";
 const QUALITY: &str = "results/method/quality.jsonl";
+/// In f32.
+const MODEL: ModelShape = ModelShape { element_bytes: 4, ..T5_BASE };
 /// Of the input behind which prompts grow, and of each answer.
 const KEYS: u64 = 64;
 const NEW_TOKENS: u64 = 10;
@@ -31,10 +31,6 @@ pub fn run() -> Result<()> {
     std::fs::write(&path, formula()?).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn model() -> Result<ModelShape> {
-    Ok(load::Shape::Base.config()?.cost_shape(64, 4))
-}
-
 fn formula() -> Result<String> {
     const WAYS: [(&str, Way); 4] = [
         ("pid", Way::Prompts(Method::Pid)),
@@ -42,30 +38,29 @@ fn formula() -> Result<String> {
         ("one", Way::OneSequence),
         ("decoders", Way::SeparateDecoders),
     ];
-    let model = model()?;
     let of_task = |task: &Task| {
         let [keys, prompt_tokens, new_tokens] =
             [task.input_tokens, task.prompt_tokens, task.new_tokens].map(|mean| mean.round() as u64);
         let work = Workload { inputs: 1, prompts: task.prompts, keys, prompt_tokens, new_tokens };
         let mut line = json!({ "task": task.task });
         for (name, way) in WAYS {
-            line[name] = way.cost(&model, &work).flops.into();
+            line[name] = way.cost(&MODEL, &work).flops.into();
         }
         line
     };
     let mut tasks: Vec<Task> = lines("report/lines.py", &["tasks"], &[root().join(QUALITY)])?;
     tasks.sort_by(|a, b| a.task.cmp(&b.task));
     let head = json!({ "shape": "t5-base", "dtype": "f32", "keys": KEYS, "new_tokens": NEW_TOKENS });
-    let lines = std::iter::once(head).chain(tasks.iter().map(of_task)).chain(long_prompts(&model));
+    let lines = std::iter::once(head).chain(tasks.iter().map(of_task)).chain(long_prompts());
     Ok(lines.map(|line| format!("{line}\n")).collect())
 }
 
-fn long_prompts(model: &ModelShape) -> Vec<Value> {
+fn long_prompts() -> Vec<Value> {
     let points =
         [4, 64, 512, 4096].into_iter().flat_map(|tokens| [1, 2, 8, 32].map(|prompts| (tokens, prompts)));
     let point = |(prompt_tokens, prompts)| {
         let work = Workload { inputs: 1, prompts, keys: KEYS, prompt_tokens, new_tokens: NEW_TOKENS };
-        let [pid, pie] = [Method::Pid, Method::Pie].map(|method| breakdown(method, model, &work).total());
+        let [pid, pie] = [Method::Pid, Method::Pie].map(|method| breakdown(method, &MODEL, &work).total());
         json!({
             "kind": "long prompts", "prompt_tokens": prompt_tokens, "prompts": prompts,
             "pid_flops": pid.flops, "pid_bytes": pid.bytes, "pie_flops": pie.flops, "pie_bytes": pie.bytes,
@@ -87,7 +82,7 @@ mod tests {
     /// With short prompts an eighth of the encoding is left of 8, with long ones hardly anything is shared.
     #[test]
     fn long_prompts_leave_little_of_the_gain() {
-        let points = long_prompts(&model().unwrap());
+        let points = long_prompts();
         let of = |tokens: u64| {
             let at = |point: &&Value| point["prompt_tokens"] == tokens && point["prompts"] == 8;
             let point = points.iter().find(at).unwrap();

@@ -11,11 +11,12 @@ use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use onekv::DType;
 use onekv::plan::{Plan, PlanOptions};
+use onekv_cost::FLAN_T5_XL;
 
 use crate::assumptions::{Assumptions, CARDS, WORSE};
 use crate::attention::{Counts, Prediction, counted, counts_of, predict};
 use crate::cards::facts;
-use crate::decode_step::{Step, WORK, model, step};
+use crate::decode_step::{Step, WORK, step};
 use crate::measured::{self, Line, title};
 use crate::scripts::root;
 use crate::shapes::{Model, Shape, Sweep};
@@ -124,13 +125,12 @@ fn row(shape: &Shape, a: &Assumptions, counted: &[Counts]) -> Result<Vec<String>
 
 /// Flan-XL's decode step.
 fn xl_step(a: &Assumptions, counted: &[Counts]) -> Result<Option<Step>> {
-    let t5 = model()?;
     let [heads, head_dim, rows, keys] =
-        [t5.heads, t5.head_dim, WORK.prompts, WORK.keys].map(|count| count as usize);
+        [FLAN_T5_XL.heads, FLAN_T5_XL.head_dim, WORK.prompts, WORK.keys].map(|count| count as usize);
     let model = Model { model: "flan-t5-xl", heads, kv_heads: heads, head_dim, softcap: None };
     let shape = Shape { model, inputs: 1, rows, keys, e4m3_kv: false, dtype: DType::Bf16 };
     let (_, attention) = predicted(&shape, a, counted)?;
-    Ok(attention.map(|attention| step(&t5, &attention, a)))
+    Ok(attention.map(|attention| step(&FLAN_T5_XL, &attention, a)))
 }
 
 const HEAD: &str = "\

@@ -23,13 +23,13 @@ use memory::{Buffer, Pinned, Pool};
 use onekv::cuda::{Memory, Prepared, Queue, Recorder};
 use onekv::plan::{Plan, PlanOptions};
 use onekv::{DType, Element, Problem, SharedKv, Strides, View};
+use onekv_cost::Roofline;
 use rayon::prelude::*;
 use rows::{Bias, OVERFLOWED, RowState, Rows};
 
 use super::{Backend, BatchRow, DeviceMemory, Facts, RowsSpec, Step, overflow};
 use crate::cli::arguments::{Dtype, Products};
 use crate::config::{Activated, Config};
-use crate::cost::Roofline;
 
 /// Elements per head that the kernels of `cuda/` and of onekv are there for; smaller heads are filled up.
 const HEAD_DIMS: [usize; 2] = [64, 128];

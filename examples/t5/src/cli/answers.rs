@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use onekv_cost::Method;
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 
 use super::arguments::Arguments;
 use super::asked::Asked;
+use super::explain::Prediction;
 use super::report::{Figures, figures_table, outputs_table};
-use crate::advice::explain::Prediction;
-use crate::cost::Method;
 
 /// The methods that ran, with what they gave, and those that did not.
 #[derive(Default)]

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
+use onekv_cost::{Method, Roofline};
 
 use crate::cli::command::whole;
-use crate::cost::{Method, Roofline};
 use crate::load::Shape;
 
 /// Encode once, decode many: T5 with the prompts in the decoder (PID) or in the encoder (PIE).

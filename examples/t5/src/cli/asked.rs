@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use onekv_cost::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cli::arguments::Arguments;
 use crate::config::Config;
-use crate::cost::Method;
 use crate::generate::{Outputs, Task};
 use crate::load::Shape;
 use crate::read;

@@ -2,9 +2,9 @@
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
+use onekv_cost::{Method, ModelShape, Workload, breakdown, cross_kv_bytes, decode_step_bytes};
 use serde_json::{Value, json};
 
-use crate::cost::{self, Method, ModelShape, Workload};
 use crate::generate::{Stats, Task};
 
 /// The figures of one method over a whole run.
@@ -41,17 +41,16 @@ impl Figures {
             let encoded_again = if method == Method::Pie { 0 } else { more };
             let stored_again = if method == Method::Pid { more } else { 0 };
             for work in task.prompts.iter().zip(outputs).map(single) {
-                flops += cost::breakdown(method, model, &work).total().flops;
-                kv_bytes += cost::cross_kv_bytes(method, model, &work);
+                flops += breakdown(method, model, &work).total().flops;
+                kv_bytes += cross_kv_bytes(method, model, &work);
             }
             let Some(work) = task.prompts.iter().zip(outputs).next().map(single) else { continue };
             let encode_only = Workload { new_tokens: 0, ..work };
-            flops -= encoded_again * cost::breakdown(method, model, &encode_only).total().flops;
-            kv_bytes -= stored_again * cost::cross_kv_bytes(method, model, &work);
+            flops -= encoded_again * breakdown(method, model, &encode_only).total().flops;
+            kv_bytes -= stored_again * cross_kv_bytes(method, model, &work);
         }
-        let nothing = Workload { inputs: 0, prompts: 0, keys: 0, prompt_tokens: 0, new_tokens: 0 };
         let step_floor_bytes = (stats.batch_rows == stats.rows)
-            .then(|| cost::decode_step_bytes(method, model, &nothing) + kv_bytes);
+            .then(|| decode_step_bytes(method, model, &Workload::default()) + kv_bytes);
         Self { method, stats, flops, predicted_kv_bytes: kv_bytes, step_floor_bytes }
     }
 
@@ -180,6 +179,10 @@ fn some(x: f64) -> Option<f64> {
 
 pub fn milliseconds(seconds: f64) -> String {
     format!("{:.1} ms", seconds * 1e3)
+}
+
+pub fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 pub fn megabytes(bytes: f64) -> String {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use indicatif::ProgressBar;
 use onekv::DType;
 use onekv::plan::PlanOptions;
-use t5::cost::{Method, Workload};
+use onekv_cost::{Method, Need, REST, Workload, most_rows};
 
 use crate::arguments::Products;
 use crate::backend::Backend;
@@ -15,7 +15,6 @@ use crate::generate::{Limits, Outputs, Session, Stats, Task, forced_logits, gene
 use crate::model::Model;
 use crate::models::{config, cost_shape, load};
 use crate::support::{card, cards, dtypes, stand_in};
-use t5::advice::memory::{Need, REST, most_rows};
 
 const METHODS: [Method; 3] = [Method::Pid, Method::PidReplicated, Method::Pie];
 

@@ -1,8 +1,9 @@
 //! Who is decoded when.
 
+use onekv_cost::places;
 use proptest::prelude::*;
 
-use crate::schedule::{Schedule, places};
+use crate::schedule::Schedule;
 
 proptest! {
     /// Every row is in the batch once, in order, for as long as it takes; limits hold; nobody shares a slot, and
@@ -79,28 +80,4 @@ fn with_room_for_all_nobody_takes_anothers_place() {
     schedule.leave(&[true, true]);
     assert_eq!(schedule.enter().inputs, [(1, 1), (2, 2)]);
     assert_eq!(schedule.batch.iter().map(|s| s.slot).collect::<Vec<_>>(), [0, 1]);
-}
-
-/// As many inputs as rows one after the other can be of.
-#[test]
-fn places_by_hand() {
-    for (inputs, prompts, rows, want) in [
-        (100, 30, 1, 1),
-        (100, 30, 2, 2),
-        (100, 30, 31, 2),
-        (100, 30, 32, 3),
-        (100, 1, 7, 7),
-        (3, 30, 60, 3),
-        (3, 2, u64::MAX, 3),
-        (0, 0, u64::MAX, 0),
-    ] {
-        assert_eq!(places(inputs, prompts, rows), want, "{inputs} {prompts} {rows}");
-        // By counting the inputs of every window.
-        if rows < 1000 && prompts > 0 {
-            let all = inputs * prompts;
-            let last = all.saturating_sub(rows);
-            let of = |first: u64| ((first + rows).min(all) - 1) / prompts - first / prompts + 1;
-            assert_eq!((0..=last).map(of).max(), Some(want), "{inputs} {prompts} {rows}");
-        }
-    }
 }

@@ -1,12 +1,12 @@
 //! What is said of a run before it: which way to have its outputs costs least, memory, from where on sharing pays, and what
 //! speaks against the method.
 
+use anyhow::{Result, bail};
+use onekv_cost::{Crossover, Method, ModelShape, Need, Roofline, SEARCHED, Way, Workload};
+use onekv_cost::{cheapest, crossover, fewest, gain, most_prompts, most_rows};
 use serde_json::{Map, Value, json};
 
-use crate::advice::memory::{Need, gigabytes, most_prompts, most_rows};
-use crate::advice::ways::{WAYS, Way, cheapest, fewest};
-use crate::cli::report::table;
-use crate::cost::{self, Crossover, Method, ModelShape, Roofline, SEARCHED, Workload};
+use super::report::{gigabytes, table};
 use crate::generate::Task;
 
 /// PID pays where it is this many times as fast as PIE.
@@ -22,6 +22,32 @@ pub fn workload(tasks: &[Task], max_new_tokens: usize) -> Workload {
         prompt_tokens: most(|t| t.prompts.iter().map(Vec::len).max().unwrap_or(0)),
         new_tokens: max_new_tokens as u64,
     }
+}
+
+/// An error where a run needs more than `free`.
+pub fn check_memory(
+    method: Method,
+    model: &ModelShape,
+    work: &Workload,
+    batch_rows: u64,
+    free: u64,
+) -> Result<()> {
+    let need = Need::new(method, model, work, batch_rows);
+    if need.total() <= free {
+        return Ok(());
+    }
+    let fits = match most_rows(method, model, work, free) {
+        0 => "not even one prompt fits".to_string(),
+        rows => format!("--batch-rows {rows} fits"),
+    };
+    let [total, weights, cross_kv, self_kv, activations, free] =
+        [need.total(), need.weights, need.cross_kv, need.self_kv, need.activations, free].map(gigabytes);
+    bail!(
+        "{} with {} prompts at once needs {total} of device memory ({weights} of weights, {cross_kv} of cross-attention \
+         K/V, {self_kv} of self-attention K/V, {activations} of activations), free: {free}; {fits}",
+        method.name(),
+        need.rows,
+    )
 }
 
 /// What is predicted of a run.
@@ -40,8 +66,8 @@ pub struct Prediction {
 impl Prediction {
     fn crossover(&self) -> Option<(f64, Crossover)> {
         let device = self.device?;
-        let gain = cost::gain(&self.model, &self.work, &device);
-        Some((gain, cost::crossover(&self.model, &self.work, &device, PAYS)))
+        let gain = gain(&self.model, &self.work, &device);
+        Some((gain, crossover(&self.model, &self.work, &device, PAYS)))
     }
 
     /// One line on what fits, where memory is limited.
@@ -95,15 +121,15 @@ impl Prediction {
             let memory = way.memory_bytes(&self.model, &self.work, self.batch_rows);
             json!({ "flops": cost.flops, "bytes": cost.bytes, "memory_bytes": memory, "least_s": seconds, "needs": way.needs() })
         };
-        WAYS.map(|way| (way.name().to_lowercase(), of_way(way))).into_iter().collect::<Map<_, _>>().into()
+        Way::ALL.map(|way| (way.name().to_lowercase(), of_way(way))).into_iter().collect::<Map<_, _>>().into()
     }
 
     pub fn json(&self) -> Value {
-        let fit = |(method, free): (&Method, u64)| {
-            (method.name().to_lowercase(), json!(most_prompts(*method, &self.model, &self.work, free)))
+        let fit = |method: &Method| {
+            let most = most_prompts(*method, &self.model, &self.work, self.free_bytes?);
+            Some((method.name().to_lowercase(), json!(most)))
         };
-        let methods = self.methods.iter();
-        let fit: Map<_, _> = methods.filter_map(|method| Some((method, self.free_bytes?))).map(fit).collect();
+        let fit: Map<_, _> = self.methods.iter().filter_map(fit).collect();
         let w = &self.work;
         json!({
             "inputs": w.inputs,
@@ -131,7 +157,7 @@ impl Prediction {
         );
         let mut lines = table();
         lines.set_header(["", "GFLOP", "GB moved", "FLOP/byte", "memory", "least time"]);
-        for way in WAYS {
+        for way in Way::ALL {
             let total = way.cost(&self.model, w);
             lines.add_row([
                 way.name().to_string(),
