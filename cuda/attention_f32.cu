@@ -67,14 +67,15 @@ __device__ __forceinline__ void attend(const OnekvAttention& p, const OnekvWork 
         for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
         const int row = warp * 4 + r, folded = work.tile_start + row;
         if (folded >= work.rows) continue;
-        const float scale = total == 0 ? 0.0f : 1.0f / total;
-        const float lse = total == 0 ? -INFINITY : score.shift(highest[r]) * LN2 + logf(total);
+        // Nothing has any weight: out = 0, lse = -inf, which infinite values times 0 would not show.
+        const bool none = total == 0;
+        const float scale = 1.0f / total, lse = none ? -INFINITY : score.shift(highest[r]) * LN2 + logf(total);
         const int64_t query = work.row_base + folded / p.group, head = work.kv_head * p.group + folded % p.group;
         const int64_t state = static_cast<int64_t>(work.state) * ROWS + row;
         float* to = work.state >= 0 ? p.partial_out + state * DIM
                                    : static_cast<float*>(p.out) + query * p.out_strides.row + head * p.out_strides.head;
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++) to[32 * c + lane] = out[r][c] * scale;
+        for (int c = 0; c < COLUMNS; c++) to[32 * c + lane] = none ? 0.0f : out[r][c] * scale;
         if (lane == 0) {
             if (work.state >= 0) p.partial_lse[state] = lse;
             else if (p.lse) p.lse[query * p.lse_strides.row + head * p.lse_strides.head] = lse;

@@ -73,7 +73,7 @@ pub struct Input {
 /// lse[r, h] = ln sum_j exp(s[j])            natural logarithm
 /// ```
 ///
-/// A row with no keys has `out = 0` and `lse = -inf`. There is no causal mask.
+/// A row with no keys, or whose keys all score -inf, has `out = 0` and `lse = -inf`. There is no causal mask.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
     heads: usize,

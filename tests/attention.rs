@@ -261,22 +261,30 @@ fn every_number_of_threads() {
     }
 }
 
-/// Keys of score -inf weigh nothing, even before any other key was seen.
+/// Keys of score -inf weigh nothing, even before any other key was seen, and all of them together nothing either, whatever their
+/// values are.
 #[test]
 fn keys_of_minus_infinity() {
-    for rows in [1, 5, 30] {
-        for hidden in [70, 200] {
-            let case = Case::packed(2, 2, 64, &[(rows, 200)]);
-            let mut operands = Operands::<f32>::new(&case);
-            operands.q.iter_mut().for_each(|q| *q = q.abs() + 0.01);
-            operands.k[..hidden * 128].fill(f32::NEG_INFINITY);
-            let want = operands.reference();
-            for (name, attend) in backends(64) {
-                println!("{name} {rows} rows, {hidden} keys hidden");
-                assert_close(onekv::DType::F32, &operands.run(attend), &want, &case);
+    fn check<E: TestElement>() {
+        for rows in [1, 5, 30] {
+            for hidden in [70, 200] {
+                let case = Case::packed(2, 2, 64, &[(rows, 200)]);
+                let mut operands = Operands::<E>::new(&case);
+                operands.q.iter_mut().for_each(|q| *q = E::from_f32(q.to_f32().abs() + 0.01));
+                operands.k[..hidden * 128].fill(E::from_f32(f32::NEG_INFINITY));
+                if hidden == 200 {
+                    let values = [f32::INFINITY, f32::NAN, f32::NEG_INFINITY].into_iter().cycle();
+                    operands.v.iter_mut().zip(values).for_each(|(v, value)| *v = E::from_f32(value));
+                }
+                let want = operands.reference();
+                for (name, attend) in backends(64) {
+                    println!("{name} {} {rows} rows, {hidden} keys hidden", E::DTYPE);
+                    assert_close(E::DTYPE, &operands.run(attend), &want, &case);
+                }
             }
         }
     }
+    for_each_dtype!(check());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use cudarc::driver::{CudaSlice, DevicePtrMut as _, DeviceRepr};
 use half::{bf16, f16};
 use onekv::cuda::{Grid, MAX_STATES, Modules, QuantizedKv};
 use onekv::plan::{Architecture, Plan, PlanOptions, Variant, variants};
-use onekv::{DType, Element, Error, Keys, PartialState, Shape, SharedKv, Strides, View};
+use onekv::{DType, Element, Error, Keys, PartialState, Shape, SharedKv, Strides, View, e4m3};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -288,6 +288,45 @@ fn clusters_join_splits_as_a_second_launch_does() {
             }
         }
     }
+}
+
+/// A row whose keys all score -inf is as one without keys, on every variant, whatever its values are: in one part, and in splits
+/// that a second launch or a cluster joins.
+#[test]
+fn rows_whose_keys_all_weigh_nothing_are_0() {
+    let Some(card) = card() else { return };
+    for variant in one_of_each(runnable(card)) {
+        let case =
+            Case::packed(2, 1, variant.head_dim, &[(variant.tile_rows / 2 + 3, 2 * variant.tile_keys + 5)]);
+        let splits = variant.split_clusters().iter().map(|cluster| (variant.tile_keys, *cluster));
+        for (split_keys, cluster) in std::iter::once((1 << 20, 1)).chain(splits) {
+            let options = of_variant(variant, split_keys).with_split_cluster(cluster);
+            let answer = match variant.dtype {
+                DType::F32 => of_infinite_values::<f32>(variant, &case, &options),
+                _ => of_infinite_values::<bf16>(variant, &case, &options),
+            };
+            let what = format!("{}, splits of {split_keys} keys, cluster {cluster}", variant.kernel());
+            assert!(answer.out.iter().all(|x| *x == 0.0), "{what}: {:?}", answer.out);
+            assert!(answer.lse.iter().all(|x| *x == f32::NEG_INFINITY), "{what}: an LSE of {:?}", answer.lse);
+        }
+    }
+}
+
+/// Every score is -inf; every value is infinite, or NaN in e4m3, which has no infinity.
+fn of_infinite_values<E: TestElement>(variant: &Variant, case: &Case, options: &PlanOptions) -> Answer {
+    let mut quantized = QuantizedCase::<E>::new(case, 1.0);
+    let Operands { q, k, v, .. } = &mut quantized.operands;
+    q.fill(E::from_f32(f32::NEG_INFINITY));
+    k.fill(E::from_f32(1.0));
+    v.fill(E::from_f32(f32::INFINITY));
+    if !variant.e4m3_kv() {
+        return quantized
+            .operands
+            .run(|p, q, kv, out, lse| attend_with(options, p, q, kv, out, lse).map(drop));
+    }
+    quantized.k.codes.fill(e4m3::encode(1.0));
+    quantized.v.codes.fill(e4m3::encode(f32::NAN));
+    quantized.run(options).0
 }
 
 /// Every ring of K/V tiles is filled more than twice over, to a last tile that is short and has NaN behind it.

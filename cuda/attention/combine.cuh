@@ -44,7 +44,7 @@ __device__ __forceinline__ void combine(const OnekvAttention& p, const OnekvComb
             for (int c = 0; c < PAIRS; c++) {
                 if (!is_column(c)) continue;
                 const float2 x = *reinterpret_cast<const float2*>(from + 64 * c);
-                // A part without weight has left zeros, where its values are finite.
+                // A part whose LSE is -inf has left zeros.
                 out[c][0] = fmaf(weight, x.x, out[c][0]);
                 out[c][1] = fmaf(weight, x.y, out[c][1]);
             }

@@ -165,11 +165,11 @@ __device__ __forceinline__ void join_and_write(
 #pragma unroll
             for (int e = 0; e < 8; e++) x[e] += weight * part[e];
         }
-        // No keys: out = 0, lse = -inf. A NaN sum stays one.
-        const float scale = total == 0 ? 0.0f : v_scale / total;
-        const float lse = total == 0 ? -INFINITY : shift * LN2 + logf(total);
+        // Nothing has any weight: out = 0, lse = -inf, which infinite values times 0 would not show. A NaN sum stays one.
+        const bool none = total == 0;
+        const float scale = v_scale / total, lse = none ? -INFINITY : shift * LN2 + logf(total);
 #pragma unroll
-        for (int e = 0; e < 8; e++) x[e] *= scale;
+        for (int e = 0; e < 8; e++) x[e] = none ? 0.0f : x[e] * scale;
         if (in_cluster) {
             // Over the eight that this thread alone has read.
             store_eight(&outs[row * WIDTH + chunk * 8], x, i);

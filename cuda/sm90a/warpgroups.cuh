@@ -312,9 +312,12 @@ __device__ __forceinline__ void attend_warpgroups(
             for (int r = 0; r < 2; r++) {
                 sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
                 sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
-                // No keys: out = 0, lse = -inf. A NaN sum stays one.
-                scale[r] = sum[r] == 0 ? 0.0f : 1.0f / sum[r];
-                const float lse = sum[r] == 0 ? -INFINITY : score.shift(highest[r]) * LN2 + logf(sum[r]);
+                // Nothing has any weight: out = 0, lse = -inf, which infinite values times 0 would not show. A NaN sum stays one.
+                const bool none = sum[r] == 0;
+                scale[r] = none ? 0.0f : 1.0f / sum[r];
+#pragma unroll
+                for (int j = 0; none && j < DIM / 8; j++) out[j][2 * r] = out[j][2 * r + 1] = 0;
+                const float lse = none ? -INFINITY : score.shift(highest[r]) * LN2 + logf(sum[r]);
                 const int row = first_row + warp * 16 + lane / 4 + 8 * r, folded = work.tile_start + row;
                 if (lane % 4 == 0 && folded < work.rows) {
                     if (work.state >= 0) p.partial_lse[static_cast<int64_t>(work.state) * Shape::ROWS + row] = lse;
