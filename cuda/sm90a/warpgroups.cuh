@@ -315,8 +315,12 @@ __device__ __forceinline__ void attend_warpgroups(
                 // Nothing has any weight: out = 0, lse = -inf, which infinite values times 0 would not show. A NaN sum stays one.
                 const bool none = sum[r] == 0;
                 scale[r] = none ? 0.0f : 1.0f / sum[r];
+                // A vote costs less than to select all outputs.
+                if (__any_sync(~0u, none)) {
 #pragma unroll
-                for (int j = 0; none && j < DIM / 8; j++) out[j][2 * r] = out[j][2 * r + 1] = 0;
+                    for (int j = 0; j < DIM / 8; j++)
+                        if (none) out[j][2 * r] = out[j][2 * r + 1] = 0;
+                }
                 const float lse = none ? -INFINITY : score.shift(highest[r]) * LN2 + logf(sum[r]);
                 const int row = first_row + warp * 16 + lane / 4 + 8 * r, folded = work.tile_start + row;
                 if (lane % 4 == 0 && folded < work.rows) {
