@@ -17,7 +17,7 @@ class Table(unittest.TestCase):
             self.assertTrue(len(sample) <= 3 and len({bug.name for bug in sample}) == len(sample))
             self.assertEqual({sample[0].kind}, {bug.kind for bug in sample})
             first.add(sample[0].name)
-        needs_more = ("--features", "ptxsim", "shared-prefix", "candle", "cudart")
+        needs_more = ("--features", "ptxsim", "shared-prefix", "candle", "cudart", "cublaslt")
         for bug in bugs:
             soon = not any(word in " ".join(bug.tests) for word in needs_more)
             self.assertEqual(bug.name in first, soon, bug.name)
