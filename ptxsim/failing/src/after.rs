@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use cudarc::driver::sys::CUresult;
 
-use crate::{Live, base, leaves};
+use crate::Live;
+use crate::calls::{base, leaves};
 
 /// Nothing is left but what the function that failed should have freed.
 ///

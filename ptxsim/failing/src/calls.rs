@@ -20,7 +20,7 @@ pub const STICKY: [CUresult; 2] = [CUDA_ERROR_ILLEGAL_ADDRESS, CUDA_ERROR_LAUNCH
 
 /// Statuses that a function may return by cuda.h, the most telling first. Those of before, by "may also return error codes from
 /// previous, asynchronous launches", last.
-pub fn statuses(call: &str) -> Vec<CUresult> {
+fn statuses(call: &str) -> Vec<CUresult> {
     let name = base(call);
     let mut all = Vec::new();
     let creates = ["Alloc", "Create", "Load", "Instantiate", "Retain", "EndCapture", "Launch", "GetFunction"];

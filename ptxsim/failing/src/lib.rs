@@ -8,7 +8,7 @@ mod after;
 mod calls;
 
 pub use after::{After, Table, Wrong, assert_named, assert_no_leak, calmly, without_hanging};
-pub use calls::{STICKY, base, is_told_later, leaves, picks, statuses};
+pub use calls::{STICKY, base, is_told_later, picks};
 
 use std::ffi::{CStr, CString, c_char};
 use std::sync::{Mutex, MutexGuard, PoisonError};

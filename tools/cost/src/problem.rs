@@ -158,3 +158,15 @@ impl Workload {
         if method == Method::Pie { 1.0 } else { 1.0 + self.prompt_tokens as f64 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prompt_is_encoded_in_the_encoder_only() {
+        let work = Workload { inputs: 2, prompts: 30, keys: 512, prompt_tokens: 3, new_tokens: 10 };
+        assert_eq!(work.encoded(Method::Pie), 2.0 * 30.0 * 515.0);
+        assert_eq!([Method::Pid, Method::PidReplicated].map(|m| work.encoded(m)), [2.0 * 512.0; 2]);
+    }
+}

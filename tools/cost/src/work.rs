@@ -215,6 +215,14 @@ mod tests {
     }
 
     #[test]
+    fn a_dialogue_of_t5_base_saves_most_of_the_arithmetic() {
+        let work = Workload { prompt_tokens: 3, ..DIALOGUE };
+        let [pie, pid] =
+            [Method::Pie, Method::Pid].map(|m| breakdown(m, &T5_BASE, &work).total().flops as f64);
+        assert!((13.0..18.0).contains(&(pie / pid)), "{}", pie / pid);
+    }
+
+    #[test]
     fn bytes_of_weights_and_of_a_step() {
         // T5-base: 2 x 32128 x 768 of words; 12 x (4 x 768^2 + 2 x 768 x 3072) of the encoder, 12 x (8 ..) of the decoder.
         assert_eq!(T5_BASE.weight_bytes(), 2 * (49_348_608 + 84_934_656 + 113_246_208));
