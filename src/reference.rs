@@ -3,22 +3,14 @@
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::problem::Problem;
-use crate::shape::Strides;
 use crate::view::{SharedKv, View};
 
-/// Attention of one query vector: writes `out` `[head_dim]`, returns the natural-log LSE.
-///
-/// `key(j)` and `value(j)` are the vectors of key `j`, each `[head_dim]`.
-fn attend_one<'k, E: Element>(
-    q: &[E],
-    keys: usize,
-    key: impl Fn(usize) -> &'k [E],
-    value: impl Fn(usize) -> &'k [E],
-    score: impl Fn(f64) -> f64,
-    out: &mut [f64],
-) -> f64 {
-    let dot = |k: &[E]| q.iter().zip(k).map(|(a, b)| f64::from(a.to_f32()) * f64::from(b.to_f32())).sum();
-    let scores: Vec<f64> = (0..keys).map(|j| score(dot(key(j)))).collect();
+/// Attention of one query vector `[head_dim]` over keys and values, `[keys, head_dim]` each: writes `out` `[head_dim]`, returns the
+/// natural-log LSE.
+fn attend_one(q: &[f64], keys: &[f64], values: &[f64], score: impl Fn(f64) -> f64, out: &mut [f64]) -> f64 {
+    let dim = q.len();
+    let dot = |k: &[f64]| q.iter().zip(k).map(|(a, b)| a * b).sum();
+    let scores: Vec<f64> = keys.chunks_exact(dim).map(|k| score(dot(k))).collect();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     // All keys at -inf weigh nothing, like no keys at all.
     let shift = if max == f64::NEG_INFINITY { 0.0 } else { max };
@@ -28,10 +20,8 @@ fn attend_one<'k, E: Element>(
     if sum == 0.0 {
         return f64::NEG_INFINITY;
     }
-    for (j, weight) in weights.iter().enumerate() {
-        for (o, v) in out.iter_mut().zip(value(j)) {
-            *o += weight * f64::from(v.to_f32());
-        }
+    for (weight, v) in weights.iter().zip(values.chunks_exact(dim)) {
+        out.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
     }
     out.iter_mut().for_each(|o| *o /= sum);
     shift + sum.ln()
@@ -56,25 +46,25 @@ pub fn attend<E: Element>(
         let s = dot * f64::from(problem.scale());
         problem.softcap().map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh())
     };
+    let vector = |x: &View<&[E]>, input, token, head| -> Vec<f64> {
+        x.data[x.strides.at(input, token, head)..][..dim].iter().map(|e| f64::from(e.to_f32())).collect()
+    };
     let mut row_out = vec![0.0; dim];
     for input in problem.inputs() {
-        for row in input.rows.clone() {
-            for head in 0..problem.heads() {
-                let kv_head = head / problem.group();
-                let at = |j: usize, s: Strides| s.at(input.slot, input.keys.start + j, kv_head);
-                let row_lse = attend_one(
-                    &q.data[q.strides.at(0, row, head)..][..dim],
-                    input.keys.len(),
-                    |j| &kv.k.data[at(j, kv.k.strides)..][..dim],
-                    |j| &kv.v.data[at(j, kv.v.strides)..][..dim],
-                    score,
-                    &mut row_out,
-                );
-                for (o, &value) in out.data[out.strides.at(0, row, head)..][..dim].iter_mut().zip(&row_out) {
-                    *o = E::from_f32(value as f32);
-                }
-                if let Some(lse) = &mut lse {
-                    lse.data[lse.strides.at(0, row, head)] = row_lse as f32;
+        for kv_head in 0..problem.kv_heads() {
+            let of_keys = |x: &View<&[E]>| -> Vec<f64> {
+                input.keys.clone().flat_map(|key| vector(x, input.slot, key, kv_head)).collect()
+            };
+            let (keys, values) = (of_keys(&kv.k), of_keys(&kv.v));
+            for row in input.rows.clone() {
+                for head in kv_head * problem.group()..(kv_head + 1) * problem.group() {
+                    let query = vector(&q, 0, row, head);
+                    let row_lse = attend_one(&query, &keys, &values, score, &mut row_out);
+                    let to = &mut out.data[out.strides.at(0, row, head)..][..dim];
+                    to.iter_mut().zip(&row_out).for_each(|(o, value)| *o = E::from_f32(*value as f32));
+                    if let Some(lse) = &mut lse {
+                        lse.data[lse.strides.at(0, row, head)] = row_lse as f32;
+                    }
                 }
             }
         }

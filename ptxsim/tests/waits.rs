@@ -575,18 +575,20 @@ fn products_of_registers_wait_for_a_fence() {
         let space = gpu.space(1024);
         gpu.try_run("run", &config(1, 128), &[&NO_MAP, &space, &space]).err().map(|fault| fault.kind)
     };
-    let used = "and.b32 %r20, %t, 0;\n";
+    let (used, used10) = ("and.b32 %r20, %t, 0;\n", "and.b32 %r10, %t, 0;\nsetp.gt.u32 %p1, %t, 127;\n");
     for (what, body, fenced) in [
         ("fenced", another.clone(), true),
         ("never fenced", PRODUCT.to_owned(), false),
         ("twice in the same registers", format!("{another}{PRODUCT}"), true),
-        ("another A", format!("{another}and.b32 %r10, %t, 0;\n{PRODUCT}"), false),
-        ("another A, fenced", format!("{another}and.b32 %r10, %t, 0;\n{another}"), true),
+        ("another A", format!("{another}{used10}{PRODUCT}"), false),
+        ("another A, fenced", format!("{another}{used10}{another}"), true),
         ("the sums are scaled", format!("{another}mul.f32 %f3, %f3, %f3;\n{PRODUCT}"), false),
         ("the sums are read", format!("{another}add.f32 %f4, %f3, %f3;\n{PRODUCT}"), false),
         ("moved from what was used", format!("{another}{used}mov.b32 %r10, %r20;\n{PRODUCT}"), false),
         ("moved twice", format!("{another}{used}mov.b32 %r21, %r20;\nmov.b32 %r10, %r21;\n{PRODUCT}"), false),
         ("used, fenced, moved", format!("{another}{used}{FENCE}mov.b32 %r10, %r20;\n{PRODUCT}"), true),
+        ("used, and moved over", format!("{another}{used10}mov.b32 %r10, %r13;\n{PRODUCT}"), true),
+        ("used, and not moved over", format!("{another}{used10}@%p1 mov.b32 %r10, %r13;\n{PRODUCT}"), false),
         ("renamed", format!("{another}mov.f32 %f5, %f3;\nmov.f32 %f3, %f5;\n{PRODUCT}"), true),
     ] {
         let wanted = (!fenced).then_some(FaultKind::ProxyFence);

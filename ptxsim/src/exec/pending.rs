@@ -70,21 +70,21 @@ impl WgmmaState {
         self.mark();
     }
 
-    /// An ordinary instruction uses fragments. A move is none, but hands on that its source was used.
+    /// An ordinary instruction uses fragments. A move is none, but hands on whether its source was used.
     pub fn touch(&mut self, instruction: &Instr) {
-        let mut used = Vec::new();
+        let (mut used, mut touched) = (Vec::new(), true);
         if instruction.class == Class::Move {
             let (from, to) = uses::moved(&instruction.op);
-            if from.into_iter().any(|r| self.is_touched(r)) {
-                used = to;
-            }
+            touched = from.into_iter().any(|r| self.is_touched(r));
+            used = to;
         } else {
             uses::registers(&instruction.op, &mut |r| used.push(r));
         }
         for register in used {
             let at = register as usize;
             self.touched.resize(self.touched.len().max(at + 1), false);
-            self.touched[at] = true;
+            // A guard may leave what was there.
+            self.touched[at] = touched || instruction.guard.is_some() && self.touched[at];
         }
     }
 

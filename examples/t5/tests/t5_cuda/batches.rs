@@ -231,7 +231,10 @@ fn memory_stays_below_what_the_limit_needs() {
     for method in METHODS {
         for rows in [1, 5, 18] {
             let limits = Limits { batch_rows: Some(rows), ..limits };
-            let (_, stats) = generate(&model, method, &tasks, limits, 2, &ProgressBar::hidden()).unwrap();
+            let mut session = Session::new(&model, method, &tasks, limits).unwrap();
+            let [_, (_, stats)] = [0, 1].map(|_| session.run(&ProgressBar::hidden()).unwrap());
+            drop(session);
+            cuda.release().unwrap();
             let peak = (stats.peak_bytes.unwrap() - workspace) as u64;
             // What the formula sees does without the allowance for what it does not, as cublasLt's workspace.
             let need = Need::new(method, &cost_shape(&model), &work, rows as u64).total() - REST;
