@@ -7,14 +7,14 @@ use std::ffi::{CStr, c_void};
 use std::ptr::{null, null_mut};
 
 use onekv::{Shape, Strides};
-use onekv_c::cpu::{onekv_cpu_attend, onekv_cpu_merge_states};
-use onekv_c::cuda::{onekv_kernels, onekv_kernels_new};
-use onekv_c::operands::{
+use onekv_c_api::cpu::{onekv_cpu_attend, onekv_cpu_merge_states};
+use onekv_c_api::cuda::{onekv_kernels, onekv_kernels_new};
+use onekv_c_api::operands::{
     onekv_shape, onekv_shape_strides, onekv_state, onekv_strides, onekv_view, onekv_view_mut,
 };
-use onekv_c::problem::{onekv_problem, onekv_problem_free, onekv_problem_new, onekv_problem_shapes};
-use onekv_c::problem::{onekv_problem_spec, onekv_shapes};
-use onekv_c::status::{onekv_last_error, onekv_status};
+use onekv_c_api::problem::{onekv_problem, onekv_problem_free, onekv_problem_new, onekv_problem_shapes};
+use onekv_c_api::problem::{onekv_problem_spec, onekv_shapes};
+use onekv_c_api::status::{onekv_last_error, onekv_status};
 
 use crate::bytes::Bytes;
 use crate::operands::{spec, strides};

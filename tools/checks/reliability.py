@@ -154,7 +154,7 @@ def address(arguments):
         tested(what, sanitized("address", words, **env, **more))
         for what, words, more in (
             ("the CPU backend, plans, problems", "--package onekv --lib --tests", {}),
-            ("the C API, called from Rust, C and C++", "--package onekv-c", {}),
+            ("the C API, called from Rust, C and C++", "--package onekv-c --package onekv-c-api", {}),
             ("the virtual GPU", "--package ptxsim --lib --tests", leaks),
             # Its other tests load it as a library, which does not start under ThreadSanitizer and was not tried here.
             ("the virtual GPU's driver", "--package ptxsim-driver --lib", {}),

@@ -90,7 +90,7 @@ fn c_header() -> Result<String> {
     let config = cbindgen::Config::from_file(&config).map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut builder = cbindgen::Builder::new().with_config(config);
     for module in ["status", "operands", "problem", "cpu", "cuda"] {
-        builder = builder.with_src(folder.join(format!("src/{module}.rs")));
+        builder = builder.with_src(folder.join(format!("api/src/{module}.rs")));
     }
     let mut header = Vec::new();
     builder.generate().context("interop/c cannot be read")?.write(&mut header);

@@ -83,9 +83,8 @@ pub fn with_candle(build: &mut Command, driver: &Path) -> Result<()> {
 /// A folder with the virtual GPU's driver and the stand-ins for NVIDIA's libraries, under the names that CUDA programs look
 /// for.
 pub fn virtual_driver() -> Result<PathBuf> {
-    // Not the libraries for C and what takes them: cargo writes those of every set of features to one file, and tests may be
-    // linking the ones with CUDA.
-    let without = ["--exclude", "onekv-c", "--exclude", "onekv-fuzz"];
+    // Not the libraries for C: cargo writes those of every set of features to one file, and tests may be linking the ones with CUDA.
+    let without = ["--exclude", "onekv-c"];
     let mut build = workspace("build", "", &["--lib", "--examples"]);
     step("build the virtual GPU's driver and the examples", build.args(without))?;
     let folder = target().join("virtual-gpu");

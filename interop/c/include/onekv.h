@@ -1,6 +1,6 @@
 /*
  * onekv: shared cross-attention, one encoder K/V and many query rows, on the CPU and on NVIDIA cards. For C99 and C++.
- * Generated from interop/c/src by `cargo xtask bindings`; do not edit.
+ * Generated from interop/c/api/src by `cargo xtask bindings`; do not edit.
  *
  * Calls. Every function that can fail returns a status, ONEKV_OK or why not; onekv_last_error() says what was wrong: which
  * field, its value, what is allowed. A NULL argument is an error, but where NULL is said to be good. Where a call fails,
