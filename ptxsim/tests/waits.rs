@@ -575,7 +575,8 @@ fn products_of_registers_wait_for_a_fence() {
         let space = gpu.space(1024);
         gpu.try_run("run", &config(1, 128), &[&NO_MAP, &space, &space]).err().map(|fault| fault.kind)
     };
-    let (used, used10) = ("and.b32 %r20, %t, 0;\n", "and.b32 %r10, %t, 0;\nsetp.gt.u32 %p1, %t, 127;\n");
+    let (used, used10) = ("and.b32 %r20, %t, 0;\n", "and.b32 %r10, %t, 0;\n");
+    let every_other = "and.b32 %r20, %t, 1;\nsetp.eq.u32 %p1, %r20, 0;\n@%p1 ";
     for (what, body, fenced) in [
         ("fenced", another.clone(), true),
         ("never fenced", PRODUCT.to_owned(), false),
@@ -588,7 +589,11 @@ fn products_of_registers_wait_for_a_fence() {
         ("moved twice", format!("{another}{used}mov.b32 %r21, %r20;\nmov.b32 %r10, %r21;\n{PRODUCT}"), false),
         ("used, fenced, moved", format!("{another}{used}{FENCE}mov.b32 %r10, %r20;\n{PRODUCT}"), true),
         ("used, and moved over", format!("{another}{used10}mov.b32 %r10, %r13;\n{PRODUCT}"), true),
-        ("used, and not moved over", format!("{another}{used10}@%p1 mov.b32 %r10, %r13;\n{PRODUCT}"), false),
+        (
+            "used, and moved over in part",
+            format!("{another}{used10}{every_other}mov.b32 %r10, %r13;\n{PRODUCT}"),
+            false,
+        ),
         ("renamed", format!("{another}mov.f32 %f5, %f3;\nmov.f32 %f3, %f5;\n{PRODUCT}"), true),
     ] {
         let wanted = (!fenced).then_some(FaultKind::ProxyFence);
