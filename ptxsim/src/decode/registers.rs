@@ -49,13 +49,8 @@ fn lives(instructions: &[Instr], registers: u32) -> Vec<Option<Life>> {
         let (first, last) = lives[register].get_or_insert((at, at));
         (*first, *last) = (at.min(*first), at.max(*last));
     };
-    for (at, instruction) in instructions.iter().enumerate() {
-        uses::registers(&instruction.op, &mut |r| lives_at(r as usize, at));
-    }
     live(instructions, &blocks, &mut lives_at);
-    if instructions.iter().any(|i| matches!(i.op, Op::Wgmma(_))) {
-        written_later(instructions, &blocks, &mut lives_at);
-    }
+    written_later(instructions, &blocks, &mut lives_at);
     lives
 }
 
@@ -107,18 +102,20 @@ fn blocks(instructions: &[Instr]) -> Vec<Block> {
     (0..starts.len()).map(of).collect()
 }
 
-/// Calls `lives_at` with both ends of each block for what a thread may still read there.
+/// Calls `lives_at` with where each register is named, and with both ends of each block for what a thread may still read there.
 fn live(instructions: &[Instr], blocks: &[Block], lives_at: &mut impl FnMut(usize, usize)) {
     // What a block reads of what came before it, and what it overwrites.
     let (mut reads, mut overwrites) = (Vec::new(), Vec::new());
     for block in blocks {
         let (mut read, mut overwritten) = (BitSet::new(), BitSet::new());
-        for Instr { op, guard, .. } in &instructions[block.instructions.clone()] {
+        for at in block.instructions.clone() {
+            let Instr { op, guard, .. } = &instructions[at];
             let (mut named, mut written) = (Vec::new(), Vec::new());
             uses::registers(op, &mut |r| named.push(r));
             uses::results(op, &mut |r| written.push(r));
             let count = |list: &[u32], r: u32| list.iter().filter(|x| **x == r).count();
             for r in &named {
+                lives_at(*r as usize, at);
                 // Where a guard holds it back, the old value stays.
                 let only_written = guard.is_none() && count(&named, *r) == count(&written, *r);
                 if !only_written && !overwritten.contains(*r as usize) {
