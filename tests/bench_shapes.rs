@@ -79,6 +79,7 @@ fn sweeps_are_of_known_models() {
         ("t5-large", 16, 16, 64, None),
         ("flan-t5-xl", 32, 32, 64, None),
         ("t5gemma-2b", 8, 4, 256, None),
+        ("llama-3-8b", 32, 8, 128, None),
         ("t5-3b", 32, 32, 128, None),
     ];
     assert_eq!(models.iter().map(heads).collect::<Vec<_>>(), want);

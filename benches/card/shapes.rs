@@ -33,6 +33,8 @@ const LARGE: &str = "t5-large";
 const XL: &str = "flan-t5-xl";
 /// The T5 with a head_dim of 128.
 const T5_3B: &str = "t5-3b";
+/// Whose heads FlashAttention-4's figures of split keys are of: its pull request 2415.
+const LLAMA: &str = "llama-3-8b";
 /// Without its softcap, which no kernel of PyTorch has: so that all systems do the same work.
 const GEMMA: &str = "t5gemma-2b";
 /// As the model is: what the softcap costs.
@@ -109,6 +111,11 @@ const MUST_SHOW: &[Grid] = &[
     // Heads that do not fill a card, against the queries folded. PID against PIE at U = 30, n = 512, b = 8.
     grid(&[BASE, LARGE], &[1, 8], &[16, 30, 64, 128], &[512, 2048, 4096]),
     grid(&[XL], &[1, 4], &[16, 30, 64, 128], &[512, 2048]),
+    // What FlashAttention-4 publishes of an H200; tools/report/targets.py has its times.
+    grid(&[LLAMA], &[1], &[1], &[4096, 16384, 65536, 131_072]),
+    grid(&[LLAMA], &[1], &[64], &[16384]),
+    grid(&[LLAMA], &[1], &[128], &[32768]),
+    grid(&[LLAMA], &[1], &[256], &[65536]),
     // Many rows.
     grid(&[BASE, T5_3B, GEMMA], &[8], &[2048], &[2048, 4096, 16384]),
 ];

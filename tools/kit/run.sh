@@ -7,20 +7,22 @@ usage() {
 Usage: run.sh [--out DIR] [--budget SECONDS] [STAGE...]
 
 Stages, in the order in which `all` (the default) runs them:
+  features      does every kernel load, do overlapping launches, clusters and graphs work, do 10,000 rounds have equal bits?
   correctness   the CUDA tests, against the f64 reference
   conformance   one program per PTX instruction; its results are what ptxsim is compared with
-  sanitizer     compute-sanitizer's memcheck, racecheck and synccheck over the CUDA tests
+  sanitizer     compute-sanitizer's memcheck, racecheck, initcheck and synccheck over the CUDA tests
   must-show     attention on the shapes of the project's targets, ours and the peers'
   bench-first   attention on T5-base and T5Gemma shapes, likewise
   t5            T5 end to end, ours and the peers'; where PID pays and where it does not
+  profile       what Nsight Compute counts: few rows on 67 and 268 MB of K/V, many rows
   fit-sweep     every tile and split of many shapes, for `cargo xtask fit`
   bench-full    attention on every model, 1 to 2048 prompts, 128 to 16384 keys, 1 to 32 inputs
 Apart from `all`:
   smoke         a little of all that: does the kit run here?
 
-A stage that fails or runs out of time does not stop the next. Results are in at most nine files:
+A stage that fails or runs out of time does not stop the next. Every step leaves its results at once, in at most nine files:
   stages.jsonl  the machine, and how each stage ended      attention-*.jsonl, t5.jsonl, crossover.jsonl   figures
-  logs.tar.gz   what everything printed                    goldens.tar.gz                 conformance
+  logs.tar.gz   what everything printed, and profiles      goldens.tar.gz                 conformance
 
 Options:
   --out DIR         where they go [default: $OUT, else results-out]
@@ -50,7 +52,7 @@ esac
 out=${OUT:-results-out}
 budget=1000000
 stages=()
-all=(correctness conformance sanitizer must-show bench-first t5 fit-sweep bench-full)
+all=(features correctness conformance sanitizer must-show bench-first t5 profile fit-sweep bench-full)
 
 fail() {
     echo "error: $1" >&2
@@ -114,6 +116,7 @@ step() {
         esac
     fi
     printf '%s\t%s\t%s\t%s\n' "$name" "$how" "$status" $((SECONDS - begin)) >>"$work/steps.tsv"
+    save
     echo "$name: $how after $((SECONDS - begin)) s"
     [ "$how" = passed ] || tail -n 5 "$work/logs/$name.log" | cut -c -300 | sed 's/^/    /'
     [ "$how" = passed ]
@@ -128,14 +131,27 @@ skip() {
 
 simulated() { grep -qs '"simulated": true' "$work/machine.json"; }
 
-# tests PREFIX SECONDS [FILTER...]: every binary of tests.
+# tests SECONDS: every binary of tests.
 tests() {
-    local test library=()
-    # A simulator may have no cublasLt; a card's machine without it is told so.
-    simulated || library=(ONEKV_REQUIRE_CUBLASLT=1)
+    local test
     for test in "$kit"/bin/test-*; do
-        step "$1${test##*/}" "$2" env ONEKV_REQUIRE_CUDA=1 "${library[@]}" "$test" "${@:3}"
+        step "${test##*/}" "$1" env "${required[@]}" "$test"
     done
+}
+
+# named NAME SECONDS PROGRAM TEST...: these tests of one binary, run by `under` where the caller has set that.
+named() {
+    step "$1" "$2" env "${required[@]}" ${under[@]+"${under[@]}"} "$kit/bin/test-$3" --test-threads=1 --nocapture --exact "${@:4}"
+}
+
+features() {
+    named kernels 60 cuda all_kernels_are_loaded_ahead
+    named overlap 60 cuda settled_keys_and_values_do_not_wait
+    named clusters-of-2 60 cuda clusters_change_no_bit
+    named clusters-of-8 60 cuda clusters_join_splits_as_a_second_launch_does
+    named clusters-of-products 60 t5_cuda products::parts_of_hoppers_products_are_added_in_order
+    named graphs 60 streams a_recording_keeps_what_it_uses a_recording_replays_with_other_lengths
+    named rounds 120 t5_cuda rounds::rounds_have_the_bits_of_kernels_one_at_a_time
 }
 
 conformance() {
@@ -155,17 +171,36 @@ sanitizer() {
         skip sanitizer "compute-sanitizer was not found"
         return
     fi
-    for tool in memcheck racecheck synccheck; do
-        step "$tool" 110 env ONEKV_REQUIRE_CUDA=1 PROPTEST_CASES=1 \
-            "$sanitizer" --tool "$tool" --error-exitcode 77 --print-limit 50 \
-            "$kit/bin/test-cuda" --test-threads=1 --exact every_variant_equals_the_reference every_number_of_splits_equals_the_reference \
-            a_captured_graph_replays_with_new_data merging_states_equals_the_cpu
+    local -x PROPTEST_CASES=1
+    for tool in memcheck racecheck initcheck synccheck; do
+        local under=("$sanitizer" --tool "$tool" --error-exitcode 77 --print-limit 50)
+        named "$tool" 110 cuda every_variant_equals_the_reference every_number_of_splits_equals_the_reference \
+            merging_states_equals_the_cpu
+        # Racecheck may take what the copy engine and wgmma do for races.
+        [ "$tool" = racecheck ] || named "t5-$tool" 110 t5_cuda products::hoppers_products_equal_plain_ones \
+            elementwise::norms_are_by_token
     done
-    # Not racecheck, which may take what the copy engine and wgmma do for races.
-    for tool in memcheck synccheck; do
-        step "t5-$tool" 110 env ONEKV_REQUIRE_CUDA=1 "$sanitizer" --tool "$tool" --error-exitcode 77 --print-limit 50 \
-            "$kit/bin/test-t5_cuda" --test-threads=1 --exact products::hoppers_products_equal_plain_ones elementwise::norms_are_by_token
+}
+
+# profile: each on the first launches of a shape, which are those that check it.
+profile() {
+    local ncu entry
+    ncu=$(PATH=$PATH:/usr/local/cuda/bin command -v ncu)
+    if [ -z "$ncu" ]; then
+        skip profile "ncu was not found"
+        return
+    fi
+    for entry in few-67MB:b=8,U=32,n=1024,h=32,d=64 few-268MB:b=8,U=32,n=8192,h=16,d=64 many:b=8,U=2048,n=2048,h=32,d=128; do
+        step "profile-${entry%%:*}" 100 "$ncu" --clock-control none --set full --kernel-name regex:^onekv --launch-count 2 \
+            --export "$work/logs/${entry%%:*}" --page details \
+            "$kit/bin/card" --shape "${entry#*:}" --runs 1 --out "$work/profiled.jsonl"
     done
+}
+
+# figures SWEEP: ours and the peers', as far as they are there.
+figures() {
+    collect merge --machine "$work/machine.json" --ours "$work/ours.jsonl" --peers "$work/peers.jsonl" \
+        --clocks "$work/clocks.csv" --out "$out/attention-$1.jsonl"
 }
 
 # bench SWEEP SECONDS PEERS_SECONDS [OPTION...]: ours, then the peers on the same shapes.
@@ -178,6 +213,7 @@ bench() {
         sampler=$!
     fi
     step "ours-$sweep" $((ours + 30)) "$kit/bin/card" --sweep "$sweep" --budget "$ours" --out "$work/ours.jsonl" "${@:4}"
+    figures "$sweep"
     "$kit/bin/card" --sweep "$sweep" --list >"$work/shapes.json"
     if ! "$python" -c 'import torch' 2>/dev/null; then
         skip "peers-$sweep" "$python has no PyTorch"
@@ -187,8 +223,7 @@ bench() {
             --budget "$peers" --out "$work/peers.jsonl"
     fi
     [ -z "$sampler" ] || kill "$sampler"
-    collect merge --machine "$work/machine.json" --ours "$work/ours.jsonl" --peers "$work/peers.jsonl" \
-        --clocks "$work/clocks.csv" --out "$out/attention-$sweep.jsonl"
+    figures "$sweep"
     rm -f "$work/ours.jsonl" "$work/peers.jsonl" "$work/clocks.csv"
 }
 
@@ -200,7 +235,7 @@ t5() {
     fi
     limit=$(capped 400)
     step t5 $((limit + 30)) env PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" "$python" "$kit/scripts/t5_gpu.py" \
-        --t5 "$kit/bin/t5" --assets "$kit/assets" --budget "$limit" --out "$work/t5.jsonl"
+        --t5 "$kit/bin/t5" --assets "$kit/root/assets" --budget "$limit" --out "$work/t5.jsonl"
     collect merge --machine "$work/machine.json" --ours "$work/t5.jsonl" --out "$out/t5.jsonl"
     limit=$(capped 90)
     step crossover $((limit + 30)) "$python" "$kit/scripts/crossover.py" --t5 "$kit/bin/t5" --backend cuda \
@@ -209,7 +244,8 @@ t5() {
 }
 
 smoke() {
-    tests smoke- 60 --test-threads=1 a_captured_graph_replays_with_new_data the_same_bits_twice
+    named smoke-attention 60 attention the_same_bits_twice
+    named smoke-graphs 60 streams a_recording_keeps_what_it_uses
     conformance
     bench smoke 60 60 --replicated --e4m3
 }
@@ -219,7 +255,7 @@ collect() {
     "$python" "$kit/scripts/collect.py" "$@" || echo "collect $1 failed" >&2
 }
 
-# What is known so far: after every stage, so that whoever is stopped in the middle leaves it.
+# What is known so far: after every step, so that whoever is stopped in the middle leaves it.
 save() {
     collect stages --machine "$work/machine.json" --steps "$work/steps.tsv" --logs "$work/logs" --out "$out/stages.jsonl"
     tar -czf "$out/logs.tar.gz" -C "$work" logs
@@ -228,15 +264,18 @@ save() {
 : >"$work/steps.tsv"
 # The card says what it is, and the driver whether it is new enough for the kernels: without that nothing else works.
 if ! step start 60 "$kit/bin/card" --machine --out "$work/machine.json"; then
-    save
     why=$(sed -n 's/^error: //p' "$work/logs/start.log" | head -n 1)
     fail "${why:-bin/card does not start: $(tail -n 1 "$work/logs/start.log")}"
 fi
 collect machine --kit "$kit/kit.json" --out "$work/machine.json"
+required=(ONEKV_REQUIRE_CUDA=1)
+# A simulator may have no cublasLt; a card's machine without it is told so.
+simulated || required+=(ONEKV_REQUIRE_CUBLASLT=1)
 for stage in "${stages[@]}"; do
     echo "==> $stage, $SECONDS s after the start"
     case $stage in
-    correctness) tests '' 200 ;;
+    features) features ;;
+    correctness) tests 200 ;;
     conformance) conformance ;;
     sanitizer) sanitizer ;;
     must-show) bench must-show 140 200 --replicated --e4m3 ;;
@@ -244,8 +283,8 @@ for stage in "${stages[@]}"; do
     bench-full) bench full 460 420 ;;
     fit-sweep) bench fit 540 1 --every-plan --e4m3 ;;
     t5) t5 ;;
+    profile) profile ;;
     smoke) smoke ;;
     esac
-    save
 done
 awk -F '\t' '$2 != "passed" && $2 != "skipped" { failed = 1 } END { exit failed }' "$work/steps.tsv"

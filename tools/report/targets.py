@@ -44,6 +44,12 @@ def as_table(targets):
 
 MIB = 1 << 20
 
+# FlashAttention-4's microseconds on an H200 by U and n, its number of splits chosen by itself: b = 1, 32/8 heads of 128
+# (github.com/Dao-AILab/flash-attention/pull/2415).
+FLASH_ATTENTION_4 = {
+    (1, 4096): 60, (1, 16384): 70, (1, 65536): 200, (1, 131072): 370, (64, 16384): 60, (128, 32768): 110, (256, 65536): 380,
+}  # fmt: skip
+
 
 def attention(sweep):
     """Targets of attention, those that the sweep can say something about and those that it cannot."""
@@ -92,6 +98,17 @@ def attention(sweep):
     ]
     what = "U = 16 .. 128, fewer heads in all than multiprocessors: time of the best peer over ours"
     targets.append(judge(what, times, unfilled, at_least=1.5))
+    published = [
+        (FLASH_ATTENTION_4[shape.rows, shape.keys] / line.us, shape)
+        for shape, _, line in ours
+        if run.machine.card == "NVIDIA H200"
+        and (shape.inputs, shape.heads, shape.kv_heads, shape.head_dim) == (1, 32, 8, 128)
+        and (shape.rows, shape.keys) in FLASH_ATTENTION_4
+    ]
+    # One row is bound by bytes, of which FlashAttention-4 moves a third of what a copy does; many are by tensor cores.
+    for rows, these, limit in [("U = 1", lambda u: u == 1, 2.5), ("U = 64 .. 256", lambda u: u > 1, 0.95)]:
+        what = f"FlashAttention-4 as published for an H200, {rows}: its time over ours"
+        targets.append(judge(what, times, [value for value in published if these(value[1].rows)], at_least=limit))
     replicated = [
         (row.replicated.us / line.us, shape)
         for shape, row, line in ours

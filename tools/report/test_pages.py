@@ -191,13 +191,14 @@ def figure(made, name):
 
 
 class Targets(unittest.TestCase):
-    def judged(self, what, lines):
+    def judged(self, what, lines, card="NVIDIA H200"):
         """Verdict on the target whose description contains `what`, and what was measured."""
-        made = targets.attention(Sweep(read_lines(ATTENTION, text_of(attention(lines)))))
+        made = targets.attention(Sweep(read_lines(ATTENTION, text_of(attention(lines, card)))))
         return next((verdict, measured) for name, _, measured, verdict in made if what in name)
 
     def test_both_sides_of_the_limit(self):
         large, many, wide = (32, 30, 2048), (8, 2048, 2048), ("wide", 16, 16, 128)
+        llama = ("llama-3-8b", 32, 8, 128)
         at_part = lambda part: ours(BASE, large, 1)["bytes"] / (COPY * part) * 1e6
         at_tflops = lambda model, tflops: ours(model, many, ours(model, many, 1)["flops"] / tflops * 1e-6)
         beside = lambda shape, us: [
@@ -219,6 +220,8 @@ class Targets(unittest.TestCase):
             ("Every shape: time of the best peer", lambda us: beside(large, us), 96, 94, "0.94x"),
             ("fewer heads in all", lambda us: beside((8, 16, 512), us), 151, 149, "1.49x"),
             ("a K/V per prompt (PIE)", pie, 150.1, 149.0, "14.90x"),
+            ("an H200, U = 1:", lambda us: [ours(llama, (1, 1, 65536), us)], 79, 81, "2.47x"),
+            ("an H200, U = 64 ..", lambda us: [ours(llama, (1, 256, 65536), us)], 399, 401, "0.95x"),
         ]  # fmt: skip
         for what, lines, good, bad, shown in cases:
             with self.subTest(what):
@@ -228,6 +231,11 @@ class Targets(unittest.TestCase):
                 self.assertIn(shown, measured)
                 elsewhere = [ours(("other", 3, 3, 32), (1, 7, 100_000), 1.0)]
                 self.assertEqual(self.judged(what, elsewhere)[0], targets.NOT_MEASURED)
+
+    def test_what_is_published_of_an_h200_is_for_an_h200(self):
+        lines = [ours(("llama-3-8b", 32, 8, 128), (1, 1, 65536), 50.0)]
+        self.assertEqual(self.judged("an H200, U = 1:", lines)[0], targets.PASS)
+        self.assertEqual(self.judged("an H200, U = 1:", lines, "NVIDIA H100 PCIe")[0], targets.NOT_MEASURED)
 
     def test_a_small_case_is_judged_by_what_it_takes_alone(self):
         overlapped = ours(BASE, (1, 30, 512), 4.0) | {"alone_us": {"median": 4.6}}

@@ -10,6 +10,7 @@ mod elementwise;
 mod models;
 mod products;
 mod reference;
+mod rounds;
 mod support;
 
 // The tests name the program's parts by these paths.
