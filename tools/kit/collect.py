@@ -29,7 +29,9 @@ QUERIED = {
 }
 
 # Lines of a log that say what came of it.
-TELLING = re.compile(r"^test result:|ERROR SUMMARY|RACECHECK SUMMARY|^conformance:|lines?,? .*left out|^error:|panicked at")
+TELLING = re.compile(
+    r"^test result:|ERROR SUMMARY|RACECHECK SUMMARY|^conformance:|rounds with equal bits|lines?,? .*left out|^error:|panicked at"
+)
 
 
 def read(path: Path | None) -> dict:

@@ -27,6 +27,7 @@ A stage that fails or runs out of time does not stop the next. Every step leaves
 Options:
   --out DIR         where they go [default: $OUT, else results-out]
   --budget SECONDS  end after about so long; stages that no time is left for are skipped
+  --dry-run         print the stages and stop
   -h, --help        this text
 
 Environment: PYTHON, the Python with PyTorch [default: python3].
@@ -51,6 +52,7 @@ case $python in
 esac
 out=${OUT:-results-out}
 budget=1000000
+dry_run=false
 stages=()
 all=(features correctness conformance sanitizer must-show bench-first t5 profile fit-sweep bench-full)
 
@@ -67,6 +69,7 @@ while [ $# -gt 0 ]; do
         [ $# -gt 1 ] && [[ $2 =~ ^[0-9]+$ ]] || fail "--budget is ${2:-missing}, allowed: a number of seconds"
         budget=$2 && shift
         ;;
+    --dry-run) dry_run=true ;;
     all) stages+=("${all[@]}") ;;
     smoke) stages+=(smoke) ;;
     *) [[ " ${all[*]} " == *" $1 "* ]] && stages+=("$1") || fail "stage is $1, allowed: ${all[*]} smoke all" ;;
@@ -74,6 +77,10 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ ${#stages[@]} -gt 0 ] || stages=("${all[@]}")
+if $dry_run; then
+    printf '%s\n' "${stages[@]}"
+    exit
+fi
 
 # What T5's tests run and read.
 export ONEKV_T5=$kit/bin/t5 ONEKV_ROOT=$kit/root
@@ -126,6 +133,7 @@ step() {
 skip() {
     echo "$2" >"$work/logs/$1.log"
     printf '%s\tskipped\t0\t0\n' "$1" >>"$work/steps.tsv"
+    save
     echo "$1: skipped, $2"
 }
 

@@ -95,14 +95,14 @@ class Files(unittest.TestCase):
     def test_stages_tell_how_each_step_ended(self) -> None:
         logs = self.folder / "logs"
         logs.mkdir()
-        (logs / "start.log").write_text("loading\ntest result: ok. 3 passed\n")
+        (logs / "start.log").write_text("loading\nOwn: 8 rounds with equal bits\ntest result: ok. 3 passed\n")
         (logs / "ours.log").write_text("one\ntwo\nthree\nfour\n")
         steps = "start\tpassed\t0\t5\nours\tfailed\t1\t6\n"
         out = self.collect("stages", {"machine": json.dumps(MACHINE), "steps": steps}, "--logs", str(logs))
         head, *told = map(json.loads, out.read_text().splitlines())
         self.assertEqual(head, {"machine": MACHINE})
         self.assertEqual(told, [
-            {"name": "start", "outcome": "passed", "status": 0, "seconds": 5, "detail": ["test result: ok. 3 passed"]},
+            {"name": "start", "outcome": "passed", "status": 0, "seconds": 5, "detail": ["Own: 8 rounds with equal bits", "test result: ok. 3 passed"]},
             {"name": "ours", "outcome": "failed", "status": 1, "seconds": 6, "detail": ["two", "three", "four"]},
         ])  # fmt: skip
 

@@ -12,7 +12,7 @@ use crate::virtual_gpu::{on_virtual_card, virtual_driver};
 
 #[derive(Args)]
 pub struct Options {
-    /// Folder to make; what an earlier kit left there is replaced
+    /// Folder to make, and to pack into an archive beside it; what an earlier kit left there is replaced
     #[arg(long, value_name = "DIR", default_value = "gpu-kit")]
     out: PathBuf,
     /// Cards to compile for, as ONEKV_CUDA_ARCHS: PTX serves all others
@@ -371,4 +371,20 @@ fn tests_that_the_kit_names_are_there() {
         }
     }
     assert!(seen >= 15, "{seen}");
+}
+
+#[test]
+fn stages_are_known_before_anything_runs() {
+    let listed = |stages: &[&str]| {
+        let done = command("tools/kit/run.sh", &["--dry-run"]).args(stages).output().unwrap();
+        (done.status.code(), [done.stdout, done.stderr].map(|said| String::from_utf8(said).unwrap()))
+    };
+    let (status, [said, _]) = listed(&["must-show", "t5"]);
+    assert_eq!((status, said.as_str()), (Some(0), "must-show\nt5\n"));
+    let (status, [_, said]) = listed(&["t5", "must-shown"]);
+    assert!(
+        status == Some(2) && said.starts_with("error: stage is must-shown, allowed: features "),
+        "{said}"
+    );
+    assert!(listed(&[]).1[0].starts_with("features\n"));
 }

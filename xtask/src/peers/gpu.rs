@@ -15,6 +15,9 @@ pub fn run(stages: &[String], venv: Option<&Path>) -> Result<()> {
             "this machine has no NVIDIA card; `cargo xtask gpu-kit` makes a folder to run where there is one"
         );
     }
+    // Before what takes minutes.
+    let script = root().join("tools/kit/run.sh");
+    step("which stages", std::process::Command::new(script).arg("--dry-run").args(stages))?;
     let python = setup::peers_python(venv)?;
     let folder = root().join("target/peers-gpu");
     kit::release(&folder.join("kit"), kit::ARCHS)?;

@@ -7,6 +7,7 @@ use onekv::plan::{Plan, PlanOptions};
 use onekv::{DType, Keys, Problem, ProblemSpec};
 
 use crate::backend::Backend as _;
+use crate::backend::cuda::CrossKv;
 use crate::support::{cards, matrix, noise};
 
 /// How much one test does.
@@ -60,8 +61,8 @@ fn rounds_have_the_bits_of_kernels_one_at_a_time() {
             let [memory, to_kv] = [(3, keys), (4, 2 * inner)].map(|(seed, rows)| values(seed, rows, inner));
             let xs: Vec<_> = (0..size.rounds as u64).map(|round| values(5 + round, rows, inner)).collect();
 
-            let facts = Kernels::new(&cuda.driver.context).unwrap().facts().clone();
-            let plan = Plan::new(&problem, DType::Bf16, &facts, &cuda.plans).unwrap();
+            let kernels = Kernels::new(&cuda.driver.context).unwrap();
+            let plan = Plan::new(&problem, DType::Bf16, kernels.facts(), &cuda.plans).unwrap();
             assert_eq!((plan.combines().is_empty(), plan.split_cluster()), (blocks > 1, blocks));
             let plan = cuda.plan_cross(&problem).unwrap();
             let mut kv = cuda.cross_kv(keys, inner).unwrap();
@@ -83,9 +84,7 @@ fn rounds_have_the_bits_of_kernels_one_at_a_time() {
             for i in 0..size.rounds {
                 round(i, &mut one_at_a_time, &|| cuda.synchronize().unwrap()).unwrap();
             }
-            let bits = |results: &crate::backend::cuda::CrossKv| {
-                cuda.pool.download::<bf16>(&results.data, all * inner).unwrap()
-            };
+            let bits = |results: &CrossKv| cuda.pool.download::<bf16>(&results.data, all * inner).unwrap();
             let want = bits(&one_at_a_time);
             assert!(want.iter().filter(|x| **x != bf16::ZERO).count() > want.len() / 2);
             let mut recording = None;
