@@ -7,7 +7,6 @@ results/README.md describes the lines. A system that fails on a point is a line 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import subprocess
 import sys
@@ -128,7 +127,6 @@ class HuggingFace:
         import torch
         from transformers import T5Config, T5ForConditionalGeneration
 
-        config = T5Config(**t5_config(shape))
         self.device, self.torch = device, torch
         if device == "cuda":
             torch.cuda.empty_cache()
@@ -138,18 +136,12 @@ class HuggingFace:
         torch.set_default_dtype(self.dtype)
         try:
             with torch.device(device):
-                # 4.57.6 has no SDPA for T5; what comes later may. A refusal leaves its mark on the configuration.
-                try:
-                    self.model = T5ForConditionalGeneration._from_config(
-                        copy.deepcopy(config), attn_implementation="sdpa"
-                    )
-                    self.attention = "sdpa"
-                except (ValueError, ImportError):
-                    self.model = T5ForConditionalGeneration(config)
-                    self.attention = "eager"
+                self.model = T5ForConditionalGeneration(T5Config(**t5_config(shape)))
         finally:
             torch.set_default_dtype(before)
         self.model.eval().requires_grad_(False)
+        # SDPA, where its T5 has it: 5.24.0 does.
+        self.attention = self.model.config._attn_implementation
 
     def inputs(self, point: Point) -> tuple:
         torch = self.torch
@@ -162,7 +154,7 @@ class HuggingFace:
         both = self.torch.cat([prompts, input_ids.expand(point.prompts, -1)], dim=1)
         return lambda: self.model.generate(both, **options)
 
-    def expanded(self, point: Point, options: dict) -> Callable[[], object]:
+    def shared(self, point: Point, options: dict, copies: int) -> Callable[[], object]:
         from transformers.modeling_outputs import BaseModelOutput
 
         torch = self.torch
@@ -171,16 +163,24 @@ class HuggingFace:
         decoder_ids = torch.cat([start, prompts], dim=1)
 
         def run() -> object:
-            memory = self.model.encoder(input_ids).last_hidden_state.expand(point.prompts, -1, -1)
+            memory = self.model.encoder(input_ids).last_hidden_state.expand(copies, -1, -1)
             return self.model.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=memory), decoder_input_ids=decoder_ids, **options
             )
 
         return run
 
+    def expanded(self, point: Point, options: dict) -> Callable[[], object]:
+        return self.shared(point, options, point.prompts)
+
+    def broadcast(self, point: Point, options: dict) -> Callable[[], object]:
+        """Attention broadcasts over the prompts: K/V of the input are computed and held once, as ours."""
+        return self.shared(point, options, 1)
+
     def lines(self, point: Point, runs: int) -> list[dict]:
         return [
             self.line("HF, encoded once and expanded", point, runs, self.expanded, {}),
+            self.line("HF, encoded once, batch 1 broadcast", point, runs, self.broadcast, {}),
             self.line("HF, PIE", point, runs, self.pie, {}),
         ]
 
