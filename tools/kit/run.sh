@@ -211,6 +211,14 @@ figures() {
         --clocks "$work/clocks.csv" --out "$out/attention-$1.jsonl"
 }
 
+# wheels: the peers', once; they come before the machine's own.
+wheels() {
+    if [ ! -d "$work/site" ] && ls "$kit"/wheels/*.whl >/dev/null 2>&1; then
+        step wheels 120 "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$work/site" \
+            "$kit"/wheels/*.whl && export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH}
+    fi
+}
+
 # bench SWEEP SECONDS PEERS_SECONDS [OPTION...]: ours, then the peers on the same shapes.
 bench() {
     local sweep=$1 ours peers sampler=
@@ -226,6 +234,8 @@ bench() {
     if ! "$python" -c 'import torch' 2>/dev/null; then
         skip "peers-$sweep" "$python has no PyTorch"
     elif [ "$(cat "$work/shapes.json")" != "[]" ]; then
+        wheels
+        step "build-$sweep" "$3" "$python" "$kit/scripts/card.py" --shapes "$work/shapes.json" --build
         peers=$(capped "$3")
         step "peers-$sweep" $((peers + 60)) "$python" "$kit/scripts/card.py" --shapes "$work/shapes.json" \
             --budget "$peers" --out "$work/peers.jsonl"
@@ -236,14 +246,11 @@ bench() {
 }
 
 t5() {
-    local site=$work/site limit
-    if ls "$kit"/wheels/*.whl >/dev/null 2>&1; then
-        step wheels 120 "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" \
-            "$kit"/wheels/*.whl
-    fi
+    local limit
+    wheels
     limit=$(capped 400)
-    step t5 $((limit + 30)) env PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" "$python" "$kit/scripts/t5_gpu.py" \
-        --t5 "$kit/bin/t5" --assets "$kit/root/assets" --budget "$limit" --out "$work/t5.jsonl"
+    step t5 $((limit + 30)) "$python" "$kit/scripts/t5_gpu.py" --t5 "$kit/bin/t5" --assets "$kit/root/assets" \
+        --budget "$limit" --out "$work/t5.jsonl"
     collect merge --machine "$work/machine.json" --ours "$work/t5.jsonl" --out "$out/t5.jsonl"
     limit=$(capped 90)
     step crossover $((limit + 30)) "$python" "$kit/scripts/crossover.py" --t5 "$kit/bin/t5" --backend cuda \

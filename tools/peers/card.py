@@ -28,6 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,6 +215,42 @@ def triton_folded(card, shape: Shape, o: Operands, _: bool) -> Work:
     return Work(run, lambda out: unfold(shape, out), "folded")
 
 
+@functools.cache
+def compiled(function: Callable) -> Callable:
+    config = torch._dynamo.config
+    # Past a limit PyTorch goes on uncompiled, and says so in a log alone.
+    config.recompile_limit = config.accumulated_recompile_limit = 1 << 20
+    config.fail_on_recompile_limit_hit = True
+    # What differs from shape to shape is dynamic where it is marked, and nowhere else.
+    config.automatic_dynamic_shapes = False
+    return torch.compile(function, fullgraph=True)
+
+
+@functools.cache
+def capped_scores(softcap: float) -> Callable:
+    return lambda score, *_: softcap * torch.tanh(score / softcap)
+
+
+def flex_folded(module, card, shape: Shape, o: Operands) -> Work:
+    q = [folded_queries(shape, o.q[i]) for i in range(o.sets)]
+    k, v = list(o.k.transpose(2, 3)), list(o.v.transpose(2, 3))
+    # Each kernel takes seconds to compile: one serves any number of keys. Inputs and rows below 128 stay fixed: PyTorch
+    # has another kernel for these, made for their number, that shares the keys out among blocks.
+    for tensor in [*k, *v, *(q if shape.rows * shape.group >= 128 else [])]:
+        torch._dynamo.mark_dynamic(tensor, 2)
+    # No mask, as one block that is seen in full. Where none is given, PyTorch makes one that is seen in part and shares
+    # out its 2^30 keys, so that all there are go to one block of threads.
+    number = lambda n, *size: torch.full(size, n, dtype=torch.int32, device=card.device)
+    mask = module.BlockMask.from_kv_blocks(
+        number(0, 1, 1, 1), number(0, 1, 1, 1, 1), number(1, 1, 1, 1), number(0, 1, 1, 1, 1), BLOCK_SIZE=1 << 30,
+        seq_lengths=(1, 1),
+    )
+    score_mod = None if shape.softcap is None else capped_scores(shape.softcap)
+    attend = module.flex_attention if card.simulated else compiled(module.flex_attention)
+    run = lambda i: attend(q[i], k[i], v[i], score_mod=score_mod, block_mask=mask, scale=shape.scale)
+    return Work(run, lambda out: unfold(shape, out), "folded")
+
+
 def flash(function: Callable, keywords: dict, shape: Shape, o: Operands) -> Work:
     """FlashAttention takes [b, rows, heads, d] and groups by itself."""
     softcap = {} if shape.softcap is None else {"softcap": shape.softcap}
@@ -225,8 +262,37 @@ def flash(function: Callable, keywords: dict, shape: Shape, o: Operands) -> Work
     return Work(run, lambda out: out, "folded")
 
 
+def flashinfer_kernels(shape: Shape, device: torch.device):
+    """What FlashInfer compiles for a shape when it is planned: many files of a minute and more each."""
+    from flashinfer.jit.attention import gen_batch_prefill_module
+    from flashinfer.utils import determine_attention_backend
+
+    bf16, dim = torch.bfloat16, shape.head_dim
+    backend = determine_attention_backend(device, 0, False, False, bf16, bf16, head_dim_qk=dim, head_dim_vo=dim)
+    return gen_batch_prefill_module(
+        backend, bf16, bf16, bf16, torch.int32, dim, dim, 0, False, shape.softcap is not None, False
+    )
+
+
+def build(shapes: list[Shape], device: torch.device) -> int:
+    """Compiles FlashInfer's kernels for these shapes, all at once, where it is installed."""
+    try:
+        importlib.import_module("flashinfer")
+    except Exception as error:
+        print(f"FlashInfer is absent: {describe(error)}")
+        return 0
+    kernels = list({spec.name: spec for spec in (flashinfer_kernels(shape, device) for shape in shapes)}.values())
+    with ThreadPoolExecutor(len(kernels)) as threads:
+        # build_jit_specs would keep ninja's log elsewhere, and planning a shape would build all again.
+        for spec, _ in zip(kernels, threads.map(lambda spec: spec.build(), kernels)):
+            print(f"built {spec.name}", flush=True)
+    return 0
+
+
 def flashinfer_ragged(module, shape: Shape, o: Operands) -> Work:
     device = o.q.device
+    if not flashinfer_kernels(shape, device).is_compiled:
+        raise Refused("its kernels were not built in time")
     offsets = lambda step: torch.arange(shape.inputs + 1, dtype=torch.int32, device=device) * step
     wrapper = module.BatchPrefillWithRaggedKVCacheWrapper(
         torch.empty(256 << 20, dtype=torch.uint8, device=device), "NHD"
@@ -267,9 +333,15 @@ def optional_systems(found: dict) -> Iterator[System]:
     try:
         module = importlib.import_module("flashinfer")
         found["FlashInfer"] = {"version": version("flashinfer")}
-        yield System("FlashInfer", "folded", True, lambda _, s, o, __: flashinfer_ragged(module, s, o))
+        yield System("FlashInfer", "folded", True, lambda _, s, o, __, m=module: flashinfer_ragged(m, s, o))
     except Exception as error:
         found["FlashInfer"] = {"absent": describe(error)}
+    try:
+        module = importlib.import_module("torch.nn.attention.flex_attention")
+        found["FlexAttention"] = {"version": torch.__version__}
+        yield System("FlexAttention", "folded", True, lambda c, s, o, _, flex=module: flex_folded(flex, c, s, o))
+    except Exception as error:
+        found["FlexAttention"] = {"absent": describe(error)}
     try:
         importlib.import_module("triton_attention")
         found["Triton, plain kernel"] = {"version": version("triton")}
@@ -370,12 +442,17 @@ def machine(card) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", type=Path, required=True, help="what `card --list` printed")
-    parser.add_argument("--out", type=Path, required=True, help="file for the results, a line as each is measured")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="file for the results, a line as each is measured")
+    what.add_argument("--build", action="store_true", help="compile FlashInfer's kernels, for minutes, and end")
     parser.add_argument("--budget", type=float, default=math.inf, help="start no further shape after so many seconds")
     parser.add_argument("--runs", type=int, default=21, help="timed graph replays per figure, fewer where one takes long")
     parser.add_argument("--only", help="only systems whose name contains this")
+    # Triton 3.6's interpreter takes no numpy from 2.4 on.
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, without times: tests this script")
     args = parser.parse_args()
+    if args.build and args.dry_run:
+        parser.error("--build needs a card, --dry-run has none")
     begin = time.monotonic()
     # Backends say in warnings why they refuse; they go into the line's error.
     warnings.simplefilter("always")
@@ -384,6 +461,8 @@ def main() -> int:
     if not args.dry_run and not torch.cuda.is_available():
         print("error: PyTorch finds no card", file=sys.stderr)
         return 1
+    if args.build:
+        return build(shapes, torch.device("cuda"))
     card = Dry() if args.dry_run else Card(args.runs)
     found: dict = {}
     listed = [s for s in systems(found, args.dry_run) if not args.only or args.only in s.name]

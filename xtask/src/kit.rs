@@ -18,7 +18,7 @@ pub struct Options {
     /// Cards to compile for, as ONEKV_CUDA_ARCHS: PTX serves all others
     #[arg(long, default_value = ARCHS)]
     archs: String,
-    /// Fetch the wheels that T5's peers need beside PyTorch (tools/kit/wheels.txt)
+    /// Fetch the wheels that the peers need beside PyTorch (tools/kit/wheels.txt)
     #[arg(long)]
     with_wheels: bool,
     /// Make a quick kit in target/ and run its smoke stage on the virtual card, from a copy, in a bare environment
