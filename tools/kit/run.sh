@@ -11,6 +11,7 @@ Stages, in the order in which `all` (the default) runs them:
   correctness   the CUDA tests, against the f64 reference
   conformance   one program per PTX instruction; its results are what ptxsim is compared with
   sanitizer     compute-sanitizer's memcheck, racecheck, initcheck and synccheck over the CUDA tests
+  flashinfer    compiles FlashInfer's kernels, for minutes: the next two stages have no figures of it without this
   must-show     attention on the shapes of the project's targets, ours and the peers'
   bench-first   attention on T5-base and T5Gemma shapes, likewise
   t5            T5 end to end, ours and the peers'; where PID pays and where it does not
@@ -54,7 +55,7 @@ out=${OUT:-results-out}
 budget=1000000
 dry_run=false
 stages=()
-all=(features correctness conformance sanitizer must-show bench-first t5 profile fit-sweep bench-full)
+all=(features correctness conformance sanitizer flashinfer must-show bench-first t5 profile fit-sweep bench-full)
 
 fail() {
     echo "error: $1" >&2
@@ -211,6 +212,13 @@ figures() {
         --clocks "$work/clocks.csv" --out "$out/attention-$1.jsonl"
 }
 
+# has_torch NAME: if not, the step is skipped.
+has_torch() {
+    "$python" -c 'import torch' 2>/dev/null && return
+    skip "$1" "$python has no PyTorch"
+    return 1
+}
+
 # wheels: the peers', once; they come before the machine's own.
 wheels() {
     if [ ! -d "$work/site" ] && ls "$kit"/wheels/*.whl >/dev/null 2>&1; then
@@ -231,11 +239,8 @@ bench() {
     step "ours-$sweep" $((ours + 30)) "$kit/bin/card" --sweep "$sweep" --budget "$ours" --out "$work/ours.jsonl" "${@:4}"
     figures "$sweep"
     "$kit/bin/card" --sweep "$sweep" --list >"$work/shapes.json"
-    if ! "$python" -c 'import torch' 2>/dev/null; then
-        skip "peers-$sweep" "$python has no PyTorch"
-    elif [ "$(cat "$work/shapes.json")" != "[]" ]; then
+    if [ "$(cat "$work/shapes.json")" != "[]" ] && has_torch "peers-$sweep"; then
         wheels
-        step "build-$sweep" "$3" "$python" "$kit/scripts/card.py" --shapes "$work/shapes.json" --build
         peers=$(capped "$3")
         step "peers-$sweep" $((peers + 60)) "$python" "$kit/scripts/card.py" --shapes "$work/shapes.json" \
             --budget "$peers" --out "$work/peers.jsonl"
@@ -243,6 +248,17 @@ bench() {
     [ -z "$sampler" ] || kill "$sampler"
     figures "$sweep"
     rm -f "$work/ours.jsonl" "$work/peers.jsonl" "$work/clocks.csv"
+}
+
+# flashinfer: compiles its kernels, once for a machine; peers' figures are without it where this was not done.
+flashinfer() {
+    local sweep
+    has_torch flashinfer || return
+    wheels
+    for sweep in must-show first; do
+        "$kit/bin/card" --sweep "$sweep" --list >"$work/shapes.json"
+        step "flashinfer-$sweep" 300 "$python" "$kit/scripts/card.py" --shapes "$work/shapes.json" --build
+    done
 }
 
 t5() {
@@ -293,10 +309,11 @@ for stage in "${stages[@]}"; do
     correctness) tests 200 ;;
     conformance) conformance ;;
     sanitizer) sanitizer ;;
-    must-show) bench must-show 140 200 --replicated --e4m3 ;;
+    must-show) bench must-show 140 300 --replicated --e4m3 ;;
     bench-first) bench first 150 200 --replicated --e4m3 ;;
     bench-full) bench full 460 420 ;;
     fit-sweep) bench fit 540 1 --every-plan --e4m3 ;;
+    flashinfer) flashinfer ;;
     t5) t5 ;;
     profile) profile ;;
     smoke) smoke ;;
