@@ -35,11 +35,11 @@ Environment: PYTHON, the Python with PyTorch [default: python3].
 END
 }
 
-# cublasLt of PyTorch's wheels, where the system has none.
-libraries() {
-    "$python" - <<'END' 2>/dev/null
-import glob, site
-found = [p for s in site.getsitepackages() for p in glob.glob(s + "/nvidia/*/lib")]
+# of_wheels NAME: the folders of this name in the CUDA wheels that PyTorch comes with, one after the other with colons.
+of_wheels() {
+    "$python" - "$1" <<'END' 2>/dev/null
+import glob, site, sys
+found = [p for s in site.getsitepackages() for p in glob.glob(s + "/nvidia/*/" + sys.argv[1])]
 print(":".join(found))
 END
 }
@@ -85,7 +85,8 @@ fi
 
 # What T5's tests run and read.
 export ONEKV_T5=$kit/bin/t5 ONEKV_ROOT=$kit/root
-export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(libraries)
+# cublasLt, where the system has none.
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(of_wheels lib)
 
 mkdir -p "$out" || fail "cannot make $out"
 out=$(cd "$out" && pwd)
@@ -255,6 +256,8 @@ flashinfer() {
     local sweep
     has_torch flashinfer || return
     wheels
+    # cuRAND's header, where the toolkit has none.
+    local -x CPATH=${CPATH:+$CPATH:}$(of_wheels include)
     for sweep in must-show first; do
         "$kit/bin/card" --sweep "$sweep" --list >"$work/shapes.json"
         step "flashinfer-$sweep" 300 "$python" "$kit/scripts/card.py" --shapes "$work/shapes.json" --build
