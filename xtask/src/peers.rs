@@ -59,7 +59,9 @@ mod tests {
 
     #[test]
     fn turns_are_taken_and_pages_written_as_the_scripts_tests_say() {
-        for script in ["tools/peers/test_turns.py", "tools/ptxsim-peers/test_page.py"] {
+        for script in
+            ["tools/peers/test_turns.py", "tools/peers/test_t5_gpu.py", "tools/ptxsim-peers/test_page.py"]
+        {
             python_tests(&[script]);
         }
     }
