@@ -220,12 +220,17 @@ has_torch() {
     return 1
 }
 
-# wheels: the peers', once; they come before the machine's own.
+# wheels: the peers', once; they come before the machine's own. One by one: what this Python does not take keeps out no other.
 wheels() {
-    if [ ! -d "$work/site" ] && ls "$kit"/wheels/*.whl >/dev/null 2>&1; then
-        step wheels 120 "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$work/site" \
-            "$kit"/wheels/*.whl && export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH}
-    fi
+    local wheel name
+    [ ! -d "$work/site" ] || return
+    mkdir "$work/site"
+    for wheel in "$kit"/wheels/*.whl; do
+        name=${wheel##*/}
+        [ ! -f "$wheel" ] || step "wheel-${name%%-*}" 120 "$python" -m pip install --quiet --no-index --no-deps \
+            --no-compile --target "$work/site" "$wheel"
+    done
+    export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH}
 }
 
 # bench SWEEP SECONDS PEERS_SECONDS [OPTION...]: ours, then the peers on the same shapes.
