@@ -471,7 +471,7 @@ def main() -> int:
     copy_bytes_per_s = card.copy_bytes_per_s()
     head = {"peer_machine": machine(card), "peer_copy_bytes_per_s": copy_bytes_per_s, "peers": found}
     results = Results(args.out, head)
-    turns = [(shape, compiles) for compiles in (False, True) for shape in spread(shapes)]
+    turns = [(shape, compiles) for compiles in sorted({s.compiles for s in listed}) for shape in spread(shapes)]
     for number, (shape, compiles) in enumerate(turns):
         if time.monotonic() - begin > args.budget:
             results.leave_out(*({"system": "peers", **vars(left)} for left, _ in turns[number:]))

@@ -354,7 +354,7 @@ impl<'b, B: Backend> Model<'b, B> {
 }
 
 /// Where each of several lengths begins when they stand one after the other, and where the last ends.
-fn offsets(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
+pub fn offsets(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
     let mut offsets = vec![0];
     offsets.extend(lengths.scan(0, |end, len| {
         *end += len;
